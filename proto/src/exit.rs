@@ -1,0 +1,84 @@
+//! Exit codes of `codexd serve`: the one place where the numbers stand.
+//!
+//! Values from 64 up are those of `sysexits.h` (BSD, `sysexits(3)`); the unit files tell the
+//! supervisor which of them are permanent. The table for people is in `docs/operations.md`.
+
+use serde::{Deserialize, Serialize};
+
+/// Why the process ends, as its exit status says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ExitCode {
+    /// 0: the stop was asked for (signal, control socket, last client, idle).
+    Stopped,
+    /// 1: the upstream was lost unasked, whatever its own status was, or did not respond.
+    UpstreamLost,
+    /// 64: the command line is wrong.
+    Usage,
+    /// 69: codex was not found or cannot be executed.
+    Unavailable,
+    /// 70: internal error or panic.
+    Software,
+    /// 71: the operating system refused something (fork, pipe).
+    Os,
+    /// 73: a directory cannot be created or the socket cannot be bound.
+    CannotCreate,
+    /// 75: another live daemon holds this instance.
+    AlreadyRunning,
+    /// 76: the upstream refused the handshake, or speaks another protocol.
+    Protocol,
+    /// 77: a directory, socket or owner is not safe.
+    Unsafe,
+    /// 78: the configuration is wrong.
+    Config,
+}
+
+impl ExitCode {
+    /// All codes, in ascending order of their number.
+    pub const ALL: [ExitCode; 11] = [
+        ExitCode::Stopped,
+        ExitCode::UpstreamLost,
+        ExitCode::Usage,
+        ExitCode::Unavailable,
+        ExitCode::Software,
+        ExitCode::Os,
+        ExitCode::CannotCreate,
+        ExitCode::AlreadyRunning,
+        ExitCode::Protocol,
+        ExitCode::Unsafe,
+        ExitCode::Config,
+    ];
+
+    /// Returns the number the process exits with.
+    pub const fn number(self) -> u8 {
+        match self {
+            ExitCode::Stopped => 0,
+            ExitCode::UpstreamLost => 1,
+            ExitCode::Usage => 64,
+            ExitCode::Unavailable => 69,
+            ExitCode::Software => 70,
+            ExitCode::Os => 71,
+            ExitCode::CannotCreate => 73,
+            ExitCode::AlreadyRunning => 75,
+            ExitCode::Protocol => 76,
+            ExitCode::Unsafe => 77,
+            ExitCode::Config => 78,
+        }
+    }
+
+    /// Tells whether starting again, with nothing changed, cannot help.
+    ///
+    /// A supervisor should not restart after these. `AlreadyRunning` is one: the other daemon serves.
+    pub const fn is_permanent(self) -> bool {
+        matches!(
+            self,
+            ExitCode::Usage
+                | ExitCode::Unavailable
+                | ExitCode::CannotCreate
+                | ExitCode::AlreadyRunning
+                | ExitCode::Protocol
+                | ExitCode::Unsafe
+                | ExitCode::Config
+        )
+    }
+}

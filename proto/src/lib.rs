@@ -1,0 +1,5 @@
+//! The decisions of `codexd` as values.
+#![forbid(unsafe_code)]
+
+pub mod exit;
+pub mod status;

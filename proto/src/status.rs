@@ -1,0 +1,207 @@
+//! What the daemon says of itself: plain data, filled by every layer, printed by every front end.
+//!
+//! The JSON form is camelCase and stable: members are added, never renamed or removed, within one
+//! [`CONTROL_PROTOCOL`]. Times called `...Ms` are durations in milliseconds; those called
+//! `...UnixMs` are points in time, milliseconds since the Unix epoch.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the control protocol and of these types; grows when a member changes its meaning.
+pub const CONTROL_PROTOCOL: u32 = 1;
+
+/// The state of the daemon as `ctl status` shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DaemonState {
+    /// Binding, checking and spawning.
+    #[default]
+    Starting,
+    /// The upstream runs and has not answered `initialize` yet.
+    Handshaking,
+    /// Clients are served.
+    Serving,
+    /// No new work; what runs may finish until the deadline.
+    Draining,
+    /// The upstream is being ended, or what is owed to clients is being written.
+    Stopping,
+    /// Nothing is left but to exit.
+    Exited,
+}
+
+impl DaemonState {
+    /// Returns the word used in JSON and on the terminal.
+    pub const fn word(self) -> &'static str {
+        match self {
+            DaemonState::Starting => "starting",
+            DaemonState::Handshaking => "handshaking",
+            DaemonState::Serving => "serving",
+            DaemonState::Draining => "draining",
+            DaemonState::Stopping => "stopping",
+            DaemonState::Exited => "exited",
+        }
+    }
+}
+
+/// Everything an operator sees on one screen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusReport {
+    /// [`CONTROL_PROTOCOL`] of the daemon that answers.
+    pub protocol: u32,
+    /// State of the lifecycle.
+    pub state: DaemonState,
+    /// Since when it is in this state.
+    pub state_since_ms: u64,
+    /// Whether a client that connects now is served.
+    pub ready: bool,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Version of codexd.
+    pub version: String,
+    /// Instance name: one per user and CODEX_HOME.
+    pub instance: String,
+    /// Counts the daemons this instance has had; names one life of daemon and upstream.
+    pub generation: u64,
+    /// When the daemon started.
+    pub started_unix_ms: u64,
+    /// For how long it has run.
+    pub uptime_ms: u64,
+    /// Path of the client socket.
+    pub socket: String,
+    /// Path of the control socket.
+    pub control_socket: String,
+    /// CODEX_HOME of the upstream.
+    pub codex_home: String,
+    /// The `codex app-server` child.
+    pub upstream: UpstreamStatus,
+    /// Connected clients.
+    pub clients: usize,
+    /// Threads that are loaded upstream, as far as seen.
+    pub threads: usize,
+    /// Turns that have started and not ended.
+    pub open_turns: usize,
+    /// Requests of clients that wait for the upstream's answer.
+    pub in_flight: usize,
+    /// Age of the oldest of them.
+    pub oldest_request_ms: Option<u64>,
+    /// Requests held back by the pacing window.
+    pub queued_requests: usize,
+    /// Approvals and other questions of the upstream that nobody has answered yet.
+    pub pending_approvals: usize,
+    /// Of those, the ones that no connected client can see.
+    pub parked_approvals: usize,
+    /// Bytes waiting to be written to clients, all together.
+    pub queued_to_clients_bytes: u64,
+    /// Bytes waiting to be written to the upstream.
+    pub queued_to_upstream_bytes: u64,
+    /// Time since the core loop last went round; large means it hangs.
+    pub core_idle_ms: u64,
+    /// Counters since the start.
+    pub counters: Counters,
+    /// What an operator should know, each with the next step.
+    pub warnings: Vec<Warning>,
+    /// How the daemon before this one ended.
+    pub last_exit: Option<LastExit>,
+}
+
+/// The upstream as far as codexd knows it: process and protocol are two facts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UpstreamStatus {
+    /// Process id while it runs.
+    pub pid: Option<u32>,
+    /// The program that runs, after the npm wrapper was resolved.
+    pub executable: String,
+    /// What was asked for, where it differs from `executable`.
+    pub requested: Option<String>,
+    /// Version it told in its handshake.
+    pub version: Option<String>,
+    /// User agent it told in its handshake.
+    pub user_agent: Option<String>,
+    /// For how long it has run.
+    pub uptime_ms: Option<u64>,
+    /// Time since its last message.
+    pub last_message_ms: Option<u64>,
+    /// How it ended, once it has.
+    pub ended: Option<String>,
+    /// Methods it named in an answer to a probe, that the routing table does not know.
+    pub unknown_methods: Vec<String>,
+}
+
+/// Counters since the start of the daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Counters {
+    /// Client connections accepted.
+    pub clients_accepted: u64,
+    /// Client connections refused (other user, limit).
+    pub clients_refused: u64,
+    /// Client connections closed because they did not read.
+    pub clients_too_slow: u64,
+    /// Lines from clients.
+    pub client_messages: u64,
+    /// Lines from the upstream.
+    pub upstream_messages: u64,
+    /// Lines delivered to clients.
+    pub delivered_messages: u64,
+    /// Lines from clients that were answered with an error by codexd itself.
+    pub rejected_messages: u64,
+    /// Turns that ended.
+    pub turns_completed: u64,
+    /// Lines that the upstream sent and nobody wanted.
+    pub dropped_messages: u64,
+}
+
+/// One thing an operator should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Warning {
+    /// Stable word for programs, for instance `socketReplaced`.
+    pub code: String,
+    /// What is the case.
+    pub message: String,
+    /// What to type or do next.
+    pub hint: String,
+}
+
+/// How a daemon ended: written at its end, shown by the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LastExit {
+    /// Exit code of the daemon; absent when it left no record (killed).
+    pub code: Option<u8>,
+    /// Why, in words.
+    pub reason: String,
+    /// How the upstream ended, for instance `killed by signal 9 (SIGKILL)`.
+    pub upstream: Option<String>,
+    /// Generation of the daemon that ended.
+    pub generation: u64,
+    /// When it ended.
+    pub at_unix_ms: u64,
+    /// For how long it had run.
+    pub uptime_ms: u64,
+}
+
+/// One connected client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientStatus {
+    /// Number of the connection, unique for the daemon's life.
+    pub id: u64,
+    /// `awaitingInitialize`, `active` or `closing`.
+    pub state: String,
+    /// `clientInfo.name`, once known.
+    pub name: Option<String>,
+    /// `clientInfo.version`, once known.
+    pub version: Option<String>,
+    /// Process id at the other end, where the system tells it.
+    pub pid: Option<u32>,
+    /// For how long it has been connected.
+    pub connected_ms: u64,
+    /// Threads it is subscribed to.
+    pub threads: Vec<String>,
+    /// Its requests that wait for an answer.
+    pub in_flight: usize,
+    /// Bytes waiting to be written to it.
+    pub queued_bytes: u64,
+}
