@@ -1,5 +1,22 @@
-//! The decisions of `codexd` as values.
+//! The decisions of `codexd` as values: no runtime, lock, clock, thread or environment.
+//!
+//! * [`router`]: whose message goes where. Lines in, bytes per peer out.
+//! * [`lifecycle`]: in which state the daemon is and what it exits with. Events in, effects out.
+//! * [`routes`]: what is known of every method of the upstream, as data.
+//! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
+//! * [`status`], [`exit`]: what is told to people and supervisors.
+//!
+//! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
+//! `docs/architecture.md` shows how the two fit together.
 #![forbid(unsafe_code)]
 
 pub mod exit;
+pub mod frame;
+pub mod id;
+pub mod json;
+pub mod lifecycle;
+pub mod message;
+pub mod router;
+pub mod routes;
 pub mod status;
+pub mod time;

@@ -90,6 +90,8 @@ pub struct StatusReport {
     pub pending_approvals: usize,
     /// Of those, the ones that no connected client can see.
     pub parked_approvals: usize,
+    /// Age of the oldest question.
+    pub oldest_approval_ms: Option<u64>,
     /// Bytes waiting to be written to clients, all together.
     pub queued_to_clients_bytes: u64,
     /// Bytes waiting to be written to the upstream.

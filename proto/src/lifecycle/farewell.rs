@@ -1,0 +1,56 @@
+//! What clients and records are told about the end.
+
+use super::{ChildStatus, Intent, LossKind};
+use crate::router::Loss;
+
+/// Milliseconds after which a client may try again, when a supervisor or the next client starts the
+/// daemon anew.
+pub const RETRY_AFTER_MS: u64 = 1_000;
+
+/// Returns what is told with every request and turn that has no end of its own.
+pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
+    match intent {
+        Some(Intent::Stop(by)) => Loss {
+            reason: "stopped",
+            message: format!("codexd was stopped ({}) before this was finished", by.word()),
+        },
+        Some(Intent::UpstreamLost(kind)) => {
+            let reason = match kind {
+                LossKind::Exited | LossKind::OutputEnded => "upstreamLost",
+                LossKind::Garbled => "upstreamGarbled",
+                LossKind::Unresponsive | LossKind::HandshakeTimeout => "upstreamUnresponsive",
+            };
+            Loss { reason, message: describe(Some(*kind), child) }
+        }
+        Some(Intent::SpawnFailed(_)) => {
+            Loss { reason: "upstreamNotStarted", message: "codex app-server could not be started".to_owned() }
+        }
+        Some(Intent::HandshakeRefused) => Loss {
+            reason: "handshakeRefused",
+            message: "codex app-server refused the handshake with codexd".to_owned(),
+        },
+        None => Loss { reason: "upstreamLost", message: describe(None, child) },
+    }
+}
+
+/// Returns the announcement's reason: what [`loss`] says, for everybody.
+pub fn reason(intent: Option<&Intent>, child: Option<ChildStatus>) -> String {
+    match intent {
+        Some(Intent::Stop(by)) => format!("codexd is stopping ({})", by.word()),
+        other => loss(other, child).message,
+    }
+}
+
+fn describe(kind: Option<LossKind>, child: Option<ChildStatus>) -> String {
+    match (kind, child) {
+        (Some(LossKind::Garbled), _) => {
+            "codex app-server wrote something that is no message; its stream cannot be trusted".to_owned()
+        }
+        (Some(LossKind::Unresponsive), _) => "codex app-server does not answer any more".to_owned(),
+        (Some(LossKind::HandshakeTimeout), _) => {
+            "codex app-server did not answer the handshake in time".to_owned()
+        }
+        (_, Some(status)) => format!("codex app-server {status}"),
+        (_, None) => "codex app-server closed its output".to_owned(),
+    }
+}

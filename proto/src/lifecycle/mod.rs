@@ -1,0 +1,339 @@
+//! The life of the daemon: in which state it is, what each event does there, and what it exits with.
+//!
+//! # Theory of operation
+//! [`Lifecycle`] is a value. Events go in, [`Effect`]s come out, and the shell carries them out in
+//! order. There is no flag anywhere else: what codexd is doing is the state, and why it is ending is
+//! the [`Intent`], recorded before the first effect that could make the upstream leave. So an
+//! upstream that exits 0 because it was asked to is told from one that exits 0 by itself; its status
+//! alone never says which (measured: it exits 0 on EOF and on SIGTERM).
+//!
+//! Every state answers every event, "nothing" is written down: the function `step` matches on both
+//! without a wildcard, and `docs/lifecycle.md` is generated from it.
+//!
+//! # What is not here
+//! codexd does not start a second upstream. When the upstream is lost, clients are told, the
+//! process exits with 1, and its supervisor starts both again.
+
+mod exit;
+pub mod farewell;
+mod table;
+
+use crate::exit::ExitCode;
+use crate::time::Time;
+
+pub use exit::{ChildStatus, exit_code};
+pub use table::{EVENTS, STATES, describe};
+
+/// Where the daemon is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Locks, sockets, spawning.
+    Starting,
+    /// The upstream runs; it has not answered `initialize`.
+    Handshaking,
+    /// Clients are served.
+    Serving,
+    /// No new work; what runs may finish until the deadline.
+    Draining,
+    /// Running turns are interrupted; their ends are awaited for a moment.
+    Interrupting,
+    /// The upstream's output ended unasked; its exit status is awaited for a moment, to tell the truth.
+    Reaping,
+    /// The upstream's input is closed: the gentlest way to end it.
+    ClosingInput,
+    /// The upstream got SIGTERM.
+    Terminating,
+    /// The upstream's process group got SIGKILL.
+    Killing,
+    /// The upstream has gone; what is owed to clients is being written.
+    Flushing,
+    /// Nothing is left but to exit.
+    Exited,
+}
+
+/// Why the daemon ends. Recorded once; a later reason does not replace it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Somebody asked for it.
+    Stop(StopSource),
+    /// The upstream ended, or its stream did, and nobody had asked.
+    UpstreamLost(LossKind),
+    /// The upstream could not be started.
+    SpawnFailed(ExitCode),
+    /// The upstream refused the handshake.
+    HandshakeRefused,
+}
+
+/// Who asked for a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StopSource {
+    /// SIGTERM.
+    Terminate,
+    /// SIGINT.
+    Interrupt,
+    /// `codexd ctl stop`.
+    Control,
+    /// `broker/shutdown` of a client.
+    Client,
+    /// Nobody was connected for long enough.
+    Idle,
+}
+
+impl StopSource {
+    /// Returns the word used in announcements and records.
+    pub const fn word(self) -> &'static str {
+        match self {
+            StopSource::Terminate => "SIGTERM",
+            StopSource::Interrupt => "SIGINT",
+            StopSource::Control => "ctl stop",
+            StopSource::Client => "client shutdown",
+            StopSource::Idle => "idle",
+        }
+    }
+}
+
+/// How the upstream was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LossKind {
+    /// Its process ended.
+    Exited,
+    /// Its output ended.
+    OutputEnded,
+    /// Its output is no protocol any more.
+    Garbled,
+    /// It does not answer.
+    Unresponsive,
+    /// It never answered the handshake.
+    HandshakeTimeout,
+}
+
+/// What happens to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The upstream process runs.
+    Spawned,
+    /// The upstream process could not be started.
+    SpawnFailed(ExitCode),
+    /// The upstream answered `initialize`.
+    HandshakeDone,
+    /// The upstream answered `initialize` with an error.
+    HandshakeRefused,
+    /// The upstream process ended, and what it had written was read.
+    UpstreamExited(ChildStatus),
+    /// The upstream's output ended.
+    UpstreamEof,
+    /// The upstream wrote something that is no message.
+    UpstreamGarbled,
+    /// The upstream does not answer.
+    UpstreamUnresponsive,
+    /// Somebody wants the daemon to end when it can.
+    StopRequested(StopSource),
+    /// Somebody wants the daemon to end at once.
+    KillRequested(StopSource),
+    /// No turn and no request runs any more.
+    Quiet,
+    /// All that is owed to clients is written, or they are gone.
+    Flushed,
+    /// A timer fired.
+    TimerFired(Timer),
+}
+
+/// Named deadlines. Each state has at most one running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Timer {
+    /// The upstream has to answer `initialize`.
+    Handshake,
+    /// Running turns have to finish.
+    Drain,
+    /// Interrupted turns have to report their end.
+    Interrupt,
+    /// The exit status has to follow the end of the output.
+    Reap,
+    /// The upstream has to leave after its input was closed.
+    Input,
+    /// The upstream has to leave after SIGTERM.
+    Terminate,
+    /// The upstream has to be gone after SIGKILL.
+    Kill,
+    /// Clients have to take what they are owed.
+    Flush,
+}
+
+/// What the shell is to do. Carried out in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Tell the supervisor and whoever waits that clients are served.
+    Ready,
+    /// Accept no more clients and give up the socket path.
+    StopListening,
+    /// Tell the supervisor that the daemon is stopping.
+    NotifyStopping,
+    /// Refuse new work and tell clients until when running turns may go on.
+    AnnounceDrain,
+    /// Interrupt running turns.
+    InterruptTurns,
+    /// Give clients what they are owed: errors, terminal events, the announcement.
+    SettleClients,
+    /// Close the upstream's input.
+    CloseInput,
+    /// Send SIGTERM to the upstream.
+    Terminate,
+    /// Send SIGKILL to the upstream's process group.
+    Kill,
+    /// End what the upstream left behind.
+    Sweep,
+    /// Close all connections.
+    CloseClients,
+    /// Start this timer instead of the one that runs.
+    Arm(Timer),
+    /// Stop the timer that runs.
+    Disarm,
+}
+
+/// How long the named timers run, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// [`Timer::Handshake`].
+    pub handshake_ms: u64,
+    /// [`Timer::Drain`]; `None` waits for ever.
+    pub drain_ms: Option<u64>,
+    /// [`Timer::Interrupt`].
+    pub interrupt_ms: u64,
+    /// [`Timer::Reap`].
+    pub reap_ms: u64,
+    /// [`Timer::Input`].
+    pub input_ms: u64,
+    /// [`Timer::Terminate`].
+    pub terminate_ms: u64,
+    /// [`Timer::Kill`].
+    pub kill_ms: u64,
+    /// [`Timer::Flush`].
+    pub flush_ms: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            handshake_ms: 30_000,
+            drain_ms: Some(30_000),
+            interrupt_ms: 5_000,
+            reap_ms: 250,
+            input_ms: 3_000,
+            terminate_ms: 3_000,
+            kill_ms: 2_000,
+            flush_ms: 500,
+        }
+    }
+}
+
+impl Timeouts {
+    /// Returns how long a timer runs; `None` for ever.
+    pub const fn of(&self, timer: Timer) -> Option<u64> {
+        match timer {
+            Timer::Handshake => Some(self.handshake_ms),
+            Timer::Drain => self.drain_ms,
+            Timer::Interrupt => Some(self.interrupt_ms),
+            Timer::Reap => Some(self.reap_ms),
+            Timer::Input => Some(self.input_ms),
+            Timer::Terminate => Some(self.terminate_ms),
+            Timer::Kill => Some(self.kill_ms),
+            Timer::Flush => Some(self.flush_ms),
+        }
+    }
+
+    /// Returns how long a drain and the stop after it may take at most; `None` for ever.
+    pub fn longest_stop_ms(&self) -> Option<u64> {
+        self.drain_ms.map(|drain| {
+            drain + self.interrupt_ms + self.input_ms + self.terminate_ms + self.kill_ms + self.flush_ms
+        })
+    }
+}
+
+/// The life of the daemon. See the [module's documentation](self).
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    state: State,
+    since: Time,
+    intent: Option<Intent>,
+    child: Option<ChildStatus>,
+    timer: Option<(Timer, Time)>,
+    timeouts: Timeouts,
+}
+
+impl Lifecycle {
+    /// Creates the life of a daemon that starts now.
+    pub fn new(timeouts: Timeouts, now: Time) -> Lifecycle {
+        Lifecycle { state: State::Starting, since: now, intent: None, child: None, timer: None, timeouts }
+    }
+
+    /// Returns the state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Returns since when it is in this state.
+    pub fn since(&self) -> Time {
+        self.since
+    }
+
+    /// Returns why the daemon ends, once it does.
+    pub fn intent(&self) -> Option<&Intent> {
+        self.intent.as_ref()
+    }
+
+    /// Returns how the upstream ended, once it has.
+    pub fn child(&self) -> Option<ChildStatus> {
+        self.child
+    }
+
+    /// Returns what the process is to exit with, once it is to.
+    pub fn exit_code(&self) -> Option<ExitCode> {
+        (self.state == State::Exited).then(|| exit_code(self.intent.as_ref(), self.child))
+    }
+
+    /// Returns when the running timer fires.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timer.map(|(_, at)| at)
+    }
+
+    /// Returns the milliseconds until running turns are interrupted, if that is bounded.
+    pub fn drain_ms(&self) -> Option<u64> {
+        self.timeouts.drain_ms
+    }
+
+    /// Fires the timer if it is due.
+    pub fn handle_timeout(&mut self, now: Time) -> Vec<Effect> {
+        match self.timer {
+            Some((timer, at)) if at <= now => {
+                self.timer = None;
+                self.handle(now, Event::TimerFired(timer))
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Takes in an event and returns what is to be done, in order.
+    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
+        if let Event::UpstreamExited(status) = event {
+            self.child = Some(status);
+        }
+        let table::Step { next, intent, effects } = table::step(self.state, event, self.child.is_some());
+        if self.intent.is_none() {
+            self.intent = intent;
+        }
+        if let Some(next) = next {
+            self.state = next;
+            self.since = now;
+        }
+        for effect in &effects {
+            match effect {
+                Effect::Arm(timer) => {
+                    self.timer = self.timeouts.of(*timer).map(|ms| (*timer, now + ms));
+                }
+                Effect::Disarm => self.timer = None,
+                _ => {}
+            }
+        }
+        effects
+    }
+}

@@ -1,0 +1,81 @@
+//! The error answers that codexd itself gives.
+
+use super::Identity;
+use crate::id::{RequestId, write_i64};
+use crate::json::edit::write_string;
+
+/// JSON-RPC: the line is not JSON.
+pub const PARSE_ERROR: i64 = -32700;
+/// JSON-RPC: the line is no request. The upstream uses it for nearly everything it refuses.
+pub const INVALID_REQUEST: i64 = -32600;
+/// Overloaded or draining; the same code as the upstream's own.
+pub const OVERLOADED: i64 = -32001;
+/// The upstream was lost before it answered.
+pub const UPSTREAM_LOST: i64 = -32010;
+
+/// Whether a request reached the upstream, as far as codexd can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// No byte of it was written.
+    No,
+    /// Some of it was written: it may have been carried out.
+    Maybe,
+}
+
+impl Delivered {
+    const fn word(self) -> &'static str {
+        match self {
+            Delivered::No => "no",
+            Delivered::Maybe => "maybe",
+        }
+    }
+}
+
+/// One error answer.
+#[derive(Clone, Debug)]
+pub(super) struct ErrorAnswer<'a> {
+    /// Error code.
+    pub(super) code: i64,
+    /// For people.
+    pub(super) message: &'a str,
+    /// For programs: a stable word.
+    pub(super) reason: &'a str,
+    /// Whether the request may have been carried out.
+    pub(super) delivered: Delivered,
+    /// Whether the same request may succeed later.
+    pub(super) retryable: bool,
+}
+
+impl ErrorAnswer<'_> {
+    /// Appends the answer to the request `id`; a null id when the request's own is not known.
+    pub(super) fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, identity: &Identity) {
+        open(out, id, self.code, self.message);
+        out.extend_from_slice(b",\"data\":{\"codexd\":{\"reason\":");
+        write_string(out, self.reason);
+        out.extend_from_slice(b",\"delivered\":\"");
+        out.extend_from_slice(self.delivered.word().as_bytes());
+        out.extend_from_slice(b"\",\"retryable\":");
+        out.extend_from_slice(if self.retryable { b"true" } else { b"false" });
+        out.extend_from_slice(b",\"generation\":");
+        write_i64(out, identity.generation as i64);
+        out.extend_from_slice(b"}}}}");
+    }
+}
+
+/// Appends an error answer in the words of the upstream, without a mark of codexd.
+pub(super) fn write_native(out: &mut Vec<u8>, id: &RequestId, message: &str) {
+    open(out, Some(id), INVALID_REQUEST, message);
+    out.extend_from_slice(b"}}");
+}
+
+fn open(out: &mut Vec<u8>, id: Option<&RequestId>, code: i64, message: &str) {
+    out.extend_from_slice(b"{\"id\":");
+    match id {
+        Some(id) => id.write(out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"error\":{\"code\":");
+    write_i64(out, code);
+    out.extend_from_slice(b",\"message\":");
+    write_string(out, message);
+}

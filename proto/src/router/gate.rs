@@ -1,0 +1,93 @@
+//! The experimental gate: what a client may use without the capability `experimentalApi`.
+//!
+//! The upstream gates by its one initialize, which is codexd's and has the capability; so codexd
+//! repeats the gate for each client, in the upstream's words.
+
+use crate::json::Span;
+use crate::json::scan::{Members, member};
+use crate::routes::{GatedValue, Request};
+
+/// Returns what needs the capability, as the upstream names it; `None` when nothing does.
+pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Option<String> {
+    if request.experimental {
+        return Some(request.method.to_owned());
+    }
+    let params = params?;
+    if !request.fields.is_empty() {
+        for m in Members::new(line, params.start) {
+            let key = key_text(m.key.of(line));
+            if let Some(field) = request.fields.iter().find(|f| f.as_bytes() == &*key)
+                && counts(field, m.value.of(line))
+            {
+                return Some(format!("{}.{field}", request.method));
+            }
+        }
+    }
+    match request.value? {
+        GatedValue::GranularApproval => {
+            let policy = member(line, params.start, b"approvalPolicy")?;
+            member(line, policy.start, b"granular")?;
+            Some("askForApproval.granular".to_owned())
+        }
+        GatedValue::ChatgptAuthTokens => {
+            let kind = member(line, params.start, b"type")?;
+            (kind.of(line) == b"\"chatgptAuthTokens\"")
+                .then(|| "account/login/start.chatgptAuthTokens".to_owned())
+        }
+    }
+}
+
+/// Returns a member name with its escapes decoded.
+fn key_text(key: &[u8]) -> std::borrow::Cow<'_, [u8]> {
+    if !key.contains(&b'\\') {
+        return key.into();
+    }
+    let mut quoted = Vec::with_capacity(key.len() + 2);
+    quoted.push(b'"');
+    quoted.extend_from_slice(key);
+    quoted.push(b'"');
+    crate::json::edit::read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
+}
+
+/// Tells whether a gated member counts as given: not null, a boolean only when true, an empty
+/// `path` not (measured).
+fn counts(field: &str, value: &[u8]) -> bool {
+    !(value == b"null" || value == b"false" || (field == "path" && value == b"\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::REQUESTS;
+
+    fn verdict(method: &str, params: &str) -> Option<String> {
+        let request = REQUESTS.iter().find(|r| r.method == method).unwrap();
+        gated(request, params.as_bytes(), Some(Span { start: 0, end: params.len() }))
+    }
+
+    #[test]
+    fn methods_fields_and_values_are_gated_in_the_upstreams_words() {
+        assert_eq!(verdict("server/diagnostics", "{}").as_deref(), Some("server/diagnostics"));
+        assert_eq!(verdict("thread/start", "{\"cwd\":\"/\"}"), None);
+        assert_eq!(
+            verdict("thread/start", "{\"dynamicTools\":[]}").as_deref(),
+            Some("thread/start.dynamicTools")
+        );
+        assert_eq!(
+            verdict("thread/start", "{\"dynamic\\u0054ools\":[]}").as_deref(),
+            Some("thread/start.dynamicTools")
+        );
+        assert_eq!(verdict("thread/start", "{\"experimentalRawEvents\":false}"), None);
+        assert_eq!(verdict("thread/start", "{\"permissions\":null}"), None);
+        assert_eq!(verdict("thread/resume", "{\"path\":\"\"}"), None);
+        assert_eq!(
+            verdict("turn/start", "{\"approvalPolicy\":{\"granular\":{}}}").as_deref(),
+            Some("askForApproval.granular")
+        );
+        assert_eq!(verdict("turn/start", "{\"approvalPolicy\":\"never\"}"), None);
+        assert_eq!(
+            verdict("account/login/start", "{\"type\":\"chatgptAuthTokens\"}").as_deref(),
+            Some("account/login/start.chatgptAuthTokens")
+        );
+    }
+}

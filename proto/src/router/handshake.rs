@@ -1,0 +1,258 @@
+//! The handshakes: one with the upstream, and one with each client, answered from it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::{Delivered, ErrorAnswer, OVERLOADED, write_native};
+use super::pending::Kind;
+use super::session::SessionState;
+use super::{Action, Phase, Router};
+use crate::id::{ClientId, RequestId};
+use crate::json::Span;
+use crate::json::edit::{Edits, read_string, write_string};
+use crate::json::scan::{Members, member, skip_space};
+
+/// What the upstream told at its initialize.
+#[derive(Debug, Default)]
+pub(super) struct Handshake {
+    /// The result object.
+    pub(super) result: Box<[u8]>,
+    pub(super) user_agent: Option<String>,
+    /// `configWarning`s, then the last `remoteControl/status/changed`: repeated to each client.
+    sticky: Vec<Sticky>,
+}
+
+/// A notification that each client gets after its initialize.
+#[derive(Debug)]
+struct Sticky {
+    method: Box<[u8]>,
+    line: Box<[u8]>,
+}
+
+impl Handshake {
+    /// Keeps a notification that each later client is to get.
+    ///
+    /// Configuration warnings add up; of everything else only the last one counts.
+    pub(super) fn keep(&mut self, method: &[u8], line: &[u8]) {
+        if method != b"configWarning" {
+            self.sticky.retain(|kept| *kept.method != *method);
+        }
+        self.sticky.push(Sticky { method: method.into(), line: line.into() });
+    }
+
+    /// Returns the version the upstream told in its user agent: `NAME/VERSION (...)`.
+    pub(super) fn version(&self) -> Option<&str> {
+        let (_, rest) = self.user_agent.as_deref()?.split_once('/')?;
+        rest.split([' ', '(']).next().filter(|v| !v.is_empty())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct InitializeParams {
+    client_info: ClientInfo,
+    #[serde(default)]
+    capabilities: Option<Capabilities>,
+}
+
+#[derive(Deserialize)]
+struct ClientInfo {
+    name: String,
+    version: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Capabilities {
+    experimental_api: bool,
+    request_attestation: bool,
+    opt_out_notification_methods: Option<Vec<String>>,
+}
+
+impl Router {
+    /// Sends codexd's own `initialize`: with the experimental interface, without opt-outs, so that
+    /// codexd sees everything that any client may see.
+    pub(super) fn begin_handshake(&mut self) {
+        let name = self.config.originator.clone();
+        let version = self.config.identity.version.clone();
+        self.send_own("initialize", Kind::Initialize, |out| {
+            out.extend_from_slice(b"{\"clientInfo\":{\"name\":");
+            write_string(out, &name);
+            out.extend_from_slice(b",\"title\":\"codexd\",\"version\":");
+            write_string(out, &version);
+            out.extend_from_slice(b"},\"capabilities\":{\"experimentalApi\":true}}");
+        });
+    }
+
+    /// Handles the upstream's answer to `initialize`.
+    pub(super) fn handshake_answered(&mut self, line: &[u8], failed: bool, body: Span) {
+        if failed {
+            let message = member(line, body.start, b"message")
+                .and_then(|text| read_string(text.of(line)))
+                .unwrap_or_else(|| String::from_utf8_lossy(body.of(line)).into_owned());
+            self.actions.push_back(Action::UpstreamRefused { message });
+            return;
+        }
+        self.handshake.result = body.of(line).into();
+        self.handshake.user_agent =
+            member(line, body.start, b"userAgent").and_then(|text| read_string(text.of(line)));
+        self.upstream.push(b"{\"method\":\"initialized\"}");
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Serving;
+        }
+        self.actions.push_back(Action::UpstreamReady);
+        self.replay_early();
+    }
+
+    /// Handles what clients sent while the upstream was starting, in the order of their connection.
+    pub(super) fn replay_early(&mut self) {
+        let mut early: Vec<_> = self
+            .sessions
+            .iter_mut()
+            .filter(|(_, s)| !s.early.is_empty())
+            .map(|(client, s)| (*client, std::mem::take(&mut s.early)))
+            .collect();
+        early.sort_unstable_by_key(|(client, _)| *client);
+        for (client, lines) in early {
+            for line in lines {
+                self.client_line(self.now(), client, &line);
+            }
+        }
+    }
+
+    /// Answers a client's `initialize`.
+    pub(super) fn initialize_client(
+        &mut self,
+        client: ClientId,
+        id: &RequestId,
+        line: &[u8],
+        params: Option<Span>,
+    ) {
+        let params = match read_params(line, params) {
+            Ok(params) => params,
+            Err(message) => return self.refuse_native(client, id, &message),
+        };
+        let Some(session) = self.sessions.get_mut(&client) else { return };
+        if session.state != SessionState::AwaitingInitialize {
+            return self.refuse_native(client, id, "Already initialized");
+        }
+        if !is_header_value(&params.client_info.name) {
+            let message = format!(
+                "Invalid clientInfo.name: '{}'. Must be a valid HTTP header value.",
+                params.client_info.name
+            );
+            return self.refuse_native(client, id, &message);
+        }
+        if self.phase == Phase::Draining {
+            return self.refuse(
+                client,
+                Some(id),
+                &ErrorAnswer {
+                    code: OVERLOADED,
+                    message: "codexd is stopping and takes no new clients; connect again later",
+                    reason: "draining",
+                    delivered: Delivered::No,
+                    retryable: true,
+                },
+            );
+        }
+        let capabilities = params.capabilities.unwrap_or_default();
+        session.state = SessionState::Active;
+        session.joined = self.joined;
+        self.joined += 1;
+        session.experimental = capabilities.experimental_api;
+        session.attestation = capabilities.request_attestation;
+        session.muted = if session.experimental { 0 } else { self.routes.experimental };
+        for method in capabilities.opt_out_notification_methods.unwrap_or_default() {
+            match self.routes.notification(method.as_bytes()) {
+                Some((_, bit)) => session.muted |= bit,
+                None => drop(session.muted_unknown.insert(method.into_bytes().into())),
+            }
+        }
+        let result = self.client_result(&params.client_info);
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.name = Some(params.client_info.name);
+            session.version = Some(params.client_info.version);
+        }
+        self.deliver_with(client, |out| {
+            out.extend_from_slice(b"{\"id\":");
+            id.write(out);
+            out.extend_from_slice(b",\"result\":");
+            out.extend_from_slice(&result);
+            out.push(b'}');
+        });
+        let sticky = std::mem::take(&mut self.handshake.sticky);
+        for Sticky { method, line } in &sticky {
+            let muted = self.sessions.get(&client).is_none_or(|s| match self.routes.notification(method) {
+                Some((_, bit)) => !s.hears(bit),
+                None => !s.hears_unknown(method),
+            });
+            if !muted {
+                self.deliver(client, line);
+            }
+        }
+        self.handshake.sticky = sticky;
+    }
+
+    /// Returns the upstream's result with the client's own name and version in the user agent, and
+    /// with who serves it.
+    fn client_result(&self, info: &ClientInfo) -> Vec<u8> {
+        let result = &self.handshake.result;
+        let identity = &self.config.identity;
+        let mut edits = Edits::new();
+        let suffix = format!(" ({}; {})", self.config.originator, identity.version);
+        if let Some(agent) = &self.handshake.user_agent
+            && let Some(base) = agent.strip_suffix(&suffix)
+            && let Some(span) = member(result, 0, b"userAgent")
+        {
+            let mut text = Vec::new();
+            write_string(&mut text, &format!("{base} ({}; {})", info.name, info.version));
+            edits.replace_owned(span, text);
+        }
+        let mut mark = b"\"codexd\":{\"version\":".to_vec();
+        write_string(&mut mark, &identity.version);
+        mark.extend_from_slice(b",\"instance\":");
+        write_string(&mut mark, &identity.instance);
+        mark.extend_from_slice(b",\"generation\":");
+        crate::id::write_u64(&mut mark, identity.generation);
+        mark.push(b'}');
+        if Members::new(result, 0).next().is_some() {
+            mark.push(b',');
+        }
+        let open = skip_space(result, 0) + 1;
+        edits.replace_owned(Span { start: open, end: open }, mark);
+        let mut out = Vec::new();
+        edits.write(result, &mut out);
+        out
+    }
+
+    /// Answers with an error in the upstream's words.
+    pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
+        self.counters.rejected_messages += 1;
+        self.deliver_with(client, |out| write_native(out, id, message));
+    }
+
+    /// Answers with an error of codexd's own.
+    pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
+        self.counters.rejected_messages += 1;
+        let identity = self.config.identity.clone();
+        self.deliver_with(client, |out| error.write(out, id, &identity));
+    }
+}
+
+/// Reads the parameters as the upstream does, with its words for what is missing.
+fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, String> {
+    let value: Value = match params {
+        Some(span) => serde_json::from_slice(span.of(line)).map_err(|e| format!("Invalid request: {e}"))?,
+        None => Value::Null,
+    };
+    if value.is_null() {
+        return Err("Invalid request: missing field `params`".to_owned());
+    }
+    InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))
+}
+
+/// Tells whether a text can stand in an HTTP header, as the upstream asks: visible ASCII, space, tab.
+fn is_header_value(text: &str) -> bool {
+    text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+}

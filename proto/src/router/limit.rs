@@ -1,0 +1,44 @@
+//! The bounds of the router, as values with units.
+
+/// Bounds that protect the upstream from clients, and clients from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes that may wait for a client for [`client_queue_soft_ms`](Self::client_queue_soft_ms).
+    pub client_queue_soft_bytes: usize,
+    /// Milliseconds that a client may stay above the soft limit before it is closed.
+    pub client_queue_soft_ms: u64,
+    /// Bytes that may wait for a client that takes nothing; above, it is closed at once.
+    ///
+    /// One message of any size is always taken: only what waited before it counts.
+    pub client_queue_hard_bytes: usize,
+    /// Requests of one client that may wait for their turn; above, they are refused with -32001.
+    pub queued_requests_per_client: usize,
+    /// Requests that the upstream may have unanswered, without those that take long.
+    ///
+    /// The upstream loses requests past 128 (measured), so this stays well below.
+    pub window: usize,
+    /// Milliseconds after which an unanswered request counts as one that takes long.
+    pub window_release_ms: u64,
+    /// Milliseconds that messages of an unknown thread wait for the response that explains them.
+    pub hold_ms: u64,
+    /// Bytes of a client's lines that are kept while the upstream is still starting.
+    pub early_bytes: usize,
+    /// Threads without subscribers that are remembered.
+    pub remembered_threads: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            client_queue_soft_bytes: 4 << 20,
+            client_queue_soft_ms: 30_000,
+            client_queue_hard_bytes: 16 << 20,
+            queued_requests_per_client: 1024,
+            window: 64,
+            window_release_ms: 2_000,
+            hold_ms: 10_000,
+            early_bytes: 1 << 20,
+            remembered_threads: 4096,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! What the router contributes to the status.
+
+use super::session::SessionState;
+use super::{Router, pending::Origin};
+use crate::status::{ClientStatus, StatusReport};
+use crate::time::Time;
+
+impl Router {
+    /// Fills the router's part of a report.
+    pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
+        let of_clients = || self.pending.values().filter(|p| matches!(p.origin, Origin::Client { .. }));
+        report.clients = self.sessions.len();
+        report.threads = self.threads.values().filter(|t| t.loaded).count();
+        report.open_turns = self.threads.values().filter(|t| t.is_busy()).count();
+        report.in_flight = of_clients().count();
+        report.oldest_request_ms = of_clients().map(|p| now.since(p.since)).max();
+        report.queued_requests = self.sessions.values().map(|s| s.queue.len()).sum();
+        let open = || self.asks.values().filter(|a| !a.answered);
+        report.pending_approvals = open().count();
+        report.parked_approvals = open().filter(|a| a.seen_by.is_empty()).count();
+        report.oldest_approval_ms = open().map(|a| now.since(a.since)).max();
+        report.queued_to_clients_bytes = self.sessions.values().map(|s| s.outbox.len() as u64).sum();
+        report.queued_to_upstream_bytes = self.upstream.len() as u64;
+        report.upstream.user_agent = self.handshake.user_agent.clone();
+        report.upstream.version = self.handshake.version().map(str::to_owned);
+        report.upstream.last_message_ms = self.last_upstream.map(|at| now.since(at));
+        let refused = report.counters.clients_refused;
+        report.counters = self.counters.clone();
+        report.counters.clients_refused = refused;
+        report.counters.delivered_messages = self.delivery.delivered;
+    }
+
+    /// Describes every connected client, in the order of their connection.
+    pub fn client_statuses(&self, now: Time) -> Vec<ClientStatus> {
+        let mut all: Vec<ClientStatus> = self
+            .sessions
+            .iter()
+            .map(|(client, s)| ClientStatus {
+                id: u64::from(client.0),
+                state: match s.state {
+                    SessionState::AwaitingInitialize => "awaitingInitialize",
+                    SessionState::Active => "active",
+                    SessionState::Closing => "closing",
+                }
+                .to_owned(),
+                name: s.name.clone(),
+                version: s.version.clone(),
+                pid: None,
+                connected_ms: now.since(s.connected),
+                threads: {
+                    let mut threads: Vec<_> = s.subscriptions.iter().map(ToString::to_string).collect();
+                    threads.sort_unstable();
+                    threads
+                },
+                in_flight: s.in_flight,
+                queued_bytes: s.outbox.len() as u64,
+            })
+            .collect();
+        all.sort_unstable_by_key(|c| c.id);
+        all
+    }
+}

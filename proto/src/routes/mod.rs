@@ -1,0 +1,404 @@
+//! The routing table: what is known of every method, as data.
+//!
+//! The facts were measured against codex 0.169 (`docs/protocol.md` says how). A method that is not
+//! in the table follows the default rule: a request is forwarded; a notification or server request
+//! with `params.threadId` goes to that thread's subscribers, another notification to everyone.
+
+mod notifications;
+mod requests;
+mod server_requests;
+
+use rustc_hash::FxHashMap;
+
+pub use notifications::NOTIFICATIONS;
+pub use requests::REQUESTS;
+pub use server_requests::SERVER_REQUESTS;
+
+/// Version of codex that the table was measured against.
+pub const MEASURED_VERSION: &str = "0.169.0";
+
+/// A client request.
+#[derive(Debug)]
+pub struct Request {
+    /// Name on the wire.
+    pub method: &'static str,
+    /// Who answers, and what is rewritten on the way.
+    pub route: Route,
+    /// Needs the capability `experimentalApi`.
+    pub experimental: bool,
+    /// Members of `params` that need it.
+    pub fields: &'static [&'static str],
+    /// A value in `params` that needs it.
+    pub value: Option<GatedValue>,
+    /// Member of `params` that names the thread.
+    pub thread: Option<&'static str>,
+    /// What its success changes for subscriptions and turns.
+    pub effect: Effect,
+    /// Starts something; refused while draining.
+    pub work: bool,
+    /// May take long for good reasons; not counted in the pacing window.
+    pub long: bool,
+}
+
+/// Who answers a request, and what is rewritten on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The upstream; only the request id is rewritten.
+    Forward,
+    /// codexd itself.
+    Local,
+    /// `thread/unsubscribe`: codexd while another client is subscribed, else the upstream.
+    Unsubscribe,
+    /// The upstream; the connection-scoped id in `params.{id}` is rewritten.
+    Namespace {
+        /// What the id names.
+        resource: Resource,
+        /// Member of `params`.
+        id: &'static str,
+        /// Whether success makes a resource that must end with its client.
+        opens: bool,
+    },
+    /// The upstream; `params.{0}` names another request of the same connection and is rewritten.
+    TranslateRequestId(&'static str),
+}
+
+/// What a connection-scoped id names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// A command of `command/exec`; lives until the response.
+    Exec,
+    /// A process of `process/spawn`; lives until `process/exited`.
+    Process,
+    /// A watch of `fs/watch`.
+    Watch,
+    /// An event stream of an MCP server.
+    EventStream,
+}
+
+impl Resource {
+    /// Returns the request that ends it.
+    pub const fn close_method(self) -> &'static str {
+        match self {
+            Resource::Exec => "command/exec/terminate",
+            Resource::Process => "process/kill",
+            Resource::Watch => "fs/unwatch",
+            Resource::EventStream => "mcpServer/event/stream/stop",
+        }
+    }
+
+    /// Returns the member of `params` that names it.
+    pub const fn id_param(self) -> &'static str {
+        match self {
+            Resource::Exec => "processId",
+            Resource::Process => "processHandle",
+            Resource::Watch => "watchId",
+            Resource::EventStream => "subscriptionId",
+        }
+    }
+}
+
+/// A value that needs `experimentalApi` where the member itself does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatedValue {
+    /// `approvalPolicy` as an object with `granular`.
+    GranularApproval,
+    /// `type` is `chatgptAuthTokens`.
+    ChatgptAuthTokens,
+}
+
+/// What the success of a request changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing that codexd keeps.
+    None,
+    /// Subscribes the requester to the new thread.
+    Start,
+    /// Subscribes the requester to a thread that exists.
+    Resume,
+    /// Subscribes the requester to the new thread, not to its source.
+    Fork,
+    /// Ends all subscriptions to the thread.
+    DropSubscriptions,
+    /// Starts or joins a turn.
+    StartTurn,
+    /// Its end is told by a notification without an id.
+    WindowsSetup,
+}
+
+const fn forward(method: &'static str) -> Request {
+    Request {
+        method,
+        route: Route::Forward,
+        experimental: false,
+        fields: &[],
+        value: None,
+        thread: None,
+        effect: Effect::None,
+        work: false,
+        long: false,
+    }
+}
+
+const fn local(method: &'static str) -> Request {
+    Request { route: Route::Local, ..forward(method) }
+}
+
+impl Request {
+    const fn experimental(mut self) -> Request {
+        self.experimental = true;
+        self
+    }
+
+    const fn fields(mut self, fields: &'static [&'static str]) -> Request {
+        self.fields = fields;
+        self
+    }
+
+    const fn value(mut self, value: GatedValue) -> Request {
+        self.value = Some(value);
+        self
+    }
+
+    const fn thread(mut self, param: &'static str) -> Request {
+        self.thread = Some(param);
+        self
+    }
+
+    const fn effect(mut self, effect: Effect) -> Request {
+        self.effect = effect;
+        self
+    }
+
+    const fn work(mut self) -> Request {
+        self.work = true;
+        self
+    }
+
+    const fn long(mut self) -> Request {
+        self.long = true;
+        self
+    }
+
+    const fn namespaced(mut self, resource: Resource, id: &'static str) -> Request {
+        self.route = Route::Namespace { resource, id, opens: false };
+        self
+    }
+
+    const fn opens(mut self) -> Request {
+        if let Route::Namespace { resource, id, .. } = self.route {
+            self.route = Route::Namespace { resource, id, opens: true };
+        }
+        self
+    }
+
+    const fn translates(mut self, param: &'static str) -> Request {
+        self.route = Route::TranslateRequestId(param);
+        self
+    }
+
+    const fn unsubscribes(mut self) -> Request {
+        self.route = Route::Unsubscribe;
+        self
+    }
+}
+
+/// A notification of the upstream.
+#[derive(Debug)]
+pub struct Notification {
+    /// Name on the wire.
+    pub method: &'static str,
+    /// Who gets it.
+    pub audience: Audience,
+    /// Not sent to clients without `experimentalApi`.
+    pub experimental: bool,
+    /// What codexd learns from it.
+    pub meaning: Meaning,
+}
+
+/// Who gets a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Every initialized client; the path, if any, leads to the id of the thread it is about.
+    Broadcast(&'static [&'static str]),
+    /// The subscribers of `params.threadId`; everyone when that is null.
+    Thread,
+    /// The subscribers of every thread with an active turn: there is no id on the wire.
+    ActiveThreads,
+    /// The client whose connection-scoped id stands in `params.{0}`.
+    Owner(&'static str),
+    /// The client whose request caused it: there is no id on the wire.
+    Requester,
+    /// Everyone, and again each client that initializes later.
+    Sticky,
+}
+
+/// What codexd learns from a notification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meaning {
+    /// Nothing.
+    None,
+    /// A turn is open.
+    TurnStarted,
+    /// A turn has ended.
+    TurnCompleted,
+    /// An item has begun.
+    ItemStarted,
+    /// An item is complete; perhaps the final answer.
+    ItemCompleted,
+    /// A thread is active, idle or not loaded any more.
+    StatusChanged,
+    /// A thread has no subscribers any more.
+    ThreadClosed,
+    /// Live, or a copy for the requester of a resume or fork.
+    TokenUsage,
+    /// A question of the upstream is settled.
+    AskResolved,
+    /// A process of `process/spawn` has ended.
+    ProcessExited,
+}
+
+const fn audience(method: &'static str, audience: Audience) -> Notification {
+    Notification { method, audience, experimental: false, meaning: Meaning::None }
+}
+
+const fn broadcast(method: &'static str) -> Notification {
+    audience(method, Audience::Broadcast(&[]))
+}
+
+const fn thread(method: &'static str) -> Notification {
+    audience(method, Audience::Thread)
+}
+
+impl Notification {
+    const fn about(mut self, path: &'static [&'static str]) -> Notification {
+        self.audience = Audience::Broadcast(path);
+        self
+    }
+
+    const fn experimental(mut self) -> Notification {
+        self.experimental = true;
+        self
+    }
+
+    const fn means(mut self, meaning: Meaning) -> Notification {
+        self.meaning = meaning;
+        self
+    }
+}
+
+/// A request of the upstream to its clients.
+#[derive(Debug)]
+pub struct ServerRequest {
+    /// Name on the wire.
+    pub method: &'static str,
+    /// Who is asked.
+    pub audience: AskAudience,
+    /// Member of `params` that names the thread.
+    pub thread: &'static str,
+    /// Whether `serverRequest/resolved` follows the answer.
+    pub resolved: bool,
+    /// Member of `params` that clients without `experimentalApi` do not see.
+    pub strip: Option<&'static str>,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskAudience {
+    /// The subscribers of the thread; parked while there is none.
+    Thread,
+    /// Every initialized client.
+    Broadcast,
+    /// The only subscriber; an error when there is not exactly one.
+    OnlySubscriber,
+    /// The oldest client that declared `requestAttestation`.
+    Attestation,
+}
+
+const fn ask(method: &'static str, audience: AskAudience) -> ServerRequest {
+    ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None }
+}
+
+impl ServerRequest {
+    const fn thread(mut self, param: &'static str) -> ServerRequest {
+        self.thread = param;
+        self
+    }
+
+    const fn resolved(mut self) -> ServerRequest {
+        self.resolved = true;
+        self
+    }
+
+    const fn strips(mut self, param: &'static str) -> ServerRequest {
+        self.strip = Some(param);
+        self
+    }
+}
+
+/// A set of notifications of the table, one bit each.
+pub(crate) type NotificationSet = u128;
+
+const _: () = assert!(NOTIFICATIONS.len() <= NotificationSet::BITS as usize);
+
+/// Finds methods by their name.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    requests: FxHashMap<&'static [u8], &'static Request>,
+    notifications: FxHashMap<&'static [u8], u8>,
+    server_requests: FxHashMap<&'static [u8], &'static ServerRequest>,
+    /// The notifications that need `experimentalApi`.
+    pub(crate) experimental: NotificationSet,
+}
+
+impl Routes {
+    pub(crate) fn new() -> Routes {
+        Routes {
+            requests: REQUESTS.iter().map(|r| (r.method.as_bytes(), r)).collect(),
+            notifications: (0u8..).zip(&NOTIFICATIONS).map(|(i, n)| (n.method.as_bytes(), i)).collect(),
+            server_requests: SERVER_REQUESTS.iter().map(|r| (r.method.as_bytes(), r)).collect(),
+            experimental: NOTIFICATIONS
+                .iter()
+                .enumerate()
+                .filter(|(_, n)| n.experimental)
+                .fold(0, |set, (i, _)| set | 1 << i),
+        }
+    }
+
+    pub(crate) fn request(&self, method: &[u8]) -> Option<&'static Request> {
+        self.requests.get(method).copied()
+    }
+
+    /// Returns the notification and its bit.
+    #[inline]
+    pub(crate) fn notification(&self, method: &[u8]) -> Option<(&'static Notification, NotificationSet)> {
+        let index = *self.notifications.get(method)?;
+        Some((&NOTIFICATIONS[usize::from(index)], 1 << index))
+    }
+
+    pub(crate) fn server_request(&self, method: &[u8]) -> Option<&'static ServerRequest> {
+        self.server_requests.get(method).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_whole_and_has_no_doubles() {
+        let routes = Routes::new();
+        assert_eq!((routes.requests.len(), REQUESTS.len()), (187, 187));
+        assert_eq!((routes.notifications.len(), NOTIFICATIONS.len()), (88, 88));
+        assert_eq!((routes.server_requests.len(), SERVER_REQUESTS.len()), (11, 11));
+    }
+
+    #[test]
+    fn namespaced_requests_name_the_member_their_resource_is_closed_by() {
+        for request in &REQUESTS {
+            if let Route::Namespace { resource, id, .. } = request.route {
+                assert_eq!(resource.id_param(), id, "{}", request.method);
+                assert!(REQUESTS.iter().any(|r| r.method == resource.close_method()));
+            }
+        }
+    }
+}
