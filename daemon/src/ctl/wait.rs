@@ -1,0 +1,154 @@
+//! `ctl wait`: until the daemon is ready, or gone.
+
+use std::time::{Duration, Instant};
+
+use codexd_proto::status::DaemonState;
+use serde_json::json;
+
+use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, note, print_json};
+use crate::cli::{WaitArgs, WaitFor};
+use crate::control::api::WaitTarget;
+use crate::control::client::{Connection, Unreachable};
+use crate::error::Error;
+use crate::lock;
+
+/// How much longer than the wait itself its answer may take.
+const ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    Reached,
+    /// It runs, and the time is over.
+    TimedOut(DaemonState),
+    /// It does not run.
+    NotRunning,
+}
+
+/// Waits and says how it went.
+pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error> {
+    let until = Until::of(args.timeout.as_duration());
+    let (waited, what) = match args.target {
+        WaitFor::Ready => (until_ready(context, until).await?, "ready"),
+        WaitFor::Stopped => (until_stopped(context, until).await?, "stopped"),
+    };
+    let (code, message) = match waited {
+        Waited::Reached => (0, None),
+        Waited::TimedOut(state) => (
+            NOT_REACHED,
+            Some(format!("codexd is still {} and not {what} after {}", state.word(), args.timeout)),
+        ),
+        Waited::NotRunning => {
+            (NOT_RUNNING, Some("codexd is not running; `codexd serve` starts it".to_owned()))
+        }
+    };
+    if context.json {
+        let state = match waited {
+            Waited::Reached => what,
+            Waited::TimedOut(state) => state.word(),
+            Waited::NotRunning => "notRunning",
+        };
+        print_json(&json!({ "reached": code == 0, "state": state }))?;
+    } else if let Some(message) = message {
+        note(&message);
+    }
+    Ok(code)
+}
+
+/// The end of a wait, if it has one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until(Option<Instant>);
+
+impl Until {
+    /// Returns the end of a wait that begins now.
+    pub(super) fn of(timeout: Option<Duration>) -> Until {
+        Until(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    fn left(self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_over(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
+    /// Waits until something that does not tell is worth another look.
+    async fn look_again(self) {
+        tokio::time::sleep(self.left().map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))).await;
+    }
+}
+
+/// Waits until a daemon serves clients; one that is still to be started is waited for as well.
+async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
+    let path = context.control_socket();
+    loop {
+        // The connection outlives the question, so that its answer has time to arrive.
+        let left = until.left();
+        let patience = left.map_or(Duration::from_secs(100 * 365 * 86_400), |left| left + ANSWER_MARGIN);
+        let asked = async {
+            // A first connection with a short bound: a frozen daemon is told apart from a slow start.
+            Connection::open(&path, ANSWER_WITHIN).await?.status().await?;
+            Connection::open(&path, patience).await?.wait(WaitTarget::Ready, left).await
+        };
+        let last = match asked.await {
+            Ok(outcome) if outcome.reached => return Ok(Waited::Reached),
+            Ok(outcome) => Waited::TimedOut(outcome.state),
+            // Not yet, or no more: a supervisor may be about to start the next one.
+            Err(Unreachable::NotRunning) => Waited::NotRunning,
+            Err(Unreachable::CannotTell(error)) => return Err(error),
+        };
+        if until.is_over() {
+            return Ok(last);
+        }
+        until.look_again().await;
+    }
+}
+
+/// Waits until the daemon that runs now is gone, its sockets and its lock with it.
+pub(super) async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
+    match Connection::open(&context.control_socket(), ANSWER_WITHIN).await {
+        Ok(connection) => until_gone(context, &connection, until).await,
+        Err(Unreachable::NotRunning) => Ok(Waited::Reached),
+        Err(Unreachable::CannotTell(error)) => Err(error),
+    }
+}
+
+/// Waits until the daemon at the other end of `connection` is gone.
+pub(super) async fn until_gone(
+    context: &Context,
+    connection: &Connection,
+    until: Until,
+) -> Result<Waited, Error> {
+    let Ok(before) = connection.status().await else {
+        return Ok(Waited::Reached);
+    };
+    let closed = async {
+        match until.left() {
+            Some(left) => tokio::time::timeout(left, connection.closed()).await.is_ok(),
+            None => {
+                connection.closed().await;
+                true
+            }
+        }
+    };
+    if !closed.await {
+        let state = connection.status().await.map_or(before.state, |status| status.state);
+        return Ok(Waited::TimedOut(state));
+    }
+    // The connection is the last but one to go; the lock follows at once.
+    loop {
+        if lock::is_free(&context.settings.paths.lock) {
+            return Ok(Waited::Reached);
+        }
+        // A supervisor may have started the next one, which is no reason to wait for its end.
+        let next = async { Connection::open(&context.control_socket(), ANSWER_WITHIN).await?.status().await };
+        if next.await.is_ok_and(|status| status.generation != before.generation || status.pid != before.pid) {
+            return Ok(Waited::Reached);
+        }
+        if until.is_over() {
+            return Ok(Waited::TimedOut(DaemonState::Exited));
+        }
+        until.look_again().await;
+    }
+}
