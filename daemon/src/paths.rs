@@ -45,6 +45,8 @@ pub(crate) struct Paths {
     pub(crate) socket_lock: Option<PathBuf>,
     /// The folder of the records.
     pub(crate) state_dir: PathBuf,
+    /// The record of the instance.
+    pub(crate) record: PathBuf,
 }
 
 impl Paths {
@@ -69,9 +71,11 @@ impl Paths {
         let socket = named_socket.unwrap_or_else(|| runtime_dir.join(format!("{instance}.sock")));
         let socket_lock =
             (socket.parent() != Some(runtime_dir.as_path())).then(|| with_suffix(&socket, ".lock"));
+        let state_dir = state_dir(environment)?;
         Ok(Paths {
             lock: runtime_dir.join(format!("{instance}.lock")),
-            state_dir: state_dir(environment)?,
+            record: state_dir.join(format!("{instance}.json")),
+            state_dir,
             runtime_dir,
             socket,
             control_socket,

@@ -11,12 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use codexd_proto::status::{LastExit, Warning};
 use serde::{Deserialize, Serialize};
 
+use crate::paths::Paths;
 use crate::private_dir;
 
 /// The file of one instance, in the hands of the daemon that runs.
 #[derive(Debug)]
 pub(crate) struct Record {
     path: PathBuf,
+    control_socket: PathBuf,
     generation: u64,
     started_unix_ms: u64,
     last_exit: Option<LastExit>,
@@ -29,6 +31,8 @@ pub(crate) struct Record {
 struct Contents {
     /// Of the daemon that started last.
     generation: u64,
+    /// Of the daemon that started last: how a `ctl` that knows only this socket finds the record.
+    control_socket: PathBuf,
     /// There while it runs, and for ever if it could not say farewell.
     running: Option<Running>,
     /// How the last one that said farewell ended.
@@ -66,8 +70,8 @@ impl Record {
     /// Begins the record of a daemon: counts it and marks it as running.
     ///
     /// The caller holds the lock of the instance. Never fails; see [`Record::warning`].
-    pub(crate) fn begin(state_dir: &Path, instance: &str) -> Record {
-        let path = file_of(state_dir, instance);
+    pub(crate) fn begin(paths: &Paths) -> Record {
+        let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
         let started_unix_ms = unix_ms();
         let from_clock = started_unix_ms / 1000;
         let read = private_dir::ensure_state(state_dir).and_then(|()| read(&path));
@@ -78,6 +82,7 @@ impl Record {
         };
         let contents = Contents {
             generation,
+            control_socket: paths.control_socket.clone(),
             running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
             last_exit: last_exit.clone(),
         };
@@ -90,7 +95,8 @@ impl Record {
             message: format!("{message}; the generation is taken from the clock"),
             hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
         });
-        Record { path, generation, started_unix_ms, last_exit, warning }
+        let control_socket = paths.control_socket.clone();
+        Record { path, control_socket, generation, started_unix_ms, last_exit, warning }
     }
 
     /// Returns the number of this daemon.
@@ -124,26 +130,51 @@ impl Record {
             at_unix_ms: now,
             uptime_ms: now.saturating_sub(self.started_unix_ms),
         };
-        let contents = Contents { generation: self.generation, running: None, last_exit: Some(last_exit) };
+        let contents = Contents {
+            generation: self.generation,
+            control_socket: self.control_socket,
+            running: None,
+            last_exit: Some(last_exit),
+        };
         if let Err(error) = write(&self.path, &contents) {
             tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
         }
     }
 }
 
-/// Returns how the last daemon of an instance ended; to be asked when none runs.
-pub(crate) fn last_exit(state_dir: &Path, instance: &str) -> Option<LastExit> {
-    read(&file_of(state_dir, instance)).ok()??.last_exit()
+/// The daemon that had a control socket last.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Former {
+    /// Its instance.
+    pub(crate) instance: String,
+    /// How it ended.
+    pub(crate) last_exit: Option<LastExit>,
+}
+
+/// Finds the record of the daemon that had the control socket of `paths`; to be asked when none runs.
+///
+/// That of the instance if it fits, else any: a socket that was named says nothing of the instance.
+pub(crate) fn former(paths: &Paths) -> Option<Former> {
+    let others = std::fs::read_dir(&paths.state_dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    std::iter::once(paths.record.clone())
+        .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
+        .find_map(|path| {
+            let contents = read(&path).ok()??;
+            let instance = path.file_stem()?.to_str()?.to_owned();
+            (contents.control_socket == paths.control_socket)
+                .then(|| Former { instance, last_exit: contents.last_exit() })
+        })
+}
+
+/// Returns how the last daemon with this record ended; to be asked when it is gone.
+pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
+    read(record).ok()??.last_exit()
 }
 
 /// Returns the time, in milliseconds since the epoch; 0 if the clock is before it.
 pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn file_of(state_dir: &Path, instance: &str) -> PathBuf {
-    state_dir.join(format!("{instance}.json"))
 }
 
 fn read(path: &Path) -> io::Result<Option<Contents>> {
@@ -167,49 +198,69 @@ fn write(path: &Path, contents: &Contents) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::environment::Environment;
+
+    fn paths(state: &Path, instance: &str) -> Paths {
+        let environment = Environment::of([("HOME", "/h"), ("STATE_DIRECTORY", state.to_str().unwrap())]);
+        Paths::of(instance, None, None, &environment).unwrap()
+    }
 
     #[test]
     fn generations_count_and_the_last_exit_is_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("a/codexd");
-        let first = Record::begin(&state, "x");
+        let paths = paths(&dir.path().join("a/codexd"), "x");
+        let first = Record::begin(&paths);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
         first.finish(1, "the upstream was lost".to_owned(), Some("exit status 0".to_owned()));
-        assert_eq!(last_exit(&state, "x").unwrap().code, Some(1));
-        let second = Record::begin(&state, "x");
+        assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
+        let second = Record::begin(&paths);
         assert_eq!(second.generation(), 2);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
         assert!(last.at_unix_ms >= second.started_unix_ms() - last.uptime_ms - 60_000);
-        assert_eq!(last_exit(&state, "y"), None);
     }
 
     #[test]
     fn a_daemon_that_was_killed_left_no_record() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Record::begin(dir.path(), "x"));
-        let second = Record::begin(dir.path(), "x");
+        let paths = paths(dir.path(), "x");
+        drop(Record::begin(&paths));
+        let second = Record::begin(&paths);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
         assert_eq!(last.reason, "left no record (killed?)");
     }
 
     #[test]
+    fn the_former_daemon_is_found_by_its_control_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
+        assert_eq!(former(&x), None);
+        Record::begin(&x).finish(0, "asked to".to_owned(), None);
+        Record::begin(&y).finish(1, "lost".to_owned(), None);
+        assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
+        let asked = Paths { control_socket: y.control_socket, ..x };
+        assert_eq!(former(&asked).unwrap().instance, "y");
+        assert_eq!(former(&Paths { control_socket: "/none".into(), ..asked }), None);
+    }
+
+    #[test]
     fn a_file_that_cannot_be_read_is_replaced_and_said() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("x.json"), "{").unwrap();
-        let record = Record::begin(dir.path(), "x");
+        let paths = paths(dir.path(), "x");
+        std::fs::write(&paths.record, "{").unwrap();
+        let record = Record::begin(&paths);
         assert!(record.generation() > 1_000_000_000);
         assert_eq!(record.warning().unwrap().code, "noRecord");
         let generation = record.generation();
-        assert_eq!(Record::begin(dir.path(), "x").generation(), generation + 1);
+        assert_eq!(Record::begin(&paths).generation(), generation + 1);
     }
 
     #[test]
     fn a_state_folder_that_cannot_be_made_is_said() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let record = Record::begin(&dir.path().join("file/state"), "x");
+        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"));
         assert!(record.generation() > 1_000_000_000);
         assert!(record.warning().unwrap().message.contains("cannot write"));
     }

@@ -28,7 +28,7 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
         .as_deref()
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
-    let record = Record::begin(&paths.state_dir, &settings.instance);
+    let record = Record::begin(paths);
     let (_listener, socket_file) = bind_private(&paths.socket)?;
     let (control_listener, control_file) = bind_private(&paths.control_socket)?;
     let report = StatusReport {
@@ -42,6 +42,8 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
         started_unix_ms: record.started_unix_ms(),
         socket: paths.socket.display().to_string(),
         control_socket: paths.control_socket.display().to_string(),
+        lock_file: paths.lock.display().to_string(),
+        record_file: paths.record.display().to_string(),
         codex_home: settings.codex_home.display().to_string(),
         warnings: record.warning().cloned().into_iter().collect(),
         last_exit: record.last_exit().cloned(),

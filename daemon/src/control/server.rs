@@ -158,7 +158,10 @@ impl Service {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.handle.commands.send(command(reply)).ok()?;
-        tokio::time::timeout(CORE_ANSWERS_WITHIN, answer).await.ok()?.ok()
+        tokio::select! {
+            answer = tokio::time::timeout(CORE_ANSWERS_WITHIN, answer) => answer.ok()?.ok(),
+            () = self.stop.cancelled() => None,
+        }
     }
 }
 
@@ -171,7 +174,7 @@ impl super::api::ControlServer for Service {
         let (mut report, age) = self.handle.snapshot();
         report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         // A core that has ended does not respond either, and that is no fault.
-        if !self.handle.commands.is_closed() {
+        if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
             report.warnings.push(Warning {
                 code: "coreNotResponding".to_owned(),
                 message: format!(

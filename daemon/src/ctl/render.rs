@@ -129,10 +129,8 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
 
 /// Renders how a daemon ended: `exit 1 (2m ago, up 3h): the upstream was lost`.
 pub(super) fn last_exit(exit: &LastExit) -> String {
-    let mut text = match exit.code {
-        Some(code) => format!("exit {code}"),
-        None => "no exit code".to_owned(),
-    };
+    let Some(code) = exit.code else { return exit.reason.clone() };
+    let mut text = format!("exit {code}");
     if exit.at_unix_ms > 0 {
         let ago = unix_ms().saturating_sub(exit.at_unix_ms);
         let _ = write!(text, " ({} ago, after {})", duration(ago), duration(exit.uptime_ms));

@@ -10,7 +10,7 @@ use super::{
 use crate::cli::StatusArgs;
 use crate::control::client::{Connection, Unreachable};
 use crate::error::Error;
-use crate::record;
+use crate::record::{self, Former};
 
 /// Asks and shows.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Error> {
@@ -51,12 +51,13 @@ fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
         return show(context, args, &absent(context, "notRunning")?);
     }
     let settings = &context.settings;
-    note(&format!("codexd is not running (instance `{}`)", settings.instance));
-    match record::last_exit(&settings.paths.state_dir, &settings.instance) {
-        Some(exit) => note(&format!("last: {}", render::last_exit(&exit))),
-        None => note("last: no record of one"),
+    note(&format!("codexd is not running: nobody listens on `{}`", settings.paths.control_socket.display()));
+    match record::former(&settings.paths) {
+        Some(Former { instance, last_exit: Some(exit) }) => {
+            note(&format!("last exit of instance `{instance}`: {}", render::last_exit(&exit)));
+        }
+        _ => note("last exit: no record of an earlier daemon"),
     }
-    note(&format!("no one listens on `{}`", settings.paths.control_socket.display()));
     note("hint: `codexd serve` starts it");
     Ok(())
 }
@@ -68,12 +69,13 @@ fn show(context: &Context, args: &StatusArgs, value: &Value) -> Result<(), Error
 /// The report of a daemon that is not there: what is known without it.
 fn absent(context: &Context, state: &str) -> Result<Value, Error> {
     let settings = &context.settings;
+    let former = record::former(&settings.paths);
     let mut value = as_json(&StatusReport {
-        instance: settings.instance.clone(),
+        instance: former.as_ref().map_or_else(|| settings.instance.clone(), |former| former.instance.clone()),
         socket: settings.paths.socket.display().to_string(),
         control_socket: settings.paths.control_socket.display().to_string(),
         codex_home: settings.codex_home.display().to_string(),
-        last_exit: record::last_exit(&settings.paths.state_dir, &settings.instance),
+        last_exit: former.and_then(|former| former.last_exit),
         ..StatusReport::default()
     })?;
     value["state"] = json!(state);

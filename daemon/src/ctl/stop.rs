@@ -1,5 +1,7 @@
 //! `ctl stop`: an intended stop, and its end.
 
+use std::path::Path;
+
 use codexd_proto::status::DaemonState;
 use serde_json::json;
 
@@ -20,10 +22,11 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     let mode = if args.now { StopMode::Now } else { StopMode::Drain };
     let begun = async {
         let connection = Connection::open(&context.control_socket(), ANSWER_WITHIN).await?;
+        let before = connection.status().await?;
         let receipt = connection.stop(mode).await?;
-        Ok((connection, receipt))
+        Ok((connection, before, receipt))
     };
-    let (connection, receipt) = match begun.await {
+    let (connection, before, receipt) = match begun.await {
         Ok(begun) => begun,
         Err(Unreachable::NotRunning) => {
             if context.json {
@@ -45,9 +48,9 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
         };
         note(&format!("waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
     }
-    let waited = until_gone(context, &connection, until).await?;
+    let waited = until_gone(context, &connection, &before, until).await;
     let stopped = waited == Waited::Reached;
-    let last_exit = record::last_exit(&context.settings.paths.state_dir, &context.settings.instance)
+    let last_exit = record::last_exit(Path::new(&before.record_file))
         .filter(|exit| stopped && exit.generation == receipt.generation);
     if context.json {
         print_json(&json!({ "stopped": stopped, "receipt": receipt, "lastExit": last_exit }))?;

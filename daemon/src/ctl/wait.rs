@@ -1,8 +1,9 @@
 //! `ctl wait`: until the daemon is ready, or gone.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use codexd_proto::status::DaemonState;
+use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
 use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, note, print_json};
@@ -106,23 +107,26 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
 }
 
 /// Waits until the daemon that runs now is gone, its sockets and its lock with it.
-pub(super) async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
-    match Connection::open(&context.control_socket(), ANSWER_WITHIN).await {
-        Ok(connection) => until_gone(context, &connection, until).await,
+async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
+    let asked = async {
+        let connection = Connection::open(&context.control_socket(), ANSWER_WITHIN).await?;
+        let status = connection.status().await?;
+        Ok((connection, status))
+    };
+    match asked.await {
+        Ok((connection, status)) => Ok(until_gone(context, &connection, &status, until).await),
         Err(Unreachable::NotRunning) => Ok(Waited::Reached),
         Err(Unreachable::CannotTell(error)) => Err(error),
     }
 }
 
-/// Waits until the daemon at the other end of `connection` is gone.
+/// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
 pub(super) async fn until_gone(
     context: &Context,
     connection: &Connection,
+    before: &StatusReport,
     until: Until,
-) -> Result<Waited, Error> {
-    let Ok(before) = connection.status().await else {
-        return Ok(Waited::Reached);
-    };
+) -> Waited {
     let closed = async {
         match until.left() {
             Some(left) => tokio::time::timeout(left, connection.closed()).await.is_ok(),
@@ -134,20 +138,20 @@ pub(super) async fn until_gone(
     };
     if !closed.await {
         let state = connection.status().await.map_or(before.state, |status| status.state);
-        return Ok(Waited::TimedOut(state));
+        return Waited::TimedOut(state);
     }
-    // The connection is the last but one to go; the lock follows at once.
+    // The lock follows the connection at once.
     loop {
-        if lock::is_free(&context.settings.paths.lock) {
-            return Ok(Waited::Reached);
+        if lock::is_free(Path::new(&before.lock_file)) {
+            return Waited::Reached;
         }
         // A supervisor may have started the next one, which is no reason to wait for its end.
         let next = async { Connection::open(&context.control_socket(), ANSWER_WITHIN).await?.status().await };
-        if next.await.is_ok_and(|status| status.generation != before.generation || status.pid != before.pid) {
-            return Ok(Waited::Reached);
+        if next.await.is_ok_and(|next| next.generation != before.generation || next.pid != before.pid) {
+            return Waited::Reached;
         }
         if until.is_over() {
-            return Ok(Waited::TimedOut(DaemonState::Exited));
+            return Waited::TimedOut(DaemonState::Exited);
         }
         until.look_again().await;
     }
