@@ -83,6 +83,11 @@ impl Paths {
         })
     }
 
+    /// Tells whether the control socket is the one that the instance has when nobody names another.
+    pub(crate) fn control_socket_is_default(&self) -> bool {
+        self.control_socket == self.lock.with_extension("ctl.sock")
+    }
+
     /// Returns the folders of the sockets that codexd does not make itself: their owner and mode are
     /// the user's affair and are checked.
     pub(crate) fn foreign_dirs(&self) -> Vec<&Path> {
@@ -288,6 +293,9 @@ mod tests {
         assert_eq!(paths.socket_lock, None);
         assert_eq!(paths.state_dir, Path::new("/home/u/.local/state/codexd"));
         assert!(paths.foreign_dirs().is_empty());
+        assert!(paths.control_socket_is_default());
+        let paths = Paths::of("a.b", None, None, &environment).unwrap();
+        assert!(paths.control_socket_is_default());
         assert_eq!(
             default_config_file(&environment).as_deref(),
             Some(Path::new("/home/u/.config/codexd/config.toml"))

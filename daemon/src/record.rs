@@ -19,6 +19,7 @@ use crate::private_dir;
 pub(crate) struct Record {
     path: PathBuf,
     control_socket: PathBuf,
+    lock: PathBuf,
     generation: u64,
     started_unix_ms: u64,
     last_exit: Option<LastExit>,
@@ -33,6 +34,8 @@ struct Contents {
     generation: u64,
     /// Of the daemon that started last: how a `ctl` that knows only this socket finds the record.
     control_socket: PathBuf,
+    /// The lock it held.
+    lock: PathBuf,
     /// There while it runs, and for ever if it could not say farewell.
     running: Option<Running>,
     /// How the last one that said farewell ended.
@@ -83,6 +86,7 @@ impl Record {
         let contents = Contents {
             generation,
             control_socket: paths.control_socket.clone(),
+            lock: paths.lock.clone(),
             running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
             last_exit: last_exit.clone(),
         };
@@ -95,8 +99,8 @@ impl Record {
             message: format!("{message}; the generation is taken from the clock"),
             hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
         });
-        let control_socket = paths.control_socket.clone();
-        Record { path, control_socket, generation, started_unix_ms, last_exit, warning }
+        let (control_socket, lock) = (contents.control_socket, contents.lock);
+        Record { path, control_socket, lock, generation, started_unix_ms, last_exit, warning }
     }
 
     /// Returns the number of this daemon.
@@ -133,6 +137,7 @@ impl Record {
         let contents = Contents {
             generation: self.generation,
             control_socket: self.control_socket,
+            lock: self.lock,
             running: None,
             last_exit: Some(last_exit),
         };
@@ -147,22 +152,38 @@ impl Record {
 pub(crate) struct Former {
     /// Its instance.
     pub(crate) instance: String,
-    /// How it ended.
+    /// The lock it held, or still holds.
+    pub(crate) lock: PathBuf,
+    /// How it ended; means nothing while the lock is held.
     pub(crate) last_exit: Option<LastExit>,
 }
 
-/// Finds the record of the daemon that had the control socket of `paths`; to be asked when none runs.
+/// Finds the record of the daemon that had the control socket of `paths`; to be asked when nobody listens
+/// there.
 ///
-/// That of the instance if it fits, else any: a socket that was named says nothing of the instance.
+/// That of the instance if it fits, else any: a socket that was named says nothing of the instance. Where
+/// the socket is the instance's own, the instance is known without a record.
 pub(crate) fn former(paths: &Paths) -> Option<Former> {
-    let others = std::fs::read_dir(&paths.state_dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let others = std::fs::read_dir(&paths.state_dir).into_iter().flatten();
+    let others = others.filter_map(|entry| Some(entry.ok()?.path()));
     std::iter::once(paths.record.clone())
         .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
         .find_map(|path| {
             let contents = read(&path).ok()??;
             let instance = path.file_stem()?.to_str()?.to_owned();
-            (contents.control_socket == paths.control_socket)
-                .then(|| Former { instance, last_exit: contents.last_exit() })
+            (contents.control_socket == paths.control_socket).then(|| Former {
+                instance,
+                lock: contents.lock.clone(),
+                last_exit: contents.last_exit(),
+            })
+        })
+        .or_else(|| {
+            let instance = paths.record.file_stem()?.to_str()?.to_owned();
+            paths.control_socket_is_default().then(|| Former {
+                instance,
+                lock: paths.lock.clone(),
+                last_exit: last_exit(&paths.record),
+            })
         })
 }
 
@@ -235,7 +256,7 @@ mod tests {
     fn the_former_daemon_is_found_by_its_control_socket() {
         let dir = tempfile::tempdir().unwrap();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
-        assert_eq!(former(&x), None);
+        assert_eq!(former(&x).unwrap().last_exit, None);
         Record::begin(&x).finish(0, "asked to".to_owned(), None);
         Record::begin(&y).finish(1, "lost".to_owned(), None);
         assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));

@@ -31,12 +31,16 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects to the control socket at `path` within `timeout`, which also bounds each question.
+    /// Connects to the control socket at `path` within `timeout`; each question may take `patience`.
     ///
     /// # Errors
     ///
     /// [`Unreachable`].
-    pub(crate) async fn open(path: &Path, timeout: Duration) -> Result<Connection, Unreachable> {
+    pub(crate) async fn open(
+        path: &Path,
+        timeout: Duration,
+        patience: Duration,
+    ) -> Result<Connection, Unreachable> {
         let shown = path.display().to_string();
         let attempt = async {
             let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
@@ -56,7 +60,7 @@ impl Connection {
         };
         let (sender, receiver) =
             tokio::time::timeout(timeout, attempt).await.map_err(|_| silent(&shown, timeout))??;
-        let client = ClientBuilder::default().request_timeout(timeout).build_with_tokio(sender, receiver);
+        let client = ClientBuilder::default().request_timeout(patience).build_with_tokio(sender, receiver);
         Ok(Connection { client, path: shown })
     }
 
@@ -127,7 +131,7 @@ pub(crate) fn ask_status(path: &Path, timeout: Duration) -> Result<StatusReport,
             .enable_time()
             .build()
             .map_err(|error| cannot_tell(&path.display().to_string(), error))?;
-        runtime.block_on(async { Connection::open(path, timeout).await?.status().await })
+        runtime.block_on(async { Connection::open(path, timeout, timeout).await?.status().await })
     };
     // A runtime cannot be entered from inside another one.
     std::thread::scope(|scope| scope.spawn(ask).join())

@@ -2,16 +2,13 @@
 
 use serde_json::json;
 
-use super::{ANSWER_WITHIN, Context, print, print_json};
-use crate::control::client::Connection;
+use super::{Context, print, print_json};
 use crate::error::Error;
 
 /// Prints the socket of the daemon that runs, else the one it would have.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
     let told =
-        async { Connection::open(&context.control_socket(), ANSWER_WITHIN).await.ok()?.socket().await.ok() }
-            .await
-            .filter(|socket| !socket.is_empty());
+        async { context.connect().await.ok()?.socket().await.ok() }.await.filter(|socket| !socket.is_empty());
     let running = told.is_some();
     let socket = told.unwrap_or_else(|| context.settings.paths.socket.display().to_string());
     if context.json {

@@ -4,7 +4,6 @@
 //! 1 no, 3 not running, 4 cannot tell.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,8 +11,10 @@ use serde::Serialize;
 
 use crate::cli::{CtlArgs, ServeArgs, Verb};
 use crate::config::Settings;
+use crate::control::client::{Connection, Unreachable};
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::{lock, record};
 
 mod get_socket;
 mod render;
@@ -31,7 +32,7 @@ pub(crate) const CANNOT_TELL: u8 = 4;
 /// How long the daemon may take to answer a question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Time between looks at something that tells nobody when it changes.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What every verb knows.
 struct Context {
@@ -40,8 +41,34 @@ struct Context {
 }
 
 impl Context {
-    fn control_socket(&self) -> PathBuf {
-        self.settings.paths.control_socket.clone()
+    /// Connects to the daemon, with the usual patience.
+    async fn connect(&self) -> Result<Connection, Unreachable> {
+        self.connect_for(ANSWER_WITHIN).await
+    }
+
+    /// Connects to the daemon; each answer may take `patience`.
+    ///
+    /// Nobody listening is not yet nobody running: the daemon may be at its very start or end, or its
+    /// socket may have been removed. The lock tells.
+    async fn connect_for(&self, patience: Duration) -> Result<Connection, Unreachable> {
+        let path = &self.settings.paths.control_socket;
+        match Connection::open(path, ANSWER_WITHIN, patience).await {
+            Err(Unreachable::NotRunning) => match record::former(&self.settings.paths) {
+                Some(former) if !lock::is_free(&former.lock) => Err(Unreachable::CannotTell(
+                    Error::os(format!(
+                        "a process holds `{}` and nobody listens on `{}`",
+                        former.lock.display(),
+                        path.display()
+                    ))
+                    .hint(format!(
+                        "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
+                        former.lock.display()
+                    )),
+                )),
+                _ => Err(Unreachable::NotRunning),
+            },
+            other => other,
+        }
     }
 }
 

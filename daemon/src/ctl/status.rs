@@ -3,20 +3,16 @@
 use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
-use super::{
-    ANSWER_WITHIN, CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, note, note_error, print, print_json,
-    render,
-};
+use super::{CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, note, note_error, print, print_json, render};
 use crate::cli::StatusArgs;
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::record::{self, Former};
 
 /// Asks and shows.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Error> {
     check_fields(&args.field)?;
-    let path = context.control_socket();
-    let asked = async { Connection::open(&path, ANSWER_WITHIN).await?.status().await };
+    let asked = async { context.connect().await?.status().await };
     match asked.await {
         Ok(report) => {
             let code = if report.ready { 0 } else { NOT_REACHED };
@@ -53,7 +49,7 @@ fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
     let settings = &context.settings;
     note(&format!("codexd is not running: nobody listens on `{}`", settings.paths.control_socket.display()));
     match record::former(&settings.paths) {
-        Some(Former { instance, last_exit: Some(exit) }) => {
+        Some(Former { instance, last_exit: Some(exit), .. }) => {
             note(&format!("last exit of instance `{instance}`: {}", render::last_exit(&exit)));
         }
         _ => note("last exit: no record of an earlier daemon"),
@@ -71,7 +67,7 @@ fn absent(context: &Context, state: &str) -> Result<Value, Error> {
     let settings = &context.settings;
     let former = record::former(&settings.paths);
     let mut value = as_json(&StatusReport {
-        instance: former.as_ref().map_or_else(|| settings.instance.clone(), |former| former.instance.clone()),
+        instance: former.as_ref().map_or(&settings.instance, |former| &former.instance).clone(),
         socket: settings.paths.socket.display().to_string(),
         control_socket: settings.paths.control_socket.display().to_string(),
         codex_home: settings.codex_home.display().to_string(),

@@ -6,13 +6,10 @@ use codexd_proto::status::DaemonState;
 use serde_json::json;
 
 use super::wait::{Until, Waited, until_gone};
-use super::{
-    ANSWER_WITHIN, CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, note, note_error, print, print_json,
-    render,
-};
+use super::{CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, note, note_error, print, print_json, render};
 use crate::cli::StopArgs;
 use crate::control::StopMode;
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::record;
 
@@ -21,7 +18,7 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     let until = Until::of(args.timeout.as_duration());
     let mode = if args.now { StopMode::Now } else { StopMode::Drain };
     let begun = async {
-        let connection = Connection::open(&context.control_socket(), ANSWER_WITHIN).await?;
+        let connection = context.connect().await?;
         let before = connection.status().await?;
         let receipt = connection.stop(mode).await?;
         Ok((connection, before, receipt))

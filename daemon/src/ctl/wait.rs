@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
-use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, note, print_json};
+use super::{Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, note, print_json};
 use crate::cli::{WaitArgs, WaitFor};
 use crate::control::api::WaitTarget;
 use crate::control::client::{Connection, Unreachable};
@@ -15,6 +15,8 @@ use crate::lock;
 
 /// How much longer than the wait itself its answer may take.
 const ANSWER_MARGIN: Duration = Duration::from_secs(2);
+/// A year: as long as a wait without a limit waits for one answer.
+const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,25 +84,20 @@ impl Until {
 
 /// Waits until a daemon serves clients; one that is still to be started is waited for as well.
 async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
-    let path = context.control_socket();
     loop {
-        // The connection outlives the question, so that its answer has time to arrive.
         let left = until.left();
-        let patience = left.map_or(Duration::from_secs(100 * 365 * 86_400), |left| left + ANSWER_MARGIN);
-        let asked = async {
-            // A first connection with a short bound: a frozen daemon is told apart from a slow start.
-            Connection::open(&path, ANSWER_WITHIN).await?.status().await?;
-            Connection::open(&path, patience).await?.wait(WaitTarget::Ready, left).await
-        };
+        // The connection outlives the question, so that its answer has time to arrive.
+        let patience = left.unwrap_or(FOREVER).saturating_add(ANSWER_MARGIN);
+        let asked = async { context.connect_for(patience).await?.wait(WaitTarget::Ready, left).await };
         let last = match asked.await {
             Ok(outcome) if outcome.reached => return Ok(Waited::Reached),
-            Ok(outcome) => Waited::TimedOut(outcome.state),
+            Ok(outcome) => Ok(Waited::TimedOut(outcome.state)),
             // Not yet, or no more: a supervisor may be about to start the next one.
-            Err(Unreachable::NotRunning) => Waited::NotRunning,
-            Err(Unreachable::CannotTell(error)) => return Err(error),
+            Err(Unreachable::NotRunning) => Ok(Waited::NotRunning),
+            Err(Unreachable::CannotTell(error)) => Err(error),
         };
         if until.is_over() {
-            return Ok(last);
+            return last;
         }
         until.look_again().await;
     }
@@ -108,15 +105,21 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
 
 /// Waits until the daemon that runs now is gone, its sockets and its lock with it.
 async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
-    let asked = async {
-        let connection = Connection::open(&context.control_socket(), ANSWER_WITHIN).await?;
-        let status = connection.status().await?;
-        Ok((connection, status))
-    };
-    match asked.await {
-        Ok((connection, status)) => Ok(until_gone(context, &connection, &status, until).await),
-        Err(Unreachable::NotRunning) => Ok(Waited::Reached),
-        Err(Unreachable::CannotTell(error)) => Err(error),
+    loop {
+        let asked = async {
+            let connection = context.connect().await?;
+            let status = connection.status().await?;
+            Ok((connection, status))
+        };
+        let last = match asked.await {
+            Ok((connection, status)) => return Ok(until_gone(context, &connection, &status, until).await),
+            Err(Unreachable::NotRunning) => return Ok(Waited::Reached),
+            Err(Unreachable::CannotTell(error)) => error,
+        };
+        if until.is_over() {
+            return Err(last);
+        }
+        until.look_again().await;
     }
 }
 
@@ -146,7 +149,7 @@ pub(super) async fn until_gone(
             return Waited::Reached;
         }
         // A supervisor may have started the next one, which is no reason to wait for its end.
-        let next = async { Connection::open(&context.control_socket(), ANSWER_WITHIN).await?.status().await };
+        let next = async { context.connect().await?.status().await };
         if next.await.is_ok_and(|next| next.generation != before.generation || next.pid != before.pid) {
             return Waited::Reached;
         }
