@@ -70,6 +70,10 @@ pub struct StatusReport {
     pub socket: String,
     /// Path of the control socket.
     pub control_socket: String,
+    /// Path of the lock that the daemon holds for its life; free means gone.
+    pub lock_file: String,
+    /// Path of the file that will say how it ended.
+    pub record_file: String,
     /// CODEX_HOME of the upstream.
     pub codex_home: String,
     /// The `codex app-server` child.

@@ -1,0 +1,192 @@
+//! The table of commands and flags. Help, usage errors and (later) the man page come from it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration::TimeLimit;
+use crate::log_filter::LogFilter;
+
+/// Lets any number of clients use one `codex app-server`.
+#[derive(Debug, Parser)]
+#[command(name = "codexd", version, about, max_term_width = 100)]
+#[command(after_help = "Durations are written `500ms`, `30s`, `10m`, `6h`, or `never`.\n\
+    Flags go before environment variables, these before the configuration file, this before defaults.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What codexd is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground until it is told to stop
+    Serve(Box<ServeArgs>),
+    /// Ask or tell the running daemon something
+    Ctl(CtlArgs),
+}
+
+/// Flags of `codexd serve`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServeArgs {
+    /// Socket for clients [default: INSTANCE.sock in the runtime folder] [env: CODEXD_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Socket for `codexd ctl` [default: beside the client socket] [env: CODEXD_CONTROL_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control_socket: Option<PathBuf>,
+
+    /// Name of this daemon among yours [default: after CODEX_HOME] [env: CODEXD_INSTANCE]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<String>,
+
+    /// The codex program, a path or a name to look up in PATH [default: codex] [env: CODEXD_CODEX]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) codex: Option<PathBuf>,
+
+    /// One more argument for `codex app-server`; may be repeated [default: none]
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) codex_arg: Vec<String>,
+
+    /// Configuration file [default: codexd/config.toml in XDG_CONFIG_HOME] [env: CODEXD_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// A supervisor owns this daemon: it restarts it, and nobody else does
+    #[arg(long)]
+    pub(crate) supervised: bool,
+
+    /// Exit 0 after a failure that a restart cannot cure, for supervisors that restart after any other code
+    #[arg(long)]
+    pub(crate) permanent_exit_zero: bool,
+
+    /// Stop after this time without clients and running turns [default: never]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) idle_exit: Option<TimeLimit>,
+
+    /// How long running turns may go on after a request to stop [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) drain_timeout: Option<TimeLimit>,
+
+    /// How long codex may be silent before it is asked for a sign of life [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) probe_interval: Option<TimeLimit>,
+
+    /// How long codex may take to give that sign before it counts as lost [default: 30s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) probe_timeout: Option<TimeLimit>,
+
+    /// off, error, warn, info, debug or trace; more after a comma, as `info,TARGET=debug`
+    /// [default: info] [env: CODEXD_LOG]
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<LogFilter>,
+}
+
+/// Flags of `codexd ctl`.
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+
+    #[command(flatten)]
+    pub(crate) common: CtlCommon,
+}
+
+/// Flags that every verb takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CtlCommon {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Control socket of the daemon [default: as `codexd serve`] [env: CODEXD_CONTROL_SOCKET]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) control_socket: Option<PathBuf>,
+}
+
+/// What to ask or tell the daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show how it is: exit 0 serving, 1 running and not ready, 3 not running, 4 cannot tell
+    Status(StatusArgs),
+    /// Wait until it is ready or has stopped: exit 0 reached, 1 timed out, 3 not running
+    Wait(WaitArgs),
+    /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
+    Stop(StopArgs),
+    /// Print the path of the socket for clients
+    GetSocket,
+}
+
+/// Flags of `ctl status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Print only these members of the JSON form, one bare value a line: `state,upstream.pid`
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "json")]
+    pub(crate) field: Vec<String>,
+}
+
+/// Flags of `ctl wait`.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// What to wait for
+    #[arg(value_enum)]
+    pub(crate) target: WaitFor,
+
+    /// How long to wait; `ready` also waits for a daemon that is still to be started
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub(crate) timeout: TimeLimit,
+}
+
+/// What `ctl wait` can wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WaitFor {
+    /// The daemon serves clients
+    Ready,
+    /// The daemon is gone
+    Stopped,
+}
+
+/// Flags of `ctl stop`.
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// Interrupt running turns instead of letting them finish
+    #[arg(long)]
+    pub(crate) now: bool,
+
+    /// How long to wait for the exit
+    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    pub(crate) timeout: TimeLimit,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_one_line_of_help() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let help = argument.get_help().unwrap_or_else(|| panic!("{} has no help", argument.get_id()));
+                assert!(help.to_string().len() < 130, "{}: too long", argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn an_argument_for_codex_may_begin_with_a_dash() {
+        let cli =
+            Cli::try_parse_from(["codexd", "serve", "--codex-arg", "-c", "--codex-arg", "a=b"]).unwrap();
+        let Command::Serve(args) = cli.command else { panic!("not serve") };
+        assert_eq!(args.codex_arg, ["-c", "a=b"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! The client of the control socket, as `codexd ctl` uses it.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use codexd_proto::exit::ExitCode;
+use codexd_proto::status::StatusReport;
+use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
+use jsonrpsee::core::ClientError;
+use jsonrpsee::core::client::{Client, ClientBuilder};
+use tokio::net::UnixStream;
+
+use super::api::{ControlClient as _, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use crate::error::Error;
+use crate::peer::check_peer;
+
+/// Why there is no answer. "Not running" is said only where the system says so.
+#[derive(Debug)]
+pub(crate) enum Unreachable {
+    /// Nobody listens there.
+    NotRunning,
+    /// Someone may be there: no permission, no answer, no sense in the answer.
+    CannotTell(Error),
+}
+
+/// A connection to a daemon.
+pub(crate) struct Connection {
+    client: Client,
+    path: String,
+}
+
+impl Connection {
+    /// Connects to the control socket at `path` within `timeout`; each question may take `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn open(
+        path: &Path,
+        timeout: Duration,
+        patience: Duration,
+    ) -> Result<Connection, Unreachable> {
+        let shown = path.display().to_string();
+        let attempt = async {
+            let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::NotADirectory => {
+                    Unreachable::NotRunning
+                }
+                _ => cannot_tell(&shown, error),
+            })?;
+            // Someone else's socket may tell us anything.
+            check_peer(&stream).map_err(|error| cannot_tell(&shown, error))?;
+            // The name is for the handshake only.
+            let url = Url::parse("ws://codexd/").map_err(|error| cannot_tell(&shown, error))?;
+            WsTransportClientBuilder::default()
+                .build_with_stream(url, stream)
+                .await
+                .map_err(|error| cannot_tell(&shown, error))
+        };
+        let (sender, receiver) =
+            tokio::time::timeout(timeout, attempt).await.map_err(|_| silent(&shown, timeout))??;
+        let client = ClientBuilder::default().request_timeout(patience).build_with_tokio(sender, receiver);
+        Ok(Connection { client, path: shown })
+    }
+
+    /// Asks how the daemon is.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn status(&self) -> Result<StatusReport, Unreachable> {
+        self.client.status().await.map_err(|error| self.failed(error))
+    }
+
+    /// Asks for the socket for clients.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn socket(&self) -> Result<String, Unreachable> {
+        self.client.socket().await.map_err(|error| self.failed(error))
+    }
+
+    /// Waits, for `timeout` at the most, which must be less than that of the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`]; [`Unreachable::NotRunning`] when the connection ended meanwhile.
+    pub(crate) async fn wait(
+        &self,
+        target: WaitTarget,
+        timeout: Option<Duration>,
+    ) -> Result<WaitOutcome, Unreachable> {
+        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        self.client.wait(target, timeout_ms).await.map_err(|error| self.failed(error))
+    }
+
+    /// Tells the daemon to stop; returns when it has begun to.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn stop(&self, mode: StopMode) -> Result<StopReceipt, Unreachable> {
+        self.client.stop(mode).await.map_err(|error| self.failed(error))
+    }
+
+    /// Ends when the daemon closes the connection, which it does last of all.
+    pub(crate) async fn closed(&self) {
+        self.client.on_disconnect().await;
+    }
+
+    fn failed(&self, error: ClientError) -> Unreachable {
+        match error {
+            ClientError::RestartNeeded(_) | ClientError::ServiceDisconnect => Unreachable::NotRunning,
+            ClientError::RequestTimeout => silent(&self.path, self.client.request_timeout()),
+            error => cannot_tell(&self.path, error),
+        }
+    }
+}
+
+/// Asks a daemon how it is, from a thread that may or may not run a runtime already.
+///
+/// # Errors
+///
+/// [`Unreachable`].
+pub(crate) fn ask_status(path: &Path, timeout: Duration) -> Result<StatusReport, Unreachable> {
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| cannot_tell(&path.display().to_string(), error))?;
+        runtime.block_on(async { Connection::open(path, timeout, timeout).await?.status().await })
+    };
+    // A runtime cannot be entered from inside another one.
+    std::thread::scope(|scope| scope.spawn(ask).join())
+        .unwrap_or_else(|_| Err(cannot_tell(&path.display().to_string(), "the client panicked")))
+}
+
+fn cannot_tell(path: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Unreachable {
+    Unreachable::CannotTell(
+        Error::new(ExitCode::Os, format!("cannot ask the daemon at `{path}`"))
+            .because(error)
+            .hint("the socket may belong to another user, another program or another version of codexd"),
+    )
+}
+
+fn silent(path: &str, timeout: Duration) -> Unreachable {
+    Unreachable::CannotTell(
+        Error::new(
+            ExitCode::Os,
+            format!("the daemon at `{path}` did not answer within {} ms", timeout.as_millis()),
+        )
+        .hint("it may be stopped (SIGSTOP) or starved; look at it with `ps` and at its log"),
+    )
+}

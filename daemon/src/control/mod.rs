@@ -1,0 +1,117 @@
+//! The control plane: what `codexd ctl` asks and tells the daemon.
+//!
+//! # Theory of operation
+//!
+//! The control socket is served by a thread of its own, so that a busy core never looks dead. That thread
+//! shares two things with the core: the snapshot that the core publishes after every transition, and a
+//! queue of commands. What the core answers in time is exact; otherwise the snapshot is shown, with its
+//! age and a warning.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use codexd_proto::status::{ClientStatus, StatusReport};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub(crate) mod api;
+pub(crate) mod client;
+pub(crate) mod server;
+
+pub(crate) use api::{StopMode, StopReceipt};
+pub(crate) use server::ControlServer;
+
+/// What the control plane asks of the core.
+///
+/// A dropped reply counts as no answer.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The state at this moment.
+    Status(oneshot::Sender<StatusReport>),
+    /// The connected clients.
+    Clients(oneshot::Sender<Vec<ClientStatus>>),
+    /// An intended stop; a second one is a step further.
+    Stop {
+        /// What becomes of running turns.
+        mode: StopMode,
+        /// Says that the stop has begun, not that it is done.
+        reply: oneshot::Sender<StopReceipt>,
+    },
+}
+
+/// The control plane's end of the connection to the core.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    snapshot: Arc<RwLock<Snapshot>>,
+    changed: watch::Receiver<()>,
+}
+
+/// The core's way to show its state.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    snapshot: Arc<RwLock<Snapshot>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    report: StatusReport,
+    at: Instant,
+}
+
+/// Connects the core with the control plane; `first` is shown until the core publishes.
+pub(crate) fn channel(first: StatusReport) -> (Publisher, mpsc::UnboundedReceiver<Command>, Handle) {
+    let (commands, received) = mpsc::unbounded_channel();
+    let (changed, changes) = watch::channel(());
+    let snapshot = Arc::new(RwLock::new(Snapshot { report: first, at: Instant::now() }));
+    let publisher = Publisher { snapshot: Arc::clone(&snapshot), changed };
+    (publisher, received, Handle { commands, snapshot, changed: changes })
+}
+
+impl Publisher {
+    /// Makes `report` the snapshot, and wakes whoever waits for a state.
+    ///
+    /// To be called after every transition of the lifecycle.
+    pub(crate) fn publish(&self, report: StatusReport) {
+        *self.snapshot.write() = Snapshot { report, at: Instant::now() };
+        self.changed.send_replace(());
+    }
+}
+
+impl Handle {
+    /// Returns the snapshot, its durations counted on, and its age.
+    fn snapshot(&self) -> (StatusReport, Duration) {
+        let snapshot = self.snapshot.read();
+        let age = snapshot.at.elapsed();
+        let mut report = snapshot.report.clone();
+        drop(snapshot);
+        let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        for duration in [&mut report.uptime_ms, &mut report.state_since_ms] {
+            *duration = duration.saturating_add(ms);
+        }
+        for duration in [
+            &mut report.upstream.uptime_ms,
+            &mut report.upstream.last_message_ms,
+            &mut report.oldest_request_ms,
+        ] {
+            *duration = duration.map(|duration| duration.saturating_add(ms));
+        }
+        (report, age)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_grows_older() {
+        let (publisher, _commands, handle) = channel(StatusReport::default());
+        publisher.publish(StatusReport { ready: true, uptime_ms: 5, ..StatusReport::default() });
+        let (report, _) = handle.snapshot();
+        assert!(report.ready);
+        assert!(report.uptime_ms >= 5);
+        assert_eq!(report.oldest_request_ms, None);
+    }
+}

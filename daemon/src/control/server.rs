@@ -1,0 +1,257 @@
+//! The server of the control socket, on its own thread.
+
+use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use codexd_proto::status::{CONTROL_PROTOCOL, ClientStatus, DaemonState, StatusReport, Warning};
+use jsonrpsee::Methods;
+use jsonrpsee::core::{RpcResult, async_trait};
+use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
+use jsonrpsee::types::ErrorObjectOwned;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::api::{
+    CORE_NOT_RESPONDING, ControlServer as _, StopMode, StopReceipt, Version, WaitOutcome, WaitTarget,
+};
+use super::{Command, Handle};
+use crate::error::Error;
+use crate::peer::check_peer;
+
+/// How long the core may take to answer.
+const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
+/// How long answers may take to be written once the daemon is done.
+const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
+/// Connections at the same time, each of a `codexd ctl` or a monitor.
+const MAX_CONNECTIONS: u32 = 32;
+/// Connections that have not yet sent their handshake.
+const MAX_HANDSHAKES: usize = 32;
+/// The largest request, in bytes; there are none with contents.
+const MAX_REQUEST_BYTES: u32 = 64 << 10;
+/// How long to wait before accepting again after a failure such as too many open files.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Stack of the thread, in bytes.
+const STACK_BYTES: usize = 512 << 10;
+
+/// The running server; ends with [`ControlServer::stop`] or when dropped.
+#[derive(Debug)]
+pub(crate) struct ControlServer {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ControlServer {
+    /// Starts to serve `listener`, which does not block.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses the thread or what its runtime needs.
+    pub(crate) fn spawn(listener: UnixListener, handle: Handle) -> Result<ControlServer, Error> {
+        let stop = CancellationToken::new();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(
+                |error| Error::os("cannot start the runtime of the control server").because(error),
+            )?;
+        let listener = {
+            let _context = runtime.enter();
+            tokio::net::UnixListener::from_std(listener)
+                .map_err(|error| Error::os("cannot watch the control socket").because(error))?
+        };
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("control".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || runtime.block_on(serve(listener, handle, stopped)))
+            .map_err(|error| Error::os("cannot start the thread of the control server").because(error))?;
+        Ok(ControlServer { stop, thread: Some(thread) })
+    }
+
+    /// Stops accepting, answers what was asked, closes the connections and waits for the thread; all that
+    /// within a second.
+    ///
+    /// Whoever waits for the daemon's end sees it in the closed connection: to be called as late as can be.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the control server panicked");
+        }
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: CancellationToken) {
+    let (stop_handle, server_handle) = stop_channel();
+    let config = ServerConfig::builder()
+        .ws_only()
+        .max_connections(MAX_CONNECTIONS)
+        .max_request_body_size(MAX_REQUEST_BYTES)
+        .set_message_buffer_capacity(16)
+        .build();
+    let builder = ServerBuilder::new().set_config(config).to_service_builder();
+    let methods: Methods = Service { handle, stop: stop.clone() }.into_rpc().into();
+    let handshakes = TaskTracker::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a control connection");
+                    tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                    continue;
+                }
+            },
+        };
+        match check_peer(&stream) {
+            Ok(peer) => tracing::debug!(peer.uid, peer.pid, "control connection"),
+            Err(error) => {
+                tracing::warn!(%error, "refused a control connection");
+                continue;
+            }
+        }
+        if handshakes.len() >= MAX_HANDSHAKES {
+            tracing::warn!("refused a control connection: too many without a handshake");
+            continue;
+        }
+        let service = builder.clone().build(methods.clone(), stop_handle.clone());
+        let stopped = stop_handle.clone().shutdown();
+        // Ends with the upgrade to a WebSocket; from there on a task of the library serves it.
+        handshakes.spawn(async move {
+            if let Err(error) = serve_with_graceful_shutdown(stream, service, stopped).await {
+                tracing::debug!(error, "control connection ended");
+            }
+        });
+    }
+    drop((listener, builder, methods, stop_handle));
+    handshakes.close();
+    // Nobody may be listening any more.
+    let _ = server_handle.stop();
+    // Ends when the last connection has written its answers and dropped its stop handle.
+    let _ = tokio::time::timeout(FAREWELL_WITHIN, async {
+        handshakes.wait().await;
+        server_handle.stopped().await;
+    })
+    .await;
+}
+
+/// The methods.
+struct Service {
+    handle: Handle,
+    stop: CancellationToken,
+}
+
+impl Service {
+    /// Asks the core, for a bounded time.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.handle.commands.send(command(reply)).ok()?;
+        tokio::select! {
+            answer = tokio::time::timeout(CORE_ANSWERS_WITHIN, answer) => answer.ok()?.ok(),
+            () = self.stop.cancelled() => None,
+        }
+    }
+}
+
+#[async_trait]
+impl super::api::ControlServer for Service {
+    async fn status(&self) -> RpcResult<StatusReport> {
+        if let Some(report) = self.ask(Command::Status).await {
+            return Ok(report);
+        }
+        let (mut report, age) = self.handle.snapshot();
+        report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        // A core that has ended does not respond either, and that is no fault.
+        if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
+            report.warnings.push(Warning {
+                code: "coreNotResponding".to_owned(),
+                message: format!(
+                    "the core did not answer within {} ms; this is what it published {} ms ago",
+                    CORE_ANSWERS_WITHIN.as_millis(),
+                    report.core_idle_ms
+                ),
+                hint: format!(
+                    "ask again; if it stays so, `kill -KILL {}` ends the daemon, and codex with it",
+                    report.pid
+                ),
+            });
+        }
+        Ok(report)
+    }
+
+    async fn clients(&self) -> RpcResult<Vec<ClientStatus>> {
+        self.ask(Command::Clients).await.ok_or_else(not_responding)
+    }
+
+    async fn wait(&self, target: WaitTarget, timeout_ms: Option<u64>) -> RpcResult<WaitOutcome> {
+        let mut changed = self.handle.changed.clone();
+        let reached = async {
+            loop {
+                changed.mark_unchanged();
+                let (ready, state) = {
+                    let snapshot = self.handle.snapshot.read();
+                    (snapshot.report.ready, snapshot.report.state)
+                };
+                let possible = match target {
+                    WaitTarget::Ready if ready => return true,
+                    WaitTarget::Ready => {
+                        !matches!(state, DaemonState::Draining | DaemonState::Stopping | DaemonState::Exited)
+                    }
+                    WaitTarget::Stopped => true,
+                };
+                if !possible {
+                    return false;
+                }
+                if changed.changed().await.is_err() {
+                    // The core is gone and the process follows.
+                    self.stop.cancelled().await;
+                    return target == WaitTarget::Stopped;
+                }
+            }
+        };
+        let timeout = async {
+            match timeout_ms {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let reached = tokio::select! {
+            reached = reached => reached,
+            () = timeout => false,
+            () = self.stop.cancelled() => target == WaitTarget::Stopped,
+        };
+        Ok(WaitOutcome { reached, state: self.handle.snapshot.read().report.state })
+    }
+
+    async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
+        self.ask(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
+    }
+
+    async fn version(&self) -> RpcResult<Version> {
+        Ok(Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: CONTROL_PROTOCOL,
+            upstream: self.handle.snapshot.read().report.upstream.version.clone(),
+        })
+    }
+
+    async fn socket(&self) -> RpcResult<String> {
+        Ok(self.handle.snapshot.read().report.socket.clone())
+    }
+}
+
+fn not_responding() -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(CORE_NOT_RESPONDING, "the core does not answer", None::<()>)
+}

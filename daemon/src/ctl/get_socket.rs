@@ -1,0 +1,20 @@
+//! `ctl get-socket`: where clients connect.
+
+use serde_json::json;
+
+use super::{Context, print, print_json};
+use crate::error::Error;
+
+/// Prints the socket of the daemon that runs, else the one it would have.
+pub(super) async fn run(context: &Context) -> Result<u8, Error> {
+    let told =
+        async { context.connect().await.ok()?.socket().await.ok() }.await.filter(|socket| !socket.is_empty());
+    let running = told.is_some();
+    let socket = told.unwrap_or_else(|| context.settings.paths.socket.display().to_string());
+    if context.json {
+        print_json(&json!({ "socket": socket, "running": running }))?;
+    } else {
+        print(&format!("{socket}\n"))?;
+    }
+    Ok(0)
+}

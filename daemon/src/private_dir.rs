@@ -1,0 +1,253 @@
+//! Folders in which nobody else can put, replace or read anything.
+//!
+//! Whoever can write to the folder of a socket can put their own socket there and be taken for codexd;
+//! so the folder is checked before anything in it is used.
+
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use codexd_proto::exit::ExitCode;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::error::Error;
+
+/// Write permission of group and others.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// The sticky bit: only an entry's owner may rename or remove it (`inode(7)`).
+const STICKY: u32 = 0o1000;
+
+/// Makes codexd's own runtime folder, or checks the one that is there.
+///
+/// Only the last component is made, with mode 0700. One that exists must be a folder and no symbolic
+/// link, belong to this user and be closed to everyone else; the folder above it must not let others
+/// replace it.
+///
+/// # Errors
+///
+/// With exit code 77 when the folder is not safe, 73 when it cannot be made.
+pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
+    if let Some(parent) = path.parent() {
+        check_above(parent)?;
+    }
+    let created = match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => {
+            return Err(cannot_create(path, error).hint(
+                "check that the folder above exists and is yours, or set XDG_RUNTIME_DIR to one that is",
+            ));
+        }
+    };
+    // From here on the open folder is looked at, not its name.
+    let dir = open_dir(path).map_err(|error| not_a_plain_dir(path, error))?;
+    let metadata = dir.metadata().map_err(|error| cannot_look_at(path, error))?;
+    if metadata.uid() != geteuid().as_raw() {
+        return Err(not_safe(path, format!("it belongs to user {}", metadata.uid())).hint(format!(
+            "remove it as that user, or set XDG_RUNTIME_DIR to a folder of yours; you are user {}",
+            geteuid()
+        )));
+    }
+    if created {
+        // The umask may have taken away more than it should.
+        dir.set_permissions(std::fs::Permissions::from_mode(0o700))
+            .map_err(|error| cannot_create(path, error))?;
+    } else if metadata.mode() & 0o077 != 0 {
+        return Err(not_safe(path, format!("its mode is {:04o}", metadata.mode() & 0o7777))
+            .hint(format!("chmod 700 {}", path.display())));
+    }
+    Ok(())
+}
+
+/// Makes the folder of a socket that the user named, or checks the one that is there.
+///
+/// It may be a symbolic link, may belong to root, and others may read it; they must not write to it.
+///
+/// # Errors
+///
+/// With exit code 77 when the folder is not safe, 73 when it cannot be made.
+pub(crate) fn ensure_foreign(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        // On a read-only or foreign file system an existing folder may be reported like this.
+        Err(_) if path.is_dir() => {}
+        Err(error) => {
+            return Err(cannot_create(path, error).hint(format!("mkdir -m 700 -p {}", path.display())));
+        }
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| cannot_look_at(path, error))?;
+    if !metadata.is_dir() {
+        return Err(Error::new(
+            ExitCode::CannotCreate,
+            format!("cannot put a socket into `{}`: not a folder", path.display()),
+        ));
+    }
+    check_owner(path, &metadata)?;
+    if metadata.mode() & WRITABLE_BY_OTHERS != 0 {
+        return Err(not_safe(
+            path,
+            format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777),
+        )
+        .hint(format!("chmod go-w {}, or put the socket into a folder of its own", path.display())));
+    }
+    Ok(())
+}
+
+/// Makes a folder for records, with all above it.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(crate) fn ensure_state(path: &Path) -> Result<(), io::Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Checks a folder in which one of ours lies: nobody else may be able to swap ours for theirs.
+fn check_above(path: &Path) -> Result<(), Error> {
+    let Ok(metadata) = std::fs::metadata(path) else {
+        // Not there or not to be seen: making ours will fail and say why.
+        return Ok(());
+    };
+    check_owner(path, &metadata)?;
+    if metadata.mode() & WRITABLE_BY_OTHERS != 0 && metadata.mode() & STICKY == 0 {
+        return Err(not_safe(
+            path,
+            format!("others can write to it (mode {:04o}) and it is not sticky", metadata.mode() & 0o7777),
+        )
+        .hint(format!("chmod go-w {}", path.display())));
+    }
+    Ok(())
+}
+
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Error> {
+    if metadata.uid() == geteuid().as_raw() || metadata.uid() == 0 {
+        return Ok(());
+    }
+    Err(not_safe(path, format!("it belongs to user {}, not to you or root", metadata.uid()))
+        .hint("put the socket into a folder of yours"))
+}
+
+fn open_dir(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        .open(path)
+}
+
+/// Says why a path could not be opened as a folder: `open(2)` with these flags fails with ENOTDIR or
+/// ELOOP for a symbolic link, ENOTDIR for any other file.
+fn not_a_plain_dir(path: &Path, error: io::Error) -> Error {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => not_safe(path, "it is a symbolic link".to_owned())
+            .hint(format!("rm {}, or set XDG_RUNTIME_DIR", path.display())),
+        Ok(metadata) if metadata.uid() != geteuid().as_raw() => {
+            not_safe(path, format!("it belongs to user {}", metadata.uid()))
+                .hint("set XDG_RUNTIME_DIR to a folder of yours")
+        }
+        Ok(metadata) if metadata.is_dir() => {
+            not_safe(path, format!("its mode is {:04o}", metadata.mode() & 0o7777))
+                .hint(format!("chmod 700 {}", path.display()))
+        }
+        Ok(_) => Error::new(
+            ExitCode::CannotCreate,
+            format!("cannot use `{}` as the runtime folder: not a folder", path.display()),
+        )
+        .hint(format!("move {} away", path.display())),
+        Err(_) => cannot_look_at(path, error),
+    }
+}
+
+fn not_safe(path: &Path, why: String) -> Error {
+    Error::new(ExitCode::Unsafe, format!("the folder `{}` is not safe: {why}", path.display()))
+}
+
+fn cannot_create(path: &Path, error: io::Error) -> Error {
+    Error::new(ExitCode::CannotCreate, format!("cannot create the folder `{}`", path.display()))
+        .because(error)
+}
+
+fn cannot_look_at(path: &Path, error: io::Error) -> Error {
+    Error::new(ExitCode::CannotCreate, format!("cannot look at the folder `{}`", path.display()))
+        .because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn the_folder_is_made_private_and_accepted_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("codexd");
+        ensure_own(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        ensure_own(&path).unwrap();
+    }
+
+    #[test]
+    fn an_open_folder_is_refused_with_the_command_that_closes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("codexd");
+        std::fs::create_dir(&path).unwrap();
+        for bits in [0o755, 0o770, 0o701] {
+            chmod(&path, bits);
+            let error = ensure_own(&path).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Unsafe);
+            assert_eq!(error.next_step().unwrap(), format!("chmod 700 {}", path.display()));
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_or_a_file_is_not_our_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("codexd"));
+        ensure_own(&target).unwrap();
+        symlink(&target, &link).unwrap();
+        assert_eq!(ensure_own(&link).unwrap_err().exit_code(), ExitCode::Unsafe);
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(ensure_own(&file).unwrap_err().exit_code(), ExitCode::CannotCreate);
+        assert_eq!(ensure_own(&dir.path().join("a/b")).unwrap_err().exit_code(), ExitCode::CannotCreate);
+    }
+
+    #[test]
+    fn the_folder_above_must_not_let_others_swap_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = dir.path().join("above");
+        std::fs::create_dir(&above).unwrap();
+        chmod(&above, 0o777);
+        assert_eq!(ensure_own(&above.join("x")).unwrap_err().exit_code(), ExitCode::Unsafe);
+        chmod(&above, 0o1777);
+        ensure_own(&above.join("x")).unwrap();
+    }
+
+    #[test]
+    fn a_named_folder_may_be_read_but_not_written_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("named");
+        ensure_foreign(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        chmod(&path, 0o755);
+        ensure_foreign(&path).unwrap();
+        for bits in [0o775, 0o1777] {
+            chmod(&path, bits);
+            let error = ensure_foreign(&path).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Unsafe);
+            assert!(error.next_step().unwrap().contains("chmod go-w"));
+        }
+        assert_eq!(ensure_foreign(&dir.path().join("a/b")).unwrap_err().exit_code(), ExitCode::CannotCreate);
+    }
+}

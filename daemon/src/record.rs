@@ -1,0 +1,288 @@
+//! What outlives the daemon: how many there have been, and how the last one ended.
+//!
+//! One JSON file for each instance in the state folder, written whole beside its place and renamed. The
+//! daemon never depends on it: without it there is a warning and a generation taken from the clock.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use codexd_proto::status::{LastExit, Warning};
+use serde::{Deserialize, Serialize};
+
+use crate::paths::Paths;
+use crate::private_dir;
+
+/// The file of one instance, in the hands of the daemon that runs.
+#[derive(Debug)]
+pub(crate) struct Record {
+    path: PathBuf,
+    control_socket: PathBuf,
+    lock: PathBuf,
+    generation: u64,
+    started_unix_ms: u64,
+    last_exit: Option<LastExit>,
+    warning: Option<Warning>,
+}
+
+/// What stands in the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Contents {
+    /// Of the daemon that started last.
+    generation: u64,
+    /// Of the daemon that started last: how a `ctl` that knows only this socket finds the record.
+    control_socket: PathBuf,
+    /// The lock it held.
+    lock: PathBuf,
+    /// There while it runs, and for ever if it could not say farewell.
+    running: Option<Running>,
+    /// How the last one that said farewell ended.
+    last_exit: Option<LastExit>,
+}
+
+/// The mark of a daemon that has started and not ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Running {
+    /// For people; never signalled.
+    pid: u32,
+    generation: u64,
+    started_unix_ms: u64,
+}
+
+impl Contents {
+    /// How the daemon before ended: its farewell, or the lack of one.
+    fn last_exit(self) -> Option<LastExit> {
+        match self.running {
+            Some(running) => Some(LastExit {
+                code: None,
+                reason: "left no record (killed?)".to_owned(),
+                upstream: None,
+                generation: running.generation,
+                at_unix_ms: 0,
+                uptime_ms: 0,
+            }),
+            None => self.last_exit,
+        }
+    }
+}
+
+impl Record {
+    /// Begins the record of a daemon: counts it and marks it as running.
+    ///
+    /// The caller holds the lock of the instance. Never fails; see [`Record::warning`].
+    pub(crate) fn begin(paths: &Paths) -> Record {
+        let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
+        let started_unix_ms = unix_ms();
+        let from_clock = started_unix_ms / 1000;
+        let read = private_dir::ensure_state(state_dir).and_then(|()| read(&path));
+        let (mut generation, last_exit, mut problem) = match read {
+            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit(), None),
+            Ok(None) => (1, None, None),
+            Err(error) => (from_clock, None, Some(format!("cannot read `{}`: {error}", path.display()))),
+        };
+        let contents = Contents {
+            generation,
+            control_socket: paths.control_socket.clone(),
+            lock: paths.lock.clone(),
+            running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
+            last_exit: last_exit.clone(),
+        };
+        if let Err(error) = write(&path, &contents) {
+            problem = Some(format!("cannot write `{}`: {error}", path.display()));
+            generation = generation.max(from_clock);
+        }
+        let warning = problem.map(|message| Warning {
+            code: "noRecord".to_owned(),
+            message: format!("{message}; the generation is taken from the clock"),
+            hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
+        });
+        let (control_socket, lock) = (contents.control_socket, contents.lock);
+        Record { path, control_socket, lock, generation, started_unix_ms, last_exit, warning }
+    }
+
+    /// Returns the number of this daemon.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns when this daemon started, in milliseconds since the epoch.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
+    /// Returns how the daemon before this one ended.
+    pub(crate) fn last_exit(&self) -> Option<&LastExit> {
+        self.last_exit.as_ref()
+    }
+
+    /// Returns what an operator should know if the record could not be kept.
+    pub(crate) fn warning(&self) -> Option<&Warning> {
+        self.warning.as_ref()
+    }
+
+    /// Writes how this daemon ends; `code`, `reason` and `upstream` are the caller's.
+    pub(crate) fn finish(self, code: u8, reason: String, upstream: Option<String>) {
+        let now = unix_ms();
+        let last_exit = LastExit {
+            code: Some(code),
+            reason,
+            upstream,
+            generation: self.generation,
+            at_unix_ms: now,
+            uptime_ms: now.saturating_sub(self.started_unix_ms),
+        };
+        let contents = Contents {
+            generation: self.generation,
+            control_socket: self.control_socket,
+            lock: self.lock,
+            running: None,
+            last_exit: Some(last_exit),
+        };
+        if let Err(error) = write(&self.path, &contents) {
+            tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
+        }
+    }
+}
+
+/// The daemon that had a control socket last.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Former {
+    /// Its instance.
+    pub(crate) instance: String,
+    /// The lock it held, or still holds.
+    pub(crate) lock: PathBuf,
+    /// How it ended; means nothing while the lock is held.
+    pub(crate) last_exit: Option<LastExit>,
+}
+
+/// Finds the record of the daemon that had the control socket of `paths`; to be asked when nobody listens
+/// there.
+///
+/// That of the instance if it fits, else any: a socket that was named says nothing of the instance. Where
+/// the socket is the instance's own, the instance is known without a record.
+pub(crate) fn former(paths: &Paths) -> Option<Former> {
+    let others = std::fs::read_dir(&paths.state_dir).into_iter().flatten();
+    let others = others.filter_map(|entry| Some(entry.ok()?.path()));
+    std::iter::once(paths.record.clone())
+        .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
+        .find_map(|path| {
+            let contents = read(&path).ok()??;
+            let instance = path.file_stem()?.to_str()?.to_owned();
+            (contents.control_socket == paths.control_socket).then(|| Former {
+                instance,
+                lock: contents.lock.clone(),
+                last_exit: contents.last_exit(),
+            })
+        })
+        .or_else(|| {
+            let instance = paths.record.file_stem()?.to_str()?.to_owned();
+            paths.control_socket_is_default().then(|| Former {
+                instance,
+                lock: paths.lock.clone(),
+                last_exit: last_exit(&paths.record),
+            })
+        })
+}
+
+/// Returns how the last daemon with this record ended; to be asked when it is gone.
+pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
+    read(record).ok()??.last_exit()
+}
+
+/// Returns the time, in milliseconds since the epoch; 0 if the clock is before it.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read(path: &Path) -> io::Result<Option<Contents>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write(path: &Path, contents: &Contents) -> io::Result<()> {
+    // The lock allows one writer, so that one name is enough; a left-over is overwritten.
+    let beside = crate::paths::with_suffix(path, ".new");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&serde_json::to_vec(contents)?)?;
+    file.sync_data()?;
+    std::fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Environment;
+
+    fn paths(state: &Path, instance: &str) -> Paths {
+        let environment = Environment::of([("HOME", "/h"), ("STATE_DIRECTORY", state.to_str().unwrap())]);
+        Paths::of(instance, None, None, &environment).unwrap()
+    }
+
+    #[test]
+    fn generations_count_and_the_last_exit_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir.path().join("a/codexd"), "x");
+        let first = Record::begin(&paths);
+        assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
+        first.finish(1, "the upstream was lost".to_owned(), Some("exit status 0".to_owned()));
+        assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
+        let second = Record::begin(&paths);
+        assert_eq!(second.generation(), 2);
+        let last = second.last_exit().unwrap();
+        assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
+        assert!(last.at_unix_ms >= second.started_unix_ms() - last.uptime_ms - 60_000);
+    }
+
+    #[test]
+    fn a_daemon_that_was_killed_left_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        drop(Record::begin(&paths));
+        let second = Record::begin(&paths);
+        let last = second.last_exit().unwrap();
+        assert_eq!((last.code, last.generation), (None, 1));
+        assert_eq!(last.reason, "left no record (killed?)");
+    }
+
+    #[test]
+    fn the_former_daemon_is_found_by_its_control_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
+        assert_eq!(former(&x).unwrap().last_exit, None);
+        Record::begin(&x).finish(0, "asked to".to_owned(), None);
+        Record::begin(&y).finish(1, "lost".to_owned(), None);
+        assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
+        let asked = Paths { control_socket: y.control_socket, ..x };
+        assert_eq!(former(&asked).unwrap().instance, "y");
+        assert_eq!(former(&Paths { control_socket: "/none".into(), ..asked }), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_replaced_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        std::fs::write(&paths.record, "{").unwrap();
+        let record = Record::begin(&paths);
+        assert!(record.generation() > 1_000_000_000);
+        assert_eq!(record.warning().unwrap().code, "noRecord");
+        let generation = record.generation();
+        assert_eq!(Record::begin(&paths).generation(), generation + 1);
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_made_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"));
+        assert!(record.generation() > 1_000_000_000);
+        assert!(record.warning().unwrap().message.contains("cannot write"));
+    }
+}

@@ -1,0 +1,50 @@
+//! The log: lines on stderr, which the service manager or the terminal takes from there.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, reload};
+
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::log_filter::LogFilter;
+
+/// Changes what is logged while the daemon runs.
+#[derive(Clone, Debug)]
+pub(crate) struct LogControl {
+    reload: reload::Handle<Targets, Registry>,
+}
+
+impl LogControl {
+    /// Makes `filter` the one in force.
+    #[allow(dead_code, reason = "for the control verb `log-level`")]
+    pub(crate) fn set_level(&self, filter: &LogFilter) {
+        // Fails only when the subscriber is gone, and then there is nothing to change.
+        let _ = self.reload.reload(filter.to_targets());
+    }
+}
+
+/// Starts logging to stderr.
+///
+/// Lines have no colours when stderr is not a terminal, and no time stamps when the journal, which
+/// stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
+///
+/// # Errors
+///
+/// When the process has a subscriber already.
+pub(crate) fn start(filter: &LogFilter, environment: &Environment) -> Result<LogControl, Error> {
+    let terminal = std::io::stderr().is_terminal();
+    let (targets, reload) = reload::Layer::new(filter.to_targets());
+    let lines = fmt::layer().compact().with_writer(std::io::stderr).with_ansi(terminal);
+    let registry = tracing_subscriber::registry().with(targets);
+    if environment.value("JOURNAL_STREAM").is_some() && !terminal {
+        registry.with(lines.without_time()).try_init()
+    } else {
+        registry.with(lines).try_init()
+    }
+    .map_err(|error| Error::os("cannot start the log").because(error))?;
+    Ok(LogControl { reload })
+}
