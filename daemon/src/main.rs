@@ -21,6 +21,7 @@ mod ctl;
 mod duration;
 mod environment;
 mod error;
+mod hub;
 mod listener;
 mod lock;
 mod log_filter;
@@ -30,7 +31,10 @@ mod peer;
 mod private_dir;
 mod record;
 mod serve;
+mod signals;
+mod sys;
 mod telemetry;
+mod upstream;
 
 use codexd_proto::exit::ExitCode as ServeExit;
 
@@ -65,7 +69,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let result = Settings::load(args, environment).and_then(|settings| {
         permanent_exit_zero = settings.permanent_exit_zero;
         let _log = telemetry::start(&settings.log, environment)?;
-        serve::run(settings)
+        serve::run(&settings, environment.value("PATH").map(|path| path.as_os_str()))
     });
     let code = result.unwrap_or_else(|error| {
         report(&error);

@@ -1,23 +1,36 @@
-//! Stand-in, to be replaced: holds the instance and answers on the control socket until it is stopped.
+//! The daemon, from the first check to the exit code. Everything is bound and checked before the
+//! upstream is started.
+
+use std::path::Path;
+use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
-use codexd_proto::status::{CONTROL_PROTOCOL, DaemonState, StatusReport};
+use codexd_proto::router::{self, Identity, Router};
+use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
+use codexd_proto::time::Time;
+use tokio::task::LocalSet;
 
-use crate::config::Settings;
-use crate::control::{self, Command, ControlServer, StopReceipt};
+use crate::config::{ClientShutdown, Settings};
+use crate::control::{self, ControlServer};
 use crate::error::Error;
+use crate::hub::{self, Hub};
 use crate::listener::bind_private;
 use crate::lock::InstanceLock;
+use crate::private_dir;
 use crate::record::Record;
-use crate::{notify, private_dir};
+use crate::signals::Signals;
+use crate::upstream::{Process, Program, locate, sweep};
 
-/// Runs until `ctl stop`.
+/// Serves until the life of the daemon is over.
 ///
 /// # Errors
 ///
-/// When the instance cannot be taken.
-pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
+/// When the daemon cannot begin to serve; the exit code says why.
+pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) -> Result<ExitCode, Error> {
     let paths = &settings.paths;
+    let clock = Instant::now();
+    let program = locate::locate(&settings.codex, search_path)?;
+
     private_dir::ensure_own(&paths.runtime_dir)?;
     for dir in paths.foreign_dirs() {
         private_dir::ensure_foreign(dir)?;
@@ -28,51 +41,107 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
         .as_deref()
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
+
+    // From here on this daemon is the instance, and leaves a record however it ends.
     let record = Record::begin(paths);
-    let (_listener, socket_file) = bind_private(&paths.socket)?;
-    let (control_listener, control_file) = bind_private(&paths.control_socket)?;
-    let report = StatusReport {
+    let result = serve(settings, &program, &record, clock);
+    match &result {
+        Ok(ended) => record.finish(ended.code.number(), ended.reason.clone(), ended.upstream.clone()),
+        Err(error) => record.finish(error.exit_code().number(), error.chain(), None),
+    }
+    result.map(|ended| ended.code)
+}
+
+fn serve(
+    settings: &Settings,
+    program: &Program,
+    record: &Record,
+    clock: Instant,
+) -> Result<hub::Ended, Error> {
+    let paths = &settings.paths;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::os("cannot start the runtime").because(error))?;
+    let tasks = LocalSet::new();
+    tasks.block_on(&runtime, async {
+        let (control_listener, control_file) = bind_private(&paths.control_socket)?;
+        let (listener, socket_file) = bind_private(&paths.socket)?;
+        let listener = tokio::net::UnixListener::from_std(listener)
+            .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
+        let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
+        sweep::adopt_orphans();
+
+        let mut identity = identity(settings, program, record);
+        let (publisher, commands, handle) = control::channel(identity.clone());
+        let control = ControlServer::spawn(control_listener, handle)?;
+
+        let router = Router::new(router_config(settings, record), Time::ZERO);
+        let (process, pipes) = Process::spawn(program, &settings.codex_args)?;
+        identity.upstream.pid = Some(process.pid());
+        tracing::info!(
+            upstream.pid = process.pid(),
+            upstream.executable = %program.executable.display(),
+            "started codex app-server"
+        );
+        let parts =
+            hub::Parts { clock, router, pipes, signals: process.signals(), socket_file, identity, publisher };
+        let hub = Hub::new(parts, settings);
+        let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
+        // Whoever waits for the end sees it when the control connections close: last of all.
+        control_file.remove();
+        control.stop();
+        ended
+    })
+}
+
+fn router_config(settings: &Settings, record: &Record) -> router::Config {
+    let limits = &settings.limits;
+    router::Config {
+        identity: Identity {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: settings.instance.clone(),
+            generation: record.generation(),
+        },
+        originator: settings.client_name.clone(),
+        limits: router::Limits {
+            client_queue_soft_bytes: limits.client_queue_soft_bytes,
+            client_queue_soft_ms: u64::try_from(limits.client_queue_soft_time.as_millis())
+                .unwrap_or(u64::MAX),
+            client_queue_hard_bytes: limits.client_queue_hard_bytes,
+            queued_requests_per_client: limits.max_queued_requests_per_client,
+            window: limits.window,
+            ..router::Limits::default()
+        },
+        client_shutdown: match settings.client_shutdown {
+            ClientShutdown::WhenUnused => router::ClientShutdown::WhenUnused,
+            ClientShutdown::Always => router::ClientShutdown::Always,
+            ClientShutdown::Never => router::ClientShutdown::Never,
+        },
+    }
+}
+
+/// Returns the part of the status that does not change.
+fn identity(settings: &Settings, program: &Program, record: &Record) -> StatusReport {
+    let paths = &settings.paths;
+    let text = |path: &Path| path.display().to_string();
+    let mut report = StatusReport {
         protocol: CONTROL_PROTOCOL,
-        state: DaemonState::Serving,
-        ready: true,
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         instance: settings.instance.clone(),
         generation: record.generation(),
         started_unix_ms: record.started_unix_ms(),
-        socket: paths.socket.display().to_string(),
-        control_socket: paths.control_socket.display().to_string(),
-        lock_file: paths.lock.display().to_string(),
-        record_file: paths.record.display().to_string(),
-        codex_home: settings.codex_home.display().to_string(),
+        socket: text(&paths.socket),
+        control_socket: text(&paths.control_socket),
+        lock_file: text(&paths.lock),
+        record_file: text(&paths.record),
+        codex_home: text(&settings.codex_home),
         warnings: record.warning().cloned().into_iter().collect(),
         last_exit: record.last_exit().cloned(),
         ..StatusReport::default()
     };
-    let (publisher, mut commands, handle) = control::channel(report.clone());
-    let control = ControlServer::spawn(control_listener, handle)?;
-    publisher.publish(report.clone());
-    notify::ready("serving");
-    while let Some(command) = commands.blocking_recv() {
-        match command {
-            Command::Status(reply) => drop(reply.send(report.clone())),
-            Command::Clients(reply) => drop(reply.send(Vec::new())),
-            Command::Stop { reply, .. } => {
-                let receipt = StopReceipt {
-                    generation: report.generation,
-                    pid: report.pid,
-                    state: DaemonState::Draining,
-                    ..StopReceipt::default()
-                };
-                drop(reply.send(receipt));
-                break;
-            }
-        }
-    }
-    notify::stopping("stopped through the control socket");
-    socket_file.remove();
-    record.finish(0, "stopped through the control socket".to_owned(), None);
-    control.stop();
-    control_file.remove();
-    Ok(ExitCode::Stopped)
+    report.upstream.executable = text(&program.executable);
+    report.upstream.requested = program.requested.as_deref().map(text);
+    report
 }

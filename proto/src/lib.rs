@@ -12,6 +12,7 @@
 
 pub mod exit;
 pub mod frame;
+pub mod health;
 pub mod id;
 pub mod json;
 pub mod lifecycle;

@@ -301,6 +301,11 @@ impl Lifecycle {
         self.timeouts.drain_ms
     }
 
+    /// Returns how many milliseconds a drain and the stop after it may take, if that is bounded.
+    pub fn longest_stop_ms(&self) -> Option<u64> {
+        self.timeouts.longest_stop_ms()
+    }
+
     /// Fires the timer if it is due.
     pub fn handle_timeout(&mut self, now: Time) -> Vec<Effect> {
         match self.timer {

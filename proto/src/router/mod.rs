@@ -371,6 +371,16 @@ impl Router {
         self.sessions.len()
     }
 
+    /// Returns how many requests of a client have no answer yet.
+    pub fn in_flight(&self, client: ClientId) -> usize {
+        self.sessions.get(&client).map_or(0, |s| s.in_flight)
+    }
+
+    /// Tells whether nobody is connected and nothing runs.
+    pub fn is_unused(&self) -> bool {
+        self.sessions.is_empty() && self.is_quiet()
+    }
+
     /// Tells whether something waits to be written to a client that can still be written to.
     pub fn has_unwritten(&self) -> bool {
         self.sessions.values().any(|s| !s.outbox.is_empty())
@@ -527,8 +537,9 @@ impl Router {
 pub struct Announcement<'a> {
     /// A stable word or sentence.
     pub reason: &'a str,
-    /// Milliseconds until running turns are interrupted; 0 when nothing runs any more.
-    pub deadline_ms: u64,
+    /// Milliseconds until running turns are interrupted: 0 when nothing runs any more, absent when
+    /// they may take as long as they want.
+    pub deadline_ms: Option<u64>,
     /// Milliseconds after which a new connection may be tried; absent when nobody will start codexd
     /// again by itself.
     pub retry_after_ms: Option<u64>,
@@ -544,15 +555,19 @@ impl Announcement<'_> {
         out.extend_from_slice(b"\",\"params\":{\"reason\":");
         write_string(out, self.reason);
         out.extend_from_slice(b",\"deadlineMs\":");
-        crate::id::write_u64(out, self.deadline_ms);
+        write_optional(out, self.deadline_ms);
         out.extend_from_slice(b",\"retryAfterMs\":");
-        match self.retry_after_ms {
-            Some(ms) => crate::id::write_u64(out, ms),
-            None => out.extend_from_slice(b"null"),
-        }
+        write_optional(out, self.retry_after_ms);
         out.extend_from_slice(b",\"generation\":");
         crate::id::write_u64(out, generation);
         out.extend_from_slice(b"}}");
+    }
+}
+
+fn write_optional(out: &mut Vec<u8>, number: Option<u64>) {
+    match number {
+        Some(number) => crate::id::write_u64(out, number),
+        None => out.extend_from_slice(b"null"),
     }
 }
 

@@ -1,0 +1,76 @@
+//! What the core tells of itself.
+
+use codexd_proto::lifecycle::State;
+use codexd_proto::status::{ClientStatus, DaemonState, StatusReport, Warning};
+
+use super::Hub;
+
+impl Hub {
+    /// Describes everything at this moment.
+    pub(super) fn report(&self) -> StatusReport {
+        let now = self.now();
+        let mut report = self.identity.clone();
+        report.counters.clients_refused = self.refused;
+        self.router.fill_status(now, &mut report);
+        report.state = daemon_state(self.lifecycle.state());
+        report.state_since_ms = now.since(self.lifecycle.since());
+        report.ready = self.lifecycle.state() == State::Serving;
+        report.uptime_ms = now.as_millis();
+        report.upstream.executable = self.identity.upstream.executable.clone();
+        report.upstream.requested = self.identity.upstream.requested.clone();
+        if self.lifecycle.child().is_none() {
+            report.upstream.pid = self.identity.upstream.pid;
+            report.upstream.uptime_ms = Some(now.as_millis());
+        } else {
+            report.upstream.pid = None;
+        }
+        report.upstream.ended = self.ended.clone();
+        if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
+            report.warnings.push(Warning {
+                code: "socketReplaced".to_owned(),
+                message: format!("`{}` was removed or replaced: new clients cannot connect", report.socket),
+                hint: "stop this daemon with `codexd ctl stop` and start it again".to_owned(),
+            });
+        }
+        report
+    }
+
+    /// Describes every client.
+    pub(super) fn client_reports(&self) -> Vec<ClientStatus> {
+        let mut clients = self.router.client_statuses(self.now());
+        for client in &mut clients {
+            client.pid = self.peer(client.id).and_then(|peer| peer.pid);
+        }
+        clients
+    }
+
+    /// Shows the state to whoever asks while the core is busy.
+    pub(super) fn publish(&self) {
+        self.publisher.publish(self.report());
+    }
+
+    /// Returns the line that the service manager shows.
+    pub(super) fn status_line(&self) -> String {
+        match self.lifecycle.state() {
+            State::Serving => match self.identity.upstream.pid {
+                Some(pid) => format!("serving, codex app-server is process {pid}"),
+                None => "serving".to_owned(),
+            },
+            State::Starting | State::Handshaking => "waiting for codex app-server".to_owned(),
+            _ => self.reason(),
+        }
+    }
+}
+
+fn daemon_state(state: State) -> DaemonState {
+    match state {
+        State::Starting => DaemonState::Starting,
+        State::Handshaking => DaemonState::Handshaking,
+        State::Serving => DaemonState::Serving,
+        State::Draining | State::Interrupting => DaemonState::Draining,
+        State::Reaping | State::ClosingInput | State::Terminating | State::Killing | State::Flushing => {
+            DaemonState::Stopping
+        }
+        State::Exited => DaemonState::Exited,
+    }
+}

@@ -1,0 +1,223 @@
+//! The core loop: everything that is neither a client nor the upstream's pipes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use codexd_proto::exit::ExitCode;
+use codexd_proto::health::Verdict;
+use codexd_proto::lifecycle::{Event, State, StopSource};
+use codexd_proto::time::Time;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::{Hub, SharedHub, accept, upstream};
+use crate::control::{Command, StopMode, StopReceipt};
+use crate::error::Error;
+use crate::notify;
+use crate::signals::{Signals, Wish};
+use crate::upstream::{Process, sweep};
+
+/// How long what the upstream left behind may take to die, and how often it is looked for.
+const SWEEP_WITHIN: Duration = Duration::from_secs(2);
+const SWEEP_EVERY: Duration = Duration::from_millis(5);
+
+/// What the core loop needs beside the hub.
+pub(crate) struct Run {
+    pub(crate) listener: UnixListener,
+    pub(crate) process: Process,
+    pub(crate) signals: Signals,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// How the life ended.
+pub(crate) struct Ended {
+    pub(crate) code: ExitCode,
+    pub(crate) reason: String,
+    pub(crate) upstream: Option<String>,
+}
+
+/// Runs the daemon until its life is over.
+///
+/// # Errors
+///
+/// With exit code 70 when a part of the core panicked; the upstream is killed then.
+pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
+    let hub: SharedHub = Rc::new(RefCell::new(hub));
+    let tasks = TaskTracker::new();
+    let (panicked, mut panics) = mpsc::unbounded_channel();
+    let accepting = accept::serve(hub.clone(), run.listener, tasks.clone(), panicked.clone());
+    spawn(&tasks, &panicked, accepting);
+    spawn(&tasks, &panicked, upstream::serve(hub.clone()));
+    hub.borrow_mut().begin();
+
+    let wake = hub.borrow().wake.clone();
+    let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
+    let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+    let mut child_ended = false;
+    while hub.borrow().lifecycle.state() != State::Exited {
+        let deadline = hub.borrow().next_deadline();
+        tokio::select! {
+            biased;
+            wish = run.signals.next() => match wish {
+                Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::ChildEnded => {
+                    let upstream = (!child_ended).then(|| run.process.pid());
+                    sweep::reap_ended(upstream);
+                }
+            },
+            status = run.process.wait(), if !child_ended => {
+                child_ended = true;
+                hub.borrow_mut().upstream_exited(status);
+            }
+            Some(command) = run.commands.recv() => hub.borrow_mut().command(command),
+            Some(()) = panics.recv() => {
+                if !child_ended {
+                    run.process.signals().kill();
+                }
+                return Err(Error::new(ExitCode::Software, "a part of the core panicked"));
+            }
+            () = wake.notified() => {}
+            () = sleep_until(deadline) => {}
+            () = sleep_until(watchdog_at) => {
+                if hub.borrow().is_watched_alive() {
+                    notify::watchdog();
+                }
+                watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+            }
+        }
+        hub.borrow_mut().handle_timeouts();
+    }
+    // What was left behind is dead in a moment; nobody else would take it in.
+    let sweeping = tokio::time::Instant::now();
+    while sweep::sweep((!child_ended).then(|| run.process.pid())) > 0 && sweeping.elapsed() < SWEEP_WITHIN {
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+    tasks.close();
+    tasks.wait().await;
+    let hub = hub.borrow();
+    hub.publish();
+    Ok(Ended {
+        code: hub.lifecycle.exit_code().unwrap_or(ExitCode::Software),
+        reason: hub.reason(),
+        upstream: hub.ended.clone(),
+    })
+}
+
+/// Where panics are reported.
+pub(super) type Panicked = mpsc::UnboundedSender<()>;
+
+/// Starts a task of the core whose panic ends the daemon.
+pub(super) fn spawn(tasks: &TaskTracker, panicked: &Panicked, task: impl Future<Output = ()> + 'static) {
+    let guard = PanicGuard(panicked.clone());
+    tasks.spawn_local(async move {
+        let _guard = guard;
+        task.await;
+    });
+}
+
+/// Reports a panic of the task that holds it.
+struct PanicGuard(Panicked);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Nobody listens any more: the core loop has ended.
+            let _ = self.0.send(());
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Hub {
+    /// The upstream runs.
+    fn begin(&mut self) {
+        self.happened(Event::Spawned);
+        self.settle();
+    }
+
+    /// Somebody wants the daemon to end.
+    fn stop(&mut self, source: StopSource, at_once: bool) {
+        tracing::info!(reason = source.word(), at_once, "asked to stop");
+        self.happened(if at_once { Event::KillRequested(source) } else { Event::StopRequested(source) });
+        self.settle();
+    }
+
+    fn command(&mut self, command: Command) {
+        // A reply that nobody waits for any more is no fault.
+        match command {
+            Command::Status(reply) => drop(reply.send(self.report())),
+            Command::Clients(reply) => drop(reply.send(self.client_reports())),
+            Command::Stop { mode, reply } => {
+                self.stop(StopSource::Control, mode == StopMode::Now);
+                let report = self.report();
+                drop(reply.send(StopReceipt {
+                    generation: report.generation,
+                    pid: report.pid,
+                    state: report.state,
+                    open_turns: report.open_turns,
+                    clients: report.clients,
+                    ..StopReceipt::default()
+                }));
+            }
+        }
+    }
+
+    /// Returns when something is due next.
+    fn next_deadline(&self) -> Option<tokio::time::Instant> {
+        let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
+        let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| since + ms);
+        [self.lifecycle.poll_timeout(), self.router.poll_timeout(), health, idle]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
+    }
+
+    /// Does what is due.
+    fn handle_timeouts(&mut self) {
+        let now = self.now();
+        self.handle_lifecycle_timeout();
+        if self.router.poll_timeout().is_some_and(|at| at <= now) {
+            self.router.handle_timeout(now);
+        }
+        if self.watches_health() {
+            self.check_health(now);
+        }
+        if let (Some(since), Some(ms)) = (self.idle_since, self.idle_exit_ms)
+            && now.since(since) >= ms
+        {
+            self.idle_since = None;
+            self.happened(Event::StopRequested(StopSource::Idle));
+        }
+        self.settle();
+    }
+
+    fn check_health(&mut self, now: Time) {
+        match self.health.handle_timeout(now) {
+            Verdict::Alive => {}
+            Verdict::Ask => self.router.probe(now),
+            Verdict::Unresponsive => {
+                tracing::error!("codex app-server does not answer");
+                self.happened(Event::UpstreamUnresponsive);
+            }
+        }
+    }
+
+    fn watches_health(&self) -> bool {
+        matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
+    }
+
+    /// Tells whether the service manager may be told that all is well.
+    fn is_watched_alive(&self) -> bool {
+        // On the way out, each step has a timer of its own.
+        self.lifecycle.state() != State::Starting
+    }
+}

@@ -1,0 +1,173 @@
+//! Finding codex: the program that was asked for, and the native binary behind the npm wrapper.
+//!
+//! npm installs `codex` as a Node script that starts the native binary of a platform package. Without
+//! the script in between, signals reach the server itself and a Node process less stays in memory
+//! (44 MB, measured). Layout of the packages `@openai/codex` and `@openai/codex-PLATFORM`, 0.142 to
+//! 0.169: `vendor/TRIPLE/bin/codex`, before that `vendor/TRIPLE/codex/codex`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use codexd_proto::exit::ExitCode;
+
+use crate::error::Error;
+
+/// The program to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Program {
+    /// What runs.
+    pub(crate) executable: PathBuf,
+    /// What was asked for and found, where that is another file.
+    pub(crate) requested: Option<PathBuf>,
+}
+
+/// Finds the program: `requested` is a path, or a name to look up in `search_path` (PATH).
+///
+/// # Errors
+///
+/// With exit code 69 when there is none that can be executed.
+pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Program, Error> {
+    let found = if requested.components().count() > 1 {
+        std::path::absolute(requested).unwrap_or_else(|_| requested.to_owned())
+    } else {
+        std::env::split_paths(search_path.unwrap_or_default())
+            .filter(|dir| dir.is_absolute())
+            .map(|dir| dir.join(requested))
+            .find(|path| is_executable(path))
+            .ok_or_else(|| not_there(format!("cannot find `{}` in PATH", requested.display())))?
+    };
+    if !is_executable(&found) {
+        let what = if found.exists() { "it cannot be executed" } else { "there is no such file" };
+        return Err(not_there(format!("cannot run `{}`: {what}", found.display())));
+    }
+    Ok(match native(&found) {
+        Some(executable) => Program { executable, requested: Some(found) },
+        None => Program { executable: found, requested: None },
+    })
+}
+
+fn not_there(context: String) -> Error {
+    Error::new(ExitCode::Unavailable, context).hint(
+        "install codex (`npm install --global @openai/codex`), or name it with `--codex PATH` or CODEXD_CODEX",
+    )
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+/// Returns the native binary if `found` is the wrapper of the npm package.
+fn native(found: &Path) -> Option<PathBuf> {
+    let script = fs::canonicalize(found).ok()?;
+    let mut start = [0u8; 2];
+    fs::File::open(&script).ok()?.read_exact(&mut start).ok()?;
+    if &start != b"#!" {
+        return None;
+    }
+    // PACKAGE/bin/codex.js; the platform's package lies inside of it or beside it.
+    let package = script.parent()?.parent()?;
+    let scope = package.parent()?;
+    let platform = format!("codex-{}-{}", npm_os()?, npm_cpu()?);
+    [
+        package.join("node_modules/@openai").join(&platform).join("vendor"),
+        scope.join(&platform).join("vendor"),
+        package.join("vendor"),
+    ]
+    .into_iter()
+    .find_map(|vendor| binary_in(&vendor))
+}
+
+fn binary_in(vendor: &Path) -> Option<PathBuf> {
+    let mut triples: Vec<PathBuf> =
+        fs::read_dir(vendor).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    triples.sort();
+    triples
+        .iter()
+        .filter(|triple| {
+            triple
+                .file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|name| name.starts_with(std::env::consts::ARCH))
+        })
+        .flat_map(|triple| [triple.join("bin/codex"), triple.join("codex/codex")])
+        .find(|path| is_executable(path))
+}
+
+/// Returns this system's name in npm's packages (`process.platform` of Node).
+fn npm_os() -> Option<&'static str> {
+    match std::env::consts::OS {
+        "linux" => Some("linux"),
+        "macos" => Some("darwin"),
+        _ => None,
+    }
+}
+
+/// Returns this processor's name in npm's packages (`process.arch` of Node).
+fn npm_cpu() -> Option<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Some("x64"),
+        "aarch64" => Some("arm64"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn program(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn a_name_is_looked_up_and_a_path_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let codex = dir.path().join("bin/codex");
+        program(&codex, "\x7fELF");
+        let search = std::env::join_paths([dir.path().join("none"), dir.path().join("bin")]).unwrap();
+        let found = locate(Path::new("codex"), Some(&search)).unwrap();
+        assert_eq!(found, Program { executable: codex.clone(), requested: None });
+        assert_eq!(locate(&codex, None).unwrap().executable, codex);
+    }
+
+    #[test]
+    fn what_is_missing_or_cannot_run_is_unavailable() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("codex");
+        fs::write(&file, "").unwrap();
+        for (path, says) in [
+            (dir.path().join("none"), "no such file"),
+            (file, "cannot be executed"),
+            (PathBuf::from("codex"), "in PATH"),
+        ] {
+            let error = locate(&path, Some(OsStr::new("/nowhere"))).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Unavailable);
+            assert!(error.chain().contains(says), "{}", error.chain());
+            assert!(error.next_step().is_some());
+        }
+    }
+
+    #[test]
+    fn the_native_binary_behind_the_npm_wrapper_is_found() {
+        let (Some(os), Some(cpu)) = (npm_os(), npm_cpu()) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().canonicalize().unwrap().join("node_modules");
+        let script = modules.join("@openai/codex/bin/codex.js");
+        program(&script, "#!/usr/bin/env node\n");
+        fs::create_dir_all(modules.join(".bin")).unwrap();
+        let link = modules.join(".bin/codex");
+        symlink("../@openai/codex/bin/codex.js", &link).unwrap();
+        // Without a platform package, the script is all there is.
+        assert_eq!(locate(&link, None).unwrap(), Program { executable: link.clone(), requested: None });
+        let triple = format!("{}-unknown-test", std::env::consts::ARCH);
+        let native = modules.join(format!("@openai/codex-{os}-{cpu}/vendor/{triple}/bin/codex"));
+        program(&native, "\x7fELF");
+        assert_eq!(locate(&link, None).unwrap(), Program { executable: native, requested: Some(link) });
+    }
+}
