@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{LastExit, Warning};
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,11 @@ use crate::paths::Paths;
 use crate::private_dir;
 
 /// The file of one instance, in the hands of the daemon that runs.
+///
+/// A record that is dropped without [`Record::finish`] says that the daemon broke off.
 #[derive(Debug)]
 pub(crate) struct Record {
+    finished: bool,
     path: PathBuf,
     control_socket: PathBuf,
     lock: PathBuf,
@@ -100,7 +104,16 @@ impl Record {
             hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
         });
         let (control_socket, lock) = (contents.control_socket, contents.lock);
-        Record { path, control_socket, lock, generation, started_unix_ms, last_exit, warning }
+        Record {
+            finished: false,
+            path,
+            control_socket,
+            lock,
+            generation,
+            started_unix_ms,
+            last_exit,
+            warning,
+        }
     }
 
     /// Returns the number of this daemon.
@@ -123,11 +136,18 @@ impl Record {
         self.warning.as_ref()
     }
 
-    /// Writes how this daemon ends; `code`, `reason` and `upstream` are the caller's.
-    pub(crate) fn finish(self, code: u8, reason: String, upstream: Option<String>) {
+    /// Writes how this daemon ends: its exit code, why, and how the upstream ended if it ran.
+    ///
+    /// To be called before the lock is let go.
+    pub(crate) fn finish(mut self, code: ExitCode, reason: impl Into<String>, upstream: Option<String>) {
+        self.write_exit(code, reason.into(), upstream);
+    }
+
+    fn write_exit(&mut self, code: ExitCode, reason: String, upstream: Option<String>) {
+        self.finished = true;
         let now = unix_ms();
         let last_exit = LastExit {
-            code: Some(code),
+            code: Some(code.number()),
             reason,
             upstream,
             generation: self.generation,
@@ -136,13 +156,22 @@ impl Record {
         };
         let contents = Contents {
             generation: self.generation,
-            control_socket: self.control_socket,
-            lock: self.lock,
+            control_socket: self.control_socket.clone(),
+            lock: self.lock.clone(),
             running: None,
             last_exit: Some(last_exit),
         };
         if let Err(error) = write(&self.path, &contents) {
             tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            let why = if std::thread::panicking() { "panicked" } else { "broke off" };
+            self.write_exit(ExitCode::Software, why.to_owned(), None);
         }
     }
 }
@@ -232,7 +261,7 @@ mod tests {
         let paths = paths(&dir.path().join("a/codexd"), "x");
         let first = Record::begin(&paths);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
-        first.finish(1, "the upstream was lost".to_owned(), Some("exit status 0".to_owned()));
+        first.finish(ExitCode::UpstreamLost, "the upstream was lost", Some("exit status 0".to_owned()));
         assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
         let second = Record::begin(&paths);
         assert_eq!(second.generation(), 2);
@@ -245,7 +274,7 @@ mod tests {
     fn a_daemon_that_was_killed_left_no_record() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
-        drop(Record::begin(&paths));
+        std::mem::forget(Record::begin(&paths));
         let second = Record::begin(&paths);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
@@ -257,8 +286,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
-        Record::begin(&x).finish(0, "asked to".to_owned(), None);
-        Record::begin(&y).finish(1, "lost".to_owned(), None);
+        Record::begin(&x).finish(ExitCode::Stopped, "asked to", None);
+        Record::begin(&y).finish(ExitCode::UpstreamLost, "lost", None);
         assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
         let asked = Paths { control_socket: y.control_socket, ..x };
         assert_eq!(former(&asked).unwrap().instance, "y");
@@ -274,7 +303,10 @@ mod tests {
         assert!(record.generation() > 1_000_000_000);
         assert_eq!(record.warning().unwrap().code, "noRecord");
         let generation = record.generation();
-        assert_eq!(Record::begin(&paths).generation(), generation + 1);
+        drop(record);
+        let next = Record::begin(&paths);
+        assert_eq!(next.generation(), generation + 1);
+        assert_eq!(next.last_exit().unwrap().code, Some(70));
     }
 
     #[test]

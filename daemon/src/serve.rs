@@ -29,6 +29,17 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
     let record = Record::begin(paths);
+    let result = hold(&settings, &record);
+    match &result {
+        Ok(code) => record.finish(*code, "stopped through the control socket", None),
+        Err(error) => record.finish(error.exit_code(), error.chain(), None),
+    }
+    // Locks go last, when everything else is gone.
+    result
+}
+
+fn hold(settings: &Settings, record: &Record) -> Result<ExitCode, Error> {
+    let paths = &settings.paths;
     let (_listener, socket_file) = bind_private(&paths.socket)?;
     let (control_listener, control_file) = bind_private(&paths.control_socket)?;
     let report = StatusReport {
@@ -71,7 +82,6 @@ pub(crate) fn run(settings: Settings) -> Result<ExitCode, Error> {
     }
     notify::stopping("stopped through the control socket");
     socket_file.remove();
-    record.finish(0, "stopped through the control socket".to_owned(), None);
     control.stop();
     control_file.remove();
     Ok(ExitCode::Stopped)

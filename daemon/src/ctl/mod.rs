@@ -119,7 +119,8 @@ fn print_json(value: &impl Serialize) -> Result<(), Error> {
 
 /// Writes a line to stderr.
 fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    // One write, so that lines of several processes do not mix.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Writes an error and its hint to stderr.
