@@ -81,11 +81,16 @@ impl Record {
         let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
         let started_unix_ms = unix_ms();
         let from_clock = started_unix_ms / 1000;
-        let read = private_dir::ensure_state(state_dir).and_then(|()| read(&path));
-        let (mut generation, last_exit, mut problem) = match read {
-            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit(), None),
-            Ok(None) => (1, None, None),
-            Err(error) => (from_clock, None, Some(format!("cannot read `{}`: {error}", path.display()))),
+        let mut problem = private_dir::ensure_state(state_dir)
+            .err()
+            .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
+        let (mut generation, last_exit) = match read(&path) {
+            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit()),
+            Ok(None) => (1, None),
+            Err(error) => {
+                problem.get_or_insert(format!("cannot read `{}`: {error}", path.display()));
+                (from_clock, None)
+            }
         };
         let contents = Contents {
             generation,
@@ -95,7 +100,7 @@ impl Record {
             last_exit: last_exit.clone(),
         };
         if let Err(error) = write(&path, &contents) {
-            problem = Some(format!("cannot write `{}`: {error}", path.display()));
+            problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
             generation = generation.max(from_clock);
         }
         let warning = problem.map(|message| Warning {
@@ -181,6 +186,8 @@ impl Drop for Record {
 pub(crate) struct Former {
     /// Its instance.
     pub(crate) instance: String,
+    /// Its control socket: the one asked for, except where only the instance fits.
+    pub(crate) control_socket: PathBuf,
     /// The lock it held, or still holds.
     pub(crate) lock: PathBuf,
     /// How it ended; means nothing while the lock is held.
@@ -199,21 +206,30 @@ pub(crate) fn former(paths: &Paths) -> Option<Former> {
         .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
         .find_map(|path| {
             let contents = read(&path).ok()??;
-            let instance = path.file_stem()?.to_str()?.to_owned();
-            (contents.control_socket == paths.control_socket).then(|| Former {
-                instance,
-                lock: contents.lock.clone(),
-                last_exit: contents.last_exit(),
-            })
+            (contents.control_socket == paths.control_socket).then(|| Former::of(&path, contents))?
         })
         .or_else(|| {
-            let instance = paths.record.file_stem()?.to_str()?.to_owned();
-            paths.control_socket_is_default().then(|| Former {
-                instance,
+            if !paths.control_socket_is_default() {
+                return None;
+            }
+            let contents = read(&paths.record).ok().flatten().unwrap_or_else(|| Contents {
+                control_socket: paths.control_socket.clone(),
                 lock: paths.lock.clone(),
-                last_exit: last_exit(&paths.record),
-            })
+                ..Contents::default()
+            });
+            Former::of(&paths.record, contents)
         })
+}
+
+impl Former {
+    fn of(record: &Path, contents: Contents) -> Option<Former> {
+        Some(Former {
+            instance: record.file_stem()?.to_str()?.to_owned(),
+            control_socket: contents.control_socket.clone(),
+            lock: contents.lock.clone(),
+            last_exit: contents.last_exit(),
+        })
+    }
 }
 
 /// Returns how the last daemon with this record ended; to be asked when it is gone.
@@ -315,6 +331,6 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = Record::begin(&paths(&dir.path().join("file/state"), "x"));
         assert!(record.generation() > 1_000_000_000);
-        assert!(record.warning().unwrap().message.contains("cannot write"));
+        assert!(record.warning().unwrap().message.contains("cannot create the folder"));
     }
 }

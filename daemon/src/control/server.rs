@@ -370,7 +370,7 @@ mod tests {
     async fn someone_who_does_not_speak_the_protocol_is_no_daemon() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let _mute = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let _mute = UnixListener::bind(&path).unwrap();
         let answer = Connection::open(&path, Duration::from_millis(50), PATIENCE).await;
         assert!(matches!(answer, Err(Unreachable::CannotTell(_))));
     }

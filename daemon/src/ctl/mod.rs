@@ -60,10 +60,14 @@ impl Context {
                         former.lock.display(),
                         path.display()
                     ))
-                    .hint(format!(
-                        "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
-                        former.lock.display()
-                    )),
+                    .hint(if former.control_socket == *path {
+                        format!(
+                            "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
+                            former.lock.display()
+                        )
+                    } else {
+                        format!("codexd ctl --control-socket {} status", former.control_socket.display())
+                    }),
                 )),
                 _ => Err(Unreachable::NotRunning),
             },
