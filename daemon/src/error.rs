@@ -74,13 +74,17 @@ impl Error {
         self.0.hint.as_deref()
     }
 
-    /// Returns the message with all its causes, in one line.
+    /// Returns the message with all its causes, in one line; a cause that repeats what stands there
+    /// already is left out.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut source = self.source();
         while let Some(cause) = source {
-            text.push_str(": ");
-            text.push_str(&cause.to_string());
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
             source = cause.source();
         }
         text

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{LastExit, Warning};
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,11 @@ use crate::paths::Paths;
 use crate::private_dir;
 
 /// The file of one instance, in the hands of the daemon that runs.
+///
+/// A record that is dropped without [`Record::finish`] says that the daemon broke off.
 #[derive(Debug)]
 pub(crate) struct Record {
+    finished: bool,
     path: PathBuf,
     control_socket: PathBuf,
     lock: PathBuf,
@@ -77,11 +81,16 @@ impl Record {
         let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
         let started_unix_ms = unix_ms();
         let from_clock = started_unix_ms / 1000;
-        let read = private_dir::ensure_state(state_dir).and_then(|()| read(&path));
-        let (mut generation, last_exit, mut problem) = match read {
-            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit(), None),
-            Ok(None) => (1, None, None),
-            Err(error) => (from_clock, None, Some(format!("cannot read `{}`: {error}", path.display()))),
+        let mut problem = private_dir::ensure_state(state_dir)
+            .err()
+            .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
+        let (mut generation, last_exit) = match read(&path) {
+            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit()),
+            Ok(None) => (1, None),
+            Err(error) => {
+                problem.get_or_insert(format!("cannot read `{}`: {error}", path.display()));
+                (from_clock, None)
+            }
         };
         let contents = Contents {
             generation,
@@ -91,7 +100,7 @@ impl Record {
             last_exit: last_exit.clone(),
         };
         if let Err(error) = write(&path, &contents) {
-            problem = Some(format!("cannot write `{}`: {error}", path.display()));
+            problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
             generation = generation.max(from_clock);
         }
         let warning = problem.map(|message| Warning {
@@ -100,7 +109,16 @@ impl Record {
             hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
         });
         let (control_socket, lock) = (contents.control_socket, contents.lock);
-        Record { path, control_socket, lock, generation, started_unix_ms, last_exit, warning }
+        Record {
+            finished: false,
+            path,
+            control_socket,
+            lock,
+            generation,
+            started_unix_ms,
+            last_exit,
+            warning,
+        }
     }
 
     /// Returns the number of this daemon.
@@ -123,11 +141,18 @@ impl Record {
         self.warning.as_ref()
     }
 
-    /// Writes how this daemon ends; `code`, `reason` and `upstream` are the caller's.
-    pub(crate) fn finish(self, code: u8, reason: String, upstream: Option<String>) {
+    /// Writes how this daemon ends: its exit code, why, and how the upstream ended if it ran.
+    ///
+    /// To be called before the lock is let go.
+    pub(crate) fn finish(mut self, code: ExitCode, reason: impl Into<String>, upstream: Option<String>) {
+        self.write_exit(code, reason.into(), upstream);
+    }
+
+    fn write_exit(&mut self, code: ExitCode, reason: String, upstream: Option<String>) {
+        self.finished = true;
         let now = unix_ms();
         let last_exit = LastExit {
-            code: Some(code),
+            code: Some(code.number()),
             reason,
             upstream,
             generation: self.generation,
@@ -136,8 +161,8 @@ impl Record {
         };
         let contents = Contents {
             generation: self.generation,
-            control_socket: self.control_socket,
-            lock: self.lock,
+            control_socket: self.control_socket.clone(),
+            lock: self.lock.clone(),
             running: None,
             last_exit: Some(last_exit),
         };
@@ -147,11 +172,22 @@ impl Record {
     }
 }
 
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            let why = if std::thread::panicking() { "panicked" } else { "broke off" };
+            self.write_exit(ExitCode::Software, why.to_owned(), None);
+        }
+    }
+}
+
 /// The daemon that had a control socket last.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Former {
     /// Its instance.
     pub(crate) instance: String,
+    /// Its control socket: the one asked for, except where only the instance fits.
+    pub(crate) control_socket: PathBuf,
     /// The lock it held, or still holds.
     pub(crate) lock: PathBuf,
     /// How it ended; means nothing while the lock is held.
@@ -170,21 +206,30 @@ pub(crate) fn former(paths: &Paths) -> Option<Former> {
         .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
         .find_map(|path| {
             let contents = read(&path).ok()??;
-            let instance = path.file_stem()?.to_str()?.to_owned();
-            (contents.control_socket == paths.control_socket).then(|| Former {
-                instance,
-                lock: contents.lock.clone(),
-                last_exit: contents.last_exit(),
-            })
+            (contents.control_socket == paths.control_socket).then(|| Former::of(&path, contents))?
         })
         .or_else(|| {
-            let instance = paths.record.file_stem()?.to_str()?.to_owned();
-            paths.control_socket_is_default().then(|| Former {
-                instance,
+            if !paths.control_socket_is_default() {
+                return None;
+            }
+            let contents = read(&paths.record).ok().flatten().unwrap_or_else(|| Contents {
+                control_socket: paths.control_socket.clone(),
                 lock: paths.lock.clone(),
-                last_exit: last_exit(&paths.record),
-            })
+                ..Contents::default()
+            });
+            Former::of(&paths.record, contents)
         })
+}
+
+impl Former {
+    fn of(record: &Path, contents: Contents) -> Option<Former> {
+        Some(Former {
+            instance: record.file_stem()?.to_str()?.to_owned(),
+            control_socket: contents.control_socket.clone(),
+            lock: contents.lock.clone(),
+            last_exit: contents.last_exit(),
+        })
+    }
 }
 
 /// Returns how the last daemon with this record ended; to be asked when it is gone.
@@ -232,7 +277,7 @@ mod tests {
         let paths = paths(&dir.path().join("a/codexd"), "x");
         let first = Record::begin(&paths);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
-        first.finish(1, "the upstream was lost".to_owned(), Some("exit status 0".to_owned()));
+        first.finish(ExitCode::UpstreamLost, "the upstream was lost", Some("exit status 0".to_owned()));
         assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
         let second = Record::begin(&paths);
         assert_eq!(second.generation(), 2);
@@ -245,7 +290,7 @@ mod tests {
     fn a_daemon_that_was_killed_left_no_record() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
-        drop(Record::begin(&paths));
+        std::mem::forget(Record::begin(&paths));
         let second = Record::begin(&paths);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
@@ -257,8 +302,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
-        Record::begin(&x).finish(0, "asked to".to_owned(), None);
-        Record::begin(&y).finish(1, "lost".to_owned(), None);
+        Record::begin(&x).finish(ExitCode::Stopped, "asked to", None);
+        Record::begin(&y).finish(ExitCode::UpstreamLost, "lost", None);
         assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
         let asked = Paths { control_socket: y.control_socket, ..x };
         assert_eq!(former(&asked).unwrap().instance, "y");
@@ -274,7 +319,10 @@ mod tests {
         assert!(record.generation() > 1_000_000_000);
         assert_eq!(record.warning().unwrap().code, "noRecord");
         let generation = record.generation();
-        assert_eq!(Record::begin(&paths).generation(), generation + 1);
+        drop(record);
+        let next = Record::begin(&paths);
+        assert_eq!(next.generation(), generation + 1);
+        assert_eq!(next.last_exit().unwrap().code, Some(70));
     }
 
     #[test]
@@ -283,6 +331,6 @@ mod tests {
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = Record::begin(&paths(&dir.path().join("file/state"), "x"));
         assert!(record.generation() > 1_000_000_000);
-        assert!(record.warning().unwrap().message.contains("cannot write"));
+        assert!(record.warning().unwrap().message.contains("cannot create the folder"));
     }
 }

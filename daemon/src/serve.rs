@@ -1,6 +1,7 @@
 //! The daemon, from the first check to the exit code. Everything is bound and checked before the
 //! upstream is started.
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use crate::config::{ClientShutdown, Settings};
 use crate::control::{self, ControlServer};
 use crate::error::Error;
 use crate::hub::{self, Hub};
-use crate::listener::bind_private;
+use crate::listener::{SocketFile, bind_private};
 use crate::lock::InstanceLock;
 use crate::private_dir;
 use crate::record::Record;
@@ -42,31 +43,42 @@ pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) ->
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
 
-    // From here on this daemon is the instance, and leaves a record however it ends.
+    let sockets = Sockets {
+        control: bind_private(&paths.control_socket)?,
+        clients: bind_private(&paths.socket)?,
+    };
+
+    // From here on this daemon is the instance, and leaves a record however it ends. The locks go
+    // last, when everything else is gone.
     let record = Record::begin(paths);
-    let result = serve(settings, &program, &record, clock);
+    let result = serve(settings, &program, sockets, &record, clock);
     match &result {
-        Ok(ended) => record.finish(ended.code.number(), ended.reason.clone(), ended.upstream.clone()),
-        Err(error) => record.finish(error.exit_code().number(), error.chain(), None),
+        Ok(ended) => record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone()),
+        Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
     result.map(|ended| ended.code)
+}
+
+/// The sockets, bound and listening.
+struct Sockets {
+    control: (UnixListener, SocketFile),
+    clients: (UnixListener, SocketFile),
 }
 
 fn serve(
     settings: &Settings,
     program: &Program,
+    sockets: Sockets,
     record: &Record,
     clock: Instant,
 ) -> Result<hub::Ended, Error> {
-    let paths = &settings.paths;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Error::os("cannot start the runtime").because(error))?;
-    let tasks = LocalSet::new();
-    tasks.block_on(&runtime, async {
-        let (control_listener, control_file) = bind_private(&paths.control_socket)?;
-        let (listener, socket_file) = bind_private(&paths.socket)?;
+    LocalSet::new().block_on(&runtime, async {
+        let (listener, socket_file) = sockets.clients;
+        let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
         let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
@@ -84,8 +96,9 @@ fn serve(
             upstream.executable = %program.executable.display(),
             "started codex app-server"
         );
+        let signal = process.signals();
         let parts =
-            hub::Parts { clock, router, pipes, signals: process.signals(), socket_file, identity, publisher };
+            hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
         let hub = Hub::new(parts, settings);
         let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
         // Whoever waits for the end sees it when the control connections close: last of all.

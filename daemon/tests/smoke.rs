@@ -1,4 +1,5 @@
 //! The binary answers at all: exit codes and words of the command line, without a running daemon.
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

@@ -2,6 +2,10 @@
 //!
 //! Within one [`CONTROL_PROTOCOL`](codexd_proto::status::CONTROL_PROTOCOL) methods and members are added
 //! and never changed.
+#![allow(
+    unreachable_pub,
+    reason = "the generated traits name the answers in public places, which compilers from 1.96 on refuse for crate-private types"
+)]
 
 use codexd_proto::status::{ClientStatus, DaemonState, StatusReport};
 use jsonrpsee::core::RpcResult;
@@ -55,7 +59,7 @@ pub(crate) enum WaitTarget {
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct WaitOutcome {
+pub struct WaitOutcome {
     /// Whether the target was reached.
     pub(crate) reached: bool,
     /// The state at that moment.
@@ -75,7 +79,7 @@ pub(crate) enum StopMode {
 /// What a stop found when it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct StopReceipt {
+pub struct StopReceipt {
     /// The daemon that stops.
     pub(crate) generation: u64,
     /// Its process, for people.
@@ -95,7 +99,7 @@ pub(crate) struct StopReceipt {
 /// Versions of a daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(crate) struct Version {
+pub struct Version {
     /// Of codexd.
     pub(crate) version: String,
     /// Of this interface.

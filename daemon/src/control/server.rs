@@ -255,3 +255,123 @@ impl super::api::ControlServer for Service {
 fn not_responding() -> ErrorObjectOwned {
     ErrorObjectOwned::owned(CORE_NOT_RESPONDING, "the core does not answer", None::<()>)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+    use crate::control::client::{Connection, Unreachable};
+    use crate::control::{Publisher, channel};
+    use crate::listener::{SocketFile, bind_private};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    struct Served {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        file: SocketFile,
+        publisher: Publisher,
+        commands: UnboundedReceiver<Command>,
+        server: ControlServer,
+    }
+
+    fn served() -> Served {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (listener, file) = bind_private(&path).unwrap();
+        let (publisher, commands, handle) = channel(StatusReport::default());
+        let server = ControlServer::spawn(listener, handle).unwrap();
+        Served { _dir: dir, path, file, publisher, commands, server }
+    }
+
+    async fn open(path: &std::path::Path) -> Connection {
+        Connection::open(path, PATIENCE, PATIENCE).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    #[tokio::test]
+    async fn the_core_answers_and_its_answer_is_passed_on() {
+        let mut served = served();
+        let core = async {
+            let Some(Command::Status(reply)) = served.commands.recv().await else { panic!("not asked") };
+            reply.send(StatusReport { generation: 7, ..StatusReport::default() }).unwrap();
+            let Some(Command::Stop { mode: StopMode::Now, reply }) = served.commands.recv().await else {
+                panic!("not told")
+            };
+            reply.send(StopReceipt { open_turns: 2, ..StopReceipt::default() }).unwrap();
+        };
+        let client = async {
+            let connection = open(&served.path).await;
+            assert_eq!(connection.status().await.unwrap().generation, 7);
+            assert_eq!(connection.stop(StopMode::Now).await.unwrap().open_turns, 2);
+        };
+        tokio::join!(core, client);
+    }
+
+    #[tokio::test]
+    async fn a_core_that_hangs_is_told_apart_from_a_dead_daemon() {
+        let served = served();
+        served.publisher.publish(StatusReport { generation: 7, ..StatusReport::default() });
+        let connection = open(&served.path).await;
+        let report = connection.status().await.unwrap();
+        assert_eq!(report.generation, 7);
+        assert_eq!(report.warnings[0].code, "coreNotResponding");
+        assert!(report.core_idle_ms >= 500);
+        let Err(Unreachable::CannotTell(error)) = connection.stop(StopMode::Drain).await else {
+            panic!("stopped")
+        };
+        assert!(error.chain().contains("core"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_wait_ends_when_its_target_is_reached_or_out_of_reach_or_late() {
+        let served = served();
+        let connection = open(&served.path).await;
+        let late = connection.wait(WaitTarget::Ready, Some(Duration::from_millis(1))).await.unwrap();
+        assert_eq!(late, WaitOutcome { reached: false, state: DaemonState::Starting });
+        let publish = async {
+            served.publisher.publish(StatusReport { state: DaemonState::Handshaking, ..Default::default() });
+            tokio::task::yield_now().await;
+            served.publisher.publish(StatusReport {
+                state: DaemonState::Serving,
+                ready: true,
+                ..Default::default()
+            });
+        };
+        let (reached, ()) = tokio::join!(connection.wait(WaitTarget::Ready, None), publish);
+        assert_eq!(reached.unwrap(), WaitOutcome { reached: true, state: DaemonState::Serving });
+        served.publisher.publish(StatusReport { state: DaemonState::Stopping, ..Default::default() });
+        let vain = connection.wait(WaitTarget::Ready, None).await.unwrap();
+        assert_eq!(vain, WaitOutcome { reached: false, state: DaemonState::Stopping });
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_server_is_seen_and_leaves_nobody_waiting() {
+        let served = served();
+        let connection = open(&served.path).await;
+        let Served { server, file, path, .. } = served;
+        let stop = tokio::task::spawn_blocking(move || {
+            server.stop();
+            file.remove();
+        });
+        // An answer or the end of the connection: both are the news.
+        match connection.wait(WaitTarget::Stopped, None).await {
+            Ok(outcome) => assert!(outcome.reached),
+            Err(error) => assert!(matches!(error, Unreachable::NotRunning), "{error:?}"),
+        }
+        connection.closed().await;
+        stop.await.unwrap();
+        assert!(matches!(Connection::open(&path, PATIENCE, PATIENCE).await, Err(Unreachable::NotRunning)));
+    }
+
+    #[tokio::test]
+    async fn someone_who_does_not_speak_the_protocol_is_no_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _mute = UnixListener::bind(&path).unwrap();
+        let answer = Connection::open(&path, Duration::from_millis(50), PATIENCE).await;
+        assert!(matches!(answer, Err(Unreachable::CannotTell(_))));
+    }
+}

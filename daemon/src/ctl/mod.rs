@@ -60,10 +60,14 @@ impl Context {
                         former.lock.display(),
                         path.display()
                     ))
-                    .hint(format!(
-                        "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
-                        former.lock.display()
-                    )),
+                    .hint(if former.control_socket == *path {
+                        format!(
+                            "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
+                            former.lock.display()
+                        )
+                    } else {
+                        format!("codexd ctl --control-socket {} status", former.control_socket.display())
+                    }),
                 )),
                 _ => Err(Unreachable::NotRunning),
             },
@@ -119,7 +123,8 @@ fn print_json(value: &impl Serialize) -> Result<(), Error> {
 
 /// Writes a line to stderr.
 fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    // One write, so that lines of several processes do not mix.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Writes an error and its hint to stderr.
