@@ -1,0 +1,99 @@
+//! The ground under the other tests: the real codex and the scripted model, without the daemon.
+
+use std::process::Stdio;
+
+use codexd_tests::client::TestClient;
+use codexd_tests::codex::{Codex, Version};
+use codexd_tests::home::{CodexConfig, Home};
+use codexd_tests::model::MockModel;
+use serde_json::json;
+
+struct Upstream {
+    client: TestClient,
+    home: Home,
+    model: MockModel,
+}
+
+fn upstream(codex: &Codex, config: &CodexConfig) -> Upstream {
+    let home = Home::new().unwrap();
+    let model = MockModel::start().unwrap();
+    home.write_codex_config(&model.base_url(), config).unwrap();
+    let mut command = home.command(&codex.native);
+    let mut client = TestClient::spawn("direct", command.arg("app-server").stderr(Stdio::null()));
+    client.initialize();
+    Upstream { client, home, model }
+}
+
+#[test]
+fn a_turn_of_the_real_codex_runs_on_the_scripted_model() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let turn = client.turn(&thread, "[[deltas:5]] hello");
+    assert_eq!(turn.status, "completed");
+    assert_eq!(turn.deltas, ["tok0 ", "tok1 ", "tok2 ", "tok3 ", "tok4 ", "| echo:  hello"]);
+    assert_eq!(turn.answer, Some(turn.deltas.concat()));
+    assert_eq!(model.requests().len(), 1);
+
+    client.finish_sending();
+    assert!(client.wait_exit().success());
+}
+
+#[test]
+fn a_command_is_approved_and_its_output_goes_back_to_the_model() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
+    client.answer_approvals("accept");
+    let thread = client.start_thread(json!({"cwd": home.project(), "approvalPolicy": "untrusted"}));
+    let turn = client.turn(&thread, "[[shell:echo it > made.txt; cat made.txt]] go");
+    assert_eq!(turn.status, "completed");
+    assert!(turn.methods().contains(&"item/commandExecution/requestApproval"));
+    assert!(turn.methods().contains(&"serverRequest/resolved"));
+    assert_eq!(std::fs::read_to_string(home.project().join("made.txt")).unwrap(), "it\n");
+    let last = model.requests().pop().unwrap();
+    let output = last.body["input"].as_array().unwrap().last().unwrap();
+    assert_eq!(output["type"], "function_call_output");
+    assert!(output["output"].to_string().contains("it"), "{output}");
+}
+
+#[test]
+fn an_interrupted_turn_ends_as_interrupted() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let turn = client.start_turn(&thread, "[[hang]] for ever");
+    model.wait_for_prompt("for ever");
+    client.request("turn/interrupt", json!({"threadId": thread, "turnId": turn}));
+    let turn = client.finish_turn(&thread, &turn);
+    assert_eq!((turn.status.as_str(), turn.answer), ("interrupted", None));
+    // The thread is as good as before.
+    assert_eq!(client.turn(&thread, "again").status, "completed");
+}
+
+#[test]
+fn a_cut_stream_is_tried_again_and_a_refusal_fails_the_turn() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let config = CodexConfig { stream_max_retries: Some(2), ..CodexConfig::default() };
+    let Upstream { mut client, home, model } = upstream(&codex, &config);
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let cut = client.turn(&thread, "[[drop:2:1]] cut");
+    assert_eq!(cut.status, "completed");
+    assert_eq!(cut.deltas, ["tok0 ", "tok1 ", "tok0 ", "tok1 ", "tok2 ", "| echo:  cut"]);
+    assert_eq!(model.requests().len(), 2);
+    let refused = client.turn(&thread, "[[http:400]] no");
+    assert_eq!(refused.status, "failed");
+    assert!(!refused.error.is_null());
+}
+
+#[test]
+fn a_sub_agent_runs_its_own_turn() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let Upstream { mut client, home, model: _model } = upstream(&codex, &CodexConfig::default());
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let turn = client.turn(&thread, "[[spawn:a task {{deltas:2}}]] go");
+    assert_eq!(turn.status, "completed");
+    let other = client.take("the end of the sub-agent's turn", |message| {
+        message.method() == Some("turn/completed") && message["params"]["threadId"] != thread.as_str()
+    });
+    assert_eq!(other["params"]["turn"]["status"], "completed");
+}
