@@ -53,6 +53,14 @@ impl Codex {
         }
     }
 
+    /// Tells whether [`Codex::find`] would have to fetch it.
+    pub fn is_missing(version: Version) -> bool {
+        let given = version == Version::Current && std::env::var_os("CODEXD_TEST_CODEX").is_some();
+        let folder =
+            target_dir().map(|target| target.join("codex").join(version.number()).join("node_modules"));
+        !given && !folder.is_ok_and(|folder| folder.is_dir())
+    }
+
     /// Returns [`Codex::find`], or `None` when the tests that need it have to be skipped.
     ///
     /// A skipped test says so, by its name and with the reason, on stderr.
@@ -163,7 +171,11 @@ fn native_in(modules: &Path) -> Result<PathBuf, String> {
 }
 
 /// Returns Cargo's target directory: the one this program was built into.
-fn target_dir() -> Result<PathBuf, String> {
+///
+/// # Errors
+///
+/// When this program was moved elsewhere.
+pub fn target_dir() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot find the own program: {error}"))?;
     // target/PROFILE/demo or target/PROFILE/deps/test; the tag file marks the root.
     own.ancestors()

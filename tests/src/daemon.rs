@@ -26,6 +26,7 @@ use crate::wait::{self, PATIENCE};
 #[derive(Debug)]
 pub struct Builder {
     home: Option<Home>,
+    codexd: Option<PathBuf>,
     upstream: Upstream,
     arguments: Vec<String>,
     variables: Vec<(String, String)>,
@@ -47,6 +48,7 @@ enum Upstream {
 #[derive(Debug)]
 pub struct TestDaemon {
     home: Home,
+    codexd: PathBuf,
     child: Child,
     status: Option<ExitStatus>,
     stderr: Arc<Mutex<String>>,
@@ -206,7 +208,7 @@ impl TestDaemon {
 
     /// Returns a `codexd` command line in the daemon's world, for instance of `connect`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.home.command(&binary::codexd());
+        let mut command = self.home.command(&self.codexd);
         command
             .args(arguments)
             .env("CODEXD_SOCKET", self.socket())
@@ -298,6 +300,7 @@ impl Builder {
     fn new(upstream: Upstream) -> Builder {
         Builder {
             home: None,
+            codexd: None,
             upstream,
             arguments: Vec::new(),
             variables: Vec::new(),
@@ -335,6 +338,12 @@ impl Builder {
             Upstream::Real(codex, _) => codex.native.clone_from(&codex.wrapper),
             _ => panic!("only the real codex has a wrapper"),
         }
+        self
+    }
+
+    /// Runs this `codexd` instead of the one that [`binary::codexd`] finds.
+    pub fn codexd(mut self, path: &Path) -> Builder {
+        self.codexd = Some(path.to_owned());
         self
     }
 
@@ -385,7 +394,8 @@ impl Builder {
                 (codex.native, String::new())
             }
         };
-        let mut command = home.command(&binary::codexd());
+        let codexd = self.codexd.unwrap_or_else(binary::codexd);
+        let mut command = home.command(&codexd);
         command.arg("serve").arg("--socket").arg(socket(&home));
         command.arg("--control-socket").arg(control_socket(&home));
         command.arg("--codex").arg(&codex).args(&self.arguments);
@@ -420,6 +430,7 @@ impl Builder {
         });
         TestDaemon {
             home,
+            codexd,
             child,
             status: None,
             stderr,

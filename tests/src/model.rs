@@ -11,6 +11,7 @@
 //! | marker | effect |
 //! | --- | --- |
 //! | `[[deltas:N]]`, `[[deltas:N:MS]]` | the final answer in N deltas, MS milliseconds apart |
+//! | `[[say:MS:TEXT]]` | the final answer is this text, word by word, MS milliseconds apart |
 //! | `[[bytes:N]]` | N bytes more at the end of the final answer, in one delta |
 //! | `[[reasoning:N]]`, `[[reasoning:N:MS]]` | N deltas of a reasoning summary before the answer |
 //! | `[[commentary:TEXT]]` | another message before, with phase `commentary` |

@@ -48,9 +48,7 @@ impl Answer {
             let deltas = ["tok0 ".to_owned(), text.clone()];
             self.message("commentary", &deltas, Duration::ZERO, None).await?;
         }
-        let mut deltas: Vec<String> = (0..script.deltas).map(|index| format!("tok{index} ")).collect();
-        deltas.push(script.tail.clone());
-        self.message("final_answer", &deltas, script.pause, script.drop_after).await?;
+        self.message("final_answer", &script.deltas, script.pause, script.drop_after).await?;
         if let Some(reason) = &script.incomplete {
             let response =
                 json!({"id": id, "status": "incomplete", "incomplete_details": {"reason": reason}});

@@ -27,12 +27,10 @@ pub(super) struct Script {
     pub(super) reasoning: Option<(usize, Duration)>,
     /// Text of a message before the final one.
     pub(super) commentary: Option<String>,
-    /// Number of numbered deltas of the final answer, before its tail.
-    pub(super) deltas: usize,
+    /// Deltas of the final answer.
+    pub(super) deltas: Vec<String>,
     /// Time between two deltas.
     pub(super) pause: Duration,
-    /// Last delta of the final answer.
-    pub(super) tail: String,
     /// Cut the connection after this many deltas.
     pub(super) drop_after: Option<usize>,
     /// Reason of `response.incomplete`.
@@ -73,14 +71,20 @@ impl Script {
         let pair = |mark: &Marker, count: usize| -> Result<(usize, Duration), String> {
             Ok((mark.number(0, count)?, Duration::from_millis(mark.number(1, 0)?)))
         };
-        let (deltas, pause) = match first("deltas") {
-            Some(mark) => pair(mark, 3)?,
-            None => (3, Duration::ZERO),
+        let (deltas, pause) = match (first("say"), first("deltas")) {
+            (Some(mark), _) => {
+                let (_, text) = mark.argument.split_once(':').unwrap_or_default();
+                (words(text), Duration::from_millis(mark.number(0, 0)?))
+            }
+            (None, mark) => {
+                let (count, pause) = mark.map_or(Ok((3, Duration::ZERO)), |mark| pair(mark, 3))?;
+                let mut tail = format!("| echo: {}", last_chars(&without_markers(&prompt), 80));
+                if let Some(mark) = first("bytes") {
+                    tail.push_str(&"x".repeat(mark.number(0, 0)?));
+                }
+                ((0..count).map(|index| format!("tok{index} ")).chain([tail]).collect(), pause)
+            }
         };
-        let mut tail = format!("| echo: {}", last_chars(&without_markers(&prompt), 80));
-        if let Some(mark) = first("bytes") {
-            tail.push_str(&"x".repeat(mark.number(0, 0)?));
-        }
         Ok(Script {
             http_error: match failing("http")? {
                 Some(mark) => Some(mark.number(0, 500)?),
@@ -97,7 +101,6 @@ impl Script {
             commentary: argument("commentary"),
             deltas,
             pause,
-            tail,
             drop_after: failing("drop")?.map(|mark| mark.number(0, 0)).transpose()?,
             incomplete: argument("incomplete"),
             usage: match first("usage") {
@@ -204,6 +207,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` in the marker `[[stall:{text}]]` is not a number of seconds"))
 }
 
+/// Cuts a text behind each space.
+fn words(text: &str) -> Vec<String> {
+    text.split_inclusive(' ').map(str::to_owned).collect()
+}
+
 fn last_chars(text: &str, count: usize) -> &str {
     match text.char_indices().rev().nth(count.saturating_sub(1)) {
         Some((start, _)) => &text[start..],
@@ -287,8 +295,11 @@ mod tests {
 
     #[test]
     fn the_answer_echoes_the_end_of_the_prompt() {
-        assert_eq!(script(&request(json!([user("[[deltas:1]]hello")]))).tail, "| echo: hello");
+        assert_eq!(script(&request(json!([user("[[deltas:1]]hello")]))).deltas, ["tok0 ", "| echo: hello"]);
         let long = "é".repeat(100);
-        assert_eq!(script(&request(json!([user(&long)]))).tail, format!("| echo: {}", "é".repeat(80)));
+        let echo = script(&request(json!([user(&long)]))).deltas.pop().unwrap();
+        assert_eq!(echo, format!("| echo: {}", "é".repeat(80)));
+        let said = script(&request(json!([user("[[say:0:two: words]]")]))).deltas;
+        assert_eq!(said, ["two: ", "words"]);
     }
 }
