@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -69,8 +70,10 @@ impl Codex {
     ///
     /// When there is none and `CI` is set: there, a missing codex is a failure.
     pub fn for_test(version: Version) -> Option<Codex> {
-        match Codex::find(version) {
-            Ok(codex) => Some(codex),
+        // Once for each process: without a network, npm takes its time to give up.
+        static FOUND: [OnceLock<Result<Codex, String>>; 2] = [const { OnceLock::new() }; 2];
+        match FOUND[version as usize].get_or_init(|| Codex::find(version)) {
+            Ok(codex) => Some(codex.clone()),
             Err(reason) if std::env::var_os("CI").is_some() => {
                 panic!("no codex {}: {reason}", version.number())
             }

@@ -280,11 +280,11 @@ impl TestDaemon {
         process::assert_no_process_left(self.home.root());
     }
 
-    /// Ends with `reason` and with what the daemon has said.
+    /// Ends with `reason`; what the daemon has said is printed when it is dropped.
     #[track_caller]
     pub fn fail(&self, reason: &str) -> ! {
         let status = self.status.map_or("it is running".to_owned(), |status| status.to_string());
-        panic!("{reason} ({status}); its stderr:\n{}", self.stderr());
+        panic!("{reason} ({status})");
     }
 
     fn exit_within(&mut self, patience: Duration) -> Option<ExitStatus> {

@@ -59,7 +59,8 @@ impl Home {
     pub fn new() -> io::Result<Home> {
         // Short: the path of a socket has 104 bytes on some systems. Unique: it is also what marks a
         // process as one of this test, see `crate::process`.
-        let root = tempfile::Builder::new().prefix("codexd-t").tempdir()?;
+        let root =
+            tempfile::Builder::new().prefix("codexd-t").tempdir_in(std::env::temp_dir().canonicalize()?)?;
         let home = Home { root };
         for folder in
             [home.home(), home.runtime(), home.state(), home.config(), home.codex_home(), home.project()]

@@ -6,6 +6,7 @@ use codexd_tests::client::TestClient;
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
+use codexd_tests::output::Output;
 use serde_json::json;
 
 struct Upstream {
@@ -96,4 +97,20 @@ fn a_sub_agent_runs_its_own_turn() {
         message.method() == Some("turn/completed") && message["params"]["threadId"] != thread.as_str()
     });
     assert_eq!(other["params"]["turn"]["status"], "completed");
+}
+
+#[test]
+fn the_old_codex_runs_a_turn_too() {
+    let Some(codex) = Codex::for_test(Version::Old) else { return };
+    let Upstream { mut client, home, model: _model } = upstream(&codex, &CodexConfig::default());
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let turn = client.turn(&thread, "[[deltas:1]] hello");
+    assert_eq!((turn.status.as_str(), turn.answer.as_deref()), ("completed", Some("tok0 | echo:  hello")));
+}
+
+#[test]
+fn the_wrapper_of_npm_is_a_codex_as_well() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let output = Output::of(Home::new().unwrap().command(&codex.wrapper).arg("--version")).expect_code(0);
+    assert_eq!(output.stdout.trim(), format!("codex-cli {}", Version::Current.number()));
 }

@@ -56,7 +56,6 @@ impl Talk {
     /// Runs a turn, shown from the question to the answer, and checks its answer.
     pub(crate) fn turn(&mut self, pane: &Pane, prompt: &Prompt) -> Outcome<()> {
         pane.put(&format!("> {}", prompt.text), true);
-        pane.put("", true);
         let turn = self.begin(prompt.markers);
         let answer = self.finish(pane, &turn)?;
         // `[[say:MS:TEXT]]` is the last marker.
@@ -87,8 +86,11 @@ impl Talk {
             match method {
                 "item/agentMessage/delta" => {
                     let delta = params["delta"].as_str().unwrap_or_default();
+                    if streamed.is_empty() {
+                        pane.put("", true);
+                    }
+                    pane.put(delta, streamed.is_empty());
                     streamed.push_str(delta);
-                    pane.put(delta, false);
                 }
                 "item/commandExecution/requestApproval" => self.approve(pane, &message),
                 "item/completed" if params["item"]["phase"] == "final_answer" => {
@@ -115,10 +117,9 @@ impl Talk {
         let command = request["params"]["command"].as_str().unwrap_or("a command");
         // The shell around it is of no interest here.
         let command = command.split_once('\'').map_or(command, |(_, inner)| inner.trim_end_matches('\''));
+        pane.put("", true);
         pane.put(&format!("? {command}"), true);
         self.client.answer(request, json!({"decision": "accept"}));
         pane.put("! accepted", true);
-        pane.put("", true);
-        pane.put("", true);
     }
 }
