@@ -9,10 +9,11 @@ use codexd_tests::model::MockModel;
 use codexd_tests::output::Output;
 use serde_json::json;
 
+/// Dropped in this order: codex ends before its home goes.
 struct Upstream {
     client: TestClient,
-    home: Home,
     model: MockModel,
+    home: Home,
 }
 
 fn upstream(codex: &Codex, config: &CodexConfig) -> Upstream {
@@ -22,36 +23,36 @@ fn upstream(codex: &Codex, config: &CodexConfig) -> Upstream {
     let mut command = home.command(&codex.native);
     let mut client = TestClient::spawn("direct", command.arg("app-server").stderr(Stdio::null()));
     client.initialize();
-    Upstream { client, home, model }
+    Upstream { client, model, home }
 }
 
 #[test]
 fn a_turn_of_the_real_codex_runs_on_the_scripted_model() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
-    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
-    let thread = client.start_thread(json!({"cwd": home.project()}));
-    let turn = client.turn(&thread, "[[deltas:5]] hello");
+    let mut it = upstream(&codex, &CodexConfig::default());
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let turn = it.client.turn(&thread, "[[deltas:5]] hello");
     assert_eq!(turn.status, "completed");
     assert_eq!(turn.deltas, ["tok0 ", "tok1 ", "tok2 ", "tok3 ", "tok4 ", "| echo:  hello"]);
     assert_eq!(turn.answer, Some(turn.deltas.concat()));
-    assert_eq!(model.requests().len(), 1);
+    assert_eq!(it.model.requests().len(), 1);
 
-    client.finish_sending();
-    assert!(client.wait_exit().success());
+    it.client.finish_sending();
+    assert!(it.client.wait_exit().success());
 }
 
 #[test]
 fn a_command_is_approved_and_its_output_goes_back_to_the_model() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
-    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
-    client.answer_approvals("accept");
-    let thread = client.start_thread(json!({"cwd": home.project(), "approvalPolicy": "untrusted"}));
-    let turn = client.turn(&thread, "[[shell:echo it > made.txt; cat made.txt]] go");
+    let mut it = upstream(&codex, &CodexConfig::default());
+    it.client.answer_approvals("accept");
+    let thread = it.client.start_thread(json!({"cwd": it.home.project(), "approvalPolicy": "untrusted"}));
+    let turn = it.client.turn(&thread, "[[shell:echo it > made.txt; cat made.txt]] go");
     assert_eq!(turn.status, "completed");
     assert!(turn.methods().contains(&"item/commandExecution/requestApproval"));
     assert!(turn.methods().contains(&"serverRequest/resolved"));
-    assert_eq!(std::fs::read_to_string(home.project().join("made.txt")).unwrap(), "it\n");
-    let last = model.requests().pop().unwrap();
+    assert_eq!(std::fs::read_to_string(it.home.project().join("made.txt")).unwrap(), "it\n");
+    let last = it.model.requests().pop().unwrap();
     let output = last.body["input"].as_array().unwrap().last().unwrap();
     assert_eq!(output["type"], "function_call_output");
     assert!(output["output"].to_string().contains("it"), "{output}");
@@ -60,28 +61,28 @@ fn a_command_is_approved_and_its_output_goes_back_to_the_model() {
 #[test]
 fn an_interrupted_turn_ends_as_interrupted() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
-    let Upstream { mut client, home, model } = upstream(&codex, &CodexConfig::default());
-    let thread = client.start_thread(json!({"cwd": home.project()}));
-    let turn = client.start_turn(&thread, "[[hang]] for ever");
-    model.wait_for_prompt("for ever");
-    client.request("turn/interrupt", json!({"threadId": thread, "turnId": turn}));
-    let turn = client.finish_turn(&thread, &turn);
+    let mut it = upstream(&codex, &CodexConfig::default());
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let turn = it.client.start_turn(&thread, "[[hang]] for ever");
+    it.model.wait_for_prompt("for ever");
+    it.client.request("turn/interrupt", json!({"threadId": thread, "turnId": turn}));
+    let turn = it.client.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), turn.answer), ("interrupted", None));
     // The thread is as good as before.
-    assert_eq!(client.turn(&thread, "again").status, "completed");
+    assert_eq!(it.client.turn(&thread, "again").status, "completed");
 }
 
 #[test]
 fn a_cut_stream_is_tried_again_and_a_refusal_fails_the_turn() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
     let config = CodexConfig { stream_max_retries: Some(2), ..CodexConfig::default() };
-    let Upstream { mut client, home, model } = upstream(&codex, &config);
-    let thread = client.start_thread(json!({"cwd": home.project()}));
-    let cut = client.turn(&thread, "[[drop:2:1]] cut");
+    let mut it = upstream(&codex, &config);
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let cut = it.client.turn(&thread, "[[drop:2:1]] cut");
     assert_eq!(cut.status, "completed");
     assert_eq!(cut.deltas, ["tok0 ", "tok1 ", "tok0 ", "tok1 ", "tok2 ", "| echo:  cut"]);
-    assert_eq!(model.requests().len(), 2);
-    let refused = client.turn(&thread, "[[http:400]] no");
+    assert_eq!(it.model.requests().len(), 2);
+    let refused = it.client.turn(&thread, "[[http:400]] no");
     assert_eq!(refused.status, "failed");
     assert!(!refused.error.is_null());
 }
@@ -89,11 +90,11 @@ fn a_cut_stream_is_tried_again_and_a_refusal_fails_the_turn() {
 #[test]
 fn a_sub_agent_runs_its_own_turn() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
-    let Upstream { mut client, home, model: _model } = upstream(&codex, &CodexConfig::default());
-    let thread = client.start_thread(json!({"cwd": home.project()}));
-    let turn = client.turn(&thread, "[[spawn:a task {{deltas:2}}]] go");
+    let mut it = upstream(&codex, &CodexConfig::default());
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let turn = it.client.turn(&thread, "[[spawn:a task {{deltas:2}}]] go");
     assert_eq!(turn.status, "completed");
-    let other = client.take("the end of the sub-agent's turn", |message| {
+    let other = it.client.take("the end of the sub-agent's turn", |message| {
         message.method() == Some("turn/completed") && message["params"]["threadId"] != thread.as_str()
     });
     assert_eq!(other["params"]["turn"]["status"], "completed");
@@ -102,9 +103,9 @@ fn a_sub_agent_runs_its_own_turn() {
 #[test]
 fn the_old_codex_runs_a_turn_too() {
     let Some(codex) = Codex::for_test(Version::Old) else { return };
-    let Upstream { mut client, home, model: _model } = upstream(&codex, &CodexConfig::default());
-    let thread = client.start_thread(json!({"cwd": home.project()}));
-    let turn = client.turn(&thread, "[[deltas:1]] hello");
+    let mut it = upstream(&codex, &CodexConfig::default());
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let turn = it.client.turn(&thread, "[[deltas:1]] hello");
     assert_eq!((turn.status.as_str(), turn.answer.as_deref()), ("completed", Some("tok0 | echo:  hello")));
 }
 

@@ -535,10 +535,8 @@ impl Server {
         match step {
             Step::Delta(text) => self.delta(thread_id, &turn_id, &text),
             Step::Pause(time) => turn.due = Some(Instant::now() + time),
-            Step::Hang => {
-                turn.due = None;
-                turn.steps.clear();
-            }
+            Step::Hang if turn.steps.is_empty() => turn.due = None,
+            Step::Hang => {}
             Step::Approve => {
                 turn.due = None;
                 let request = self.next_server_request;
@@ -744,7 +742,7 @@ impl Server {
     }
 }
 
-/// Adds more input to a running turn; one that does nothing any more goes on with it.
+/// Adds more input to a running turn; one that hangs goes on with it.
 fn join(turn: &mut Turn, mut steps: VecDeque<Step>) {
     // The end that the turn already has stays its end.
     if turn.steps.back() == Some(&Step::Complete) {

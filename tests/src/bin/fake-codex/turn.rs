@@ -17,6 +17,7 @@ pub(crate) enum Step {
     SubAgent(String),
     Final,
     Complete,
+    /// Nothing more by itself: the turn waits to be interrupted, or for more input.
     Hang,
     Freeze,
     FsChange,
@@ -54,7 +55,7 @@ pub(crate) struct Turn {
 /// A sentence about the marker that cannot be read.
 pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
     let mut steps = VecDeque::new();
-    let (mut has_text, mut has_final) = (false, false);
+    let (mut has_text, mut has_final, mut hangs) = (false, false, false);
     let rest = without_markers(prompt);
     let finish = |steps: &mut VecDeque<Step>, has_text: bool| {
         if !has_text {
@@ -92,11 +93,9 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             "final" | "final-then-hang" => {
                 finish(&mut steps, has_text);
                 has_final = true;
-                if marker.kind == "final-then-hang" {
-                    steps.push_back(Step::Hang);
-                }
+                hangs = marker.kind == "final-then-hang";
             }
-            "hang" => steps.push_back(Step::Hang),
+            "hang" => hangs = true,
             "freeze" => steps.push_back(Step::Freeze),
             "fs-change" => steps.push_back(Step::FsChange),
             "exit" => steps.push_back(Step::Exit(marker.number(0, 0)?)),
@@ -108,6 +107,11 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             "hold-pipe" => steps.push_back(Step::HoldPipe(marker.number(0, 0)?)),
             "orphan" => steps.push_back(Step::Orphan),
             other => return Err(format!("unknown marker `{other}`")),
+        }
+        if hangs {
+            // What is written behind it never happens.
+            steps.push_back(Step::Hang);
+            return Ok(steps);
         }
     }
     if !has_final {
