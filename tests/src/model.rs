@@ -27,8 +27,8 @@
 //! | `[[shell:CMD]]` | `exec_command` with the command |
 //! | `[[shell:CMD;;KEY=JSON;;...]]` | the same with more arguments, as in `[[shell:sleep 9;;yield_time_ms=500]]` |
 //! | `[[write:PATH:TEXT]]` | `apply_patch` that adds a file (models that have this tool) |
-//! | `[[plan:STEP\|STEP]]` | `update_plan`, the first step in progress |
-//! | `[[ask:QUESTION]]` | `request_user_input` with two options |
+//! | `[[plan:STEP\|STEP]]` | `update_plan`, the first step in progress (0.169 has no such tool any more) |
+//! | `[[ask:QUESTION]]` | `request_user_input` with two options (in plan mode) |
 //! | `[[spawn:PROMPT]]` | `multi_agent_v1.spawn_agent`; markers for the child are written `{{...}}` |
 //! | `[[call:NAME:JSON]]` | any function tool; `namespace.name` sets the namespace |
 //! | `[[custom:NAME:TEXT]]` | any custom tool |

@@ -115,3 +115,43 @@ fn the_wrapper_of_npm_is_a_codex_as_well() {
     let output = Output::of(Home::new().unwrap().command(&codex.wrapper).arg("--version")).expect_code(0);
     assert_eq!(output.stdout.trim(), format!("codex-cli {}", Version::Current.number()));
 }
+
+#[test]
+fn each_marker_has_its_effect_on_the_real_codex() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let mut it = upstream(&codex, &CodexConfig::default());
+    it.client.answer_approvals("accept");
+    let thread = it.client.start_thread(json!({"cwd": it.home.project(), "approvalPolicy": "never"}));
+    // The prompt, how its turn ends, and a word that only its messages have.
+    let cases = [
+        ("[[reasoning:2]] a", "completed", "item/reasoning/summaryTextDelta"),
+        ("[[commentary:looking]] b", "completed", "\"phase\":\"commentary\""),
+        ("[[say:0:so it is]] c", "completed", "\"text\":\"so it is\""),
+        ("[[bytes:5000]] d", "completed", "xxxxxxxxxxxxxxxxxxxx"),
+        ("[[stall:0.05]] e", "completed", "| echo:  e"),
+        ("[[usage:777]] f", "completed", "\"totalTokens\":777"),
+        ("[[parallel]][[shell:echo p1]][[shell:echo p2]] g", "completed", "p2"),
+        ("[[fail:context_length_exceeded]] h", "failed", "contextWindowExceeded"),
+        ("[[fail:insufficient_quota]] i", "failed", "usageLimitExceeded"),
+        ("[[incomplete:max_output_tokens]] j", "failed", "max_output_tokens"),
+        ("[[http:429]] k", "failed", "responseTooManyFailedAttempts"),
+        ("[[call:no_such_tool:{}]] l", "completed", "| echo:  l"),
+    ];
+    for (prompt, status, word) in cases {
+        let turn = it.client.turn(&thread, prompt);
+        assert_eq!(turn.status, status, "{prompt}: {}", turn.error);
+        assert!(turn.seen.iter().any(|message| message.raw.contains(word)), "{prompt}: no {word}");
+    }
+}
+
+#[test]
+fn a_model_that_codex_knows_has_a_tool_for_patches() {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let config = CodexConfig { model: "gpt-5.5".to_owned(), ..CodexConfig::default() };
+    let mut it = upstream(&codex, &config);
+    let thread = it.client.start_thread(json!({"cwd": it.home.project()}));
+    let turn = it.client.turn(&thread, "[[write:made.txt:a line]] go");
+    assert_eq!(turn.status, "completed");
+    assert!(turn.methods().contains(&"turn/diff/updated"), "{:?}", turn.methods());
+    assert_eq!(std::fs::read_to_string(it.home.project().join("made.txt")).unwrap(), "a line\n");
+}
