@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -411,7 +410,8 @@ impl Builder {
         if let Some(notify) = &notify {
             command.env("NOTIFY_SOCKET", notify.path());
         }
-        command.envs(self.variables).process_group(0);
+        // In the group of the test: who interrupts that at the terminal interrupts the daemon, too.
+        command.envs(self.variables);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,
