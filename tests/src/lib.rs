@@ -1,1 +1,26 @@
 //! Harness for the end-to-end tests of codexd.
+//!
+//! A test says what it needs in a few lines and gets real processes on real sockets:
+//!
+//! - [`daemon::TestDaemon`]: a `codexd` in a temporary world, on the stand-in for codex or on the real
+//!   one with a scripted model; at its end nothing may be left of it.
+//! - [`client::TestClient`]: a client, on a socket or on the pipes of a program.
+//! - [`output::Output`]: a run of a program to its end.
+//! - [`model::MockModel`]: the scripted model; [`marker`] is how prompts steer it.
+//! - [`codex::Codex`]: the pinned real codex.
+//!
+//! Functions of the harness panic with what was expected and what was there instead: a test has no use
+//! for an error it could only unwrap.
+#![forbid(unsafe_code)]
+
+pub mod binary;
+pub mod client;
+pub mod codex;
+pub mod daemon;
+pub mod home;
+pub mod marker;
+pub mod model;
+pub mod notify;
+pub mod output;
+pub mod process;
+pub mod wait;

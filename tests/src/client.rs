@@ -1,0 +1,620 @@
+//! A client of the app-server protocol for tests.
+//!
+//! One thread for each client reads; everything else is plain blocking code. Twenty clients at once
+//! are twenty such values. Every wait has a deadline, and a failure prints what the client had
+//! sent and received until then.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::ops::Deref;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::wait::{self, PATIENCE};
+
+/// One message as it came: the line itself, and its reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Message {
+    /// The line without its end.
+    pub raw: String,
+    value: Value,
+}
+
+/// An error answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RpcError {
+    /// For instance -32001.
+    pub code: i64,
+    /// For people.
+    pub message: String,
+    /// Null when there is none.
+    pub data: Value,
+}
+
+/// One turn, from its start to its end.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// The turn's id.
+    pub id: String,
+    /// The deltas of agent messages, in order.
+    pub deltas: Vec<String>,
+    /// The text of the final answer, when one was completed.
+    pub answer: Option<String>,
+    /// `completed`, `interrupted` or `failed`.
+    pub status: String,
+    /// The turn's error; null when there is none.
+    pub error: Value,
+    /// All messages of the turn's thread, in order, with `turn/completed` as the last.
+    pub seen: Vec<Message>,
+}
+
+/// A client.
+#[derive(Debug)]
+pub struct TestClient {
+    name: String,
+    link: Link,
+    incoming: Receiver<Result<Vec<u8>, String>>,
+    kept: VecDeque<Message>,
+    history: Vec<String>,
+    next_id: i64,
+    decision: Option<Value>,
+    patience: Duration,
+    ended: bool,
+}
+
+/// The writing end, and what ends the reading one.
+enum Link {
+    Socket(UnixStream),
+    Child(Child),
+}
+
+impl TestClient {
+    /// Connects to a socket.
+    ///
+    /// # Panics
+    ///
+    /// When the connection is refused.
+    #[track_caller]
+    pub fn connect(name: &str, socket: &Path) -> TestClient {
+        match UnixStream::connect(socket) {
+            Ok(stream) => TestClient::over(name, stream),
+            Err(error) => panic!("client {name} cannot connect to `{}`: {error}", socket.display()),
+        }
+    }
+
+    /// Makes a client of a connected stream; reading starts now.
+    ///
+    /// A test about a client that does not read keeps the bare stream until it wants to read.
+    pub fn over(name: &str, stream: UnixStream) -> TestClient {
+        let reader = stream.try_clone().expect("a connected socket can be duplicated");
+        // A peer that does not read must fail the test and not hang it.
+        let _ = stream.set_write_timeout(Some(PATIENCE));
+        TestClient::new(name, Link::Socket(stream), reader)
+    }
+
+    /// Starts a program that speaks the protocol on its standard input and output, for instance
+    /// `codex app-server` or `codexd connect`. Its stderr goes where the command says.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    #[track_caller]
+    pub fn spawn(name: &str, command: &mut Command) -> TestClient {
+        let mut child = match command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => panic!("client {name} cannot run {:?}: {error}", command.get_program()),
+        };
+        let reader = child.stdout.take().expect("stdout was asked to be a pipe");
+        TestClient::new(name, Link::Child(child), reader)
+    }
+
+    fn new(name: &str, link: Link, reader: impl Read + Send + 'static) -> TestClient {
+        let (sender, incoming) = channel();
+        let read = move || {
+            let mut reader = BufReader::new(reader);
+            loop {
+                let mut line = Vec::new();
+                let message = match reader.read_until(b'\n', &mut line) {
+                    Ok(0) => return,
+                    Ok(_) => Ok(line),
+                    Err(error) => Err(error.to_string()),
+                };
+                let failed = message.is_err();
+                if sender.send(message).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name(format!("client {name}"))
+            .spawn(read)
+            .expect("a test machine can start a thread");
+        TestClient {
+            name: name.to_owned(),
+            link,
+            incoming,
+            kept: VecDeque::new(),
+            history: Vec::new(),
+            next_id: 0,
+            decision: None,
+            patience: PATIENCE,
+            ended: false,
+        }
+    }
+
+    /// Returns the client's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Changes how long every wait lasts before it is a failure.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// From now on answers each approval request with this decision (`accept`, `decline`, `cancel`)
+    /// as soon as the client sees it, that is while it waits for something.
+    pub fn answer_approvals(&mut self, decision: &str) {
+        self.decision = Some(json!(decision));
+    }
+
+    // Sending.
+
+    /// Sends bytes as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the other side has closed, or does not read for [`PATIENCE`].
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.history.push(format!("-> {}", short(&String::from_utf8_lossy(bytes))));
+        match &mut self.link {
+            Link::Socket(stream) => stream.write_all(bytes),
+            Link::Child(child) => {
+                let Some(stdin) = &mut child.stdin else { return Err(io::ErrorKind::BrokenPipe.into()) };
+                stdin.write_all(bytes).and_then(|()| stdin.flush())
+            }
+        }
+    }
+
+    /// Sends one line.
+    ///
+    /// # Panics
+    ///
+    /// When the other side has closed.
+    #[track_caller]
+    pub fn send_line(&mut self, line: &str) {
+        if let Err(error) = self.send_bytes(format!("{line}\n").as_bytes()) {
+            self.fail(&format!("cannot send: {error}"));
+        }
+    }
+
+    /// Sends a message.
+    #[track_caller]
+    pub fn send(&mut self, message: &Value) {
+        self.send_line(&message.to_string());
+    }
+
+    /// Sends a notification; null parameters are left out.
+    #[track_caller]
+    pub fn notify(&mut self, method: &str, params: Value) {
+        let mut message = json!({"method": method});
+        if !params.is_null() {
+            message["params"] = params;
+        }
+        self.send(&message);
+    }
+
+    /// Sends a request and returns its id, without waiting; null parameters are left out.
+    #[track_caller]
+    pub fn send_request(&mut self, method: &str, params: Value) -> i64 {
+        self.next_id += 1;
+        let mut message = json!({"id": self.next_id, "method": method});
+        if !params.is_null() {
+            message["params"] = params;
+        }
+        self.send(&message);
+        self.next_id
+    }
+
+    /// Answers a server request.
+    #[track_caller]
+    pub fn answer(&mut self, request: &Message, result: Value) {
+        self.send(&json!({"id": request["id"], "result": result}));
+    }
+
+    /// Ends the sending direction; what the other side still sends can be received.
+    pub fn finish_sending(&mut self) {
+        self.history.push("-> (end)".to_owned());
+        match &mut self.link {
+            Link::Socket(stream) => drop(stream.shutdown(Shutdown::Write)),
+            Link::Child(child) => drop(child.stdin.take()),
+        }
+    }
+
+    // Receiving.
+
+    /// Returns the next message: the oldest one that was kept, else the next that arrives.
+    ///
+    /// # Panics
+    ///
+    /// At the deadline and when the connection has ended.
+    #[track_caller]
+    pub fn recv(&mut self) -> Message {
+        match self.kept.pop_front() {
+            Some(message) => message,
+            None => self.arrive_by(Instant::now() + self.patience, "a message"),
+        }
+    }
+
+    /// Returns all messages up to and with the first for which `last` is true, in order.
+    #[track_caller]
+    pub fn recv_until(&mut self, mut last: impl FnMut(&Message) -> bool) -> Vec<Message> {
+        let deadline = Instant::now() + self.patience;
+        let mut seen = Vec::new();
+        loop {
+            let message = match self.kept.pop_front() {
+                Some(message) => message,
+                None => self.arrive_by(deadline, "the message that was waited for"),
+            };
+            let found = last(&message);
+            seen.push(message);
+            if found {
+                return seen;
+            }
+        }
+    }
+
+    /// Returns the first message for which `wanted` is true and keeps the others for later.
+    #[track_caller]
+    pub fn take(&mut self, what: &str, mut wanted: impl FnMut(&Message) -> bool) -> Message {
+        if let Some(index) = self.kept.iter().position(&mut wanted) {
+            return self.kept.remove(index).expect("the index was just found");
+        }
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let message = self.arrive_by(deadline, what);
+            if wanted(&message) {
+                return message;
+            }
+            self.kept.push_back(message);
+        }
+    }
+
+    /// Returns the first notification or server request with this method and keeps the others.
+    #[track_caller]
+    pub fn take_method(&mut self, method: &str) -> Message {
+        self.take(method, |message| message.method() == Some(method))
+    }
+
+    /// Returns all that is there until the answer to a cheap request comes, without that answer.
+    ///
+    /// The order of messages makes this a proof of what was *not* sent.
+    #[track_caller]
+    pub fn settle(&mut self) -> Vec<Message> {
+        let id = self.send_request("thread/loaded/list", json!({}));
+        let mut seen = self.recv_until(|message| message.is_answer_to(id));
+        seen.pop();
+        seen
+    }
+
+    /// Returns all that comes until the other side ends the connection.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end it in time.
+    #[track_caller]
+    pub fn recv_to_end(&mut self) -> Vec<Message> {
+        let deadline = Instant::now() + self.patience;
+        let mut seen: Vec<Message> = self.kept.drain(..).collect();
+        while let Some(message) = self.next_by(deadline, "the end of the connection") {
+            seen.push(message);
+        }
+        seen
+    }
+
+    /// Returns the answer to the request with this id and keeps the other messages.
+    ///
+    /// # Errors
+    ///
+    /// The error answer.
+    #[track_caller]
+    pub fn response(&mut self, id: i64) -> Result<Value, RpcError> {
+        let message = self.take(&format!("the answer to request {id}"), |message| message.is_answer_to(id));
+        message.outcome()
+    }
+
+    /// Sends a request and returns its result.
+    ///
+    /// # Panics
+    ///
+    /// When the answer is an error.
+    #[track_caller]
+    pub fn request(&mut self, method: &str, params: Value) -> Value {
+        match self.try_request(method, params) {
+            Ok(result) => result,
+            Err(error) => self.fail(&format!("`{method}` was refused: {error:?}")),
+        }
+    }
+
+    /// Sends a request and returns its result.
+    ///
+    /// # Errors
+    ///
+    /// The error answer.
+    #[track_caller]
+    pub fn try_request(&mut self, method: &str, params: Value) -> Result<Value, RpcError> {
+        let id = self.send_request(method, params);
+        self.response(id)
+    }
+
+    // The protocol.
+
+    /// Introduces the client, with the experimental API, and returns the result.
+    #[track_caller]
+    pub fn initialize(&mut self) -> Value {
+        self.initialize_with(json!({"experimentalApi": true}))
+    }
+
+    /// Introduces the client with these capabilities and returns the result.
+    #[track_caller]
+    pub fn initialize_with(&mut self, capabilities: Value) -> Value {
+        let info = json!({"name": self.name, "title": self.name, "version": "0.0.1"});
+        let result = self.request("initialize", json!({"clientInfo": info, "capabilities": capabilities}));
+        self.notify("initialized", Value::Null);
+        result
+    }
+
+    /// Starts a thread and returns its id.
+    #[track_caller]
+    pub fn start_thread(&mut self, params: Value) -> String {
+        let result = self.request("thread/start", params);
+        match result["thread"]["id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => self.fail("`thread/start` gave no thread"),
+        }
+    }
+
+    /// Starts a turn and returns its id.
+    #[track_caller]
+    pub fn start_turn(&mut self, thread: &str, prompt: &str) -> String {
+        let input = json!([{"type": "text", "text": prompt}]);
+        let result = self.request("turn/start", json!({"threadId": thread, "input": input}));
+        match result["turn"]["id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => self.fail("`turn/start` gave no turn"),
+        }
+    }
+
+    /// Waits for the end of a turn. Messages of other threads are kept.
+    #[track_caller]
+    pub fn finish_turn(&mut self, thread: &str, turn: &str) -> Turn {
+        let mut seen: Vec<Message> = Vec::new();
+        loop {
+            let message = self.take("the end of the turn", |message| {
+                message["params"]["threadId"].as_str() == Some(thread)
+            });
+            let last = message.method() == Some("turn/completed") && message["params"]["turn"]["id"] == turn;
+            seen.push(message);
+            if last {
+                return Turn::of(turn, seen);
+            }
+        }
+    }
+
+    /// Runs a turn from its start to its end.
+    #[track_caller]
+    pub fn turn(&mut self, thread: &str, prompt: &str) -> Turn {
+        let turn = self.start_turn(thread, prompt);
+        self.finish_turn(thread, &turn)
+    }
+
+    /// Returns the process id of a spawned program.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.link {
+            Link::Socket(_) => None,
+            Link::Child(child) => Some(child.id()),
+        }
+    }
+
+    /// Waits for the end of a spawned program.
+    ///
+    /// # Panics
+    ///
+    /// At the deadline, and for a client of a socket.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let patience = self.patience;
+        let Link::Child(child) = &mut self.link else { self.fail("no program was spawned") };
+        match wait::poll(patience, || child.try_wait().transpose()) {
+            Some(Ok(status)) => status,
+            Some(Err(error)) => self.fail(&format!("cannot wait for the program: {error}")),
+            None => self.fail("the program did not end"),
+        }
+    }
+
+    // Parts of the above.
+
+    #[track_caller]
+    fn arrive_by(&mut self, deadline: Instant, what: &str) -> Message {
+        match self.next_by(deadline, what) {
+            Some(message) => message,
+            None => self.fail(&format!("the connection ended before {what}")),
+        }
+    }
+
+    /// Returns the next message from the connection, or `None` at its end.
+    #[track_caller]
+    fn next_by(&mut self, deadline: Instant, what: &str) -> Option<Message> {
+        if self.ended {
+            return None;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let bytes = match self.incoming.recv_timeout(left) {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                // A reset is an end, and one worth reading about.
+                self.history.push(format!("<- (end: {error})"));
+                self.ended = true;
+                return None;
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                self.history.push("<- (end)".to_owned());
+                self.ended = true;
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.fail(&format!("waited {:?} in vain for {what}", self.patience))
+            }
+        };
+        let raw = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
+        self.history.push(format!("<- {}", short(&raw)));
+        let value = match serde_json::from_str(&raw) {
+            Ok(value) => value,
+            Err(error) => self.fail(&format!("received what is not JSON: {error}")),
+        };
+        let message = Message { raw, value };
+        self.decide(&message);
+        Some(message)
+    }
+
+    #[track_caller]
+    fn decide(&mut self, message: &Message) {
+        let asks = message.method().is_some_and(|method| method.ends_with("/requestApproval"));
+        if let (Some(decision), true) = (&self.decision, asks && !message["id"].is_null()) {
+            let result = json!({"decision": decision});
+            self.answer(message, result);
+        }
+    }
+
+    #[track_caller]
+    fn fail(&self, reason: &str) -> ! {
+        let mut text = format!("client {}: {reason}\n", self.name);
+        let skipped = self.history.len().saturating_sub(SHOWN_LINES);
+        if skipped > 0 {
+            let _ = writeln!(text, "  ({skipped} earlier lines)");
+        }
+        for line in &self.history[skipped..] {
+            let _ = writeln!(text, "  {line}");
+        }
+        panic!("{text}");
+    }
+}
+
+impl Message {
+    /// Returns the method of a notification or of a server request.
+    pub fn method(&self) -> Option<&str> {
+        self.value["method"].as_str()
+    }
+
+    /// Tells whether this is the answer to the request with this id.
+    pub fn is_answer_to(&self, id: i64) -> bool {
+        self.value["id"] == id && self.method().is_none()
+    }
+
+    /// Tells whether this is a request of the server.
+    pub fn is_server_request(&self) -> bool {
+        self.method().is_some() && !self.value["id"].is_null()
+    }
+
+    /// Returns the result of an answer.
+    ///
+    /// # Errors
+    ///
+    /// The error answer.
+    pub fn outcome(&self) -> Result<Value, RpcError> {
+        let error = &self.value["error"];
+        if error.is_null() {
+            return Ok(self.value["result"].clone());
+        }
+        Err(RpcError {
+            code: error["code"].as_i64().unwrap_or_default(),
+            message: error["message"].as_str().unwrap_or_default().to_owned(),
+            data: error["data"].clone(),
+        })
+    }
+}
+
+impl Deref for Message {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
+
+impl Turn {
+    fn of(id: &str, seen: Vec<Message>) -> Turn {
+        let deltas = seen
+            .iter()
+            .filter(|message| message.method() == Some("item/agentMessage/delta"))
+            .filter_map(|message| message["params"]["delta"].as_str().map(str::to_owned))
+            .collect();
+        let answer = seen
+            .iter()
+            .filter(|message| message.method() == Some("item/completed"))
+            .map(|message| &message["params"]["item"])
+            .filter(|item| item["type"] == "agentMessage" && item["phase"] == "final_answer")
+            .find_map(|item| item["text"].as_str().map(str::to_owned));
+        let turn = seen.last().map(|last| last["params"]["turn"].clone()).unwrap_or_default();
+        Turn {
+            id: id.to_owned(),
+            deltas,
+            answer,
+            status: turn["status"].as_str().unwrap_or_default().to_owned(),
+            error: turn["error"].clone(),
+            seen,
+        }
+    }
+
+    /// Returns the methods of all messages, in order.
+    pub fn methods(&self) -> Vec<&str> {
+        self.seen.iter().filter_map(Message::method).collect()
+    }
+}
+
+impl Drop for TestClient {
+    fn drop(&mut self) {
+        match &mut self.link {
+            Link::Socket(stream) => drop(stream.shutdown(Shutdown::Both)),
+            Link::Child(child) => {
+                drop(child.stdin.take());
+                // A program that is well ends by itself; one that is not must not outlive the test.
+                if wait::poll(GOODBYE, || child.try_wait().transpose()).is_none() {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Link::Socket(_) => "Socket",
+            Link::Child(_) => "Child",
+        })
+    }
+}
+
+fn short(line: &str) -> String {
+    let line = line.trim_end();
+    match line.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
+        None => line.to_owned(),
+    }
+}
+
+/// How much of its past a failing client prints.
+const SHOWN_LINES: usize = 60;
+const SHOWN_CHARS: usize = 300;
+
+/// Time a spawned program gets to end after its input has.
+const GOODBYE: Duration = Duration::from_secs(5);

@@ -1,0 +1,188 @@
+//! Finds the real codex for tests, and fetches it when it is missing.
+//!
+//! The exact versions stand in `tests/codex-version` (the one codexd is made for) and
+//! `tests/codex-version-old` (an old one that must still work). Each is installed once by npm into
+//! `<target dir>/codex/<version>`; nothing of it is in the repository.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// The pinned versions of codex.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The one codexd is made for.
+    Current,
+    /// An old one that must still work.
+    Old,
+}
+
+/// A codex that can be run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Codex {
+    /// The `codex` that npm puts into `PATH`: a script for Node that starts the native program.
+    pub wrapper: PathBuf,
+    /// The native program.
+    pub native: PathBuf,
+}
+
+impl Version {
+    /// Returns the version number.
+    pub fn number(self) -> &'static str {
+        match self {
+            Version::Current => include_str!("../codex-version").trim_ascii(),
+            Version::Old => include_str!("../codex-version-old").trim_ascii(),
+        }
+    }
+}
+
+impl Codex {
+    /// Returns the codex of `CODEXD_TEST_CODEX` when that is set, else the installed pinned version,
+    /// which is fetched when it is missing.
+    ///
+    /// # Errors
+    ///
+    /// A sentence: no npm, no network, or no native program for this platform.
+    pub fn find(version: Version) -> Result<Codex, String> {
+        match std::env::var_os("CODEXD_TEST_CODEX") {
+            Some(path) if version == Version::Current => Codex::given(Path::new(&path)),
+            _ => Codex::installed(version),
+        }
+    }
+
+    /// Tells whether [`Codex::find`] would have to fetch it.
+    pub fn is_missing(version: Version) -> bool {
+        let given = version == Version::Current && std::env::var_os("CODEXD_TEST_CODEX").is_some();
+        let folder =
+            target_dir().map(|target| target.join("codex").join(version.number()).join("node_modules"));
+        !given && !folder.is_ok_and(|folder| folder.is_dir())
+    }
+
+    /// Returns [`Codex::find`], or `None` when the tests that need it have to be skipped.
+    ///
+    /// A skipped test says so, by its name and with the reason, on stderr.
+    ///
+    /// # Panics
+    ///
+    /// When there is none and `CI` is set: there, a missing codex is a failure.
+    pub fn for_test(version: Version) -> Option<Codex> {
+        // Once for each process: without a network, npm takes its time to give up.
+        static FOUND: [OnceLock<Result<Codex, String>>; 2] = [const { OnceLock::new() }; 2];
+        match FOUND[version as usize].get_or_init(|| Codex::find(version)) {
+            Ok(codex) => Some(codex.clone()),
+            Err(reason) if std::env::var_os("CI").is_some() => {
+                panic!("no codex {}: {reason}", version.number())
+            }
+            Err(reason) => {
+                let thread = std::thread::current();
+                let test = thread.name().unwrap_or("a test");
+                // Past libtest's capture: a skipped test passes, and captured lines would be lost.
+                let line = format!("skipped: {test}: no codex {}: {reason}\n", version.number());
+                let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+                None
+            }
+        }
+    }
+
+    /// A path from outside may be the wrapper or the native program.
+    fn given(path: &Path) -> Result<Codex, String> {
+        let real = path
+            .canonicalize()
+            .map_err(|error| format!("CODEXD_TEST_CODEX `{}`: {error}", path.display()))?;
+        let native = match real.extension() {
+            // .../node_modules/@openai/codex/bin/codex.js
+            Some(extension) if extension == "js" => {
+                let modules =
+                    real.ancestors().nth(4).ok_or("the wrapper is not in a `node_modules` folder")?;
+                native_in(modules)?
+            }
+            _ => real,
+        };
+        Ok(Codex { wrapper: path.to_owned(), native })
+    }
+
+    fn installed(version: Version) -> Result<Codex, String> {
+        let number = version.number();
+        let base = target_dir()?.join("codex");
+        let folder = base.join(number);
+        let modules = folder.join("node_modules");
+        if !modules.is_dir() {
+            fs::create_dir_all(&base)
+                .map_err(|error| format!("cannot create `{}`: {error}", base.display()))?;
+            let _lock = lock(&base.join(format!("{number}.lock")))
+                .map_err(|error| format!("cannot lock `{}`: {error}", base.display()))?;
+            if !modules.is_dir() {
+                install(number, &base, &folder)?;
+            }
+        }
+        Ok(Codex { wrapper: modules.join(".bin/codex"), native: native_in(&modules)? })
+    }
+}
+
+/// Takes the lock that lets only one of several test processes fetch.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    let file = File::options().create(true).append(true).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
+
+/// Installs into a folder beside and renames it, so that a folder of the final name is complete.
+fn install(number: &str, base: &Path, folder: &Path) -> Result<(), String> {
+    let fresh = tempfile::Builder::new()
+        .prefix("fetching-")
+        .tempdir_in(base)
+        .map_err(|error| format!("cannot create a folder in `{}`: {error}", base.display()))?;
+    let output = Command::new("npm")
+        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
+        .arg(fresh.path())
+        .arg(format!("@openai/codex@{number}"))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("cannot run npm: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("npm install failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    // An unfinished leftover without `node_modules` would be in the way of the rename.
+    let _ = fs::remove_dir_all(folder);
+    fs::rename(fresh.path(), folder)
+        .map_err(|error| format!("cannot rename the fetched codex to `{}`: {error}", folder.display()))
+}
+
+/// Finds the native program of this platform: `@openai/codex-OS-ARCH/vendor/TRIPLE/bin/codex`, or
+/// `codex/codex` below the triple in older versions.
+fn native_in(modules: &Path) -> Result<PathBuf, String> {
+    let system = match std::env::consts::OS {
+        "macos" => "darwin",
+        other => other,
+    };
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let vendor = modules.join(format!("@openai/codex-{system}-{machine}/vendor"));
+    let triples = fs::read_dir(&vendor)
+        .map_err(|error| format!("no codex for {system}-{machine}: `{}`: {error}", vendor.display()))?;
+    triples
+        .flatten()
+        .flat_map(|triple| ["bin/codex", "codex/codex"].map(|name| triple.path().join(name)))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("no native codex below `{}`", vendor.display()))
+}
+
+/// Returns Cargo's target directory: the one this program was built into.
+///
+/// # Errors
+///
+/// When this program was moved elsewhere.
+pub fn target_dir() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("cannot find the own program: {error}"))?;
+    // target/PROFILE/demo or target/PROFILE/deps/test; the tag file marks the root.
+    own.ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .map(Path::to_owned)
+        .ok_or_else(|| format!("`{}` is not in a target directory of Cargo", own.display()))
+}
