@@ -17,8 +17,8 @@ use crate::time::Time;
 /// An unsubscribe that waits for the answer to a resume of the same client.
 #[derive(Debug)]
 pub(super) struct DeferredUnsubscribe {
-    client: ClientId,
-    id: RequestId,
+    pub(super) client: ClientId,
+    pub(super) id: RequestId,
     id_span: Span,
     thread: ThreadId,
     line: Box<[u8]>,
