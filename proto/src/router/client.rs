@@ -372,13 +372,14 @@ impl Router {
             return self.dispatch(incoming, Kind::Plain, false, Edits::new());
         };
         let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.resumes_in_flight(client, &thread) {
+            // Else the answer to the resume would subscribe it again, against its last word.
+            let line = line.into();
+            self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
+            return;
+        }
         let subscribed = self.threads.get_mut(&thread).is_some_and(|t| t.unsubscribe(client));
         if !subscribed {
-            if self.resumes_in_flight(client, &thread) {
-                let line = line.into();
-                self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
-                return;
-            }
             let loaded = self.threads.get(&thread).is_some_and(|t| t.loaded);
             return self.unsubscribe_answer(client, &id, if loaded { "notSubscribed" } else { "notLoaded" });
         }
