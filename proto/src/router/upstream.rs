@@ -432,11 +432,13 @@ impl Router {
                 }
             });
         }
-        if let Some(thread) = opened {
-            self.run_deferred(&thread);
-            if client.is_none() {
-                self.release_thread(&thread);
-            }
+        if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            self.run_deferred(thread);
+        }
+        if let Some(thread) = opened
+            && client.is_none()
+        {
+            self.release_thread(&thread);
         }
         if !self.held.is_empty() {
             self.adopt_unexplained();
