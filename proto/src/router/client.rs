@@ -443,6 +443,13 @@ impl Router {
         }
     }
 
+    /// Lets a thread go that was kept for a resume which has come to nothing.
+    pub(super) fn release_if_loaded(&mut self, thread: &ThreadId) {
+        if self.threads.get(thread).is_some_and(|t| t.loaded) {
+            self.release_thread(thread);
+        }
+    }
+
     // ---- the end of a client -----------------------------------------------------------------------
 
     /// Takes a client out of everything it takes part in. Its turns go on; its approvals wait.

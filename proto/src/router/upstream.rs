@@ -397,10 +397,12 @@ impl Router {
                 opened = self.opened(line, body, client, Some(*replays));
             }
             Kind::Resume { target: Some(thread), .. } => {
-                // Nobody became a subscriber. What was kept for one reaches those it is for anyway.
+                // Nobody became a subscriber. What was kept for one reaches those it is for anyway,
+                // unless another resume of the thread may still say more.
                 self.remember(thread);
-                self.release_held(thread);
-                opened = Some(thread.clone());
+                if !self.resuming.contains_key(thread) {
+                    self.release_held(thread);
+                }
             }
             Kind::DropSubscriptions { thread } if !failed => self.drop_subscriptions(thread),
             Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread),
@@ -439,6 +441,9 @@ impl Router {
             && client.is_none()
         {
             self.release_thread(&thread);
+        }
+        if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
+            self.release_if_loaded(thread);
         }
         if !self.held.is_empty() {
             self.adopt_unexplained();
