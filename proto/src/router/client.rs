@@ -468,9 +468,12 @@ impl Router {
         }
         self.window.forget(Waiter::Client(client));
         for queued in queue {
-            // Never sent: it has no effect that would have to be undone.
-            if let Some(pending) = self.pending.remove(queued.id) {
-                self.note_opening(&pending.kind, -1);
+            // Never sent: it has no effect that would have to be undone, but others may wait for it.
+            let Some(pending) = self.pending.remove(queued.id) else { continue };
+            self.note_opening(&pending.kind, -1);
+            self.hydrating.retain(|(id, _)| *id != queued.id);
+            if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
+                self.release_if_loaded(&thread);
             }
         }
         for (_, kind) in self.pending.orphan(client) {

@@ -236,6 +236,7 @@ impl Router {
         self.delivery.now = now;
         self.detach(client);
         self.sessions.remove(&client);
+        self.adopt_unexplained();
     }
 
     /// Returns the bytes waiting for the upstream.
@@ -446,6 +447,7 @@ impl Router {
             }
             self.actions.push_back(Action::Close { client, reason });
         }
+        self.adopt_unexplained();
     }
 
     // ---- the way up ----------------------------------------------------------------------------

@@ -343,8 +343,8 @@ impl Router {
     }
 
     /// Once nothing in flight can explain them any more, the threads still unknown are sub-agents'.
-    fn adopt_unexplained(&mut self) {
-        if self.opening > 0 {
+    pub(super) fn adopt_unexplained(&mut self) {
+        if self.opening > 0 || self.held.is_empty() {
             return;
         }
         while let Some(thread) =
@@ -445,9 +445,7 @@ impl Router {
         if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
             self.release_if_loaded(thread);
         }
-        if !self.held.is_empty() {
-            self.adopt_unexplained();
-        }
+        self.adopt_unexplained();
         self.pump();
     }
 
