@@ -392,9 +392,9 @@ impl Router {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
-            Kind::Fork { replays } if !failed => opened = self.opened(line, body, client, Some(*replays)),
-            Kind::Resume { replays, .. } if !failed => {
-                opened = self.opened(line, body, client, Some(*replays));
+            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
+                opened = self.opened(line, body, client, replay);
             }
             Kind::Resume { target: Some(thread), .. } => {
                 // Nobody became a subscriber. What was kept for one reaches those it is for anyway,
@@ -449,14 +449,14 @@ impl Router {
         self.pump();
     }
 
-    /// A thread was started, forked or resumed: `replays` says whether the upstream repeats things
-    /// to the requester now, and whether the token usage is among them.
+    /// A thread was started, forked or resumed, by `client` if it is still there: `replay` says what
+    /// the upstream repeats now, and for whom.
     fn opened(
         &mut self,
         line: &[u8],
         body: Span,
         client: Option<ClientId>,
-        replays: Option<bool>,
+        replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
         let id = string_inner(line, member(line, thread.start, b"id")?)?;
@@ -473,8 +473,8 @@ impl Router {
                     state.open_turn(turn.as_bytes(), object.as_bytes());
                 }
             }
-            if let (Some(client), Some(usage)) = (client, replays) {
-                state.replay = Some(Replay { to: client, usage });
+            if replay.is_some() {
+                state.replay = replay;
             }
         }
         if let Some(client) = client {
