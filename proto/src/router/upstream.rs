@@ -221,6 +221,9 @@ impl Router {
                 if let Some(state) = self.threads.get_mut(&thread) {
                     state.active = active;
                     state.loaded = status != Some(b"\"notLoaded\"");
+                    if !active && state.subscribers.is_empty() {
+                        self.end_unheard(&thread);
+                    }
                 }
                 self.deliver_to_all(line, |s| s.hears(bit));
             }
@@ -354,7 +357,17 @@ impl Router {
         }
     }
 
+    /// Ends what is open on a thread that nobody is subscribed to: the upstream sends neither the
+    /// end of its turn nor the settling of its questions, only its status.
+    fn end_unheard(&mut self, thread: &ThreadId) {
+        if let Some(state) = self.threads.get_mut(thread) {
+            state.turn = None;
+        }
+        self.asks.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+    }
+
     fn drop_subscriptions(&mut self, thread: &ThreadId) {
+        self.end_unheard(thread);
         let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
         state.active = false;
