@@ -2,7 +2,7 @@
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pending::{Kind, Origin, Part, Pending, Queued};
-use super::session::{OpenResource, SessionState};
+use super::session::{OpenResource, Session, SessionState};
 use super::thread::Thread;
 use super::window::Waiter;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, gate, namespace};
@@ -502,7 +502,8 @@ impl Router {
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
         });
-        let unused = self.sessions.len() == 1 && self.threads.values().all(|t| !t.is_busy());
+        let others = |(c, s): (&ClientId, &Session)| c != client && s.state != SessionState::Closing;
+        let unused = !self.sessions.iter().any(others) && self.threads.values().all(|t| !t.is_busy());
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
