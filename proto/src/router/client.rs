@@ -386,8 +386,7 @@ impl Router {
         if let Some(session) = self.sessions.get_mut(&client) {
             session.subscriptions.remove(&thread);
         }
-        let others = self.threads.get(&thread).is_some_and(|t| !t.subscribers.is_empty());
-        if others || self.resuming.contains_key(&thread) {
+        if self.is_wanted(&thread) {
             return self.unsubscribe_answer(client, &id, "unsubscribed");
         }
         let kind = Kind::Unsubscribe { thread };
@@ -430,12 +429,35 @@ impl Router {
         self.threads.entry(thread.clone()).or_default().subscribe(client);
     }
 
+    /// Tells whether a client hears a thread, or is about to.
+    fn is_wanted(&self, thread: &ThreadId) -> bool {
+        self.resuming.contains_key(thread)
+            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty())
+    }
+
+    /// Settles an unsubscribe here, if its thread is wanted again since it began to wait for the
+    /// window: sent now, it would undo the resume of another client that went before it.
+    pub(super) fn is_overtaken(&mut self, id: UpstreamId) -> bool {
+        let Some(Pending { kind: Kind::Unsubscribe { thread }, .. }) = self.pending.get(id) else {
+            return false;
+        };
+        if !self.is_wanted(thread) {
+            return false;
+        }
+        if let Some(Pending { origin: Origin::Client { client, id }, .. }) = self.pending.remove(id) {
+            if let Some(session) = self.sessions.get_mut(&client) {
+                session.in_flight = session.in_flight.saturating_sub(1);
+            }
+            self.unsubscribe_answer(client, &id, "unsubscribed");
+        }
+        true
+    }
+
     /// Lets the upstream unload a thread that nobody hears any more.
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
-        let wanted = self.resuming.contains_key(thread)
-            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty());
-        if !wanted {
-            self.send_own("thread/unsubscribe", Kind::Plain, |out| {
+        if !self.is_wanted(thread) {
+            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            self.send_own("thread/unsubscribe", kind, |out| {
                 out.extend_from_slice(b"{\"threadId\":\"");
                 out.extend_from_slice(thread.as_bytes());
                 out.extend_from_slice(b"\"}");

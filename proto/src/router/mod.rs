@@ -519,7 +519,9 @@ impl Router {
             if more {
                 self.window.wait(waiter);
             }
-            self.send(id, &line, long);
+            if !self.is_overtaken(id) {
+                self.send(id, &line, long);
+            }
         }
     }
 }
