@@ -332,6 +332,7 @@ impl Router {
             self.phase = Phase::Draining;
         }
         self.announce(announcement);
+        self.close_overflowed();
     }
 
     /// Interrupts every open turn.
