@@ -137,7 +137,7 @@ impl Router {
             return;
         }
         for client in to {
-            if !ask.seen_by.contains(client) {
+            if !ask.seen_by.contains(client) && self.sessions.contains_key(client) {
                 ask.seen_by.push(*client);
             }
         }

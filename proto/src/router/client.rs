@@ -2,7 +2,7 @@
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pending::{Kind, Origin, Part, Pending, Queued};
-use super::session::{OpenResource, SessionState};
+use super::session::{OpenResource, Session, SessionState};
 use super::thread::Thread;
 use super::window::Waiter;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, gate, namespace};
@@ -17,8 +17,8 @@ use crate::time::Time;
 /// An unsubscribe that waits for the answer to a resume of the same client.
 #[derive(Debug)]
 pub(super) struct DeferredUnsubscribe {
-    client: ClientId,
-    id: RequestId,
+    pub(super) client: ClientId,
+    pub(super) id: RequestId,
     id_span: Span,
     thread: ThreadId,
     line: Box<[u8]>,
@@ -372,21 +372,21 @@ impl Router {
             return self.dispatch(incoming, Kind::Plain, false, Edits::new());
         };
         let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.resumes_in_flight(client, &thread) {
+            // Else the answer to the resume would subscribe it again, against its last word.
+            let line = line.into();
+            self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
+            return;
+        }
         let subscribed = self.threads.get_mut(&thread).is_some_and(|t| t.unsubscribe(client));
         if !subscribed {
-            if self.resumes_in_flight(client, &thread) {
-                let line = line.into();
-                self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
-                return;
-            }
             let loaded = self.threads.get(&thread).is_some_and(|t| t.loaded);
             return self.unsubscribe_answer(client, &id, if loaded { "notSubscribed" } else { "notLoaded" });
         }
         if let Some(session) = self.sessions.get_mut(&client) {
             session.subscriptions.remove(&thread);
         }
-        let others = self.threads.get(&thread).is_some_and(|t| !t.subscribers.is_empty());
-        if others || self.resuming.contains_key(&thread) {
+        if self.is_wanted(&thread) {
             return self.unsubscribe_answer(client, &id, "unsubscribed");
         }
         let kind = Kind::Unsubscribe { thread };
@@ -429,16 +429,46 @@ impl Router {
         self.threads.entry(thread.clone()).or_default().subscribe(client);
     }
 
+    /// Tells whether a client hears a thread, or is about to.
+    fn is_wanted(&self, thread: &ThreadId) -> bool {
+        self.resuming.contains_key(thread)
+            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty())
+    }
+
+    /// Settles an unsubscribe here, if its thread is wanted again since it began to wait for the
+    /// window: sent now, it would undo the resume of another client that went before it.
+    pub(super) fn is_overtaken(&mut self, id: UpstreamId) -> bool {
+        let Some(Pending { kind: Kind::Unsubscribe { thread }, .. }) = self.pending.get(id) else {
+            return false;
+        };
+        if !self.is_wanted(thread) {
+            return false;
+        }
+        if let Some(Pending { origin: Origin::Client { client, id }, .. }) = self.pending.remove(id) {
+            if let Some(session) = self.sessions.get_mut(&client) {
+                session.in_flight = session.in_flight.saturating_sub(1);
+            }
+            self.unsubscribe_answer(client, &id, "unsubscribed");
+        }
+        true
+    }
+
     /// Lets the upstream unload a thread that nobody hears any more.
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
-        let wanted = self.resuming.contains_key(thread)
-            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty());
-        if !wanted {
-            self.send_own("thread/unsubscribe", Kind::Plain, |out| {
+        if !self.is_wanted(thread) {
+            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            self.send_own("thread/unsubscribe", kind, |out| {
                 out.extend_from_slice(b"{\"threadId\":\"");
                 out.extend_from_slice(thread.as_bytes());
                 out.extend_from_slice(b"\"}");
             });
+        }
+    }
+
+    /// Lets a thread go that was kept for a resume which has come to nothing.
+    pub(super) fn release_if_loaded(&mut self, thread: &ThreadId) {
+        if self.threads.get(thread).is_some_and(|t| t.loaded) {
+            self.release_thread(thread);
         }
     }
 
@@ -460,9 +490,12 @@ impl Router {
         }
         self.window.forget(Waiter::Client(client));
         for queued in queue {
-            // Never sent: it has no effect that would have to be undone.
-            if let Some(pending) = self.pending.remove(queued.id) {
-                self.note_opening(&pending.kind, -1);
+            // Never sent: it has no effect that would have to be undone, but others may wait for it.
+            let Some(pending) = self.pending.remove(queued.id) else { continue };
+            self.note_opening(&pending.kind, -1);
+            self.hydrating.retain(|(id, _)| *id != queued.id);
+            if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
+                self.release_if_loaded(&thread);
             }
         }
         for (_, kind) in self.pending.orphan(client) {
@@ -491,7 +524,8 @@ impl Router {
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
         });
-        let unused = self.sessions.len() == 1 && self.threads.values().all(|t| !t.is_busy());
+        let others = |(c, s): (&ClientId, &Session)| c != client && s.state != SessionState::Closing;
+        let unused = !self.sessions.iter().any(others) && self.threads.values().all(|t| !t.is_busy());
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,

@@ -60,12 +60,14 @@ impl Router {
                 self.refuse(*client, Some(id), &loss.error(UPSTREAM_LOST, delivered));
             }
         }
+        for waiting in std::mem::take(&mut self.deferred) {
+            self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
+        }
         self.end_turns(&loss);
         self.resolve_all_asks();
         self.announce(announcement);
         self.upstream.clear();
         self.held.clear();
-        self.deferred.clear();
         self.opening = 0;
         self.resuming.clear();
         self.hydrating.clear();

@@ -236,6 +236,7 @@ impl Router {
         self.delivery.now = now;
         self.detach(client);
         self.sessions.remove(&client);
+        self.adopt_unexplained();
     }
 
     /// Returns the bytes waiting for the upstream.
@@ -331,6 +332,7 @@ impl Router {
             self.phase = Phase::Draining;
         }
         self.announce(announcement);
+        self.close_overflowed();
     }
 
     /// Interrupts every open turn.
@@ -456,6 +458,7 @@ impl Router {
             }
             self.actions.push_back(Action::Close { client, reason });
         }
+        self.adopt_unexplained();
     }
 
     // ---- the way up ----------------------------------------------------------------------------
@@ -527,7 +530,9 @@ impl Router {
             if more {
                 self.window.wait(waiter);
             }
-            self.send(id, &line, long);
+            if !self.is_overtaken(id) {
+                self.send(id, &line, long);
+            }
         }
     }
 }

@@ -105,6 +105,10 @@ impl PendingTable {
         self.table.remove(&id)
     }
 
+    pub(super) fn get(&self, id: UpstreamId) -> Option<&Pending> {
+        self.table.get(&id)
+    }
+
     pub(super) fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Pending> {
         self.table.get_mut(&id)
     }

@@ -16,7 +16,8 @@ pub(super) struct Thread {
     pub(super) turn: Option<OpenTurn>,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
-    /// Who gets what the upstream repeats behind a resume or fork.
+    /// Who gets what the upstream repeats behind a resume or fork. It stays when that client goes:
+    /// then the repetition is for nobody.
     pub(super) replay: Option<Replay>,
 }
 
@@ -53,9 +54,6 @@ impl Thread {
     pub(super) fn unsubscribe(&mut self, client: ClientId) -> bool {
         let before = self.subscribers.len();
         self.subscribers.retain(|c| *c != client);
-        if self.replay.is_some_and(|r| r.to == client) {
-            self.replay = None;
-        }
         self.subscribers.len() < before
     }
 

@@ -221,6 +221,9 @@ impl Router {
                 if let Some(state) = self.threads.get_mut(&thread) {
                     state.active = active;
                     state.loaded = status != Some(b"\"notLoaded\"");
+                    if !active && state.subscribers.is_empty() {
+                        self.end_unheard(&thread);
+                    }
                 }
                 self.deliver_to_all(line, |s| s.hears(bit));
             }
@@ -343,8 +346,8 @@ impl Router {
     }
 
     /// Once nothing in flight can explain them any more, the threads still unknown are sub-agents'.
-    fn adopt_unexplained(&mut self) {
-        if self.opening > 0 {
+    pub(super) fn adopt_unexplained(&mut self) {
+        if self.opening > 0 || self.held.is_empty() {
             return;
         }
         while let Some(thread) =
@@ -354,7 +357,17 @@ impl Router {
         }
     }
 
+    /// Ends what is open on a thread that nobody is subscribed to: the upstream sends neither the
+    /// end of its turn nor the settling of its questions, only its status.
+    fn end_unheard(&mut self, thread: &ThreadId) {
+        if let Some(state) = self.threads.get_mut(thread) {
+            state.turn = None;
+        }
+        self.asks.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+    }
+
     fn drop_subscriptions(&mut self, thread: &ThreadId) {
+        self.end_unheard(thread);
         let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
         state.active = false;
@@ -392,15 +405,17 @@ impl Router {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
-            Kind::Fork { replays } if !failed => opened = self.opened(line, body, client, Some(*replays)),
-            Kind::Resume { replays, .. } if !failed => {
-                opened = self.opened(line, body, client, Some(*replays));
+            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
+                opened = self.opened(line, body, client, replay);
             }
             Kind::Resume { target: Some(thread), .. } => {
-                // Nobody became a subscriber. What was kept for one reaches those it is for anyway.
+                // Nobody became a subscriber. What was kept for one reaches those it is for anyway,
+                // unless another resume of the thread may still say more.
                 self.remember(thread);
-                self.release_held(thread);
-                opened = Some(thread.clone());
+                if !self.resuming.contains_key(thread) {
+                    self.release_held(thread);
+                }
             }
             Kind::DropSubscriptions { thread } if !failed => self.drop_subscriptions(thread),
             Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread),
@@ -432,26 +447,29 @@ impl Router {
                 }
             });
         }
-        if let Some(thread) = opened {
-            self.run_deferred(&thread);
-            if client.is_none() {
-                self.release_thread(&thread);
-            }
+        if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            self.run_deferred(thread);
         }
-        if !self.held.is_empty() {
-            self.adopt_unexplained();
+        if let Some(thread) = opened
+            && client.is_none()
+        {
+            self.release_thread(&thread);
         }
+        if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
+            self.release_if_loaded(thread);
+        }
+        self.adopt_unexplained();
         self.pump();
     }
 
-    /// A thread was started, forked or resumed: `replays` says whether the upstream repeats things
-    /// to the requester now, and whether the token usage is among them.
+    /// A thread was started, forked or resumed, by `client` if it is still there: `replay` says what
+    /// the upstream repeats now, and for whom.
     fn opened(
         &mut self,
         line: &[u8],
         body: Span,
         client: Option<ClientId>,
-        replays: Option<bool>,
+        replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
         let id = string_inner(line, member(line, thread.start, b"id")?)?;
@@ -468,8 +486,8 @@ impl Router {
                     state.open_turn(turn.as_bytes(), object.as_bytes());
                 }
             }
-            if let (Some(client), Some(usage)) = (client, replays) {
-                state.replay = Some(Replay { to: client, usage });
+            if replay.is_some() {
+                state.replay = replay;
             }
         }
         if let Some(client) = client {
