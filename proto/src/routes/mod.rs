@@ -4,12 +4,14 @@
 //! in the table follows the default rule: a request is forwarded; a notification or server request
 //! with `params.threadId` goes to that thread's subscribers, another notification to everyone.
 
+mod describe;
 mod notifications;
 mod requests;
 mod server_requests;
 
 use rustc_hash::FxHashMap;
 
+pub use describe::describe;
 pub use notifications::NOTIFICATIONS;
 pub use requests::REQUESTS;
 pub use server_requests::SERVER_REQUESTS;
