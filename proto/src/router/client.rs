@@ -213,17 +213,7 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let waits = !session.queue.is_empty() || (!long && !self.window.has_room());
         if waits && session.queue.len() >= self.config.limits.queued_requests_per_client {
-            return self.refuse(
-                client,
-                Some(&id),
-                &ErrorAnswer {
-                    code: OVERLOADED,
-                    message: "too many requests of this client wait for an answer; retry later",
-                    reason: "overloaded",
-                    delivered: Delivered::No,
-                    retryable: true,
-                },
-            );
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         session.in_flight += 1;
         self.note_opening(&kind, 1);
@@ -386,6 +376,12 @@ impl Router {
 
     fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
         let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.sessions.get(&client).is_some_and(|s| {
+            !s.queue.is_empty() && s.queue.len() >= self.config.limits.queued_requests_per_client
+        }) {
+            // Before anything is changed for it.
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
+        }
         let subscribed = self.threads.get_mut(&thread).is_some_and(|t| t.unsubscribe(client));
         if !subscribed {
             let loaded = self.threads.get(&thread).is_some_and(|t| t.loaded);
@@ -600,6 +596,15 @@ fn inject(edits: &mut Edits<'_>, line: &[u8], params: Span, name: &str, null: Op
         }
     }
 }
+
+/// The answer to a client that has too many requests waiting.
+const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too many requests of this client wait for an answer; retry later",
+    reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
 
 /// Tells whether a text has the form of a thread id, so that the upstream would not refuse it.
 fn is_uuid(text: &[u8]) -> bool {
