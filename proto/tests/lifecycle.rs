@@ -413,10 +413,8 @@ fn random_event(random: &mut Random, run: &Run) -> Option<Event> {
 fn any_run_of_events_keeps_the_promises_and_ends() {
     for seed in 0..20_000 {
         let mut random = Random(seed);
-        let mut run = Run::new(Timeouts {
-            drain_ms: (random.below(4) > 0).then_some(1_000),
-            ..Timeouts::default()
-        });
+        let mut run =
+            Run::new(Timeouts { drain_ms: (random.below(4) > 0).then_some(1_000), ..Timeouts::default() });
         if random.below(4) > 0 {
             run.event(Event::Spawned);
         }
