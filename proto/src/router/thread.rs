@@ -1,6 +1,6 @@
 //! Threads: who hears them, and which turn is open.
 
-use crate::id::{ClientId, ThreadId};
+use crate::id::{ClientId, ThreadId, UpstreamId};
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
@@ -93,6 +93,8 @@ pub(super) struct Held {
     pub(super) line: Box<[u8]>,
     /// Clients that had initialized when it came: those with a smaller place in the order.
     pub(super) joined_before: u64,
+    /// The request that came next: those from it on cannot have caused the line.
+    pub(super) requested_before: UpstreamId,
     /// When it is given up waiting.
     pub(super) deadline: crate::time::Time,
 }

@@ -290,7 +290,13 @@ impl Router {
 
     fn hold(&mut self, thread: ThreadId, line: &[u8]) {
         let deadline = self.delivery.now + self.config.limits.hold_ms;
-        self.held.push_back(Held { thread, line: line.into(), joined_before: self.joined, deadline });
+        self.held.push_back(Held {
+            thread,
+            line: line.into(),
+            joined_before: self.joined,
+            requested_before: self.pending.next_id(),
+            deadline,
+        });
     }
 
     /// Makes every client that had initialized when a thread was first seen its subscriber.
@@ -315,6 +321,15 @@ impl Router {
             }
         }
         self.release_held(thread);
+    }
+
+    /// Before a resume tells whose an unknown thread is: one that had been heard of when the resume
+    /// was asked for is a sub-agent's, held back only because of other requests in flight.
+    fn adopt_if_older(&mut self, thread: &ThreadId, resume: UpstreamId) {
+        let first = self.held.iter().find(|h| h.thread == *thread);
+        if !self.threads.contains_key(thread) && first.is_some_and(|h| h.requested_before <= resume) {
+            self.adopt(thread);
+        }
     }
 
     /// Adds a thread, and forgets old ones that nothing depends on.
@@ -406,6 +421,9 @@ impl Router {
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+                    self.adopt_if_older(thread, upstream_id);
+                }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
                 opened = self.opened(line, body, client, replay);
             }
