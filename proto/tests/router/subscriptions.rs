@@ -636,3 +636,17 @@ fn an_unsubscribe_that_is_refused_changes_nothing() {
     net.feed(&delta(&t, 1));
     assert_eq!(net.got_raw(a), [delta(&t, 1)]);
 }
+
+#[test]
+fn a_sub_agent_that_is_resumed_while_it_is_held_back_is_still_everyones() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    net.forwarded(a, "thread/start", &json!({}));
+    net.feed(&delta(&thread(9), 1));
+    // Its parent's messages may have named it to a client.
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": thread(9)}));
+    net.feed(&delta(&thread(9), 2));
+    net.reply(resume, &Net::thread_result(&thread(9), "active"));
+    assert_eq!(net.got_raw(a), [delta(&thread(9), 1), delta(&thread(9), 2)]);
+    assert_eq!(net.got_raw(b)[..2], [delta(&thread(9), 1), delta(&thread(9), 2)]);
+}
