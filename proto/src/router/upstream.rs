@@ -303,7 +303,8 @@ impl Router {
     pub(super) fn adopt(&mut self, thread: &ThreadId) {
         let joined_before =
             self.held.iter().find(|h| h.thread == *thread).map_or(self.joined, |h| h.joined_before);
-        if !self.threads.contains_key(thread) {
+        let new = !self.threads.contains_key(thread);
+        if new {
             let mut everyone: Vec<(u64, ClientId)> = self
                 .sessions
                 .iter()
@@ -321,6 +322,10 @@ impl Router {
             }
         }
         self.release_held(thread);
+        if new {
+            // Unless nobody is left of those.
+            self.release_thread(thread);
+        }
     }
 
     /// Before a resume tells whose an unknown thread is: one that had been heard of when the resume
