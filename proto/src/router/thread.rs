@@ -91,6 +91,8 @@ impl Thread {
 pub(super) struct Held {
     pub(super) thread: ThreadId,
     pub(super) line: Box<[u8]>,
+    /// It tells that the thread is not loaded any more.
+    pub(super) unloads: bool,
     /// Clients that had initialized when it came: those with a smaller place in the order.
     pub(super) joined_before: u64,
     /// The request that came next: those from it on cannot have caused the line.

@@ -1,5 +1,7 @@
 //! What the upstream sends.
 
+use std::collections::VecDeque;
+
 use serde::Deserialize;
 
 use super::pending::{Kind, Origin, Part, Pending};
@@ -209,7 +211,10 @@ impl Router {
         };
         if self.held.iter().any(|h| h.thread == thread) {
             // Behind the thread's other messages.
-            return self.hold(thread, line);
+            let status = params.and_then(|p| member_at(line, p, &["status", "type"]));
+            let unloads = note.meaning == Meaning::ThreadClosed
+                || status.is_some_and(|v| v.of(line) == b"\"notLoaded\"");
+            return self.hold(thread, line, unloads);
         }
         match (note.meaning, params) {
             (Meaning::StatusChanged, Some(params)) => {
@@ -281,18 +286,19 @@ impl Router {
             None => resumed || self.opening > 0,
         };
         if holds {
-            self.hold(thread.clone(), line);
+            self.hold(thread.clone(), line, false);
         } else if !self.threads.contains_key(thread) {
             self.adopt(thread);
         }
         holds
     }
 
-    fn hold(&mut self, thread: ThreadId, line: &[u8]) {
+    fn hold(&mut self, thread: ThreadId, line: &[u8], unloads: bool) {
         let deadline = self.delivery.now + self.config.limits.hold_ms;
         self.held.push_back(Held {
             thread,
             line: line.into(),
+            unloads,
             joined_before: self.joined,
             requested_before: self.pending.next_id(),
             deadline,
@@ -356,6 +362,28 @@ impl Router {
         for held in ready {
             self.route_known(&held.line);
         }
+    }
+
+    /// Handles what was held back for a thread that was loaded while nobody heard it: it is left over
+    /// from an earlier subscription, and no business of the next subscriber. What comes after the
+    /// thread was unloaded is part of loading it again, and stays for that one.
+    fn release_leftovers(&mut self, thread: &ThreadId) {
+        let of_thread = |h: &Held| h.thread == *thread;
+        let unheard = self.threads.get(thread).filter(|t| t.subscribers.is_empty());
+        let Some(loaded) = unheard.map(|t| t.loaded) else { return };
+        let end = match self.held.iter().rposition(|h| of_thread(h) && h.unloads) {
+            Some(last) => last + 1,
+            None if loaded => self.held.len(),
+            None => return,
+        };
+        let newer = self.held.split_off(end);
+        let (leftover, mut others): (VecDeque<Held>, VecDeque<Held>) =
+            std::mem::take(&mut self.held).into_iter().partition(of_thread);
+        for held in leftover {
+            self.route_known(&held.line);
+        }
+        others.extend(newer);
+        self.held = others;
     }
 
     /// Handles a line of a thread that is known, though a resume of it may still be in flight.
@@ -498,6 +526,7 @@ impl Router {
         let id = string_inner(line, member(line, thread.start, b"id")?)?;
         let id = ThreadId::new(id.of(line));
         self.remember(&id);
+        self.release_leftovers(&id);
         if let Some(state) = self.threads.get_mut(&id) {
             state.loaded = true;
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
