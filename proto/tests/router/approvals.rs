@@ -276,3 +276,20 @@ fn answers_after_the_loss_go_nowhere() {
     net.send(a, &answer(0, "accept"));
     assert_eq!((net.sent_raw(), net.got_raw(a)), (vec![], vec![]));
 }
+
+#[test]
+fn a_question_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&approval(0, &t));
+    net.leave(a);
+    net.send(b, &answer(0, "accept"));
+    net.hush(&[b]);
+    // Its settling was told to nobody; then somebody subscribes again.
+    net.resume_thread(b, &t);
+    net.feed(&status(&t, "idle"));
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(net.router.bookkeeping().asks, 0);
+}

@@ -650,3 +650,55 @@ fn a_sub_agent_that_is_resumed_while_it_is_held_back_is_still_everyones() {
     assert_eq!(net.got_raw(a), [delta(&thread(9), 1), delta(&thread(9), 2)]);
     assert_eq!(net.got_raw(b)[..2], [delta(&thread(9), 1), delta(&thread(9), 2)]);
 }
+
+#[test]
+fn a_sub_agent_that_nobody_hears_is_let_go() {
+    let mut net = Net::new();
+    net.feed(&status(&thread(9), "active"));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/unsubscribe"]);
+    assert_eq!(sent[0]["params"]["threadId"], thread(9));
+    assert!(!net.router.is_quiet(), "it runs all the same");
+    net.feed(&status(&thread(9), "idle"));
+    assert_eq!(net.sent_raw(), NONE);
+}
+
+#[test]
+fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    net.hush(&[b]);
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    // Sent before the upstream had seen the goodbye of the first.
+    net.feed(&delta(&t, 1));
+    net.feed(&approval(0, &t));
+    // And these while nobody was subscribed.
+    net.feed(&status(&t, "idle"));
+    net.reply(resume, &Net::thread_result(&t, "idle"));
+    assert_eq!(net.got_methods(b), ["thread/status/changed", "<result>"]);
+    assert!(net.router.is_quiet());
+    assert_eq!(net.router.bookkeeping().asks, 0);
+}
+
+#[test]
+fn what_comes_from_loading_a_thread_again_is_for_the_next_subscriber() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.leave(a);
+    net.sent();
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    let startup = note("mcpServer/startupStatus/updated", &json!({"threadId": t}));
+    net.feed(&delta(&t, 1));
+    net.feed(&status(&t, "notLoaded"));
+    net.feed(&note("thread/closed", &json!({"threadId": t})));
+    net.feed(&startup);
+    net.reply(resume, &Net::thread_result(&t, "idle"));
+    let told = ["thread/status/changed", "thread/closed", "mcpServer/startupStatus/updated", "<result>"];
+    assert_eq!(net.got_methods(b), told);
+    net.feed(&delta(&t, 2));
+    assert_eq!(net.got_raw(b), [delta(&t, 2)]);
+}

@@ -41,6 +41,8 @@ pub(crate) struct View {
     /// Its goodbye was cut off by the loss: it may have been subscribed, or not.
     uncertain: bool,
     pub(crate) gone: bool,
+    /// It has been heard of.
+    pub(crate) seen: bool,
 }
 
 pub(crate) struct Client {
@@ -188,7 +190,9 @@ impl Client {
     }
 
     fn view(&mut self, thread: &str) -> &mut View {
-        self.views.entry(thread.to_owned()).or_default()
+        let view = self.views.entry(thread.to_owned()).or_default();
+        view.seen = true;
+        view
     }
 
     fn opened(&mut self, request: &Request, result: &Value, coverage: &mut Coverage) {
@@ -206,6 +210,9 @@ impl Client {
                     assert!(view.early.contains(&seq), "{name}: {seq} did not come before the response");
                     coverage.early += 1;
                 }
+                assert!(view.early.iter().all(|seq| *seq >= before), "{name}: left over from another");
+                // What went on while it did not listen is told by the response.
+                view.open.clear();
             }
         }
         view.early.clear();

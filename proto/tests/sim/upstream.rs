@@ -435,7 +435,7 @@ impl Upstream {
     /// Something happens by itself: a turn goes on, a command writes, a file changes.
     pub(crate) fn stir(&mut self, random: &mut Random, winding_down: bool) -> bool {
         let commands: Vec<String> = self.commands.keys().cloned().collect();
-        if !commands.is_empty() && random.one_in(3) {
+        if !commands.is_empty() && random.one_in(8) {
             let name = &commands[random.below(commands.len())];
             // A command whose id codexd made up does not stream.
             if winding_down || name.contains('~') || random.one_in(3) {
@@ -449,7 +449,7 @@ impl Upstream {
             return true;
         }
         let watches: Vec<String> = self.watches.keys().cloned().collect();
-        if !watches.is_empty() && random.one_in(6) && !winding_down {
+        if !watches.is_empty() && random.one_in(12) && !winding_down {
             let name = &watches[random.below(watches.len())];
             let n = self.watches.get_mut(name).unwrap();
             let params = json!({"watchId": name, "n": *n});

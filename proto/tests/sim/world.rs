@@ -53,6 +53,8 @@ pub(crate) struct World {
     lost: bool,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
+    /// Questions that somebody tried to answer at the end.
+    tried: BTreeSet<i64>,
     pub(crate) log: VecDeque<String>,
     pub(crate) coverage: Coverage,
     started: Time,
@@ -92,6 +94,7 @@ impl World {
             lost: false,
             known_sub_agents: BTreeSet::new(),
             next_tag: 0,
+            tried: BTreeSet::new(),
             log: VecDeque::new(),
             coverage: Coverage::default(),
             started: now,
@@ -106,7 +109,7 @@ impl World {
     }
 
     pub(crate) fn run(&mut self) {
-        let steps = 100 + self.random.below(400);
+        let steps = 150 + self.random.below(500);
         let ends = self.random.below(3);
         let end_at = self.random.below(steps);
         for step in 0..steps {
@@ -147,9 +150,9 @@ impl World {
     // ---- one step ----------------------------------------------------------------------------------
 
     fn step(&mut self) {
-        match self.random.below(20) {
+        match self.random.below(40) {
             0 => self.connect(),
-            1 if self.random.one_in(4) && !self.clients.is_empty() => {
+            1 if self.random.one_in(8) && !self.clients.is_empty() => {
                 let at = self.random.below(self.clients.len());
                 self.leave(at);
             }
@@ -157,11 +160,11 @@ impl World {
                 let ms = if self.random.one_in(10) { 500 } else { self.random.below(20) };
                 self.now = self.now + ms as u64;
             }
-            3..=7 => self.act(),
-            8..=10 => self.carry_up(),
-            11 | 12 => drop(self.upstream.work(&mut self.random)),
-            13..=15 => drop(self.upstream.stir(&mut self.random, false)),
-            16 | 17 => self.carry_down(),
+            3..=8 => self.act(),
+            9..=14 => self.carry_up(),
+            15..=21 => drop(self.upstream.work(&mut self.random)),
+            22..=28 => drop(self.upstream.stir(&mut self.random, false)),
+            29..=33 => self.carry_down(),
             _ => self.deliver(),
         }
         self.after();
@@ -233,7 +236,10 @@ impl World {
 
     fn carry_up(&mut self) {
         let outbox = self.router.upstream_outbox();
-        let n = self.random.below(outbox.len() + 1).min(1 + self.random.below(600));
+        let n = match self.random.below(4) {
+            0 => self.random.below(outbox.len() + 1),
+            _ => outbox.len().min(self.random.below(2_000)),
+        };
         let bytes = outbox.pending()[..n].to_vec();
         outbox.advance(n, self.random.one_in(2));
         self.note(|| format!("up: {}", String::from_utf8_lossy(&bytes)));
@@ -241,7 +247,7 @@ impl World {
     }
 
     fn carry_down(&mut self) {
-        let n = self.random.below(1_500).min(self.upstream.output.len());
+        let n = self.random.below(4_000).min(self.upstream.output.len());
         self.carry_down_bytes(n);
     }
 
@@ -328,26 +334,33 @@ impl World {
                 }
             };
         }
-        let threads: Vec<String> =
-            self.clients[at].views.iter().filter(|(_, v)| !v.gone).map(|(name, _)| name.clone()).collect();
+        // A sub-agent may be known from its parent before it is heard of; one can only resume it then.
+        let early = self.random.one_in(8);
+        let threads: Vec<String> = self.clients[at]
+            .views
+            .iter()
+            .filter(|(_, v)| !v.gone && (v.seen || early))
+            .map(|(name, _)| name.clone())
+            .collect();
         let thread = (!threads.is_empty()).then(|| threads[self.random.below(threads.len())].clone());
         let named = |thread: &Option<String>| json!({"threadId": thread});
         let resource = ["p", "q"][self.random.below(2)].to_owned();
-        match self.random.below(30) {
-            0..=2 => self.send(at, "thread/start", None, None, json!({})),
+        let chosen = if thread.is_none() && self.random.one_in(2) { 0 } else { self.random.below(30) };
+        match if early && thread.is_some() { 4 } else { chosen } {
+            0 | 1 => self.send(at, "thread/start", None, None, json!({})),
             3 | 4 if thread.is_some() => {
                 self.send(at, "thread/fork", None, None, json!({"threadId": thread}))
             }
-            5..=8 if thread.is_some() => {
+            4..=6 if thread.is_some() => {
                 let mut params = named(&thread);
                 params["excludeTurns"] = json!(self.random.one_in(2));
                 self.send(at, "thread/resume", thread, None, params);
             }
-            9..=11 if thread.is_some() => {
+            7 | 8 if thread.is_some() => {
                 let params = named(&thread);
                 self.send(at, "thread/unsubscribe", thread, None, params);
             }
-            12..=16 if thread.is_some() => {
+            9..=16 if thread.is_some() => {
                 let params = named(&thread);
                 self.send(at, "turn/start", thread, None, params);
             }
@@ -393,13 +406,13 @@ impl World {
                 self.raw(at, bad);
             }
             24..=26 => self.reply(at),
-            27 if self.random.one_in(6) => {
+            27 if self.random.one_in(10) => {
                 self.send(at, "broker/shutdown", None, None, json!({}));
             }
             28 => self.send(at, "broker/status", None, None, json!({})),
             _ => {
                 // Sometimes many at once.
-                for _ in 0..if self.random.one_in(5) { 12 } else { 1 } {
+                for _ in 0..if self.random.one_in(20) { 12 } else { 1 } {
                     self.send(at, "thread/list", None, None, json!({}));
                 }
             }
@@ -533,16 +546,21 @@ impl World {
 
     /// Somebody answers what is still open; without anybody, turns are interrupted.
     fn settle_questions(&mut self) -> bool {
-        let open: Vec<i64> = self
+        let open: Vec<(i64, String)> = self
             .upstream
             .threads
             .iter()
             .filter(|t| t.turn.is_some())
-            .flat_map(|t| t.asks.keys().copied())
+            .flat_map(|t| t.asks.keys().map(|id| (*id, t.name.clone())))
             .collect();
         if let Some(at) = self.clients.iter().position(|c| c.joined) {
-            for id in &open {
+            for (id, thread) in open.clone() {
                 self.raw(at, &json!({"id": id, "result": {}}).to_string());
+                if !self.tried.insert(id) {
+                    // It was asked while nobody was subscribed: a resume brings it up.
+                    let params = json!({"threadId": thread});
+                    self.send(at, "thread/resume", Some(thread), None, params);
+                }
             }
         } else if !open.is_empty() {
             self.router.interrupt_turns(self.now);
