@@ -349,11 +349,15 @@ impl Upstream {
             },
             "command/exec" => {
                 let name = params["processId"].as_str().expect("codexd gives one").to_owned();
-                if self.commands.contains_key(&name) {
-                    self.fail(line, -32600, &format!("duplicate active command/exec process id: \"{name}\""));
-                } else {
-                    let tag = params["tag"].as_str().unwrap().to_owned();
-                    self.commands.insert(name, (line["id"].as_i64().unwrap(), tag, 0));
+                let message = format!("duplicate active command/exec process id: \"{name}\"");
+                let tag = params["tag"].as_str().unwrap().to_owned();
+                let mut new = false;
+                self.commands.entry(name).or_insert_with(|| {
+                    new = true;
+                    (line["id"].as_i64().unwrap(), tag, 0)
+                });
+                if !new {
+                    self.fail(line, -32600, &message);
                 }
             }
             "command/exec/terminate" => {
@@ -370,11 +374,16 @@ impl Upstream {
             }
             "fs/watch" => {
                 let name = params["watchId"].as_str().unwrap().to_owned();
-                if self.watches.contains_key(&name) {
-                    self.fail(line, -32600, &format!("watchId already exists: {name}"));
-                } else {
-                    self.watches.insert(name, 0);
+                let message = format!("watchId already exists: {name}");
+                let mut new = false;
+                self.watches.entry(name).or_insert_with(|| {
+                    new = true;
+                    0
+                });
+                if new {
                     self.reply(line, json!({}));
+                } else {
+                    self.fail(line, -32600, &message);
                 }
             }
             "fs/unwatch" => {
