@@ -46,6 +46,8 @@ pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_L
 pub use limit::Limits;
 pub use loss::Loss;
 pub use outbox::Outbox;
+#[doc(hidden)]
+pub use report::Bookkeeping;
 pub use session::SessionState;
 
 use ask::Ask;
