@@ -240,13 +240,13 @@ impl Net {
 
     pub(crate) fn lose(&mut self) {
         let loss = Loss { reason: "upstreamLost", message: "codex app-server was killed".into() };
-        let announcement = Announcement { reason: "gone", deadline_ms: 0, retry_after_ms: Some(1_000) };
+        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1_000) };
         self.router.upstream_lost(self.now, loss, &announcement);
     }
 
     pub(crate) fn drain(&mut self) {
         let announcement =
-            Announcement { reason: "stopping", deadline_ms: 30_000, retry_after_ms: Some(1_000) };
+            Announcement { reason: "stopping", deadline_ms: Some(30_000), retry_after_ms: Some(1_000) };
         self.router.begin_drain(self.now, &announcement);
     }
 

@@ -11,6 +11,8 @@ fn net() -> Net {
         client_queue_soft_bytes: 1_000,
         client_queue_soft_ms: 5_000,
         client_queue_hard_bytes: 4_000,
+        client_queue_stall_ms: 250,
+        client_queue_max_bytes: 9_000,
         ..Limits::default()
     })
 }
@@ -44,6 +46,11 @@ fn a_client_beyond_the_hard_limit_is_closed_and_nobody_else_notices() {
     }
     let taken = net.got_raw(a);
     assert_eq!(taken, fed);
+    net.pass(249);
+    net.feed(&delta(&t, 1));
+    assert_eq!(net.actions(), [], "not yet stalled");
+    net.pass(1);
+    net.got_raw(a);
     net.feed(&delta(&t, 1));
     assert_eq!(net.actions(), [too_slow(b)]);
     assert_eq!(waiting(&mut net, b), 0, "what waits is dropped");
@@ -54,6 +61,19 @@ fn a_client_beyond_the_hard_limit_is_closed_and_nobody_else_notices() {
     net.leave(b);
     net.leave(a);
     assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+}
+
+#[test]
+fn a_client_that_reads_but_not_fast_enough_has_a_higher_limit() {
+    let (mut net, _, b, t) = with_a_blocked_one();
+    while waiting(&mut net, b) <= 9_000 {
+        net.feed(&delta(&t, 1));
+        assert_eq!(net.actions(), []);
+        net.pass(10);
+        net.router.client_took(b, 1, true);
+    }
+    net.feed(&delta(&t, 1));
+    assert_eq!(net.actions(), [too_slow(b)]);
 }
 
 #[test]
@@ -117,6 +137,7 @@ fn the_announcement_of_a_drain_finds_a_blocked_client_too() {
     while waiting(&mut net, b) <= 4_000 {
         net.feed(&delta(&t, 1));
     }
+    net.pass(250);
     net.drain();
     assert_eq!(net.actions(), [too_slow(b)]);
 }

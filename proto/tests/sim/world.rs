@@ -67,6 +67,8 @@ impl World {
             client_queue_soft_bytes: 4_000,
             client_queue_soft_ms: 1_500,
             client_queue_hard_bytes: 12_000,
+            client_queue_stall_ms: 200,
+            client_queue_max_bytes: 20_000,
             queued_requests_per_client: 2 + random.below(8),
             window: 1 + random.below(6),
             window_release_ms: if random.one_in(4) { 300 } else { 1_000_000 },
@@ -469,7 +471,7 @@ impl World {
         self.note(|| "drain".to_owned());
         self.draining = true;
         self.coverage.drains += 1;
-        let announcement = Announcement { reason: "stop", deadline_ms: 1, retry_after_ms: None };
+        let announcement = Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None };
         self.router.begin_drain(self.now, &announcement);
         self.after();
     }
@@ -480,7 +482,7 @@ impl World {
         self.lost = true;
         self.coverage.losses += 1;
         let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-        let announcement = Announcement { reason: "gone", deadline_ms: 0, retry_after_ms: Some(1) };
+        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1) };
         self.router.upstream_lost(self.now, loss.clone(), &announcement);
         self.router.upstream_lost(self.now, loss, &announcement);
         self.after();
