@@ -43,10 +43,8 @@ pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) ->
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
 
-    let sockets = Sockets {
-        control: bind_private(&paths.control_socket)?,
-        clients: bind_private(&paths.socket)?,
-    };
+    let sockets =
+        Sockets { control: bind_private(&paths.control_socket)?, clients: bind_private(&paths.socket)? };
 
     // From here on this daemon is the instance, and leaves a record however it ends. The locks go
     // last, when everything else is gone.
@@ -97,8 +95,7 @@ fn serve(
             "started codex app-server"
         );
         let signal = process.signals();
-        let parts =
-            hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
+        let parts = hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
         let hub = Hub::new(parts, settings);
         let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
         // Whoever waits for the end sees it when the control connections close: last of all.

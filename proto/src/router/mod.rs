@@ -122,7 +122,7 @@ pub enum Action {
 /// Why codexd closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// It does not read: too many bytes wait for it. What waits is dropped.
+    /// It does not read: too many bytes wait for it. What waits is dropped with the connection.
     TooSlow,
     /// It asked for it; what waits is written first.
     Detached,
@@ -451,9 +451,6 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         if session.state != SessionState::Closing {
             session.state = SessionState::Closing;
-            if !reason.flushes() {
-                session.outbox.clear();
-            }
             self.actions.push_back(Action::Close { client, reason });
         }
     }
