@@ -17,7 +17,7 @@ use crate::connection::{Ending, Request, Response, WebSocket, Wire, close_frame,
 const HEAD_WITHIN_MS: u64 = 5_000;
 
 /// Milliseconds in which a connection that is to be closed has to take its last bytes.
-const END_WITHIN_MS: u64 = 5_000;
+const END_WITHIN_MS: u64 = 10_000;
 
 impl Hub {
     /// Closes a connection because the router wants it.
