@@ -9,7 +9,8 @@ pub struct Limits {
     pub client_queue_soft_ms: u64,
     /// Bytes that may wait for a client that takes nothing; above, it is closed at once.
     ///
-    /// One message of any size is always taken: only what waited before it counts.
+    /// A message of any size is always taken: only what waited before it counts, and of that not
+    /// twice the longest message.
     pub client_queue_hard_bytes: usize,
     /// Requests of one client that may wait for their turn; above, they are refused with -32001.
     pub queued_requests_per_client: usize,

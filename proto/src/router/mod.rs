@@ -602,7 +602,9 @@ impl Delivery {
     fn post(&mut self, client: ClientId, session: &mut Session, push: impl FnOnce(&mut Outbox)) {
         let waiting = session.outbox.len();
         if waiting > self.soft_bytes && session.outbox.is_blocked() {
-            if waiting > self.hard_bytes {
+            // What is long comes twice, as a delta and in its completed item, and takes its time: the
+            // client is slow only if it lets more pile up.
+            if waiting > self.hard_bytes.saturating_add(2 * session.outbox.longest()) {
                 self.overflowed.push(client);
                 return;
             }

@@ -75,7 +75,9 @@ fn both_kinds_of_clients_share_a_thread() {
     // What the one got as lines, the other one got as frames, byte for byte.
     let of_turn = |turn: &codexd_tests::client::Turn| -> Vec<String> {
         let start = turn.seen.iter().position(|m| m.method() == Some("turn/started")).unwrap();
-        turn.seen[start..].iter().map(|message| message.raw.clone()).collect()
+        // The question was taken out by the one who answered.
+        let seen = turn.seen[start..].iter().filter(|message| !message.is_server_request());
+        seen.map(|message| message.raw.clone()).collect()
     };
     assert_eq!(of_turn(&seen_by_lines), of_turn(&seen_by_web));
 }
@@ -252,14 +254,19 @@ fn a_client_that_does_not_read_is_closed_while_others_go_on() {
         slow.send(Message::text(request.to_string())).unwrap();
         while !slow.read().unwrap().to_text().unwrap().contains(&format!("\"id\":{}", request["id"])) {}
     }
-    let turn = lines.start_turn(&thread, "[[flood:800:40000]] go");
-    for client in [&mut lines, &mut reader] {
-        let turn = client.finish_turn(&thread, &turn);
-        assert_eq!(turn.status, "completed");
-        assert_eq!(turn.deltas.iter().filter(|delta| delta.len() == 40_000).count(), 800);
+    let mut flood = || {
+        let turn = lines.start_turn(&thread, "[[flood:100:40000]] go");
+        for client in [&mut lines, &mut reader] {
+            let turn = client.finish_turn(&thread, &turn);
+            assert_eq!(turn.status, "completed");
+            assert_eq!(turn.deltas.iter().filter(|delta| delta.len() == 40_000).count(), 100);
+        }
+    };
+    // Each is 8 MB, of which the sockets hold little.
+    while too_slow(&daemon) == 0 {
+        flood();
     }
-    assert_eq!(too_slow(&daemon), 1);
-    // It had time to fetch what was sent before, and why it ends.
+    // It has still some time to fetch what was sent before, and why it ends.
     let code = loop {
         match slow.read() {
             Ok(Message::Text(_)) => {}
@@ -268,6 +275,8 @@ fn a_client_that_does_not_read_is_closed_while_others_go_on() {
         }
     };
     assert_eq!(code, Some(1008));
+    flood();
+    assert_eq!(too_slow(&daemon), 1);
 }
 
 #[test]
