@@ -16,6 +16,7 @@ use crate::error::Error;
 mod cli;
 mod config;
 mod config_file;
+mod connection;
 mod control;
 mod ctl;
 mod duration;

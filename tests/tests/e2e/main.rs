@@ -3,4 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
 mod fake_codex;
+mod http;
+mod tui;
 mod upstream;
+mod websocket;
