@@ -58,6 +58,8 @@ fn fire(life: &mut Lifecycle) -> Vec<Effect> {
 fn name_of(event: Event) -> String {
     match event {
         Event::TimerFired(timer) => format!("{timer:?} timer"),
+        Event::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
+        Event::StopRequested(_) => "StopRequested otherwise".to_owned(),
         other => format!("{other:?}").split('(').next().unwrap().to_owned(),
     }
 }

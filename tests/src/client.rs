@@ -350,6 +350,11 @@ impl TestClient {
         seen
     }
 
+    /// Drops the messages that were kept.
+    pub fn forget(&mut self) {
+        self.kept.clear();
+    }
+
     /// Returns all that comes until the other side ends the connection.
     ///
     /// # Panics

@@ -67,6 +67,8 @@ pub(crate) struct Hub {
     door: CancellationToken,
     /// Wakes the core loop: a deadline may have moved, or the life may be over.
     wake: Rc<Notify>,
+    /// Until when the core loop sleeps.
+    sleeps_until: Option<Time>,
     /// Wakes the task that settles what clients' calls left.
     settler: Option<Waker>,
     events: VecDeque<Event>,
@@ -110,6 +112,7 @@ impl Hub {
             socket_file: Some(parts.socket_file),
             door: CancellationToken::new(),
             wake: Rc::new(Notify::new()),
+            sleeps_until: None,
             settler: None,
             events: VecDeque::new(),
             scratch: vec![0; READ_BYTES],
@@ -169,6 +172,12 @@ impl Hub {
             }
         }
         self.watch_idleness();
+        if let Some(due) = self.next_due()
+            && self.sleeps_until.is_none_or(|until| due < until)
+        {
+            self.sleeps_until = Some(due);
+            self.wake.notify_one();
+        }
     }
 
     /// Says what the current state waits for, once it is the case.
@@ -189,6 +198,7 @@ impl Hub {
                 self.ended = Some(format!("refused the handshake: {message}"));
                 self.happened(Event::HandshakeRefused);
             }
+            // Any message is life: it was noted when it came.
             Action::ProbeAnswered => {}
             Action::ShutdownRequested { client } => {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");

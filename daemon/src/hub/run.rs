@@ -60,7 +60,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
     let mut child_ended = false;
     while hub.borrow().lifecycle.state() != State::Exited {
-        let deadline = hub.borrow().next_deadline();
+        let deadline = hub.borrow_mut().sleep_deadline();
         tokio::select! {
             biased;
             wish = run.signals.next() => match wish {
@@ -159,22 +159,34 @@ impl Hub {
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::Clients(reply) => drop(reply.send(self.client_reports())),
             Command::Stop { mode, reply } => {
+                let already_stopping = self.lifecycle.intent().is_some();
                 self.stop(StopSource::Control, mode == StopMode::Now);
                 let report = self.report();
+                let draining = self.lifecycle.state() == State::Draining;
+                let deadline = self.lifecycle.poll_timeout().filter(|_| draining);
                 drop(reply.send(StopReceipt {
                     generation: report.generation,
                     pid: report.pid,
                     state: report.state,
                     open_turns: report.open_turns,
                     clients: report.clients,
-                    ..StopReceipt::default()
+                    already_stopping,
+                    deadline_ms: deadline.map(|at| at.since(self.now())),
                 }));
             }
         }
     }
 
+    /// Returns until when the core loop may sleep, and remembers it: whoever makes something due
+    /// earlier wakes the loop.
+    fn sleep_deadline(&mut self) -> Option<tokio::time::Instant> {
+        self.sleeps_until = self.next_due();
+        self.sleeps_until
+            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
+    }
+
     /// Returns when something is due next.
-    fn next_deadline(&self) -> Option<tokio::time::Instant> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
         let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| since + ms);
         let connection = self.deadlines.first().map(|(at, _)| *at);
@@ -182,7 +194,6 @@ impl Hub {
             .into_iter()
             .flatten()
             .min()
-            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
     }
 
     /// Does what is due.

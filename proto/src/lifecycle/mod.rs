@@ -80,6 +80,15 @@ pub enum StopSource {
 }
 
 impl StopSource {
+    /// Tells whether asking again moves the daemon on to its next step.
+    ///
+    /// A signal comes from whoever supervises the daemon, and a second one means that it takes too
+    /// long. A client must never end another's turn, and who wants that from the control socket says so
+    /// ([`Event::KillRequested`]).
+    pub const fn insists(self) -> bool {
+        matches!(self, StopSource::Terminate | StopSource::Interrupt)
+    }
+
     /// Returns the word used in announcements and records.
     pub const fn word(self) -> &'static str {
         match self {

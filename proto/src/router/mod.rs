@@ -379,9 +379,9 @@ impl Router {
         self.sessions.len()
     }
 
-    /// Returns how many requests of a client have no answer yet.
+    /// Returns how many requests of a client have no answer yet; what came too early counts as one.
     pub fn in_flight(&self, client: ClientId) -> usize {
-        self.sessions.get(&client).map_or(0, |s| s.in_flight)
+        self.sessions.get(&client).map_or(0, |s| s.in_flight + s.early.len())
     }
 
     /// Tells whether nobody is connected and nothing runs.

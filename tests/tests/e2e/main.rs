@@ -2,8 +2,17 @@
 #![allow(missing_docs, reason = "the names of the tests say what they pin")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod bad_input;
+mod child_exit;
+mod control;
 mod fake_codex;
 mod http;
+mod many;
+mod orphans;
+mod ownership;
+mod real;
+mod stopping;
+mod support;
 mod tui;
 mod upstream;
 mod websocket;
