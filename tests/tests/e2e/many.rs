@@ -271,7 +271,7 @@ fn a_client_that_does_not_read_its_errors_is_closed() {
 
 #[test]
 fn one_message_larger_than_every_queue_passes() {
-    let limits = "[limits]\nclient_queue_soft_bytes = 1000\nclient_queue_hard_bytes = 2000\nclient_queue_max_bytes = 3000\n";
+    let limits = "[limits]\nclient_queue_soft_bytes = 2000\nclient_queue_hard_bytes = 3000\nclient_queue_max_bytes = 4000\n";
     let daemon = TestDaemon::fake("[[strict]]").config(limits).ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
@@ -379,7 +379,7 @@ fn a_client_that_closed_its_sending_half_before_the_upstream_was_ready_gets_its_
     std::fs::write(&program, text).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let daemon = TestDaemon::program(&program).home(home).start();
-    wait::until("the socket", || daemon.socket().exists());
+    wait::until("the daemon", || status(&daemon)["state"] == "handshaking");
     let mut client = daemon.raw_client("half");
     let ids = half_closed(&mut client);
     wait::until("the client is known", || status(&daemon)["clients"] == 1);
@@ -463,7 +463,8 @@ fn clients_hear_of_their_own_threads_only() {
 fn sticky_words_of_the_upstream_are_told_to_each_client() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     for _ in 0..3 {
-        let mut client = daemon.client("one");
+        let mut client = daemon.raw_client("one");
+        client.initialize();
         let seen = client.settle();
         let methods: Vec<Option<&str>> = seen.iter().map(Message::method).collect();
         assert_eq!(methods, [Some("configWarning"), Some("remoteControl/status/changed")]);
