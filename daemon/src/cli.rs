@@ -114,6 +114,10 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
+    /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
+    Reload,
+    /// Change what is logged until the settings are read again: exit 0 done, 3 not running
+    LogLevel(LogLevelArgs),
     /// Print the path of the socket for clients
     GetSocket,
 }
@@ -145,6 +149,14 @@ pub(crate) enum WaitFor {
     Ready,
     /// The daemon is gone
     Stopped,
+}
+
+/// Flags of `ctl log-level`.
+#[derive(Debug, Args)]
+pub(crate) struct LogLevelArgs {
+    /// off, error, warn, info, debug or trace; more after a comma, as `info,TARGET=debug`
+    #[arg(value_name = "LEVEL")]
+    pub(crate) filter: LogFilter,
 }
 
 /// Flags of `ctl stop`.

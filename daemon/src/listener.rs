@@ -15,14 +15,16 @@ use crate::paths;
 
 /// Connections the system keeps until they are accepted; it cuts this to its own bound
 /// (`net.core.somaxconn` on Linux).
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
-/// The file of a socket that this process made.
+/// The file of a socket: one that this process made, or one that a service manager made for it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// It belongs to the service manager, which keeps it for the next daemon: never removed.
+    inherited: bool,
 }
 
 impl SocketFile {
@@ -39,20 +41,33 @@ impl SocketFile {
             .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode)
     }
 
-    /// Removes the file if it is still ours, so that nobody connects to a daemon that does not accept.
+    /// Removes the file if this process made it and it is still ours, so that nobody connects to a daemon
+    /// that does not accept.
     pub(crate) fn remove(self) {
         drop(self);
     }
 
     fn of(path: &Path) -> io::Result<SocketFile> {
         let metadata = std::fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(SocketFile { path: path.to_owned(), device, inode, inherited: false })
+    }
+
+    /// Returns the file of a socket that a service manager made; it is watched and never removed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub(crate) fn of_manager(path: &Path) -> io::Result<SocketFile> {
+        let mut file = SocketFile::of(path)?;
+        file.inherited = true;
+        Ok(file)
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.still_ours() {
+        if !self.inherited && self.still_ours() {
             // A file that cannot be removed is stale for the next daemon, which replaces it.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -211,6 +226,17 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(bind_private(&path).unwrap_err().exit_code(), ExitCode::CannotCreate);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn the_socket_of_a_service_manager_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let file = SocketFile::of_manager(&path).unwrap();
+        assert!(file.inherited && file.still_ours());
+        file.remove();
+        assert!(path.exists());
     }
 
     #[test]

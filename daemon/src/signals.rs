@@ -4,7 +4,7 @@ use std::io;
 
 use codexd_proto::lifecycle::StopSource;
 use futures_util::StreamExt as _;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals as Stream;
 
 /// What a signal means.
@@ -12,6 +12,8 @@ use signal_hook_tokio::Signals as Stream;
 pub(crate) enum Wish {
     /// The daemon is to stop.
     Stop(StopSource),
+    /// The settings are to be read again.
+    Reload,
     /// A child has ended: perhaps an adopted one.
     ChildEnded,
 }
@@ -28,7 +30,7 @@ impl Signals {
     ///
     /// When the system refuses.
     pub(crate) fn new() -> io::Result<Signals> {
-        Ok(Signals { stream: Stream::new([SIGTERM, SIGINT, SIGCHLD])? })
+        Ok(Signals { stream: Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])? })
     }
 
     /// Waits for the next one. Safe to be cancelled.
@@ -37,6 +39,7 @@ impl Signals {
             match self.stream.next().await {
                 Some(SIGTERM) => return Wish::Stop(StopSource::Terminate),
                 Some(SIGINT) => return Wish::Stop(StopSource::Interrupt),
+                Some(SIGHUP) => return Wish::Reload,
                 Some(SIGCHLD) => return Wish::ChildEnded,
                 Some(_) => {}
                 // The stream ends only when its handle is closed, and nobody closes it.

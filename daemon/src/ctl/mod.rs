@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::{lock, record};
 
 mod get_socket;
+mod reload;
 mod render;
 mod status;
 mod stop;
@@ -95,6 +96,8 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Status(args) => status::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
             Verb::Stop(args) => stop::run(&context, args).await,
+            Verb::Reload => reload::run(&context).await,
+            Verb::LogLevel(args) => reload::log_level(&context, args).await,
             Verb::GetSocket => get_socket::run(&context).await,
         }
     })?;

@@ -296,6 +296,11 @@ impl Lifecycle {
         self.timer.map(|(_, at)| at)
     }
 
+    /// Changes how long running turns may go on; a drain that has begun keeps its deadline.
+    pub fn set_drain_ms(&mut self, drain_ms: Option<u64>) {
+        self.timeouts.drain_ms = drain_ms;
+    }
+
     /// Returns the milliseconds until running turns are interrupted, if that is bounded.
     pub fn drain_ms(&self) -> Option<u64> {
         self.timeouts.drain_ms
