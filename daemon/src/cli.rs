@@ -24,6 +24,12 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
+    /// Make a service of the daemon for this user and CODEX_HOME
+    Install(InstallArgs),
+    /// Stop that service and remove it
+    Uninstall(UninstallArgs),
+    /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
+    Doctor(DoctorArgs),
 }
 
 /// Flags of `codexd serve`.
@@ -81,6 +87,52 @@ pub(crate) struct ServeArgs {
     /// [default: info] [env: CODEXD_LOG]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogFilter>,
+}
+
+/// Which service manager, and whether only to look.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SupervisorArgs {
+    /// A user service and a socket of systemd [default: on Linux]
+    #[arg(long, conflicts_with = "launchd")]
+    pub(crate) systemd: bool,
+
+    /// A launch agent of macOS [default: on macOS]
+    #[arg(long)]
+    pub(crate) launchd: bool,
+
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Flags of `codexd install`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+
+    /// Enable it and start it, too
+    #[arg(long)]
+    pub(crate) now: bool,
+
+    /// The codex program, a path or a name to look up in PATH [default: codex] [env: CODEXD_CODEX]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) codex: Option<PathBuf>,
+}
+
+/// Flags of `codexd uninstall`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+}
+
+/// Flags of `codexd doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Flags of `codexd ctl`.

@@ -20,10 +20,12 @@ mod config;
 mod config_file;
 mod control;
 mod ctl;
+mod doctor;
 mod duration;
 mod environment;
 mod error;
 mod hub;
+mod install;
 mod listener;
 mod lock;
 mod log_filter;
@@ -62,6 +64,9 @@ fn run() -> ExitCode {
     let environment = Environment::of_process();
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
+        Command::Install(args) => finish(install::install(&args, &environment)),
+        Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
+        Command::Doctor(args) => doctor::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             report(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
@@ -95,6 +100,15 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     ExitCode::from(code.number())
+}
+
+fn finish(result: Result<ServeExit, Error>) -> ExitCode {
+    result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
+}
+
+fn failed(error: &Error) -> ExitCode {
+    report(error);
+    ExitCode::from(error.exit_code().number())
 }
 
 /// Tells clients that wait on an inherited socket why the daemon does not even begin to start.

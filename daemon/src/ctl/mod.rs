@@ -105,7 +105,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
 }
 
 /// Writes text to stdout; a reader that has gone away is no error.
-fn print(text: &str) -> Result<(), Error> {
+pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
