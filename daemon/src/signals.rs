@@ -21,6 +21,8 @@ pub(crate) enum Wish {
 /// The signals this process handles. Others keep their default reaction.
 pub(crate) struct Signals {
     stream: Stream,
+    /// Whether there was a terminal at the start whose end ends the daemon, too.
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -30,7 +32,8 @@ impl Signals {
     ///
     /// When the system refuses.
     pub(crate) fn new() -> io::Result<Signals> {
-        Ok(Signals { stream: Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])? })
+        let stream = Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
+        Ok(Signals { stream, had_terminal: has_terminal() })
     }
 
     /// Waits for the next one. Safe to be cancelled.
@@ -39,6 +42,10 @@ impl Signals {
             match self.stream.next().await {
                 Some(SIGTERM) => return Wish::Stop(StopSource::Terminate),
                 Some(SIGINT) => return Wish::Stop(StopSource::Interrupt),
+                // From the kernel when the terminal is gone, else from somebody who wants a reload.
+                Some(SIGHUP) if self.had_terminal && !has_terminal() => {
+                    return Wish::Stop(StopSource::Hangup);
+                }
                 Some(SIGHUP) => return Wish::Reload,
                 Some(SIGCHLD) => return Wish::ChildEnded,
                 Some(_) => {}
@@ -47,4 +54,14 @@ impl Signals {
             }
         }
     }
+}
+
+/// Tells whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
+fn has_terminal() -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits() | nix::fcntl::OFlag::O_NOCTTY.bits())
+        .open("/dev/tty")
+        .is_ok()
 }

@@ -85,7 +85,13 @@ impl Context {
 /// is told by the exit code.
 pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode, Error> {
     let flags = ServeArgs { control_socket: args.common.control_socket.clone(), ..ServeArgs::default() };
-    let context = Context { settings: Settings::load(&flags, environment)?, json: args.common.json };
+    let settings = Settings::load(&flags, environment).or_else(|error| {
+        // A daemon that runs can be asked and told all the same: that its file was broken since is no
+        // reason not to stop it.
+        note_error(&error);
+        Settings::load_without_file(&flags, environment)
+    })?;
+    let context = Context { settings, json: args.common.json };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()

@@ -71,6 +71,8 @@ pub enum StopSource {
     Terminate,
     /// SIGINT.
     Interrupt,
+    /// The terminal it was started in is gone.
+    Hangup,
     /// `codexd ctl stop`.
     Control,
     /// `broker/shutdown` of a client.
@@ -85,6 +87,7 @@ impl StopSource {
         match self {
             StopSource::Terminate => "SIGTERM",
             StopSource::Interrupt => "SIGINT",
+            StopSource::Hangup => "SIGHUP",
             StopSource::Control => "ctl stop",
             StopSource::Client => "client shutdown",
             StopSource::Idle => "idle",
