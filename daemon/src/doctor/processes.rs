@@ -58,9 +58,10 @@ fn others(processes: &[Process], codex_home: &std::path::Path, ours: Option<u32>
 /// app-server`, which is a client.
 fn is_app_server(words: &[String]) -> bool {
     let name = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
-    words.windows(2).take(2).any(|pair| {
-        pair[1] == "app-server" && matches!(name(&pair[0]).as_str(), "codex" | "codex.js" | "fake-codex")
-    })
+    words
+        .windows(2)
+        .take(2)
+        .any(|pair| pair[1] == "app-server" && matches!(name(&pair[0]).as_str(), "codex" | "codex.js"))
 }
 
 #[cfg(target_os = "linux")]

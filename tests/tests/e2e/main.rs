@@ -2,6 +2,10 @@
 #![allow(missing_docs, reason = "the names of the tests say what they pin")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod activation;
+mod doctor;
 mod fake_codex;
+mod install;
+mod manager;
 mod units;
 mod upstream;
