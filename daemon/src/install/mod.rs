@@ -132,6 +132,9 @@ pub(crate) fn install(args: &InstallArgs, environment: &Environment) -> Result<E
     if !args.supervisor.dry_run {
         supervisor.check()?;
     }
+    if supervisor == Supervisor::Systemd && !args.supervisor.dry_run {
+        systemd::check_manager()?;
+    }
     let steps = match supervisor {
         Supervisor::Systemd => systemd::install(&facts, args.now)?,
         Supervisor::Launchd => launchd::install(&facts, args.now)?,

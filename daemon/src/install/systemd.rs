@@ -170,6 +170,22 @@ pub(super) fn uninstall(facts: &Facts) -> Vec<Step> {
     steps
 }
 
+/// Checks that the user's manager answers, before anything is written.
+///
+/// # Errors
+///
+/// With exit code 69 when it does not.
+pub(super) fn check_manager() -> Result<(), Error> {
+    if show("default.target", "LoadState").is_some() {
+        return Ok(());
+    }
+    Err(Error::new(ExitCode::Unavailable, "no service manager of systemd answers for this user")
+        .hint(format!(
+            "after `su` or `sudo`: export XDG_RUNTIME_DIR=/run/user/{}; without systemd the first client starts the daemon",
+            nix::unistd::geteuid()
+        )))
+}
+
 /// Asks the user's manager for a property of a unit; `None` where there is no manager.
 pub(crate) fn show(unit: &str, property: &str) -> Option<String> {
     let output = Command::new("systemctl").args(["--user", "show", "-P", property, unit]).output().ok()?;

@@ -167,6 +167,19 @@ fn without_codex_nothing_is_installed() {
 }
 
 #[test]
+fn without_a_service_manager_nothing_is_installed() {
+    let home = Home::new().unwrap();
+    let mut command = home.command(&binary::codexd());
+    command.args(["install", "--systemd"]).env("CODEXD_CODEX", binary::fake_codex());
+    let refused = Output::of(&mut command).expect_code(69);
+    assert!(refused.stderr.contains("XDG_RUNTIME_DIR"), "{refused}");
+    assert_eq!(std::fs::read_dir(home.config()).unwrap().count(), 0);
+    // There is nothing to take away either.
+    let mut command = home.command(&binary::codexd());
+    let _ = Output::of(command.args(["uninstall", "--systemd"])).expect_code(0);
+}
+
+#[test]
 fn a_thread_of_the_real_codex_outlives_its_server_under_systemd() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
     // The model is reached over loopback, so the lab shares the network.
