@@ -107,7 +107,10 @@ pub(crate) fn bind_private(path: &Path) -> Result<(UnixListener, SocketFile), Er
                 ExitCode::AlreadyRunning,
                 format!("cannot listen on `{}`: another process listens there", path.display()),
             )
-            .hint("stop that process, or name another socket with `--socket`"));
+            .hint(
+                "stop that process (if it is the service manager: `systemctl --user stop codexd.socket`), \
+                 or name another socket with `--socket`",
+            ));
         }
         Occupant::OtherFile => {
             return Err(Error::new(

@@ -107,7 +107,12 @@ fn drift(environment: &Environment) -> Option<Finding> {
             again,
         ));
     }
-    (installed != units.service.1).then(|| {
+    // PATH is another one in every second terminal; that is no reason to install again.
+    let without_path = |unit: &str| {
+        let lines = unit.lines().filter(|line| !line.starts_with("Environment=\"PATH="));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    (without_path(&installed) != without_path(&units.service.1)).then(|| {
         Finding::warn(
             "unit",
             format!("`{}` is not what would be installed now", units.service.0.display()),

@@ -161,6 +161,9 @@ pub(crate) fn uninstall(args: &UninstallArgs, environment: &Environment) -> Resu
         supervisor.check()?;
     }
     let facts = Facts::without_codex(environment)?;
+    if supervisor == Supervisor::Systemd && !args.supervisor.dry_run && systemd::is_active(&facts) {
+        say("stopping the daemon; running turns may finish first")?;
+    }
     let steps = match supervisor {
         Supervisor::Systemd => systemd::uninstall(&facts),
         Supervisor::Launchd => launchd::uninstall(&facts),
