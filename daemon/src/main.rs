@@ -18,6 +18,7 @@ mod activation;
 mod cli;
 mod config;
 mod config_file;
+mod connection;
 mod control;
 mod ctl;
 mod doctor;

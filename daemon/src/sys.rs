@@ -1,10 +1,14 @@
-//! The one place with `unsafe`: what runs in the child between fork and exec, and taking over what a
-//! service manager hands in.
-#![allow(unsafe_code, reason = "neither a child after fork nor an inherited descriptor has a safe interface")]
+//! The one place with `unsafe`: what runs in the child between fork and exec, descriptors to be watched,
+//! and taking over what a service manager hands in.
+#![allow(unsafe_code, reason = "what is set up here has no safe interface")]
 
+use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
 /// Ties the child's life to that of this thread, and gives it the default reaction to signals.
@@ -26,7 +30,7 @@ pub(crate) fn prepare_child(command: &mut Command) {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
                 // The parent may have gone before the call: then nobody would send the signal.
                 if nix::unistd::getppid() != parent {
-                    return Err(std::io::Error::from_raw_os_error(nix::libc::ESRCH));
+                    return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
                 }
             }
             Ok(())
@@ -76,4 +80,15 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
         free(fds.cast());
         Ok(sockets)
     }
+}
+
+/// Watches a socket that does not block for `interest`.
+///
+/// # Errors
+///
+/// When the system cannot watch it.
+pub(crate) fn watch(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
+    // it open until it is dropped, which is when the `AsyncFd` that owns it is.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }

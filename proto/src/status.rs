@@ -202,6 +202,8 @@ pub struct ClientStatus {
     pub version: Option<String>,
     /// Process id at the other end, where the system tells it.
     pub pid: Option<u32>,
+    /// What it speaks, once known: `lines` or `webSocket`.
+    pub framing: Option<String>,
     /// For how long it has been connected.
     pub connected_ms: u64,
     /// Threads it is subscribed to.

@@ -25,4 +25,6 @@ pub mod model;
 pub mod notify;
 pub mod output;
 pub mod process;
+pub mod terminal;
 pub mod wait;
+pub mod websocket;

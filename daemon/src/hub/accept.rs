@@ -8,8 +8,8 @@ use tokio::net::UnixListener;
 use tokio_util::task::TaskTracker;
 
 use super::run::Panicked;
-use super::socket::Socket;
 use super::{Hub, SharedHub, client, run};
+use crate::connection::Socket;
 use crate::peer::check_peer;
 
 /// How long to wait before accepting again after a failure such as too many open files.

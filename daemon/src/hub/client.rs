@@ -1,16 +1,16 @@
-//! One client's connection: reads, framing, writes.
+//! One client's connection: reads and writes. How it ends is told in [`closing`](super::closing).
 
-use std::io;
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
 
-use codexd_proto::frame::{Frame, LineDecoder};
+use codexd_proto::frame::Frame;
 use codexd_proto::id::ClientId;
 use codexd_proto::router::CloseReason;
+use codexd_proto::time::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::socket::Socket;
 use super::{Hub, SharedHub};
+use crate::connection::{Input, Socket, Wire};
 use crate::peer::Peer;
 
 /// Reads of one client before others have their turn.
@@ -18,17 +18,21 @@ const READS_IN_A_ROW: usize = 4;
 
 /// A connected client.
 pub(super) struct Connection {
-    socket: Socket,
-    decoder: LineDecoder,
+    pub(super) socket: Socket,
+    pub(super) wire: Wire,
     peer: Peer,
     /// Wakes the client's task.
-    waker: Option<Waker>,
+    pub(super) waker: Option<Waker>,
     /// The socket took less than there was: the task waits until it takes more.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// It will send nothing more, and still waits for answers.
-    half_closed: bool,
-    /// It is closed as soon as what waits for it is written.
-    closing: bool,
+    pub(super) half_closed: bool,
+    /// It is closed for this reason as soon as what waits for it is written.
+    pub(super) closing: Option<CloseReason>,
+    /// When it is closed if it has not gone on by then.
+    pub(super) deadline: Option<Time>,
+    /// Since when nobody had needed the daemon when it came.
+    pub(super) idle_before: Option<Time>,
 }
 
 /// Serves one client until its connection ends.
@@ -43,15 +47,16 @@ impl Hub {
         tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
         let connection = Connection {
             socket,
-            decoder: LineDecoder::new(self.max_message_bytes),
+            wire: Wire::Sniffing,
             peer,
             waker: None,
             blocked: false,
             half_closed: false,
-            closing: false,
+            closing: None,
+            deadline: None,
+            idle_before: self.idle_since.take(),
         };
         self.connections.insert(client, connection);
-        self.idle_since = None;
         client
     }
 
@@ -113,30 +118,88 @@ impl Hub {
 
     fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
         let now = self.now();
-        let Some(connection) = self.connections.get_mut(&client) else { return };
-        while let Some(frame) = connection.decoder.decode(&mut chunk) {
-            match frame {
-                Frame::Line(line) => self.router.client_line(now, client, line),
-                Frame::TooLong => self.router.client_line_too_long(now, client, self.max_message_bytes),
+        loop {
+            let Some(connection) = self.connections.get_mut(&client) else { return };
+            match &mut connection.wire {
+                Wire::Lines(decoder) => {
+                    while let Some(frame) = decoder.decode(&mut chunk) {
+                        match frame {
+                            Frame::Line(line) => self.router.client_line(now, client, line),
+                            Frame::TooLong => {
+                                self.router.client_line_too_long(now, client, self.max_message_bytes);
+                            }
+                        }
+                    }
+                    return;
+                }
+                Wire::WebSocket(socket) => match socket.read(&mut chunk) {
+                    Some(Input::Text(text)) => self.client_text(now, client, text.as_bytes()),
+                    Some(Input::Closed) => return self.end_websocket(client, None),
+                    Some(Input::Failed(why)) => return self.end_websocket(client, Some(why)),
+                    None => {
+                        if connection.wire.has_own_output() && !connection.blocked {
+                            self.write_client(client);
+                        }
+                        return;
+                    }
+                },
+                Wire::Sniffing => {
+                    let Some(first) = chunk.first() else { return };
+                    connection.wire = Wire::begun_with(*first, self.max_message_bytes);
+                    if matches!(connection.wire, Wire::Http(_)) {
+                        self.expect_head(client);
+                    }
+                }
+                Wire::Http(head) => match head.read(&mut chunk) {
+                    Some(request) => self.http_request(client, request),
+                    None => return,
+                },
+                Wire::Ending(_) => return,
             }
+        }
+    }
+
+    /// Handles a message from a WebSocket: the text of one frame, or of several.
+    fn client_text(&mut self, now: Time, client: ClientId, text: &[u8]) {
+        let text = text.trim_ascii_end();
+        if text.len() > self.max_message_bytes {
+            self.router.client_line_too_long(now, client, self.max_message_bytes);
+        } else if memchr::memchr(b'\n', text).is_none() {
+            self.router.client_line(now, client, text);
+        } else {
+            // The upstream reads lines. To JSON, a tab is what a line feed is: white space between
+            // tokens, and forbidden within strings, so that nothing wrong becomes right by it.
+            let line: Vec<u8> = text.iter().map(|&b| if b == b'\n' { b'\t' } else { b }).collect();
+            self.router.client_line(now, client, &line);
         }
     }
 
     /// The client sends nothing more. One that only closed its sending half gets its answers first.
     fn client_eof(&mut self, client: ClientId) {
         let Some(connection) = self.connections.get_mut(&client) else { return };
-        if connection.decoder.is_torn() {
+        let gone = hung_up(&connection.socket);
+        let nothing_owed = match &connection.wire {
+            Wire::Sniffing | Wire::Http(_) => true,
+            Wire::Ending(ending) => ending.is_written(),
+            Wire::Lines(_) | Wire::WebSocket(_) => {
+                self.router.in_flight(client) == 0 && self.outbox_is_empty(client)
+            }
+        };
+        let Some(connection) = self.connections.get_mut(&client) else { return };
+        if let Wire::Lines(decoder) = &connection.wire
+            && decoder.is_torn()
+        {
             tracing::debug!(client.id = client.0, "connection ended inside a line");
         }
-        let gone = hung_up(&connection.socket);
-        if gone || self.router.in_flight(client) == 0 && self.outbox_is_empty(client) {
+        connection.half_closed = true;
+        if gone {
             self.disconnect(client);
-        } else if let Some(connection) = self.connections.get_mut(&client) {
-            connection.half_closed = true;
+        } else if nothing_owed {
+            self.finish(client, None);
         }
     }
 
-    fn outbox_is_empty(&mut self, client: ClientId) -> bool {
+    pub(super) fn outbox_is_empty(&mut self, client: ClientId) -> bool {
         self.router.outbox(client).is_none_or(|outbox| outbox.is_empty())
     }
 
@@ -149,72 +212,30 @@ impl Hub {
         }
     }
 
-    fn write_client(&mut self, client: ClientId) {
-        let (Some(connection), Some(outbox)) =
-            (self.connections.get_mut(&client), self.router.outbox(client))
-        else {
-            return;
-        };
-        let mut taken = 0;
-        let mut blocked = false;
-        let mut broken = None;
-        while taken < outbox.len() {
-            match connection.socket.try_write(&outbox.pending()[taken..]) {
-                Ok(n) => taken += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    blocked = true;
-                    break;
-                }
-                Err(error) => {
-                    broken = Some(error);
-                    break;
-                }
-            }
-        }
-        let empty = taken == outbox.len();
-        connection.blocked = blocked;
-        if blocked && let Some(waker) = &connection.waker {
+    /// Writes what waits for one client, as far as its socket takes it.
+    pub(super) fn write_client(&mut self, client: ClientId) {
+        let Some(connection) = self.connections.get_mut(&client) else { return };
+        let outbox = self.router.outbox(client);
+        let pending = outbox.as_ref().map_or(&[][..], |outbox| outbox.pending());
+        let written = connection.wire.write(&connection.socket, pending);
+        let empty = written.taken == pending.len();
+        connection.blocked = written.blocked;
+        if written.blocked
+            && let Some(waker) = &connection.waker
+        {
             // Its task waits for the socket to take more.
             waker.wake_by_ref();
         }
-        let done = empty && (connection.closing || connection.half_closed);
+        let done = empty
+            && (connection.closing.is_some() || connection.half_closed)
+            && !connection.wire.has_own_output();
         let closing = connection.closing;
-        self.router.client_took(client, taken, blocked);
-        if let Some(error) = broken {
+        self.router.client_took(client, written.taken, written.blocked);
+        if let Some(error) = written.broken {
             tracing::debug!(client.id = client.0, %error, "connection broke");
             self.disconnect(client);
-        } else if done && (closing || self.router.in_flight(client) == 0) {
-            self.disconnect(client);
-        }
-    }
-
-    /// Closes a connection because the router wants it.
-    pub(super) fn close(&mut self, client: ClientId, reason: CloseReason) {
-        tracing::info!(client.id = client.0, reason = ?reason, "closing a client's connection");
-        if reason.flushes() && !self.outbox_is_empty(client) {
-            if let Some(connection) = self.connections.get_mut(&client) {
-                connection.closing = true;
-            }
-        } else {
-            self.disconnect(client);
-        }
-    }
-
-    /// Ends a connection.
-    pub(super) fn disconnect(&mut self, client: ClientId) {
-        let Some(connection) = self.connections.remove(&client) else { return };
-        tracing::debug!(client.id = client.0, "client disconnected");
-        self.router.client_gone(self.now(), client);
-        if let Some(waker) = connection.waker {
-            waker.wake();
-        }
-    }
-
-    /// Ends all connections.
-    pub(super) fn disconnect_all(&mut self) {
-        let clients: Vec<ClientId> = self.connections.keys().copied().collect();
-        for client in clients {
-            self.disconnect(client);
+        } else if done && (closing.is_some() || self.router.in_flight(client) == 0) {
+            self.finish(client, closing);
         }
     }
 
@@ -223,10 +244,10 @@ impl Hub {
         self.router.has_unwritten() && !self.connections.is_empty()
     }
 
-    /// Returns what is known of a client's process.
-    pub(super) fn peer(&self, client: u64) -> Option<Peer> {
+    /// Returns what is known of a client's process, and what it speaks.
+    pub(super) fn peer(&self, client: u64) -> Option<(Peer, Option<&'static str>)> {
         let client = u32::try_from(client).ok()?;
-        self.connections.get(&ClientId(client)).map(|c| c.peer)
+        self.connections.get(&ClientId(client)).map(|c| (c.peer, c.wire.framing()))
     }
 }
 

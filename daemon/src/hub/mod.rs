@@ -14,15 +14,15 @@
 
 mod accept;
 mod client;
+mod closing;
 mod effect;
 mod reload;
 mod report;
 mod run;
-mod socket;
 mod upstream;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -60,6 +60,8 @@ pub(crate) struct Hub {
     lifecycle: Lifecycle,
     health: Health,
     connections: FxHashMap<ClientId, Connection>,
+    /// Connections that have to go on by a time.
+    deadlines: BTreeSet<(Time, ClientId)>,
     upstream: UpstreamIo,
     /// The path of the client socket, until it is given up.
     socket_file: Option<SocketFile>,
@@ -111,6 +113,7 @@ impl Hub {
             lifecycle: Lifecycle::new(timeouts, Time::ZERO),
             health: Health::new(ms(settings.probe_interval), ms(settings.probe_timeout), Time::ZERO),
             connections: FxHashMap::default(),
+            deadlines: BTreeSet::new(),
             upstream: UpstreamIo::new(parts.pipes, parts.signals, settings.limits.max_message_bytes),
             socket_file: parts.socket_file,
             inherited: parts.inherited,
@@ -213,9 +216,7 @@ impl Hub {
         if self.idle_exit_ms.is_none() {
             return;
         }
-        let idle = self.lifecycle.state() == State::Serving
-            && self.connections.is_empty()
-            && self.router.is_unused();
+        let idle = self.lifecycle.state() == State::Serving && self.router.is_unused();
         match (idle, self.idle_since) {
             (true, None) => {
                 self.idle_since = Some(self.now());

@@ -44,7 +44,9 @@ impl Hub {
     pub(super) fn client_reports(&self) -> Vec<ClientStatus> {
         let mut clients = self.router.client_statuses(self.now());
         for client in &mut clients {
-            client.pid = self.peer(client.id).and_then(|peer| peer.pid);
+            let Some((peer, framing)) = self.peer(client.id) else { continue };
+            client.pid = peer.pid;
+            client.framing = framing.map(str::to_owned);
         }
         clients
     }

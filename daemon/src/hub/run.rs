@@ -194,7 +194,8 @@ impl Hub {
     fn next_deadline(&self) -> Option<tokio::time::Instant> {
         let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
         let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| since + ms);
-        [self.lifecycle.poll_timeout(), self.router.poll_timeout(), health, idle]
+        let connection = self.deadlines.first().map(|(at, _)| *at);
+        [self.lifecycle.poll_timeout(), self.router.poll_timeout(), health, idle, connection]
             .into_iter()
             .flatten()
             .min()
@@ -208,6 +209,7 @@ impl Hub {
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
             self.router.handle_timeout(now);
         }
+        self.close_expired(now);
         if self.watches_health() {
             self.check_health(now);
         }

@@ -10,7 +10,8 @@ pub struct Limits {
     /// Bytes that may wait for a client that takes nothing for
     /// [`client_queue_stall_ms`](Self::client_queue_stall_ms); above, it is closed.
     ///
-    /// One message of any size is always taken: only what waited before it counts.
+    /// A message of any size is always taken: only what waited before it counts, and of that not
+    /// twice the longest message.
     pub client_queue_hard_bytes: usize,
     /// Milliseconds without taking anything after which a client is stalled and not only slow.
     pub client_queue_stall_ms: u64,

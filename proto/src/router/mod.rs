@@ -125,7 +125,7 @@ pub enum Action {
 /// Why codexd closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// It does not read: too many bytes wait for it. What waits is dropped.
+    /// It does not read: too many bytes wait for it. What waits is dropped with the connection.
     TooSlow,
     /// It asked for it; what waits is written first.
     Detached,
@@ -473,9 +473,6 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         if session.state != SessionState::Closing {
             session.state = SessionState::Closing;
-            if !reason.flushes() {
-                session.outbox.clear();
-            }
             self.actions.push_back(Action::Close { client, reason });
         }
         self.adopt_unexplained();
@@ -645,7 +642,12 @@ impl Delivery {
         }
         if waiting > self.soft_bytes && session.outbox.is_blocked() {
             let stalled = self.now.since(session.took) >= self.stall_ms;
-            if waiting > self.max_bytes || (waiting > self.hard_bytes && stalled) {
+            // What is long comes twice, as a delta and in its completed item, and takes its time: the
+            // client is slow only if it lets more pile up.
+            let allowance = 2 * session.outbox.longest();
+            if waiting > self.max_bytes.saturating_add(allowance)
+                || (waiting > self.hard_bytes.saturating_add(allowance) && stalled)
+            {
                 self.overflowed.push(client);
                 return;
             }

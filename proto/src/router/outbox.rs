@@ -16,6 +16,8 @@ pub struct Outbox {
     queued_total: u64,
     /// The last write could not take everything.
     blocked: bool,
+    /// Length of the longest line queued since nothing waited.
+    longest: usize,
 }
 
 impl Outbox {
@@ -45,6 +47,7 @@ impl Outbox {
         if self.head == self.bytes.len() {
             self.bytes.clear();
             self.head = 0;
+            self.longest = 0;
             self.bytes.shrink_to(KEEP);
         } else if self.head >= COMPACT && self.head >= self.bytes.len() / 2 {
             self.bytes.drain(..self.head);
@@ -55,6 +58,11 @@ impl Outbox {
     /// Tells whether the peer could not take everything at the last write.
     pub fn is_blocked(&self) -> bool {
         self.blocked
+    }
+
+    /// Returns the length in bytes of the longest line queued since nothing waited.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Returns how many bytes the peer has taken since the start.
@@ -73,6 +81,7 @@ impl Outbox {
         self.bytes.reserve(line.len() + 1);
         self.bytes.extend_from_slice(line);
         self.bytes.push(b'\n');
+        self.longest = self.longest.max(line.len());
         self.queued_total += line.len() as u64 + 1;
     }
 
@@ -82,6 +91,7 @@ impl Outbox {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.bytes.push(b'\n');
+        self.longest = self.longest.max(self.bytes.len() - before);
         self.queued_total += (self.bytes.len() - before) as u64;
     }
 
@@ -90,6 +100,7 @@ impl Outbox {
         self.queued_total = self.written_total();
         self.bytes = Vec::new();
         self.head = 0;
+        self.longest = 0;
     }
 }
 

@@ -46,6 +46,7 @@ impl Router {
                 name: s.name.clone(),
                 version: s.version.clone(),
                 pid: None,
+                framing: None,
                 connected_ms: now.since(s.connected),
                 threads: {
                     let mut threads: Vec<_> = s.subscriptions.iter().map(ToString::to_string).collect();

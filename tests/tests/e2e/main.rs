@@ -5,7 +5,10 @@
 mod activation;
 mod doctor;
 mod fake_codex;
+mod http;
 mod install;
 mod manager;
+mod tui;
 mod units;
 mod upstream;
+mod websocket;

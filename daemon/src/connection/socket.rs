@@ -12,9 +12,11 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::sys;
+
 /// A non-blocking connected socket.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     stream: AsyncFd<UnixStream>,
     /// A second descriptor of the same socket, watched for writing while it is full.
     full: Option<AsyncFd<UnixStream>>,
@@ -25,12 +27,12 @@ impl Socket {
     ///
     /// # Errors
     /// When the system cannot watch it.
-    pub(super) fn new(stream: UnixStream) -> io::Result<Socket> {
-        Ok(Socket { stream: AsyncFd::with_interest(stream, Interest::READABLE)?, full: None })
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Socket> {
+        Ok(Socket { stream: sys::watch(stream, Interest::READABLE)?, full: None })
     }
 
     /// Reads what is there into `buffer`; `Ok(0)` is the end. Pending registers the task.
-    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut guard = ready!(self.stream.poll_read_ready(cx))?;
             match guard.try_io(|socket| socket.get_ref().read(buffer)) {
@@ -52,7 +54,7 @@ impl Socket {
     ///
     /// # Errors
     /// `WouldBlock` when it is full; then [`Socket::poll_writable`] tells when it is not.
-    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.stream.get_ref().write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -61,13 +63,24 @@ impl Socket {
         }
     }
 
+    /// Writes as much of several pieces as the socket takes at once; otherwise as
+    /// [`Socket::try_write`].
+    pub(crate) fn try_write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            match self.stream.get_ref().write_vectored(pieces) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Ready when the socket may take something again. Pending registers the task.
-    pub(super) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let full = match &mut self.full {
             Some(full) => full,
             none => {
                 let second = self.stream.get_ref().try_clone()?;
-                none.insert(AsyncFd::with_interest(second, Interest::WRITABLE)?)
+                none.insert(sys::watch(second, Interest::WRITABLE)?)
             }
         };
         ready!(full.poll_write_ready(cx))?.retain_ready();

@@ -1,0 +1,85 @@
+//! The terminal interface of codex, on the daemon's socket, beside another client.
+
+use codexd_tests::codex::{Codex, Version};
+use codexd_tests::daemon::TestDaemon;
+use codexd_tests::terminal::Terminal;
+use serde_json::json;
+
+/// The line of input, once it takes some.
+const PROMPT: &str = "Ask Codex to do anything";
+
+/// Starts a daemon and, in a terminal, `codex --remote` on it.
+fn start() -> Option<(TestDaemon, Terminal)> {
+    if !Terminal::is_available() {
+        return None;
+    }
+    let codex = Codex::for_test(Version::Current)?;
+    let daemon = TestDaemon::real(Version::Current)?.ready();
+    // Read-only, so that a command has to ask; without the alternate screen, so that text stays.
+    let command = format!(
+        "'{}' --remote 'unix://{}' --sandbox read-only --ask-for-approval on-request --no-alt-screen",
+        codex.native.display(),
+        daemon.socket().display()
+    );
+    let terminal = Terminal::run(daemon.home(), &command);
+    terminal.wait_for(PROMPT);
+    Some((daemon, terminal))
+}
+
+/// Types a prompt and sends it once it stands on the screen: what comes faster is taken for pasted text.
+fn send(terminal: &Terminal, prompt: &str, ending: &str) {
+    terminal.type_text(prompt);
+    terminal.wait_for(ending);
+    terminal.press("Enter");
+}
+
+#[test]
+fn the_terminal_interface_and_another_client_share_a_thread() {
+    let Some((daemon, terminal)) = start() else { return };
+
+    // A turn of the interface.
+    send(&terminal, "hello from the terminal", "from the terminal");
+    terminal.wait_for("echo: hello from the terminal");
+
+    // Another client joins its thread and runs a turn there: the interface shows it.
+    let mut other = daemon.client("other");
+    let loaded = other.request("thread/loaded/list", json!({}));
+    // The interface starts short-lived threads beside that of the conversation.
+    let threads = loaded["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
+    let thread = threads
+        .filter(|id| {
+            let read = other.try_request("thread/read", json!({"threadId": id, "includeTurns": true}));
+            read.is_ok_and(|result| result.to_string().contains("echo: hello from the terminal"))
+        })
+        .collect::<Vec<_>>();
+    let [thread] = &thread[..] else { panic!("one thread has the turn: {thread:?} of {loaded}") };
+    other.request("thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    let turn = other.turn(thread, "[[say:0:an answer from elsewhere]] a question from elsewhere");
+    assert_eq!(turn.answer.as_deref(), Some("an answer from elsewhere"));
+    let screen = terminal.wait_for("• an answer from elsewhere");
+    assert!(screen.contains("a question from elsewhere"), "{screen}");
+
+    // An approval is given by a key, and the other client sees the turn.
+    let command = "[[shell:echo it > made.txt;;sandbox_permissions=\"require_escalated\"]] do it";
+    send(&terminal, command, "do it");
+    terminal.wait_for("Yes, proceed");
+    let asked = other.take_method("item/commandExecution/requestApproval");
+    assert_eq!(asked["params"]["threadId"], thread.as_str());
+    terminal.press("y");
+    terminal.wait_for("echo:  do it");
+    assert_eq!(std::fs::read_to_string(daemon.home().project().join("made.txt")).unwrap(), "it\n");
+    let resolved = other.take_method("serverRequest/resolved");
+    assert_eq!(resolved["params"]["requestId"], asked["id"]);
+    let completed = other.take_method("turn/completed");
+    assert_eq!(completed["params"]["threadId"], thread.as_str());
+    assert_eq!(completed["params"]["turn"]["status"], "completed");
+}
+
+#[test]
+fn the_terminal_interface_comes_back_when_the_daemon_does() {
+    let Some((mut daemon, terminal)) = start() else { return };
+    send(&terminal, "before the end", "before the end");
+    terminal.wait_for("echo: before the end");
+    assert_eq!(daemon.stop(), 0);
+    terminal.wait_for("Reconnecting");
+}
