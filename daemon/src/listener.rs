@@ -28,11 +28,6 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Returns where it lies.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Tells whether the path still leads to the socket that was bound there.
     ///
     /// If not, someone removed or replaced the file, and no client can reach the daemon any more.
