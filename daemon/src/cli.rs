@@ -24,6 +24,12 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
+    /// Make a service of the daemon for this user and CODEX_HOME
+    Install(InstallArgs),
+    /// Stop that service and remove it
+    Uninstall(UninstallArgs),
+    /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
+    Doctor(DoctorArgs),
 }
 
 /// Flags of `codexd serve`.
@@ -83,6 +89,52 @@ pub(crate) struct ServeArgs {
     pub(crate) log_level: Option<LogFilter>,
 }
 
+/// Which service manager, and whether only to look.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SupervisorArgs {
+    /// A user service and a socket of systemd [default: on Linux]
+    #[arg(long, conflicts_with = "launchd")]
+    pub(crate) systemd: bool,
+
+    /// A launch agent of macOS [default: on macOS]
+    #[arg(long)]
+    pub(crate) launchd: bool,
+
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Flags of `codexd install`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+
+    /// Enable it and start it, too
+    #[arg(long)]
+    pub(crate) now: bool,
+
+    /// The codex program, a path or a name to look up in PATH [default: codex] [env: CODEXD_CODEX]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) codex: Option<PathBuf>,
+}
+
+/// Flags of `codexd uninstall`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+}
+
+/// Flags of `codexd doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Flags of `codexd ctl`.
 #[derive(Debug, Args)]
 pub(crate) struct CtlArgs {
@@ -114,6 +166,10 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
+    /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
+    Reload,
+    /// Change what is logged until the settings are read again: exit 0 done, 3 not running
+    LogLevel(LogLevelArgs),
     /// Print the path of the socket for clients
     GetSocket,
 }
@@ -145,6 +201,14 @@ pub(crate) enum WaitFor {
     Ready,
     /// The daemon is gone
     Stopped,
+}
+
+/// Flags of `ctl log-level`.
+#[derive(Debug, Args)]
+pub(crate) struct LogLevelArgs {
+    /// off, error, warn, info, debug or trace; more after a comma, as `info,TARGET=debug`
+    #[arg(value_name = "LEVEL")]
+    pub(crate) filter: LogFilter,
 }
 
 /// Flags of `ctl stop`.

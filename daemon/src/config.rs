@@ -108,6 +108,25 @@ impl Settings {
     /// configuration file that was named does not exist.
     pub(crate) fn load(args: &ServeArgs, environment: &Environment) -> Result<Settings, Error> {
         let (file, config_file) = read_file(args.config.as_deref(), environment)?;
+        Settings::over(file, config_file, args, environment)
+    }
+
+    /// Reads the settings as if there were no configuration file: to look for a daemon that started when
+    /// the file was still in order.
+    ///
+    /// # Errors
+    ///
+    /// With exit code 78 when the environment holds something it cannot.
+    pub(crate) fn load_without_file(args: &ServeArgs, environment: &Environment) -> Result<Settings, Error> {
+        Settings::over(ConfigFile::default(), None, args, environment)
+    }
+
+    fn over(
+        file: ConfigFile,
+        config_file: Option<PathBuf>,
+        args: &ServeArgs,
+        environment: &Environment,
+    ) -> Result<Settings, Error> {
         let codex_home = paths::codex_home(environment)?;
         let instance = match args.instance.clone().or(text(environment, "CODEXD_INSTANCE")?).or(file.instance)
         {

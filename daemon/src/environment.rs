@@ -46,6 +46,6 @@ fn is_read(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         name.starts_with("CODEX")
             || name.starts_with("XDG_")
-            || matches!(name, "HOME" | "TMPDIR" | "STATE_DIRECTORY" | "JOURNAL_STREAM")
+            || matches!(name, "HOME" | "PATH" | "TMPDIR" | "STATE_DIRECTORY" | "JOURNAL_STREAM")
     })
 }

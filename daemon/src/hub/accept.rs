@@ -17,6 +17,9 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Accepts clients until the door is closed; then takes in those that had connected by then, so that
 /// they get an answer, and closes the listener.
+///
+/// On an inherited socket those that come after the door was closed are left for the next daemon, which
+/// the service manager starts for them.
 pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTracker, panicked: Panicked) {
     let door = hub.borrow().door.clone();
     loop {
@@ -35,6 +38,9 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTra
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
+    }
+    if hub.borrow().inherited {
+        return;
     }
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {

@@ -59,9 +59,6 @@ impl Hub {
             }
             Effect::NotifyStopping => notify::stopping(&self.reason()),
             Effect::AnnounceDrain => {
-                if let Some(ms) = self.longest_stop_ms() {
-                    notify::extend_timeout(std::time::Duration::from_millis(ms));
-                }
                 let reason = self.reason();
                 self.router.begin_drain(
                     now,
@@ -100,9 +97,5 @@ impl Hub {
     /// Returns why the daemon ends, in words.
     pub(super) fn reason(&self) -> String {
         farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
-    }
-
-    fn longest_stop_ms(&self) -> Option<u64> {
-        self.lifecycle.longest_stop_ms()
     }
 }

@@ -16,6 +16,7 @@ mod accept;
 mod client;
 mod closing;
 mod effect;
+mod reload;
 mod report;
 mod run;
 mod upstream;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::reload::Reloader;
 use crate::upstream::process::{Pipes, Signals};
 use client::Connection;
 use upstream::UpstreamIo;
@@ -63,6 +65,8 @@ pub(crate) struct Hub {
     upstream: UpstreamIo,
     /// The path of the client socket, until it is given up.
     socket_file: Option<SocketFile>,
+    /// The socket belongs to a service manager: who waits there is for the next daemon.
+    inherited: bool,
     /// Cancelled when nobody new is to be accepted.
     door: CancellationToken,
     /// Wakes the core loop: a deadline may have moved, or the life may be over.
@@ -77,6 +81,7 @@ pub(crate) struct Hub {
     /// The part of the status that does not change.
     identity: StatusReport,
     publisher: Publisher,
+    reloader: Reloader,
     max_clients: usize,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
@@ -92,9 +97,12 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) pipes: Pipes,
     pub(crate) signals: Signals,
-    pub(crate) socket_file: SocketFile,
+    /// `None` where an inherited socket has no path.
+    pub(crate) socket_file: Option<SocketFile>,
+    pub(crate) inherited: bool,
     pub(crate) identity: StatusReport,
     pub(crate) publisher: Publisher,
+    pub(crate) reloader: Reloader,
 }
 
 impl Hub {
@@ -109,7 +117,8 @@ impl Hub {
             connections: FxHashMap::default(),
             deadlines: BTreeSet::new(),
             upstream: UpstreamIo::new(parts.pipes, parts.signals, settings.limits.max_message_bytes),
-            socket_file: Some(parts.socket_file),
+            socket_file: parts.socket_file,
+            inherited: parts.inherited,
             door: CancellationToken::new(),
             wake: Rc::new(Notify::new()),
             sleeps_until: None,
@@ -118,6 +127,7 @@ impl Hub {
             scratch: vec![0; READ_BYTES],
             identity: parts.identity,
             publisher: parts.publisher,
+            reloader: parts.reloader,
             max_clients: settings.limits.max_clients,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),

@@ -23,6 +23,11 @@ use crate::upstream::{Process, sweep};
 const SWEEP_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
+/// How often a service manager that waits for the end is asked for more time, and for how much. A core
+/// that hangs asks for nothing, and is killed when the last time it was given is over.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY: Duration = Duration::from_secs(20);
+
 /// What the core loop needs beside the hub.
 pub(crate) struct Run {
     pub(crate) listener: UnixListener,
@@ -58,6 +63,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let wake = hub.borrow().wake.clone();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
     let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+    let mut extend_at = None;
     let mut child_ended = false;
     while hub.borrow().lifecycle.state() != State::Exited {
         let deadline = hub.borrow_mut().sleep_deadline();
@@ -65,6 +71,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             biased;
             wish = run.signals.next() => match wish {
                 Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::Reload => drop(hub.borrow_mut().reload()),
                 Wish::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
                     sweep::reap_ended(upstream);
@@ -83,6 +90,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             }
             () = wake.notified() => {}
             () = sleep_until(deadline) => {}
+            () = sleep_until(extend_at) => {}
             () = sleep_until(watchdog_at) => {
                 if hub.borrow().is_watched_alive() {
                     notify::watchdog();
@@ -91,6 +99,10 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             }
         }
         hub.borrow_mut().handle_timeouts();
+        if hub.borrow().is_ending() && extend_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+            notify::extend_timeout(EXTEND_BY);
+            extend_at = Some(tokio::time::Instant::now() + EXTEND_EVERY);
+        }
     }
     // What was left behind is dead in a moment; nobody else would take it in.
     let sweeping = tokio::time::Instant::now();
@@ -158,6 +170,11 @@ impl Hub {
         match command {
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::Clients(reply) => drop(reply.send(self.client_reports())),
+            Command::Reload(reply) => drop(reply.send(self.reload())),
+            Command::LogLevel { filter, reply } => {
+                self.reloader.set_log(&filter);
+                let _ = reply.send(());
+            }
             Command::Stop { mode, reply } => {
                 let already_stopping = self.lifecycle.intent().is_some();
                 self.stop(StopSource::Control, mode == StopMode::Now);
@@ -232,8 +249,19 @@ impl Hub {
     }
 
     /// Tells whether the service manager may be told that all is well.
+    ///
+    /// That this is asked at all says that the core loop goes round. The upstream is alive as long as the
+    /// health check has not said otherwise: with that it leaves the states that are watched, and from
+    /// there on each step to the end has a timer of its own.
     fn is_watched_alive(&self) -> bool {
-        // On the way out, each step has a timer of its own.
         self.lifecycle.state() != State::Starting
+    }
+
+    /// Tells whether the daemon is on its way out.
+    fn is_ending(&self) -> bool {
+        !matches!(
+            self.lifecycle.state(),
+            State::Starting | State::Handshaking | State::Serving | State::Exited
+        )
     }
 }

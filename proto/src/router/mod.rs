@@ -224,6 +224,20 @@ impl Router {
         router
     }
 
+    /// Changes bounds and the effect of `broker/shutdown` while clients are served.
+    ///
+    /// What is beyond a bound that became narrower counts from its next message on.
+    pub fn reconfigure(&mut self, limits: Limits, client_shutdown: ClientShutdown) {
+        self.window.resize(limits.window);
+        self.delivery.soft_bytes = limits.client_queue_soft_bytes;
+        self.delivery.hard_bytes = limits.client_queue_hard_bytes;
+        self.delivery.stall_ms = limits.client_queue_stall_ms;
+        self.delivery.max_bytes = limits.client_queue_max_bytes;
+        self.config.limits = limits;
+        self.config.client_shutdown = client_shutdown;
+        self.pump();
+    }
+
     /// Takes in a new connection.
     pub fn client_connected(&mut self, now: Time) -> ClientId {
         self.delivery.now = now;
