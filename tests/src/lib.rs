@@ -24,3 +24,4 @@ pub mod notify;
 pub mod output;
 pub mod process;
 pub mod wait;
+pub mod websocket;

@@ -1,0 +1,49 @@
+//! Differential tests: what a client of codexd sees is what a client of the native listener sees.
+//!
+//! Each script is a conversation of a few clients. It runs once against the oracle, which is the real
+//! codex with its own listener for several connections, and once against codexd for each framing, all
+//! on the same scripted model. What each client received is recorded, normalised ([`normal`]), put in
+//! the orders that the native listener guarantees ([`lanes`]), and compared ([`compare`]). What cannot be the same over one connection stands in
+//! [`exceptions`], with the reason.
+//!
+//! With `CODEXD_DIFFERENTIAL=native` the oracle is compared with itself: a difference then is an order
+//! or a value that native does not guarantee.
+#![allow(missing_docs, reason = "the names of the tests say what they pin")]
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod compare;
+mod exceptions;
+mod lanes;
+mod normal;
+mod scripts;
+mod stage;
+mod world;
+
+use codexd_tests::codex::{Codex, Version};
+
+use compare::Transcript;
+use stage::Stage;
+use world::{Setup, Side, World};
+
+/// Runs a script on both sides and compares.
+fn differential(script: &str, setup: &Setup, play: impl Fn(&mut Stage<'_>)) {
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let run = |side: Side| -> Transcript {
+        let world = World::open(side, &codex, setup);
+        let mut stage = Stage::new(&world);
+        play(&mut stage);
+        stage.finish()
+    };
+    let expected = run(Side::Native);
+    let others: &[Side] = match std::env::var("CODEXD_DIFFERENTIAL") {
+        Ok(word) if word == "native" => &[Side::Native],
+        _ => &[Side::Lines],
+    };
+    for side in others {
+        let seen = run(*side);
+        let exceptions = if *side == Side::Native { &[][..] } else { exceptions::EXCEPTIONS };
+        if let Err(report) = compare::compare(script, &expected, &seen, exceptions) {
+            panic!("{script}: what clients saw of {side:?} (right) is not what they saw of the oracle (left)\n{report}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The scripts, by subject.
+
+mod approvals;
+mod turns;
