@@ -25,8 +25,10 @@ use compare::Transcript;
 use stage::Stage;
 use world::{Setup, Side, World};
 
-/// Runs a script on both sides and compares.
-fn differential(script: &str, setup: &Setup, play: impl Fn(&mut Stage<'_>)) {
+/// Runs a script on both sides and compares. It has the name of the test.
+fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
+    let script = std::any::type_name::<P>().trim_end_matches("::{{closure}}");
+    let script = script.rsplit("::").next().unwrap_or(script);
     let Some(codex) = Codex::for_test(Version::Current) else { return };
     let run = |side: Side| -> Transcript {
         let world = World::open(side, &codex, setup);

@@ -191,8 +191,10 @@ impl<'a> Stage<'a> {
     /// Runs a turn from its start to its end.
     #[track_caller]
     pub(crate) fn turn(&mut self, who: Who, thread: &str, prompt: &str) -> Value {
-        self.turn_start(who, thread, prompt);
-        self.see_end(who, thread)
+        let turn = self.turn_start(who, thread, prompt);
+        self.wait(who, "the end of the turn", 0, |it| {
+            it["method"] == "turn/completed" && it["params"]["turn"]["id"] == turn.as_str()
+        })
     }
 
     /// Resumes a thread and waits for the last of what follows.

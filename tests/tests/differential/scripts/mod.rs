@@ -1,4 +1,10 @@
 //! The scripts, by subject.
 
+mod agents;
 mod approvals;
+mod failures;
+mod handshake;
+mod passing;
+mod resources;
+mod threads;
 mod turns;
