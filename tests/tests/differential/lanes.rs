@@ -51,6 +51,8 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
             thread: String::new(),
             name: format!("process {}", params["processHandle"]),
         },
+        // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
+        "turn/start" => return None,
         _ => {
             let thread = [&answer["result"]["thread"]["id"], &params["threadId"]];
             let thread = thread.into_iter().find_map(Value::as_str)?.to_owned();

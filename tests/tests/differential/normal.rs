@@ -52,11 +52,13 @@ impl Names {
     }
 
     fn member(&mut self, key: &str, value: &Value) -> Value {
-        let is_time = ["At", "AtMs", "durationMs"].iter().any(|end| key.ends_with(end));
+        let is_time = ["At", "AtMs", "durationMs", "create_time"].iter().any(|end| key.ends_with(end));
         match value {
             Value::Number(_) if is_time => json!("<time>"),
             // The system's number of a process; an id that a client has chosen is none.
             Value::String(text) if key == "processId" && is_digits(text) => json!("<pid>"),
+            // Drawn from a list.
+            Value::String(_) if key == "agentNickname" || key == "agent_nickname" => json!("<nickname>"),
             _ => self.value(value),
         }
     }
@@ -93,22 +95,31 @@ fn is_digits(text: &str) -> bool {
 
 /// Returns the length of the id that a text begins with: a UUID, an id of the scripted model, a hash.
 fn length_of_id(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let is_uuid = bytes.len() >= 36
-        && bytes[..36].iter().enumerate().all(|(index, byte)| match index {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        });
-    if is_uuid {
+    if is_uuid(text) {
         return Some(36);
     }
-    let hexadecimal = bytes.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let hexadecimal = text.bytes().take_while(u8::is_ascii_hexdigit).count();
     if hexadecimal == 64 {
         return Some(64);
     }
-    let prefix = ["msg_", "call_", "resp_", "fc_", "ctc_", "rs_"].into_iter().find(|p| text.starts_with(p))?;
-    let digits = bytes[prefix.len()..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let prefix = PREFIXES.into_iter().find(|prefix| text.starts_with(prefix))?;
+    let rest = &text[prefix.len()..];
+    if is_uuid(rest) {
+        return Some(prefix.len() + 36);
+    }
+    let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     (digits > 0).then_some(prefix.len() + digits)
+}
+
+const PREFIXES: [&str; 7] = ["msg_", "call_", "resp_", "fc_", "fco_", "ctc_", "rs_"];
+
+fn is_uuid(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() >= 36
+        && bytes[..36].iter().enumerate().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
 }
 
 /// Returns the length of the date that a text begins with, with the time of day behind it if there is one.
@@ -122,7 +133,7 @@ fn length_of_date(text: &str) -> Option<usize> {
             })
     };
     let bytes = text.as_bytes();
-    if !matches("2000-00-00", bytes) && !matches("2000-00-00".replace('2', "0").as_str(), bytes) {
+    if !matches("0000-00-00", bytes) {
         return None;
     }
     let mut length = 10;

@@ -4,7 +4,6 @@
 //! recorded all the same, at the latest when the client leaves or the script ends.
 
 use codexd_tests::client::{Message, TestClient};
-use codexd_tests::model::MockModel;
 use serde_json::{Value, json};
 
 use crate::compare::{Record, Transcript};
@@ -207,22 +206,19 @@ impl<'a> Stage<'a> {
         answer
     }
 
-    /// Starts a turn that does not end by itself, and waits until the model has its prompt.
+    /// Starts a turn that does not end by itself, and waits for its first and only word.
     #[track_caller]
     pub(crate) fn hang(&mut self, who: Who, thread: &str, words: &str) -> String {
-        let turn = self.turn_start(who, thread, &format!("[[hang]] {words}"));
-        self.model().wait_for_prompt(words);
+        let turn = self.turn_start(who, thread, &format!("[[deltas:2:600000]] {words}"));
+        self.wait(who, "the first word", 0, |it| {
+            it["method"] == "item/agentMessage/delta" && it["params"]["turnId"] == turn.as_str()
+        });
         turn
     }
 
     /// The project's folder.
     pub(crate) fn project(&self) -> String {
         self.world.home().project().display().to_string()
-    }
-
-    /// The scripted model.
-    pub(crate) fn model(&self) -> &'a MockModel {
-        self.world.model()
     }
 
     /// The server's world.

@@ -226,6 +226,10 @@ fn an_elicitation() {
         let thread = with_mcp(it, a);
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[call:mcp__mk.elicit:{}]] go");
+        // Whether the tool may be called, and then what the tool asks.
+        it.see(b, "mcpServer/elicitation/request");
+        let question = it.see(a, "mcpServer/elicitation/request");
+        it.reply(a, &question, json!({"action": "accept", "content": {}}));
         it.see(a, "mcpServer/elicitation/request");
         let question = it.see(b, "mcpServer/elicitation/request");
         it.reply(b, &question, json!({"action": "accept", "content": {"name": "Bob"}}));

@@ -78,8 +78,8 @@ fn the_same_process_handles() {
         it.call(b, "process/writeStdin", write("Ygo="));
         it.call(a, "process/writeStdin", json!({"processHandle": "h", "closeStdin": true}));
         it.see(a, "process/exited");
-        it.call(a, "process/spawn", spawn("h"));
-        it.call(a, "process/kill", json!({"processHandle": "h"}));
+        it.call(a, "process/spawn", spawn("another"));
+        it.call(a, "process/kill", json!({"processHandle": "another"}));
         it.see(a, "process/exited");
     });
 }
