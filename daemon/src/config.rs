@@ -72,8 +72,10 @@ pub(crate) struct Limits {
     pub(crate) client_queue_soft_bytes: usize,
     /// How long a client's queue may stay above the soft limit.
     pub(crate) client_queue_soft_time: Duration,
-    /// Bytes queued for a client at which it is closed at once.
+    /// Bytes queued for a client that takes nothing, at which it is closed.
     pub(crate) client_queue_hard_bytes: usize,
+    /// Bytes queued for a client that reads too slowly, at which it is closed.
+    pub(crate) client_queue_max_bytes: usize,
     /// Clients connected at the same time.
     pub(crate) max_clients: usize,
     /// Requests of one client that wait for their turn to be forwarded.
@@ -89,6 +91,7 @@ impl Default for Limits {
             client_queue_soft_bytes: 4 << 20,
             client_queue_soft_time: Duration::from_secs(30),
             client_queue_hard_bytes: 16 << 20,
+            client_queue_max_bytes: 64 << 20,
             max_clients: 1024,
             max_queued_requests_per_client: 1024,
             window: 64,
@@ -199,6 +202,11 @@ impl Limits {
         if self.client_queue_hard_bytes < self.client_queue_soft_bytes {
             return Err(Error::config(
                 "`limits.client_queue_hard_bytes` is less than `limits.client_queue_soft_bytes`",
+            ));
+        }
+        if self.client_queue_max_bytes < self.client_queue_hard_bytes {
+            return Err(Error::config(
+                "`limits.client_queue_max_bytes` is less than `limits.client_queue_hard_bytes`",
             ));
         }
         Ok(())

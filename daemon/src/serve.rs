@@ -97,7 +97,11 @@ fn serve(
         let signal = process.signals();
         let parts = hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
         let hub = Hub::new(parts, settings);
-        let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
+        // A task of its own: what this one awaits is polled at every message.
+        let run = hub::run(hub, hub::Run { listener, process, signals, commands });
+        let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
+            Err(Error::new(ExitCode::Software, "the core loop broke off").because(error))
+        });
         // Whoever waits for the end sees it when the control connections close: last of all.
         control_file.remove();
         control.stop();
@@ -119,6 +123,7 @@ fn router_config(settings: &Settings, record: &Record) -> router::Config {
             client_queue_soft_ms: u64::try_from(limits.client_queue_soft_time.as_millis())
                 .unwrap_or(u64::MAX),
             client_queue_hard_bytes: limits.client_queue_hard_bytes,
+            client_queue_max_bytes: limits.client_queue_max_bytes,
             queued_requests_per_client: limits.max_queued_requests_per_client,
             window: limits.window,
             ..router::Limits::default()

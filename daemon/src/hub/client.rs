@@ -2,16 +2,14 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::id::ClientId;
 use codexd_proto::router::CloseReason;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::UnixStream;
 
+use super::socket::Socket;
 use super::{Hub, SharedHub};
 use crate::peer::Peer;
 
@@ -20,7 +18,7 @@ const READS_IN_A_ROW: usize = 4;
 
 /// A connected client.
 pub(super) struct Connection {
-    stream: UnixStream,
+    socket: Socket,
     decoder: LineDecoder,
     peer: Peer,
     /// Wakes the client's task.
@@ -40,11 +38,11 @@ pub(super) async fn serve(hub: SharedHub, client: ClientId) {
 
 impl Hub {
     /// Takes in a connection whose peer was checked.
-    pub(super) fn connect(&mut self, stream: UnixStream, peer: Peer) -> ClientId {
+    pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.router.client_connected(self.now());
         tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
         let connection = Connection {
-            stream,
+            socket,
             decoder: LineDecoder::new(self.max_message_bytes),
             peer,
             waker: None,
@@ -65,15 +63,15 @@ impl Hub {
             none => *none = Some(cx.waker().clone()),
         }
         if connection.blocked {
-            match connection.stream.poll_write_ready(cx) {
+            match connection.socket.poll_writable(cx) {
                 Poll::Pending => {}
                 Poll::Ready(_) => {
                     connection.blocked = false;
                     self.write_client(client);
                     // The write may have found the socket full again: wait for it.
-                    if let Some(connection) = self.connections.get(&client)
+                    if let Some(connection) = self.connections.get_mut(&client)
                         && connection.blocked
-                        && connection.stream.poll_write_ready(cx).is_ready()
+                        && connection.socket.poll_writable(cx).is_ready()
                     {
                         cx.waker().wake_by_ref();
                     }
@@ -81,7 +79,7 @@ impl Hub {
             }
         }
         self.read_client(client, cx);
-        self.settle();
+        self.settle_soon();
         if self.connections.contains_key(&client) { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -96,21 +94,13 @@ impl Hub {
                 cx.waker().wake_by_ref();
                 break;
             }
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut connection.stream).poll_read(cx, &mut buffer) {
+            match connection.socket.poll_read(cx, &mut scratch) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                Poll::Ready(Ok(0)) => {
                     self.client_eof(client);
                     break;
                 }
-                Poll::Ready(Ok(())) => {
-                    let filled = buffer.filled().len();
-                    self.client_bytes(client, &scratch[..filled]);
-                    if filled < scratch.len() {
-                        // The socket is empty: the next poll only registers for more.
-                        continue;
-                    }
-                }
+                Poll::Ready(Ok(n)) => self.client_bytes(client, &scratch[..n]),
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(client.id = client.0, %error, "connection broke");
                     self.disconnect(client);
@@ -138,7 +128,7 @@ impl Hub {
         if connection.decoder.is_torn() {
             tracing::debug!(client.id = client.0, "connection ended inside a line");
         }
-        let gone = hung_up(&connection.stream);
+        let gone = hung_up(&connection.socket);
         if gone || self.router.in_flight(client) == 0 && self.outbox_is_empty(client) {
             self.disconnect(client);
         } else if let Some(connection) = self.connections.get_mut(&client) {
@@ -169,7 +159,7 @@ impl Hub {
         let mut blocked = false;
         let mut broken = None;
         while taken < outbox.len() {
-            match connection.stream.try_write(&outbox.pending()[taken..]) {
+            match connection.socket.try_write(&outbox.pending()[taken..]) {
                 Ok(n) => taken += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     blocked = true;
@@ -241,8 +231,8 @@ impl Hub {
 }
 
 /// Tells whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
-fn hung_up(stream: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+fn hung_up(socket: &Socket) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()
         && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }

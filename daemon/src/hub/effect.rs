@@ -36,6 +36,7 @@ impl Hub {
             self.publish();
             notify::status(&self.status_line());
             self.wake.notify_one();
+            self.settle_soon();
         }
     }
 

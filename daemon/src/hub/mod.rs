@@ -6,8 +6,9 @@
 //! for each client, one for the upstream, one that accepts, and the [core loop](run)) only wait for
 //! readiness and then call it. No call waits, so the borrow never lasts beyond one.
 //!
-//! A call handles what one read brought, then writes: each peer that has something new gets one
-//! `write` with all of it ([`Hub::settle`]). There is no task, channel or allocation per message.
+//! A call handles what one read brought. What it left to write is written once everybody who was ready
+//! has been read: each peer that has something new gets one `write` with all of it
+//! ([`Hub::settle`]). There is no task, channel or allocation per message.
 //!
 //! What to do is decided in `codexd-proto`; here it is done.
 
@@ -16,11 +17,13 @@ mod client;
 mod effect;
 mod report;
 mod run;
+mod socket;
 mod upstream;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use codexd_proto::health::Health;
@@ -62,6 +65,8 @@ pub(crate) struct Hub {
     door: CancellationToken,
     /// Wakes the core loop: a deadline may have moved, or the life may be over.
     wake: Rc<Notify>,
+    /// Wakes the task that settles what clients' calls left.
+    settler: Option<Waker>,
     events: VecDeque<Event>,
     /// Room for one read, shared by all peers: only an unfinished line is kept per peer.
     scratch: Vec<u8>,
@@ -102,6 +107,7 @@ impl Hub {
             socket_file: Some(parts.socket_file),
             door: CancellationToken::new(),
             wake: Rc::new(Notify::new()),
+            settler: None,
             events: VecDeque::new(),
             scratch: vec![0; READ_BYTES],
             identity: parts.identity,
@@ -123,6 +129,23 @@ impl Hub {
     /// Takes in an event of the lifecycle; [`Hub::settle`] handles it.
     fn happened(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Has [`Hub::settle`] called after the calls of all peers that are ready now.
+    fn settle_soon(&self) {
+        if let Some(settler) = &self.settler {
+            settler.wake_by_ref();
+        }
+    }
+
+    /// Settles whenever it was asked for. Ready when the life is over.
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.settler {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        self.settle();
+        if self.lifecycle.state() == State::Exited { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Writes what there is to write and does what there is to do, until nothing is left.

@@ -50,6 +50,9 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let accepting = accept::serve(hub.clone(), run.listener, tasks.clone(), panicked.clone());
     spawn(&tasks, &panicked, accepting);
     spawn(&tasks, &panicked, upstream::serve(hub.clone()));
+    let settled = hub.clone();
+    let settling = std::future::poll_fn(move |cx| settled.borrow_mut().poll_settle(cx));
+    spawn(&tasks, &panicked, settling);
     hub.borrow_mut().begin();
 
     let wake = hub.borrow().wake.clone();

@@ -22,6 +22,8 @@ pub(super) struct DeferredUnsubscribe {
     id_span: Span,
     thread: ThreadId,
     line: Box<[u8]>,
+    /// It waits for resumes with a smaller id; those that came after it do not concern it.
+    before: UpstreamId,
 }
 
 /// A request from a client while it is on its way through the router.
@@ -211,17 +213,7 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let waits = !session.queue.is_empty() || (!long && !self.window.has_room());
         if waits && session.queue.len() >= self.config.limits.queued_requests_per_client {
-            return self.refuse(
-                client,
-                Some(&id),
-                &ErrorAnswer {
-                    code: OVERLOADED,
-                    message: "too many requests of this client wait for an answer; retry later",
-                    reason: "overloaded",
-                    delivered: Delivered::No,
-                    retryable: true,
-                },
-            );
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         session.in_flight += 1;
         self.note_opening(&kind, 1);
@@ -371,12 +363,24 @@ impl Router {
             // The upstream words the error.
             return self.dispatch(incoming, Kind::Plain, false, Edits::new());
         };
-        let Incoming { client, id, id_span, line, .. } = incoming;
-        if self.resumes_in_flight(client, &thread) {
+        let before = self.pending.next_id();
+        if self.resumes_in_flight(incoming.client, &thread, before) {
             // Else the answer to the resume would subscribe it again, against its last word.
+            let Incoming { client, id, id_span, line, .. } = incoming;
             let line = line.into();
-            self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
+            self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line, before });
             return;
+        }
+        self.unsubscribe_now(incoming, thread);
+    }
+
+    fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
+        let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.sessions.get(&client).is_some_and(|s| {
+            !s.queue.is_empty() && s.queue.len() >= self.config.limits.queued_requests_per_client
+        }) {
+            // Before anything is changed for it.
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         let subscribed = self.threads.get_mut(&thread).is_some_and(|t| t.unsubscribe(client));
         if !subscribed {
@@ -403,9 +407,10 @@ impl Router {
         });
     }
 
-    fn resumes_in_flight(&self, client: ClientId, thread: &ThreadId) -> bool {
+    /// Tells whether a client has asked for a resume, before the request `before`, and has no answer.
+    fn resumes_in_flight(&self, client: ClientId, thread: &ThreadId, before: UpstreamId) -> bool {
         self.resuming.contains_key(thread)
-            && self.pending.values().any(|p| {
+            && self.pending.before(before).any(|p| {
                 matches!(&p.origin, Origin::Client { client: c, .. } if *c == client)
                     && matches!(&p.kind, Kind::Resume { target: Some(t), .. } if t == thread)
             })
@@ -413,12 +418,13 @@ impl Router {
 
     /// Handles again what waited for the answer to a resume of `thread`.
     pub(super) fn run_deferred(&mut self, thread: &ThreadId) {
-        let (ready, rest) =
-            std::mem::take(&mut self.deferred).into_iter().partition::<Vec<_>, _>(|d| d.thread == *thread);
+        let (ready, rest) = std::mem::take(&mut self.deferred).into_iter().partition::<Vec<_>, _>(|d| {
+            d.thread == *thread && !self.resumes_in_flight(d.client, thread, d.before)
+        });
         self.deferred = rest;
-        for DeferredUnsubscribe { client, id, id_span, line, .. } in ready {
+        for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
             let params = member(&line, 0, b"params");
-            self.unsubscribe(Incoming { client, id, id_span, line: &line, params });
+            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params }, thread);
         }
     }
 
@@ -590,6 +596,15 @@ fn inject(edits: &mut Edits<'_>, line: &[u8], params: Span, name: &str, null: Op
         }
     }
 }
+
+/// The answer to a client that has too many requests waiting.
+const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too many requests of this client wait for an answer; retry later",
+    reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
 
 /// Tells whether a text has the form of a thread id, so that the upstream would not refuse it.
 fn is_uuid(text: &[u8]) -> bool {

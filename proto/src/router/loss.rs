@@ -2,6 +2,7 @@
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pending::Origin;
+use super::window::Window;
 use super::{Announcement, Phase, Router, Topic};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
@@ -67,6 +68,7 @@ impl Router {
         self.resolve_all_asks();
         self.announce(announcement);
         self.upstream.clear();
+        self.window = Window::new(self.config.limits.window);
         self.held.clear();
         self.opening = 0;
         self.resuming.clear();
@@ -82,8 +84,12 @@ impl Router {
             None => Topic::Unknown(b"turn/completed"),
         };
         let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
-        let mut open: Vec<_> =
-            self.threads.iter_mut().filter_map(|(id, t)| Some((id.clone(), t.turn.take()?))).collect();
+        let mut open = Vec::new();
+        for (id, thread) in &mut self.threads {
+            thread.active = false;
+            thread.loaded = false;
+            open.extend(thread.turn.take().map(|turn| (id.clone(), turn)));
+        }
         open.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (thread, turn) in open {
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);

@@ -46,6 +46,8 @@ pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_L
 pub use limit::Limits;
 pub use loss::Loss;
 pub use outbox::Outbox;
+#[doc(hidden)]
+pub use report::Bookkeeping;
 pub use session::SessionState;
 
 use ask::Ask;
@@ -252,6 +254,9 @@ impl Router {
     /// Takes note that a client took `n` bytes, and whether it could take no more.
     pub fn client_took(&mut self, client: ClientId, n: usize, blocked: bool) {
         let Some(session) = self.sessions.get_mut(&client) else { return };
+        if n > 0 {
+            session.took = self.delivery.now;
+        }
         session.outbox.advance(n, blocked);
         if session.over_soft_since.is_some()
             && session.outbox.len() <= self.config.limits.client_queue_soft_bytes
@@ -581,6 +586,8 @@ fn write_optional(out: &mut Vec<u8>, number: Option<u64>) {
 struct Delivery {
     soft_bytes: usize,
     hard_bytes: usize,
+    stall_ms: u64,
+    max_bytes: usize,
     /// The time of the call that is being handled.
     now: Time,
     /// Clients whose outbox has something new.
@@ -598,6 +605,8 @@ impl Delivery {
         Delivery {
             soft_bytes: limits.client_queue_soft_bytes,
             hard_bytes: limits.client_queue_hard_bytes,
+            stall_ms: limits.client_queue_stall_ms,
+            max_bytes: limits.client_queue_max_bytes,
             now,
             dirty: Vec::new(),
             overflowed: Vec::new(),
@@ -609,8 +618,13 @@ impl Delivery {
     #[inline]
     fn post(&mut self, client: ClientId, session: &mut Session, push: impl FnOnce(&mut Outbox)) {
         let waiting = session.outbox.len();
+        if waiting == 0 {
+            // Before, there was nothing to take.
+            session.took = self.now;
+        }
         if waiting > self.soft_bytes && session.outbox.is_blocked() {
-            if waiting > self.hard_bytes {
+            let stalled = self.now.since(session.took) >= self.stall_ms;
+            if waiting > self.max_bytes || (waiting > self.hard_bytes && stalled) {
                 self.overflowed.push(client);
                 return;
             }

@@ -113,6 +113,16 @@ impl PendingTable {
         self.table.get_mut(&id)
     }
 
+    /// Returns the id that the next request gets.
+    pub(super) fn next_id(&self) -> UpstreamId {
+        UpstreamId(self.next)
+    }
+
+    /// Goes over the requests that are older than `id`.
+    pub(super) fn before(&self, id: UpstreamId) -> impl Iterator<Item = &Pending> {
+        self.table.iter().filter(move |(other, _)| **other < id).map(|(_, pending)| pending)
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {
         self.table.values()
     }

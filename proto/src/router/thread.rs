@@ -1,6 +1,6 @@
 //! Threads: who hears them, and which turn is open.
 
-use crate::id::{ClientId, ThreadId};
+use crate::id::{ClientId, ThreadId, UpstreamId};
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
@@ -91,8 +91,12 @@ impl Thread {
 pub(super) struct Held {
     pub(super) thread: ThreadId,
     pub(super) line: Box<[u8]>,
+    /// It tells that the thread is not loaded any more.
+    pub(super) unloads: bool,
     /// Clients that had initialized when it came: those with a smaller place in the order.
     pub(super) joined_before: u64,
+    /// The request that came next: those from it on cannot have caused the line.
+    pub(super) requested_before: UpstreamId,
     /// When it is given up waiting.
     pub(super) deadline: crate::time::Time,
 }

@@ -1,5 +1,7 @@
 //! What the upstream sends.
 
+use std::collections::VecDeque;
+
 use serde::Deserialize;
 
 use super::pending::{Kind, Origin, Part, Pending};
@@ -209,7 +211,10 @@ impl Router {
         };
         if self.held.iter().any(|h| h.thread == thread) {
             // Behind the thread's other messages.
-            return self.hold(thread, line);
+            let status = params.and_then(|p| member_at(line, p, &["status", "type"]));
+            let unloads = note.meaning == Meaning::ThreadClosed
+                || status.is_some_and(|v| v.of(line) == b"\"notLoaded\"");
+            return self.hold(thread, line, unloads);
         }
         match (note.meaning, params) {
             (Meaning::StatusChanged, Some(params)) => {
@@ -281,23 +286,31 @@ impl Router {
             None => resumed || self.opening > 0,
         };
         if holds {
-            self.hold(thread.clone(), line);
+            self.hold(thread.clone(), line, false);
         } else if !self.threads.contains_key(thread) {
             self.adopt(thread);
         }
         holds
     }
 
-    fn hold(&mut self, thread: ThreadId, line: &[u8]) {
+    fn hold(&mut self, thread: ThreadId, line: &[u8], unloads: bool) {
         let deadline = self.delivery.now + self.config.limits.hold_ms;
-        self.held.push_back(Held { thread, line: line.into(), joined_before: self.joined, deadline });
+        self.held.push_back(Held {
+            thread,
+            line: line.into(),
+            unloads,
+            joined_before: self.joined,
+            requested_before: self.pending.next_id(),
+            deadline,
+        });
     }
 
     /// Makes every client that had initialized when a thread was first seen its subscriber.
     pub(super) fn adopt(&mut self, thread: &ThreadId) {
         let joined_before =
             self.held.iter().find(|h| h.thread == *thread).map_or(self.joined, |h| h.joined_before);
-        if !self.threads.contains_key(thread) {
+        let new = !self.threads.contains_key(thread);
+        if new {
             let mut everyone: Vec<(u64, ClientId)> = self
                 .sessions
                 .iter()
@@ -315,6 +328,19 @@ impl Router {
             }
         }
         self.release_held(thread);
+        if new {
+            // Unless nobody is left of those.
+            self.release_thread(thread);
+        }
+    }
+
+    /// Before a resume tells whose an unknown thread is: one that had been heard of when the resume
+    /// was asked for is a sub-agent's, held back only because of other requests in flight.
+    fn adopt_if_older(&mut self, thread: &ThreadId, resume: UpstreamId) {
+        let first = self.held.iter().find(|h| h.thread == *thread);
+        if !self.threads.contains_key(thread) && first.is_some_and(|h| h.requested_before <= resume) {
+            self.adopt(thread);
+        }
     }
 
     /// Adds a thread, and forgets old ones that nothing depends on.
@@ -336,6 +362,28 @@ impl Router {
         for held in ready {
             self.route_known(&held.line);
         }
+    }
+
+    /// Handles what was held back for a thread that was loaded while nobody heard it: it is left over
+    /// from an earlier subscription, and no business of the next subscriber. What comes after the
+    /// thread was unloaded is part of loading it again, and stays for that one.
+    fn release_leftovers(&mut self, thread: &ThreadId) {
+        let of_thread = |h: &Held| h.thread == *thread;
+        let unheard = self.threads.get(thread).filter(|t| t.subscribers.is_empty());
+        let Some(loaded) = unheard.map(|t| t.loaded) else { return };
+        let end = match self.held.iter().rposition(|h| of_thread(h) && h.unloads) {
+            Some(last) => last + 1,
+            None if loaded => self.held.len(),
+            None => return,
+        };
+        let newer = self.held.split_off(end);
+        let (leftover, mut others): (VecDeque<Held>, VecDeque<Held>) =
+            std::mem::take(&mut self.held).into_iter().partition(of_thread);
+        for held in leftover {
+            self.route_known(&held.line);
+        }
+        others.extend(newer);
+        self.held = others;
     }
 
     /// Handles a line of a thread that is known, though a resume of it may still be in flight.
@@ -406,6 +454,9 @@ impl Router {
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+                    self.adopt_if_older(thread, upstream_id);
+                }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
                 opened = self.opened(line, body, client, replay);
             }
@@ -475,6 +526,7 @@ impl Router {
         let id = string_inner(line, member(line, thread.start, b"id")?)?;
         let id = ThreadId::new(id.of(line));
         self.remember(&id);
+        self.release_leftovers(&id);
         if let Some(state) = self.threads.get_mut(&id) {
             state.loaded = true;
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));

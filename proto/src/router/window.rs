@@ -39,6 +39,16 @@ impl Window {
         self.open < self.size
     }
 
+    /// Returns how many places are taken.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Returns how many wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.ring.len()
+    }
+
     /// Counts a request that is sent now.
     pub(super) fn opened(&mut self, id: UpstreamId, now: Time) {
         self.open += 1;
