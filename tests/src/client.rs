@@ -1,5 +1,7 @@
 //! A client of the app-server protocol for tests.
 //!
+//! It speaks lines, on a socket or on the pipes of a program, or WebSocket on a socket.
+//!
 //! One thread for each client reads; everything else is plain blocking code. Twenty clients at once
 //! are twenty such values. Every wait has a deadline, and a failure prints what the client had
 //! sent and received until then.
@@ -12,12 +14,14 @@ use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tungstenite::protocol::frame::Frame;
 
 use crate::wait::{self, PATIENCE};
+use crate::websocket::{self, Arrival};
 
 /// One message as it came: the line itself, and its reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,18 +64,20 @@ pub struct Turn {
 pub struct TestClient {
     name: String,
     link: Link,
-    incoming: Receiver<Result<Vec<u8>, String>>,
+    incoming: Receiver<Arrival>,
     kept: VecDeque<Message>,
     history: Vec<String>,
     next_id: i64,
     decision: Option<Value>,
     patience: Duration,
     ended: bool,
+    close_frame: Option<(u16, String)>,
 }
 
 /// The writing end, and what ends the reading one.
 enum Link {
     Socket(UnixStream),
+    WebSocket(websocket::Sender),
     Child(Child),
 }
 
@@ -99,6 +105,21 @@ impl TestClient {
         TestClient::new(name, Link::Socket(stream), reader)
     }
 
+    /// Connects to a socket and makes a WebSocket of the connection.
+    ///
+    /// # Panics
+    ///
+    /// When the connection or the upgrade is refused.
+    #[track_caller]
+    pub fn connect_websocket(name: &str, socket: &Path) -> TestClient {
+        match websocket::connect(socket) {
+            Ok((sender, receiver)) => {
+                TestClient::reading(name, Link::WebSocket(sender), move |sink| receiver.run(&sink))
+            }
+            Err(error) => panic!("client {name} cannot connect to `{}`: {error}", socket.display()),
+        }
+    }
+
     /// Starts a program that speaks the protocol on its standard input and output, for instance
     /// `codex app-server` or `codexd connect`. Its stderr goes where the command says.
     ///
@@ -116,25 +137,28 @@ impl TestClient {
     }
 
     fn new(name: &str, link: Link, reader: impl Read + Send + 'static) -> TestClient {
-        let (sender, incoming) = channel();
-        let read = move || {
+        TestClient::reading(name, link, move |sink| {
             let mut reader = BufReader::new(reader);
             loop {
                 let mut line = Vec::new();
-                let message = match reader.read_until(b'\n', &mut line) {
+                let arrival = match reader.read_until(b'\n', &mut line) {
                     Ok(0) => return,
-                    Ok(_) => Ok(line),
-                    Err(error) => Err(error.to_string()),
+                    Ok(_) => Arrival::Message(line),
+                    Err(error) => Arrival::Broken(error.to_string()),
                 };
-                let failed = message.is_err();
-                if sender.send(message).is_err() || failed {
+                let last = matches!(arrival, Arrival::Broken(_));
+                if sink.send(arrival).is_err() || last {
                     return;
                 }
             }
-        };
+        })
+    }
+
+    fn reading(name: &str, link: Link, read: impl FnOnce(Sender<Arrival>) + Send + 'static) -> TestClient {
+        let (sink, incoming) = channel();
         std::thread::Builder::new()
             .name(format!("client {name}"))
-            .spawn(read)
+            .spawn(move || read(sink))
             .expect("a test machine can start a thread");
         TestClient {
             name: name.to_owned(),
@@ -146,6 +170,7 @@ impl TestClient {
             decision: None,
             patience: PATIENCE,
             ended: false,
+            close_frame: None,
         }
     }
 
@@ -167,7 +192,7 @@ impl TestClient {
 
     // Sending.
 
-    /// Sends bytes as they are.
+    /// Sends bytes as they are; on a WebSocket, as one text message.
     ///
     /// # Errors
     ///
@@ -176,6 +201,7 @@ impl TestClient {
         self.history.push(format!("-> {}", short(&String::from_utf8_lossy(bytes))));
         match &mut self.link {
             Link::Socket(stream) => stream.write_all(bytes),
+            Link::WebSocket(sender) => sender.send_text(bytes.strip_suffix(b"\n").unwrap_or(bytes)),
             Link::Child(child) => {
                 let Some(stdin) = &mut child.stdin else { return Err(io::ErrorKind::BrokenPipe.into()) };
                 stdin.write_all(bytes).and_then(|()| stdin.flush())
@@ -229,11 +255,31 @@ impl TestClient {
         self.send(&json!({"id": request["id"], "result": result}));
     }
 
-    /// Ends the sending direction; what the other side still sends can be received.
+    /// Sends a frame as it is, but masked; of a WebSocket only.
+    ///
+    /// # Panics
+    ///
+    /// When the other side has closed, and for any other client.
+    #[track_caller]
+    pub fn send_frame(&mut self, frame: Frame) {
+        self.history.push(format!("-> {:?}, {} bytes", frame.header().opcode, frame.payload().len()));
+        let Link::WebSocket(sender) = &mut self.link else { self.fail("this client has no WebSocket") };
+        if let Err(error) = sender.send(tungstenite::Message::Frame(frame)) {
+            self.fail(&format!("cannot send: {error}"));
+        }
+    }
+
+    /// Returns the code and the reason of the close frame that has come, if one has.
+    pub fn close_frame(&self) -> Option<(u16, &str)> {
+        self.close_frame.as_ref().map(|(code, reason)| (*code, reason.as_str()))
+    }
+
+    /// Ends the sending direction, or begins to close the WebSocket; what the other side still sends can be received.
     pub fn finish_sending(&mut self) {
         self.history.push("-> (end)".to_owned());
         match &mut self.link {
             Link::Socket(stream) => drop(stream.shutdown(Shutdown::Write)),
+            Link::WebSocket(sender) => sender.close(),
             Link::Child(child) => drop(child.stdin.take()),
         }
     }
@@ -418,7 +464,7 @@ impl TestClient {
     /// Returns the process id of a spawned program.
     pub fn pid(&self) -> Option<u32> {
         match &self.link {
-            Link::Socket(_) => None,
+            Link::Socket(_) | Link::WebSocket(_) => None,
             Link::Child(child) => Some(child.id()),
         }
     }
@@ -457,8 +503,13 @@ impl TestClient {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let bytes = match self.incoming.recv_timeout(left) {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(error)) => {
+            Ok(Arrival::Message(bytes)) => bytes,
+            Ok(Arrival::Closed(code, reason)) => {
+                self.history.push(format!("<- (close {code}: {reason})"));
+                self.close_frame = Some((code, reason));
+                return self.next_by(deadline, what);
+            }
+            Ok(Arrival::Broken(error)) => {
                 // A reset is an end, and one worth reading about.
                 self.history.push(format!("<- (end: {error})"));
                 self.ended = true;
@@ -583,6 +634,7 @@ impl Drop for TestClient {
     fn drop(&mut self) {
         match &mut self.link {
             Link::Socket(stream) => drop(stream.shutdown(Shutdown::Both)),
+            Link::WebSocket(sender) => sender.shutdown(),
             Link::Child(child) => {
                 drop(child.stdin.take());
                 // A program that is well ends by itself; one that is not must not outlive the test.
@@ -599,6 +651,7 @@ impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Link::Socket(_) => "Socket",
+            Link::WebSocket(_) => "WebSocket",
             Link::Child(_) => "Child",
         })
     }

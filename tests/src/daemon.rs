@@ -205,6 +205,14 @@ impl TestDaemon {
         TestClient::connect(name, &self.socket())
     }
 
+    /// Connects a client over WebSocket and introduces it.
+    #[track_caller]
+    pub fn websocket_client(&self, name: &str) -> TestClient {
+        let mut client = TestClient::connect_websocket(name, &self.socket());
+        client.initialize();
+        client
+    }
+
     /// Returns a `codexd` command line in the daemon's world, for instance of `connect`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.home.command(&self.codexd);

@@ -204,6 +204,8 @@ impl Router {
             }
             Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
             Effect::WindowsSetup => Kind::WindowsSetup,
+            Effect::Read if flag("includeTurns") == Some(b"true") => Kind::Hydrate,
+            Effect::Read => Kind::Plain,
         }
     }
 
@@ -217,7 +219,8 @@ impl Router {
         }
         session.in_flight += 1;
         self.note_opening(&kind, 1);
-        let replays = matches!(kind, Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
+        let hydrates =
+            matches!(kind, Kind::Hydrate | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
         if kind == Kind::WindowsSetup {
             self.windows_setup = Some(client);
         }
@@ -228,7 +231,7 @@ impl Router {
             offset: None,
             counted: false,
         });
-        if replays {
+        if hydrates {
             self.hydrating.push_back((upstream_id, client));
         }
         let write = |out: &mut Vec<u8>, edits: &mut Edits<'_>| {

@@ -14,13 +14,15 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Opt
     }
     let params = params?;
     if !request.fields.is_empty() {
-        for m in Members::new(line, params.start) {
-            let key = key_text(m.key.of(line));
-            if let Some(field) = request.fields.iter().find(|f| f.as_bytes() == &*key)
-                && counts(field, m.value.of(line))
-            {
-                return Some(format!("{}.{field}", request.method));
-            }
+        let first = Members::new(line, params.start)
+            .filter_map(|m| {
+                let key = key_text(m.key.of(line));
+                let at = request.fields.iter().position(|f| f.as_bytes() == &*key)?;
+                counts(request.fields[at], m.value.of(line)).then_some(at)
+            })
+            .min();
+        if let Some(at) = first {
+            return Some(format!("{}.{}", request.method, request.fields[at]));
         }
     }
     match request.value? {
@@ -76,6 +78,11 @@ mod tests {
         assert_eq!(
             verdict("thread/start", "{\"dynamic\\u0054ools\":[]}").as_deref(),
             Some("thread/start.dynamicTools")
+        );
+        // The upstream looks in the order of its own members, whatever the order of the line.
+        assert_eq!(
+            verdict("thread/start", "{\"dynamicTools\":[],\"environments\":[]}").as_deref(),
+            Some("thread/start.environments")
         );
         assert_eq!(verdict("thread/start", "{\"experimentalRawEvents\":false}"), None);
         assert_eq!(verdict("thread/start", "{\"permissions\":null}"), None);

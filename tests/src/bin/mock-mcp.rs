@@ -41,7 +41,8 @@ fn main() {
 
 fn call(params: &Value, lines: &mut Lines<StdinLock<'_>>) -> Value {
     let text = if params["name"] == "elicit" {
-        let schema = json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
+        let schema =
+            json!({"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]});
         send(&json!({
             "jsonrpc": "2.0", "id": "ask", "method": "elicitation/create",
             "params": {"message": "Your name?", "requestedSchema": schema},

@@ -80,8 +80,7 @@ pub(crate) fn compare(
                 if l == r {
                     continue;
                 }
-                let difference =
-                    Difference { client: left.name.clone(), left: l.clone(), right: r.clone() };
+                let difference = Difference { client: left.name.clone(), left: l.clone(), right: r.clone() };
                 match exceptions.iter().position(|it| it.covers(&difference)) {
                     Some(index) => used[index] = true,
                     None => open = true,
@@ -217,10 +216,9 @@ fn align(left: Vec<Value>, right: Vec<Value>) -> Vec<Row> {
             rows.push((Some(left[i].clone()), None));
             i += 1;
         } else {
-            let replaced = rows
-                .iter()
-                .rposition(|(l, r)| l.is_some() && r.is_some())
-                .map_or(0, |same| same + 1)..rows.len();
+            let replaced =
+                rows.iter().rposition(|(l, r)| l.is_some() && r.is_some()).map_or(0, |same| same + 1)
+                    ..rows.len();
             let partner = rows[replaced.clone()].iter().position(|(l, r)| {
                 r.is_none() && l.as_ref().is_some_and(|l| name_of(l) == name_of(&right[j]))
             });

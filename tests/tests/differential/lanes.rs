@@ -43,14 +43,12 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
     let method = request["method"].as_str()?;
     let params = &request["params"];
     let lane = match method {
-        _ if method.starts_with("command/exec") => Lane {
-            thread: String::new(),
-            name: format!("exec {}", params["processId"]),
-        },
-        _ if method.starts_with("process/") => Lane {
-            thread: String::new(),
-            name: format!("process {}", params["processHandle"]),
-        },
+        _ if method.starts_with("command/exec") => {
+            Lane { thread: String::new(), name: format!("exec {}", params["processId"]) }
+        }
+        _ if method.starts_with("process/") => {
+            Lane { thread: String::new(), name: format!("process {}", params["processHandle"]) }
+        }
         // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
         "turn/start" => return None,
         _ => {

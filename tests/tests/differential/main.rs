@@ -39,13 +39,16 @@ fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
     let expected = run(Side::Native);
     let others: &[Side] = match std::env::var("CODEXD_DIFFERENTIAL") {
         Ok(word) if word == "native" => &[Side::Native],
+        Ok(word) if word == "websocket" => &[Side::WebSocket],
         _ => &[Side::Lines],
     };
     for side in others {
         let seen = run(*side);
         let exceptions = if *side == Side::Native { &[][..] } else { exceptions::EXCEPTIONS };
         if let Err(report) = compare::compare(script, &expected, &seen, exceptions) {
-            panic!("{script}: what clients saw of {side:?} (right) is not what they saw of the oracle (left)\n{report}");
+            panic!(
+                "{script}: what clients saw of {side:?} (right) is not what they saw of the oracle (left)\n{report}"
+            );
         }
     }
 }

@@ -66,6 +66,7 @@ impl Names {
     /// Returns a text with names in it.
     pub(crate) fn text(&mut self, text: &str) -> String {
         let text = text.replace(&self.home, "<home>").replace(&self.model, "<model>");
+        let text = blank(&blank(&text, "Chunk ID: ", u8::is_ascii_hexdigit), "Wall time: ", is_decimal);
         let mut named = String::with_capacity(text.len());
         let mut rest = text.as_str();
         let mut in_word = false;
@@ -87,6 +88,23 @@ impl Names {
         }
         named
     }
+}
+
+/// Replaces what stands behind each `label`: a result of a command quotes it to the model.
+fn blank(text: &str, label: &str, is_part: fn(&u8) -> bool) -> String {
+    let mut parts = text.split(label);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let length = part.bytes().take_while(is_part).count();
+        out.push_str(label);
+        out.push_str("<any>");
+        out.push_str(&part[length..]);
+    }
+    out
+}
+
+fn is_decimal(byte: &u8) -> bool {
+    byte.is_ascii_digit() || *byte == b'.'
 }
 
 fn is_digits(text: &str) -> bool {

@@ -12,7 +12,7 @@ use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
-use codexd_tests::{process, wait, websocket};
+use codexd_tests::{process, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,6 +23,8 @@ pub(crate) enum Side {
     Native,
     /// codexd, a line for each message.
     Lines,
+    /// codexd, over WebSocket.
+    WebSocket,
 }
 
 /// What a script needs of its world.
@@ -69,7 +71,7 @@ impl World {
         }
         let server = match side {
             Side::Native => Server::Native(Native::start(codex, home, &config)),
-            Side::Lines => {
+            Side::Lines | Side::WebSocket => {
                 let folder = home.config().join("codexd");
                 fs::create_dir_all(&folder).unwrap();
                 fs::write(folder.join("config.toml"), format!("client_name = {FIRST:?}\n")).unwrap();
@@ -97,8 +99,9 @@ impl World {
 
     pub(crate) fn connect(&self, name: &str) -> TestClient {
         match (&self.server, self.side) {
-            (Server::Native(native), _) => {
-                TestClient::over(name, websocket::connect(&native.socket()).unwrap())
+            (Server::Native(native), _) => TestClient::connect_websocket(name, &native.socket()),
+            (Server::Codexd(daemon), Side::WebSocket) => {
+                TestClient::connect_websocket(name, &daemon.socket())
             }
             (Server::Codexd(daemon), _) => daemon.raw_client(name),
         }

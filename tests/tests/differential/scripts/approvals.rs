@@ -172,7 +172,8 @@ fn user_input() {
         let thread = it.start(a, json!({}));
         it.turn(a, &thread, "first");
         it.resume(b, &thread);
-        let settings = json!({"model": "mock-model", "reasoning_effort": null, "developer_instructions": null});
+        let settings =
+            json!({"model": "mock-model", "reasoning_effort": null, "developer_instructions": null});
         let params = |prompt: &str| {
             json!({"threadId": thread, "input": input(prompt),
                    "collaborationMode": {"mode": "plan", "settings": settings}})

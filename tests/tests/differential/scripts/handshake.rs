@@ -83,6 +83,8 @@ fn initialize_again() {
         let d = it.connect("D");
         it.call(d, "initialize", json!({"clientInfo": {"name": "D", "version": ""}, "capabilities": null}));
         sticky(it, d);
+        let f = it.connect("F");
+        it.call(f, "initialize", json!({"clientInfo": {"name": " F\t", "version": "1\n2 é "}}));
         let e = it.connect("E");
         it.call(e, "initialize", json!({"clientInfo": {"name": "", "version": "2"}}));
         it.call(e, "thread/loaded/list", json!({}));
@@ -155,8 +157,12 @@ fn gates() {
         params["additionalContext"] = json!({});
         it.call(b, "turn/start", params);
         it.call(b, "command/exec", json!({"command": ["true"], "permissionProfile": "x"}));
-        it.call(b, "account/login/start", json!({"type": "chatgptAuthTokens", "accessToken": "x",
-            "chatgptAccountId": "y", "chatgptPlanType": null}));
+        it.call(
+            b,
+            "account/login/start",
+            json!({"type": "chatgptAuthTokens", "accessToken": "x",
+            "chatgptAccountId": "y", "chatgptPlanType": null}),
+        );
         it.call(b, "thread/settings/update", json!({"threadId": thread, "approvalPolicy": "never"}));
         // And what is not gated.
         it.call(b, "thread/resume", json!({"threadId": "01a1fb58-0000-7000-8000-000000000000", "path": ""}));

@@ -15,7 +15,11 @@ fn resume_of_a_loaded_thread() {
         it.resume(b, &thread);
         it.resume(b, &thread);
         it.resume(a, &thread);
-        it.call(b, "thread/resume", json!({"threadId": thread, "excludeTurns": true, "model": "other-model"}));
+        it.call(
+            b,
+            "thread/resume",
+            json!({"threadId": thread, "excludeTurns": true, "model": "other-model"}),
+        );
         it.see(b, "thread/goal/cleared");
         it.see(b, "thread/goal/cleared");
         it.turn(a, &thread, "second");

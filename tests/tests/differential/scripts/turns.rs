@@ -62,7 +62,8 @@ fn steer_from_another_client() {
         let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
         let running = it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         let question = it.see(a, APPROVAL);
-        let steer = |turn: &str| json!({"threadId": thread, "input": input("steered"), "expectedTurnId": turn});
+        let steer =
+            |turn: &str| json!({"threadId": thread, "input": input("steered"), "expectedTurnId": turn});
         it.call(b, "turn/steer", steer("00000000-0000-7000-8000-000000000000"));
         it.call(b, "turn/steer", steer(&running));
         it.reply(a, &question, json!({"decision": "accept"}));
