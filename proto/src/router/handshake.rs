@@ -207,7 +207,11 @@ impl Router {
         {
             let mut text = Vec::new();
             let suffix = format!("{}; {}", info.name, info.version);
-            write_string(&mut text, &format!("{base} ({})", suffix.trim()));
+            let mut agent = format!("{base} ({})", suffix.trim());
+            if !is_header_value(&agent) {
+                agent = agent.chars().map(|c| if matches!(c, ' '..='~') { c } else { '_' }).collect();
+            }
+            write_string(&mut text, &agent);
             edits.replace_owned(span, text);
         }
         let mut mark = b"\"codexd\":{\"version\":".to_vec();

@@ -195,6 +195,20 @@ fn a_refusal_of_the_upstream_is_reported() {
 }
 
 #[test]
+fn a_user_agent_is_made_presentable_as_the_upstream_does_it() {
+    let mut net = Net::new();
+    for (name, version, suffix) in
+        [("x", "", "(x;)"), ("é", " 1 ", "(é;  1)"), ("\tx", "1\n2 é", "(x; 1_2 _)"), ("", "2", "(; 2)")]
+    {
+        let client = net.connect();
+        net.request(client, 1, "initialize", &json!({"clientInfo": {"name": name, "version": version}}));
+        let answer = net.got_one(client);
+        let agent = answer["result"]["userAgent"].as_str().unwrap();
+        assert!(agent.ends_with(&format!(" {suffix}")), "{agent}");
+    }
+}
+
+#[test]
 fn a_user_agent_of_another_form_is_left_as_it_is() {
     let mut net = Net::starting(Limits::default());
     net.sent();

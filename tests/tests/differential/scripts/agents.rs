@@ -20,8 +20,13 @@ fn a_sub_agent_is_heard_by_everyone() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({}));
         it.turn(a, &thread, "first");
-        it.turn_start(a, &thread, "[[spawn:task {{deltas:2}}]] go");
+        it.turn_start(a, &thread, "[[spawn:task {{deltas:2:600000}}]] go");
+        // The child still runs when the parent has ended, else its news would come into the parent's turn.
+        let begun = it.see_where(b, "the start of the sub-agent's turn", |it| it["method"] == "turn/started");
+        let turn = &begun["params"]["turn"]["id"];
+        it.see_where(b, "its first word", |it| it["method"] == "item/agentMessage/delta");
         it.see_end(a, &thread);
+        it.call(b, "turn/interrupt", json!({"threadId": begun["params"]["threadId"], "turnId": turn}));
         let child = child_ends(it, a, &thread);
         child_ends(it, b, &thread);
         let c = it.join("C");

@@ -251,6 +251,8 @@ fn an_elicitation_of_a_tool_that_a_client_calls() {
         let question = it.see(a, "mcpServer/elicitation/request");
         it.see(b, "mcpServer/elicitation/request");
         it.call(b, "thread/name/set", json!({"threadId": thread, "name": "not blocked"}));
+        it.see(a, "thread/name/updated");
+        it.see(b, "thread/name/updated");
         it.reply(a, &question, json!({"action": "decline"}));
         it.answer_to(&asked);
         it.see(a, "serverRequest/resolved");

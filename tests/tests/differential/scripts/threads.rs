@@ -102,6 +102,38 @@ fn unsubscribe_of_one_then_the_other() {
 }
 
 #[test]
+fn other_forms_of_a_thread_id() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({}));
+        it.turn(a, &thread, "first");
+        let forms = [
+            thread.to_uppercase(),
+            thread.replace('-', ""),
+            format!("urn:uuid:{thread}"),
+            format!("{{{thread}}}"),
+        ];
+        for form in &forms {
+            let answer = it.call(b, "thread/resume", json!({"threadId": form}));
+            if answer["error"].is_null() {
+                it.see(b, "thread/goal/cleared");
+            }
+            it.call(b, "thread/unsubscribe", json!({"threadId": form}));
+            it.call(b, "thread/unsubscribe", json!({"threadId": form}));
+            // It is still heard by who is subscribed, and by nobody else.
+            it.turn(a, &thread, "next");
+        }
+        for form in &forms {
+            let turn = it.hang(a, form, "long");
+            it.call(b, "turn/interrupt", json!({"threadId": form, "turnId": turn}));
+            it.see_where(a, "the end", |it| it["params"]["turn"]["status"] == "interrupted");
+        }
+        it.call(b, "thread/archive", json!({"threadId": forms[0]}));
+        it.call(a, "thread/unsubscribe", json!({"threadId": thread}));
+    });
+}
+
+#[test]
 fn fork() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
