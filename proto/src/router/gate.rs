@@ -4,6 +4,7 @@
 //! repeats the gate for each client, in the upstream's words.
 
 use crate::json::Span;
+use crate::json::edit::member_name;
 use crate::json::scan::{Members, member};
 use crate::routes::{GatedValue, Request};
 
@@ -16,7 +17,7 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Opt
     if !request.fields.is_empty() {
         let first = Members::new(line, params.start)
             .filter_map(|m| {
-                let key = key_text(m.key.of(line));
+                let key = member_name(m.key.of(line));
                 let at = request.fields.iter().position(|f| f.as_bytes() == &*key)?;
                 counts(request.fields[at], m.value.of(line)).then_some(at)
             })
@@ -37,18 +38,6 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Opt
                 .then(|| "account/login/start.chatgptAuthTokens".to_owned())
         }
     }
-}
-
-/// Returns a member name with its escapes decoded.
-fn key_text(key: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    if !key.contains(&b'\\') {
-        return key.into();
-    }
-    let mut quoted = Vec::with_capacity(key.len() + 2);
-    quoted.push(b'"');
-    quoted.extend_from_slice(key);
-    quoted.push(b'"');
-    crate::json::edit::read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
 }
 
 /// Tells whether a gated member counts as given: not null, a boolean only when true, an empty

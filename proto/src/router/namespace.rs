@@ -6,7 +6,7 @@
 
 use crate::id::{ClientId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{read_string, write_string};
+use crate::json::edit::{member_name, read_string, write_string};
 use crate::json::scan::{Members, member};
 
 /// Returns what is put before an id of `client`.
@@ -29,7 +29,8 @@ pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
 
 /// Returns the last member of that name, as the upstream's parser takes the last one.
 pub(super) fn last_member(line: &[u8], params: Span, name: &str) -> Option<Span> {
-    Members::new(line, params.start).filter(|m| m.key.of(line) == name.as_bytes()).map(|m| m.value).last()
+    let is_it = |key: &[u8]| *member_name(key) == *name.as_bytes();
+    Members::new(line, params.start).filter(|m| is_it(m.key.of(line))).map(|m| m.value).last()
 }
 
 /// Tells whether `command/exec` streams, so that it needs an id of the client's own.

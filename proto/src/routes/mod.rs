@@ -42,6 +42,17 @@ pub struct Request {
     pub long: bool,
 }
 
+impl Request {
+    /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
+    /// some.
+    pub fn is_read(&self) -> bool {
+        self.route != Route::Forward
+            || self.effect != Effect::None
+            || !self.fields.is_empty()
+            || self.value.is_some()
+    }
+}
+
 /// Who answers a request, and what is rewritten on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {

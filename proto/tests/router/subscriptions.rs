@@ -494,6 +494,24 @@ fn rate_limits_go_to_the_subscribers_of_threads_with_an_active_turn() {
 }
 
 #[test]
+fn an_unsubscribe_in_another_form_of_the_id_takes_nobody_elses_subscription() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let id = net.start_thread(a, 1);
+    net.resume_thread(b, &id);
+    net.hush(&[a, b]);
+    for form in [id.to_uppercase(), id.replace('-', ""), format!("urn:uuid:{id}"), format!("{{{id}}}")] {
+        net.resume_thread(b, &id);
+        net.hush(&[a, b]);
+        for status in ["unsubscribed", "notSubscribed"] {
+            net.request(b, 1, "thread/unsubscribe", &json!({"threadId": form}));
+            assert_eq!(net.got_one(b)["result"]["status"], status, "{form}");
+            assert_eq!(net.sent_raw(), NONE, "the upstream would end the subscription of all");
+        }
+    }
+}
+
+#[test]
 fn rate_limits_belong_to_the_thread_whose_usage_came_right_before() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());

@@ -51,7 +51,8 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
         "turn/start" => return None,
         _ => {
             let thread = [&answer["result"]["thread"]["id"], &params["threadId"]];
-            let thread = thread.into_iter().find_map(Value::as_str)?.to_owned();
+            // An id in another form than the server's own says nothing of a lane.
+            let thread = thread.into_iter().find_map(Value::as_str).filter(|id| id.len() == 36)?.to_owned();
             Lane { thread, name: String::new() }
         }
     };
@@ -62,6 +63,14 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
 pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
     let mut joined: Vec<Value> = Vec::new();
     for mut message in messages {
+        // A search tells what it has found so far, as often as it comes to it; only the last of it is sure.
+        if message["method"] == "fuzzyFileSearch/sessionUpdated"
+            && let Some(last) = joined.last_mut()
+            && ["sessionId", "query"].iter().all(|key| last["params"][key] == message["params"][key])
+        {
+            *last = message;
+            continue;
+        }
         if !OUTPUT.contains(&message["method"].as_str().unwrap_or_default()) {
             joined.push(message);
             continue;
