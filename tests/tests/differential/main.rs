@@ -19,7 +19,7 @@ mod scripts;
 mod stage;
 mod world;
 
-use codexd_tests::codex::{Codex, Version};
+use codexd_tests::codex::Codex;
 
 use compare::Transcript;
 use stage::Stage;
@@ -29,7 +29,7 @@ use world::{Setup, Side, World};
 fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
     let script = std::any::type_name::<P>().trim_end_matches("::{{closure}}");
     let script = script.rsplit("::").next().unwrap_or(script);
-    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    let Some(codex) = Codex::for_test(setup.version()) else { return };
     let run = |side: Side| -> Transcript {
         let world = World::open(side, &codex, setup);
         let mut stage = Stage::new(&world);

@@ -34,8 +34,17 @@ pub(crate) struct Setup {
     pub(crate) config: CodexConfig,
     /// Whether the MCP server `mk` is configured.
     pub(crate) mcp: bool,
+    /// Whether codex is the old one.
+    pub(crate) old: bool,
     /// Files in the project: name and content.
     pub(crate) files: &'static [(&'static str, &'static str)],
+}
+
+impl Setup {
+    /// The version of codex that the script is for.
+    pub(crate) fn version(&self) -> Version {
+        if self.old { Version::Old } else { Version::Current }
+    }
 }
 
 /// A running server. Dropped, it leaves nothing.
@@ -75,7 +84,7 @@ impl World {
                 let folder = home.config().join("codexd");
                 fs::create_dir_all(&folder).unwrap();
                 fs::write(folder.join("config.toml"), format!("client_name = {FIRST:?}\n")).unwrap();
-                let daemon = TestDaemon::real(Version::Current).unwrap();
+                let daemon = TestDaemon::real(setup.version()).unwrap();
                 let daemon = daemon.home(home).codex_config(|it| *it = config).ready();
                 Server::Codexd(Box::new(daemon))
             }

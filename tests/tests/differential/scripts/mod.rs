@@ -4,6 +4,7 @@ mod agents;
 mod approvals;
 mod failures;
 mod handshake;
+mod old;
 mod passing;
 mod resources;
 mod threads;
