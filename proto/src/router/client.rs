@@ -36,7 +36,7 @@ struct Incoming<'a> {
 }
 
 impl Router {
-    /// Handles one line from a client, without its line feed.
+    /// Handles one message from a client, without the line feed behind it.
     pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
         self.delivery.now = now;
         let Some(session) = self.sessions.get_mut(&client) else { return };
@@ -52,7 +52,17 @@ impl Router {
             return;
         }
         self.counters.client_messages += 1;
-        match ClientMessage::read(line) {
+        let message = ClientMessage::read(line);
+        // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
+        // message that did not come as a line; in what was read, it stands outside of strings.
+        let flat: Vec<u8>;
+        let line = if message.is_ok() && memchr::memchr(b'\n', line).is_some() {
+            flat = line.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
+            &flat
+        } else {
+            line
+        };
+        match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
                 self.request(Incoming { client, id, id_span, line, params }, method.of(line));

@@ -93,6 +93,11 @@ impl Router {
             self.actions.push_back(Action::UpstreamRefused { message });
             return;
         }
+        if !body.of(line).starts_with(b"{") {
+            let message = "its answer to `initialize` is no object".to_owned();
+            self.actions.push_back(Action::UpstreamRefused { message });
+            return;
+        }
         self.handshake.result = body.of(line).into();
         self.handshake.user_agent =
             member(line, body.start, b"userAgent").and_then(|text| read_string(text.of(line)));

@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rustc_hash::FxHashMap;
 
 use crate::id::{AskId, ClientId, ThreadId, UpstreamId};
+use crate::json::check;
 use crate::json::edit::write_string;
 use crate::routes::{NotificationSet, Routes};
 use crate::status::Counters;
@@ -492,6 +493,12 @@ impl Router {
         line.extend_from_slice(b",\"params\":");
         params(&mut line);
         line.push(b'}');
+        if check::value(&line).is_err() {
+            // It repeats an id from a line of the upstream that was no JSON. The upstream reads only
+            // what is checked, and such a thing cannot be named to it anyway.
+            self.pending.remove(id);
+            return;
+        }
         if urgent {
             self.send(id, &line, true);
         } else if self.own_queue.is_empty() && self.window.has_room() {

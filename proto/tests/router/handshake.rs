@@ -217,3 +217,19 @@ fn a_user_agent_of_another_form_is_left_as_it_is() {
     net.request(client, 1, "initialize", &params("c"));
     assert_eq!(net.got_one(client)["result"]["userAgent"], "something else");
 }
+
+#[test]
+fn a_handshake_whose_result_is_no_object_is_refused() {
+    for result in ["", "5", "null", "[]", "\"x\"", " "] {
+        let mut net = Net::starting(Limits::default());
+        let client = net.connect();
+        net.request(client, 1, "initialize", &params("c"));
+        net.feed(&format!(r#"{{"id":0,"result":{result}}}"#));
+        let actions = net.actions();
+        assert!(
+            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamGarbled]),
+            "{actions:?}"
+        );
+        assert_eq!(net.got_raw(client), [] as [&str; 0]);
+    }
+}

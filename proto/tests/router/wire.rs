@@ -261,3 +261,20 @@ fn deltas_keep_their_order_between_other_messages() {
     assert_eq!(net.got_raw(a), expected);
     assert_eq!(net.got_raw(b), expected);
 }
+
+#[test]
+fn a_message_over_several_lines_goes_up_as_one() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.send(client, "{\n \"id\": 1,\n \"method\": \"thread/list\",\n \"params\": {\n}\n}\n");
+    let sent = net.sent_raw();
+    assert_eq!(sent.len(), 1);
+    assert!(
+        sent[0].starts_with("{  \"id\": ")
+            && sent[0].ends_with(",  \"method\": \"thread/list\",  \"params\": { } } ")
+    );
+    net.send(client, "{\"method\":\"newer/notification\",\n\"params\":1}");
+    assert_eq!(net.sent_raw(), ["{\"method\":\"newer/notification\", \"params\":1}"]);
+    net.send(client, "{\"id\":2,\"method\":\"thread/list\",\"params\":{\"text\":\"a\nb\"}}");
+    assert_eq!(net.got_one(client)["error"]["code"], -32700, "a bare line feed in a string is no JSON");
+}
