@@ -27,6 +27,8 @@ pub(crate) fn lane(message: &Value) -> Lane {
         (_, "warning") => "warning".to_owned(),
         // The goal is read from a database behind the answer to a resume; live events do not wait for it.
         (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
+        // Written by the task that takes the answer to the question, beside the thread's own.
+        (Some(_), "item/completed") if params["item"]["status"] == "declined" => "declined".to_owned(),
         (Some(_), _) => String::new(),
         // Processes, watches and searches run beside each other.
         (None, "process/outputDelta" | "process/exited") => format!("process {}", params["processHandle"]),

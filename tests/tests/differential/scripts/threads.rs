@@ -129,6 +129,8 @@ fn other_forms_of_a_thread_id() {
             it.see_where(a, "the end", |it| it["params"]["turn"]["status"] == "interrupted");
         }
         it.call(b, "thread/archive", json!({"threadId": forms[0]}));
+        it.see(a, "thread/archived");
+        it.see(b, "thread/archived");
         it.call(a, "thread/unsubscribe", json!({"threadId": thread}));
     });
 }
@@ -197,8 +199,10 @@ fn archive_and_unarchive() {
         it.turn(a, &thread, "first");
         it.resume(b, &thread);
         it.call(a, "thread/archive", json!({"threadId": thread}));
-        it.see(a, "thread/archived");
-        it.see(b, "thread/archived");
+        for who in [a, b] {
+            it.see(who, "thread/archived");
+            it.see_status(who, &thread, "notLoaded");
+        }
         it.call(b, "thread/unarchive", json!({"threadId": thread}));
         it.see(a, "thread/unarchived");
         it.see(b, "thread/unarchived");
