@@ -126,7 +126,7 @@ fn run(seed: u64) {
         assert!(kept.window <= 4);
     }
     let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-    let announcement = Announcement { reason: "gone", deadline_ms: 0, retry_after_ms: None };
+    let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
     router.upstream_lost(Time::from_millis(1_000), loss, &announcement);
     for client in clients {
         router.client_gone(Time::from_millis(1_000), client);

@@ -38,7 +38,7 @@ const METHODS: [&str; 10] = [
 ];
 
 fn announcement() -> Announcement<'static> {
-    Announcement { reason: "stop", deadline_ms: 1, retry_after_ms: None }
+    Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None }
 }
 
 fuzz_target!(|ops: Vec<Op>| {

@@ -2,6 +2,8 @@
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pending::Origin;
+use super::session::Session;
+use super::thread::KnownTo;
 use super::window::Window;
 use super::{Announcement, Phase, Router, Topic};
 use crate::id::{ThreadId, write_u64};
@@ -95,7 +97,20 @@ impl Router {
         for (thread, turn) in open {
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
-            self.deliver_to_thread(thread.as_bytes(), &line, |s| topic.reaches(s));
+            match turn.known_to {
+                KnownTo::Subscribers => {
+                    self.deliver_to_thread(thread.as_bytes(), &line, |s| topic.reaches(s));
+                }
+                // The others never heard of it.
+                KnownTo::Requesters(clients) => {
+                    for client in clients {
+                        let hears = |s: &Session| topic.reaches(s) && s.subscriptions.contains(&thread);
+                        if self.sessions.get(&client).is_some_and(hears) {
+                            self.deliver(client, &line);
+                        }
+                    }
+                }
+            }
         }
     }
 }

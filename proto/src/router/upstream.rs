@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::pending::{Kind, Origin, Part, Pending};
 use super::session::OpenResource;
-use super::thread::{Held, Replay};
+use super::thread::{Held, KnownTo, Replay};
 use super::{Action, Phase, Router, Topic, namespace};
 use crate::id::{ClientId, ThreadId, UpstreamId};
 use crate::json::Span;
@@ -172,7 +172,7 @@ impl Router {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line));
+                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
@@ -485,7 +485,7 @@ impl Router {
                 }
             }
             Kind::DropSubscriptions { thread } if !failed => self.drop_subscriptions(thread),
-            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread),
+            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread, client),
             Kind::Resource { resource, id, part } => {
                 if let (false, Some(owner)) = (failed, pending.origin.client()) {
                     self.resource_answered(owner, *resource, id, *part);
@@ -548,10 +548,12 @@ impl Router {
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
             if status == Some(b"\"active\"") {
                 state.active = true;
-                if state.turn.is_none()
+                // Who resumes a running turn is told of it by the answer.
+                let told = KnownTo::Requesters(client.into_iter().collect());
+                if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
                     && let Some((turn, object)) = running_turn(thread.of(line))
                 {
-                    state.open_turn(turn.as_bytes(), object.as_bytes());
+                    state.open_turn(turn.as_bytes(), object.as_bytes(), told);
                 }
             }
             if replay.is_some() {
@@ -565,7 +567,7 @@ impl Router {
         Some(id)
     }
 
-    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId) {
+    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
         let running =
             member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
@@ -573,7 +575,8 @@ impl Router {
             && running
             && let Some(state) = self.threads.get_mut(thread)
         {
-            state.open_turn(id.of(line), turn.of(line));
+            let requester = KnownTo::Requesters(client.into_iter().collect());
+            state.open_turn(id.of(line), turn.of(line), requester);
         }
     }
 

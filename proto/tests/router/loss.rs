@@ -240,3 +240,21 @@ fn no_timer_is_left_running_for_ever() {
     }
     assert_eq!(net.router.poll_timeout(), None);
 }
+
+#[test]
+fn a_turn_that_only_its_requester_heard_of_ends_for_the_requester_only() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    for id in ["first", "again"] {
+        net.request(a, id, "turn/start", &json!({"threadId": t}));
+        let up = net.sent();
+        let turn = json!({"id": "u", "items": [], "status": "inProgress"});
+        net.feed(&json!({"id": up[0]["id"], "result": {"turn": turn}}).to_string());
+    }
+    net.hush(&[a, b]);
+    net.lose();
+    assert_eq!(methods(&net.got(a)), ["turn/completed", "notifications/broker/shuttingDown"]);
+    assert_eq!(methods(&net.got(b)), ["notifications/broker/shuttingDown"]);
+}
