@@ -28,7 +28,7 @@ pub(crate) fn lane(message: &Value) -> Lane {
         // The goal is read from a database behind the answer to a resume; live events do not wait for it.
         (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
         // Written by the task that takes the answer to the question, beside the thread's own.
-        (Some(_), "item/completed") if params["item"]["status"] == "declined" => "declined".to_owned(),
+        (Some(_), "item/completed") if never_ran(&params["item"]) => "never ran".to_owned(),
         (Some(_), _) => String::new(),
         // Processes, watches and searches run beside each other.
         (None, "process/outputDelta" | "process/exited") => format!("process {}", params["processHandle"]),
@@ -38,6 +38,37 @@ pub(crate) fn lane(message: &Value) -> Lane {
         (None, method) => method.to_owned(),
     };
     Lane { thread: thread.unwrap_or_default().to_owned(), name }
+}
+
+fn never_ran(item: &Value) -> bool {
+    item["type"] == "commandExecution" && item["processId"].is_null() && item["exitCode"].is_null()
+}
+
+/// Leaves out the usage that is told when a turn is interrupted, with the rate limits behind it: natively it
+/// is told or not, as the interrupt and the open request of the model happen to meet.
+pub(crate) fn without_usage_of_interrupted(messages: &[Value]) -> Vec<&Value> {
+    let interrupted: Vec<(usize, &Value)> = messages
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it["method"] == "turn/completed" && it["params"]["turn"]["status"] == "interrupted")
+        .map(|(at, it)| (at, &it["params"]["turn"]["id"]))
+        .collect();
+    let mut limits_follow = 0;
+    let mut kept = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        let method = message["method"].as_str().unwrap_or_default();
+        let turn = &message["params"]["turnId"];
+        // Behind the end of the turn it is the copy for who resumes.
+        let is_cut = interrupted.iter().any(|(end, id)| index < *end && *id == turn);
+        if method == "thread/tokenUsage/updated" && is_cut {
+            limits_follow += 1;
+        } else if method == "account/rateLimits/updated" && limits_follow > 0 {
+            limits_follow -= 1;
+        } else {
+            kept.push(message);
+        }
+    }
+    kept
 }
 
 /// Returns the lane in which an answer marks its place, and the mark.
