@@ -8,7 +8,7 @@ use super::window::Waiter;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, gate, namespace};
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, write_string};
+use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{Members, member, skip_space, string_inner};
 use crate::message::{ClientMessage, Rejection};
 use crate::routes::{Effect, Request, Resource, Route};
@@ -146,6 +146,15 @@ impl Router {
         }
         let known = self.routes.request(method);
         if let Some(known) = known
+            && known.is_read()
+            && incoming.params.is_some_and(|p| incoming.line[p.start] == b'[')
+        {
+            // By position, the upstream would take them; but nobody does that, and what codexd would have to
+            // rewrite or take note of would slip through.
+            let message = "Invalid request: invalid type: sequence, expected a map";
+            return self.refuse_native(incoming.client, &incoming.id, message);
+        }
+        if let Some(known) = known
             && !session.experimental
             && let Some(what) = gate::gated(known, incoming.line, incoming.params)
         {
@@ -177,7 +186,7 @@ impl Router {
     fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
         let Some(known) = known.filter(|r| r.work) else { return false };
         let steers = known.method == "turn/start"
-            && incoming.thread(known).is_some_and(|t| self.threads.get(t).is_some_and(Thread::is_busy));
+            && incoming.thread(known).is_some_and(|t| self.threads.get(&t).is_some_and(Thread::is_busy));
         !steers
     }
 
@@ -191,7 +200,7 @@ impl Router {
 
     /// Says what the answer to a request will change.
     fn kind(&self, known: &Request, incoming: &Incoming<'_>) -> Kind {
-        let thread = || incoming.thread(known).map(ThreadId::new);
+        let thread = || incoming.thread(known);
         let flag = |name: &str| {
             incoming
                 .params
@@ -214,6 +223,8 @@ impl Router {
             }
             Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
             Effect::WindowsSetup => Kind::WindowsSetup,
+            Effect::Read if flag("includeTurns") == Some(b"true") => Kind::Hydrate,
+            Effect::Read => Kind::Plain,
         }
     }
 
@@ -227,7 +238,8 @@ impl Router {
         }
         session.in_flight += 1;
         self.note_opening(&kind, 1);
-        let replays = matches!(kind, Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
+        let hydrates =
+            matches!(kind, Kind::Hydrate | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
         if kind == Kind::WindowsSetup {
             self.windows_setup = Some(client);
         }
@@ -238,7 +250,7 @@ impl Router {
             offset: None,
             counted: false,
         });
-        if replays {
+        if hydrates {
             self.hydrating.push_back((upstream_id, client));
         }
         let write = |out: &mut Vec<u8>, edits: &mut Edits<'_>| {
@@ -363,13 +375,7 @@ impl Router {
     // ---- subscriptions -----------------------------------------------------------------------------
 
     fn unsubscribe(&mut self, incoming: Incoming<'_>) {
-        let line = incoming.line;
-        let thread = incoming
-            .params
-            .and_then(|p| member(line, p.start, b"threadId"))
-            .and_then(|v| string_inner(line, v))
-            .map(|inner| ThreadId::new(inner.of(line)));
-        let Some(thread) = thread.filter(|t| is_uuid(t.as_bytes())) else {
+        let Some(thread) = incoming.text("threadId").and_then(|text| ThreadId::from_text(&text)) else {
             // The upstream words the error.
             return self.dispatch(incoming, Kind::Plain, false, Edits::new());
         };
@@ -579,9 +585,15 @@ impl Router {
 
 impl Incoming<'_> {
     /// Returns the thread that the parameters name.
-    fn thread(&self, known: &Request) -> Option<&[u8]> {
-        let value = member(self.line, self.params?.start, known.thread?.as_bytes())?;
-        string_inner(self.line, value).map(|inner| inner.of(self.line))
+    fn thread(&self, known: &Request) -> Option<ThreadId> {
+        let text = self.text(known.thread?)?;
+        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
+    }
+
+    /// Returns the text of a member of the parameters.
+    fn text(&self, name: &str) -> Option<String> {
+        let value = namespace::last_member(self.line, self.params?, name)?;
+        read_string(value.of(self.line))
     }
 }
 
@@ -615,12 +627,3 @@ const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     delivered: Delivered::No,
     retryable: true,
 };
-
-/// Tells whether a text has the form of a thread id, so that the upstream would not refuse it.
-fn is_uuid(text: &[u8]) -> bool {
-    text.len() == 36
-        && text
-            .iter()
-            .enumerate()
-            .all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { *b == b'-' } else { b.is_ascii_hexdigit() })
-}

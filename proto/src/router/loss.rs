@@ -75,6 +75,7 @@ impl Router {
         self.opening = 0;
         self.resuming.clear();
         self.hydrating.clear();
+        self.metered.clear();
         self.close_overflowed();
     }
 

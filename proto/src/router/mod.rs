@@ -179,8 +179,10 @@ pub struct Router {
     asks: BTreeMap<AskId, Ask>,
     /// Client of the last `windowsSandbox/setupStart`.
     windows_setup: Option<ClientId>,
-    /// Requesters of resumes and forks in flight that may cause a `deprecationNotice`, oldest first.
+    /// Requesters of requests in flight that may cause a `deprecationNotice`, oldest first.
     hydrating: VecDeque<(UpstreamId, ClientId)>,
+    /// Threads whose token usage was told and whose rate limits were not yet; the last one told last.
+    metered: Vec<ThreadId>,
     next_exec: u64,
     delivery: Delivery,
     actions: VecDeque<Action>,
@@ -214,6 +216,7 @@ impl Router {
             asks: BTreeMap::new(),
             windows_setup: None,
             hydrating: VecDeque::new(),
+            metered: Vec::new(),
             next_exec: 0,
             delivery,
             actions: VecDeque::new(),

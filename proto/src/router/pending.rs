@@ -48,6 +48,8 @@ pub(super) enum Kind {
     Unsubscribe { thread: ThreadId },
     /// Starts or joins a turn.
     StartTurn { thread: ThreadId },
+    /// Reads a whole thread.
+    Hydrate,
     /// Starts a job whose end is told by a notification without an id.
     WindowsSetup,
     /// Names a connection-scoped resource.

@@ -80,6 +80,8 @@ pub struct Bookkeeping {
     pub opening: usize,
     /// Supposed causes of notices.
     pub hydrating: usize,
+    /// Threads whose rate limits may be told next.
+    pub metered: usize,
     /// Unsubscribes that wait for a resume.
     pub deferred: usize,
     /// Questions.
@@ -108,6 +110,7 @@ impl Router {
             held: self.held.len(),
             opening: self.opening + self.resuming.values().sum::<usize>(),
             hydrating: self.hydrating.len(),
+            metered: self.metered.len(),
             deferred: self.deferred.len(),
             asks: self.asks.len(),
             turns: self.threads.values().filter(|t| t.is_busy()).count(),

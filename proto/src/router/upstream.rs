@@ -74,7 +74,12 @@ impl Router {
                     .map(|inner| inner.of(line));
                 self.broadcast(line, note, bit, thread, params);
             }
-            Audience::ActiveThreads => {
+            Audience::MeteredThread => {
+                // The upstream writes it right behind the usage of the thread, when it knows that.
+                if let Some(thread) = self.metered.pop() {
+                    self.deliver_to_thread(thread.as_bytes(), line, |s| s.hears(bit));
+                    return;
+                }
                 let mut to: Vec<ClientId> = self
                     .threads
                     .values()
@@ -149,6 +154,10 @@ impl Router {
         {
             return self.deliver_if_heard(only, line, bit);
         }
+        if note.meaning == Meaning::TokenUsage {
+            self.forget_metered(&id);
+            self.metered.push(id);
+        }
         if !self.deliver_to_thread(thread, line, |s| s.hears(bit)) {
             self.counters.dropped_messages += 1;
         }
@@ -172,6 +181,7 @@ impl Router {
                     self.counters.turns_completed += 1;
                 }
                 self.forget_untold_asks(thread.as_bytes());
+                self.forget_metered(thread);
             }
             Meaning::ItemStarted => {
                 if let Some(turn) = &mut state.turn {
@@ -196,6 +206,11 @@ impl Router {
             Meaning::None | Meaning::StatusChanged | Meaning::ThreadClosed | Meaning::ProcessExited => {}
         }
         None
+    }
+
+    /// No rate limits belong to what was told of the usage of a thread so far.
+    fn forget_metered(&mut self, thread: &ThreadId) {
+        self.metered.retain(|t| t != thread);
     }
 
     fn broadcast(
@@ -412,6 +427,7 @@ impl Router {
             state.turn = None;
         }
         self.asks.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+        self.forget_metered(thread);
     }
 
     fn drop_subscriptions(&mut self, thread: &ThreadId) {
@@ -621,8 +637,10 @@ fn restore_ids(
 ) {
     let prefix = namespace::prefix(client);
     if failed {
-        if let Some(message) = member(line, body.start, b"message") {
-            edits.replace_owned(message, namespace::restore_mentions(message.of(line), &prefix, id));
+        if let Some(message) = member(line, body.start, b"message")
+            && let Some(text) = namespace::restore_mentions(message.of(line), &prefix, id)
+        {
+            edits.replace_owned(message, text);
         }
     } else if let Some(value) = member(line, body.start, resource.id_param().as_bytes())
         && let Some(inner) = string_inner(line, value)

@@ -58,7 +58,7 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
         }
     }
     match request.effect {
-        Effect::None | Effect::WindowsSetup => {}
+        Effect::None | Effect::WindowsSetup | Effect::Read => {}
         Effect::Start => notes.push("subscribes to the new thread".to_owned()),
         Effect::Resume => notes.push("subscribes; always passed on, also for a loaded thread".to_owned()),
         Effect::Fork => notes.push("subscribes to the new thread, not to its source".to_owned()),
@@ -90,7 +90,7 @@ fn notification(notification: &Notification) -> (&'static str, Vec<String>) {
     let mut notes = match notification.audience {
         Audience::Thread => Vec::new(),
         Audience::Broadcast(_) => vec!["every initialized client".to_owned()],
-        Audience::ActiveThreads => vec!["subscribers of every thread with an open turn".to_owned()],
+        Audience::MeteredThread => vec!["subscribers of the thread whose `thread/tokenUsage/updated` came right before; without one, of every thread with an open turn".to_owned()],
         Audience::Owner(id) => vec![format!("the client whose `{id}` it is")],
         Audience::Requester => vec!["the client whose request caused it".to_owned()],
         Audience::Sticky => vec!["every client, and each later one after its initialize".to_owned()],

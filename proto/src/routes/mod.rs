@@ -42,6 +42,17 @@ pub struct Request {
     pub long: bool,
 }
 
+impl Request {
+    /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
+    /// some.
+    pub fn is_read(&self) -> bool {
+        self.route != Route::Forward
+            || self.effect != Effect::None
+            || !self.fields.is_empty()
+            || self.value.is_some()
+    }
+}
+
 /// Who answers a request, and what is rewritten on the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -125,6 +136,8 @@ pub enum Effect {
     StartTurn,
     /// Its end is told by a notification without an id.
     WindowsSetup,
+    /// With `includeTurns` it may cause a `deprecationNotice`.
+    Read,
 }
 
 const fn forward(method: &'static str) -> Request {
@@ -224,8 +237,9 @@ pub enum Audience {
     Broadcast(&'static [&'static str]),
     /// The subscribers of `params.threadId`; everyone when that is null.
     Thread,
-    /// The subscribers of every thread with an active turn: there is no id on the wire.
-    ActiveThreads,
+    /// The subscribers of the thread whose token usage was told right before, else those of every
+    /// thread with an active turn: there is no id on the wire.
+    MeteredThread,
     /// The client whose connection-scoped id stands in `params.{0}`.
     Owner(&'static str),
     /// The client whose request caused it: there is no id on the wire.

@@ -105,8 +105,8 @@ fn a_refused_initialize_can_be_tried_again() {
         (json!({}), "Invalid request: missing field `clientInfo`"),
         (json!({"clientInfo": {"name": "x"}}), "Invalid request: missing field `version`"),
         (
-            json!({"clientInfo": {"name": "é", "version": "1"}}),
-            "Invalid clientInfo.name: 'é'. Must be a valid HTTP header value.",
+            json!({"clientInfo": {"name": "\u{7f}", "version": "1"}}),
+            "Invalid clientInfo.name: '\u{7f}'. Must be a valid HTTP header value.",
         ),
     ] {
         net.request(client, 1, "initialize", &bad);
@@ -192,6 +192,20 @@ fn a_refusal_of_the_upstream_is_reported() {
     let mut net = Net::starting(Limits::default());
     net.fail(0, "go away");
     assert_eq!(net.actions(), [Action::UpstreamRefused { message: "go away".into() }]);
+}
+
+#[test]
+fn a_user_agent_is_made_presentable_as_the_upstream_does_it() {
+    let mut net = Net::new();
+    for (name, version, suffix) in
+        [("x", "", "(x;)"), ("é", " 1 ", "(é;  1)"), ("\tx", "1\n2 é", "(x; 1_2 _)"), ("", "2", "(; 2)")]
+    {
+        let client = net.connect();
+        net.request(client, 1, "initialize", &json!({"clientInfo": {"name": name, "version": version}}));
+        let answer = net.got_one(client);
+        let agent = answer["result"]["userAgent"].as_str().unwrap();
+        assert!(agent.ends_with(&format!(" {suffix}")), "{agent}");
+    }
 }
 
 #[test]

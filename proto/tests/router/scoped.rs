@@ -33,6 +33,17 @@ fn the_same_process_id_of_two_clients_names_two_processes() {
 }
 
 #[test]
+fn no_way_of_writing_parameters_reaches_past_the_own_resources() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, 1, "command/exec/terminate", &json!(["1:p"]));
+    assert_eq!(net.got_one(a)["error"]["code"], -32600);
+    assert_eq!(net.sent_raw(), NONE);
+    net.send(a, r#"{"id":1,"method":"command/exec/terminate","params":{"process\u0049d":"1:p"}}"#);
+    assert!(params_of(&net.sent())["processId"].as_str().unwrap().ends_with(":1:p"));
+}
+
+#[test]
 fn a_buffered_command_gets_an_id_so_that_it_can_end_with_its_client() {
     let mut net = Net::new();
     let a = net.join();

@@ -494,6 +494,64 @@ fn rate_limits_go_to_the_subscribers_of_threads_with_an_active_turn() {
 }
 
 #[test]
+fn an_unsubscribe_in_another_form_of_the_id_takes_nobody_elses_subscription() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let id = net.start_thread(a, 1);
+    net.resume_thread(b, &id);
+    net.hush(&[a, b]);
+    for form in [id.to_uppercase(), id.replace('-', ""), format!("urn:uuid:{id}"), format!("{{{id}}}")] {
+        net.resume_thread(b, &id);
+        net.hush(&[a, b]);
+        for status in ["unsubscribed", "notSubscribed"] {
+            net.request(b, 1, "thread/unsubscribe", &json!({"threadId": form}));
+            assert_eq!(net.got_one(b)["result"]["status"], status, "{form}");
+            assert_eq!(net.sent_raw(), NONE, "the upstream would end the subscription of all");
+        }
+    }
+}
+
+#[test]
+fn rate_limits_belong_to_the_thread_whose_usage_came_right_before() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let one = net.start_thread(a, 1);
+    let two = net.start_thread(b, 2);
+    net.open_turn(&one, "u1");
+    net.open_turn(&two, "u2");
+    net.hush(&[a, b]);
+    let limits = note("account/rateLimits/updated", &json!({"rateLimits": {}}));
+    net.feed(&usage(&one, "u1"));
+    net.feed(&limits);
+    assert_eq!(net.got_raw(a), [usage(&one, "u1"), limits.clone()]);
+    assert_eq!(net.got_raw(b), NONE);
+    // Of two, each has its own.
+    net.feed(&usage(&one, "u1"));
+    net.feed(&usage(&two, "u2"));
+    net.feed(&limits);
+    net.feed(&limits);
+    assert_eq!(net.got_raw(a), [usage(&one, "u1"), limits.clone()]);
+    assert_eq!(net.got_raw(b), [usage(&two, "u2"), limits.clone()]);
+    // None came for the first: with its turn, that is over.
+    net.feed(&usage(&one, "u1"));
+    net.feed(&note("turn/completed", &json!({"threadId": one, "turn": {"id": "u1"}})));
+    net.hush(&[a, b]);
+    net.feed(&limits);
+    assert_eq!(net.got_raw(b), [limits]);
+}
+
+#[test]
+fn a_deprecation_notice_goes_to_who_reads_a_whole_thread() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let notice = note("deprecationNotice", &json!({"summary": "old"}));
+    net.forwarded(a, "thread/read", &json!({"threadId": thread(1)}));
+    net.forwarded(b, "thread/read", &json!({"threadId": thread(1), "includeTurns": true}));
+    net.feed(&notice);
+    assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![], vec![notice]));
+}
+
+#[test]
 fn a_deprecation_notice_goes_to_the_oldest_requester_that_may_have_caused_it() {
     let mut net = Net::new();
     let (a, b, c) = (net.join(), net.join(), net.join());
