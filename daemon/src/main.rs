@@ -12,15 +12,18 @@ use crate::cli::{Cli, Command, ServeArgs};
 use crate::config::Settings;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::start::Report;
 
 mod cli;
 mod config;
 mod config_file;
+mod connect;
 mod control;
 mod ctl;
 mod duration;
 mod environment;
 mod error;
+mod fingerprint;
 mod hub;
 mod listener;
 mod lock;
@@ -32,6 +35,7 @@ mod private_dir;
 mod record;
 mod serve;
 mod signals;
+mod start;
 mod sys;
 mod telemetry;
 mod upstream;
@@ -44,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(cli::hoist(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody to tell if the terminal is gone.
@@ -56,6 +60,10 @@ fn run() -> ExitCode {
     let environment = Environment::of_process();
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
+        Command::Connect(args) => connect::run(&args, &[], &environment).unwrap_or_else(failed),
+        Command::AppServer(args) => {
+            connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(failed)
+        }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             report(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
@@ -64,15 +72,26 @@ fn run() -> ExitCode {
     }
 }
 
+/// Tells what went wrong and returns its exit code.
+fn failed(error: Error) -> ExitCode {
+    report(&error);
+    ExitCode::from(error.exit_code().number())
+}
+
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let mut permanent_exit_zero = args.permanent_exit_zero;
+    if args.auto_spawned {
+        start::detach();
+    }
+    let start = Report::new(args.auto_spawned);
     let result = Settings::load(args, environment).and_then(|settings| {
         permanent_exit_zero = settings.permanent_exit_zero;
         let _log = telemetry::start(&settings.log, environment)?;
-        serve::run(&settings, environment.value("PATH").map(|path| path.as_os_str()))
+        serve::run(&settings, environment, &start)
     });
     let code = result.unwrap_or_else(|error| {
         report(&error);
+        start.failed(error.exit_code(), &error.chain(), error.next_step());
         error.exit_code()
     });
     if permanent_exit_zero && code.is_permanent() {

@@ -1,6 +1,7 @@
 //! The daemon, from the first check to the exit code. Everything is bound and checked before the
 //! upstream is started.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
@@ -13,13 +14,16 @@ use tokio::task::LocalSet;
 
 use crate::config::{ClientShutdown, Settings};
 use crate::control::{self, ControlServer};
+use crate::environment::Environment;
 use crate::error::Error;
+use crate::fingerprint;
 use crate::hub::{self, Hub};
 use crate::listener::{SocketFile, bind_private};
 use crate::lock::InstanceLock;
 use crate::private_dir;
 use crate::record::Record;
 use crate::signals::Signals;
+use crate::start::Report;
 use crate::upstream::{Process, Program, locate, sweep};
 
 /// Serves until the life of the daemon is over.
@@ -27,10 +31,10 @@ use crate::upstream::{Process, Program, locate, sweep};
 /// # Errors
 ///
 /// When the daemon cannot begin to serve; the exit code says why.
-pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) -> Result<ExitCode, Error> {
+pub(crate) fn run(settings: &Settings, environment: &Environment, start: &Report) -> Result<ExitCode, Error> {
     let paths = &settings.paths;
     let clock = Instant::now();
-    let program = locate::locate(&settings.codex, search_path)?;
+    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
     for dir in paths.foreign_dirs() {
@@ -43,17 +47,20 @@ pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) ->
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
 
-    let sockets = Sockets {
-        control: bind_private(&paths.control_socket)?,
-        clients: bind_private(&paths.socket)?,
-    };
+    let sockets =
+        Sockets { control: bind_private(&paths.control_socket)?, clients: bind_private(&paths.socket)? };
 
     // From here on this daemon is the instance, and leaves a record however it ends. The locks go
     // last, when everything else is gone.
-    let record = Record::begin(paths);
-    let result = serve(settings, &program, sockets, &record, clock);
+    let record = Record::begin(paths, settings.auto_spawned);
+    let core =
+        Core { start: start.clone(), environment: fingerprint::of(&settings.codex_home, environment), clock };
+    let result = serve(settings, &program, sockets, &record, core);
     match &result {
-        Ok(ended) => record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone()),
+        Ok(ended) => {
+            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            start.failed(ended.code, &ended.reason, None);
+        }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
     result.map(|ended| ended.code)
@@ -65,12 +72,19 @@ struct Sockets {
     clients: (UnixListener, SocketFile),
 }
 
+/// What the core is told beside the settings.
+struct Core {
+    start: Report,
+    environment: BTreeMap<String, String>,
+    clock: Instant,
+}
+
 fn serve(
     settings: &Settings,
     program: &Program,
     sockets: Sockets,
     record: &Record,
-    clock: Instant,
+    core: Core,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -85,6 +99,7 @@ fn serve(
         sweep::adopt_orphans();
 
         let mut identity = identity(settings, program, record);
+        identity.environment = core.environment;
         let (publisher, commands, handle) = control::channel(identity.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
@@ -97,8 +112,16 @@ fn serve(
             "started codex app-server"
         );
         let signal = process.signals();
-        let parts =
-            hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
+        let parts = hub::Parts {
+            clock: core.clock,
+            router,
+            pipes,
+            signals: signal,
+            socket_file,
+            identity,
+            publisher,
+            start: core.start,
+        };
         let hub = Hub::new(parts, settings);
         let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
         // Whoever waits for the end sees it when the control connections close: last of all.

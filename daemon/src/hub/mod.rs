@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
 use client::Connection;
 use upstream::UpstreamIo;
@@ -68,6 +69,7 @@ pub(crate) struct Hub {
     /// The part of the status that does not change.
     identity: StatusReport,
     publisher: Publisher,
+    start: Report,
     max_clients: usize,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
@@ -86,6 +88,7 @@ pub(crate) struct Parts {
     pub(crate) socket_file: SocketFile,
     pub(crate) identity: StatusReport,
     pub(crate) publisher: Publisher,
+    pub(crate) start: Report,
 }
 
 impl Hub {
@@ -106,6 +109,7 @@ impl Hub {
             scratch: vec![0; READ_BYTES],
             identity: parts.identity,
             publisher: parts.publisher,
+            start: parts.start,
             max_clients: settings.limits.max_clients,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
