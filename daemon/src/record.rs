@@ -285,6 +285,13 @@ pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
     read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
 }
 
+/// Returns the control socket of the daemon that, after this record, runs; to be believed only while its
+/// lock is held.
+pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
+    let contents = read(record).ok()??;
+    contents.running.map(|_| contents.control_socket)
+}
+
 /// Returns how the last daemon with this record ended; to be asked when it is gone.
 pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
     read(record).ok()??.last_exit()

@@ -73,6 +73,8 @@ pub(crate) fn run(
     let codex_args = [settings.codex_args.clone(), own].concat();
     let target =
         Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
+    // Who wants nothing to be started does not want codex to be started either.
+    let may_run_codex = !(args.no_direct || args.no_spawn);
     let wait = Wait {
         until: Instant::now() + PATIENCE,
         since_unix_ms: unix_ms(),
@@ -80,9 +82,9 @@ pub(crate) fn run(
     };
     match dial::obtain(&target, &wait) {
         Ok(stream) => {
-            Ok(ExitCode::from(Bridge::new(&target, stream, !args.no_direct, wait.since_unix_ms).run()))
+            Ok(ExitCode::from(Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms).run()))
         }
-        Err(error) if args.no_direct => {
+        Err(error) if !may_run_codex => {
             let unavailable = Error::new(Code::Unavailable, error.chain());
             Err(match error.next_step() {
                 Some(hint) => unavailable.hint(hint),

@@ -24,7 +24,7 @@ use codexd_proto::exit::ExitCode;
 use crate::config::Settings;
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::{lock as instance_lock, private_dir};
+use crate::{lock as instance_lock, private_dir, record};
 
 pub(crate) use detached::detach;
 pub(crate) use report::Report;
@@ -64,8 +64,11 @@ pub(crate) fn attempt(
     listening: impl Fn() -> bool,
 ) -> Result<Attempt, Error> {
     let paths = &target.settings.paths;
+    let taken = |path: &PathBuf| !instance_lock::is_free(path);
     if !target.may_spawn {
-        if instance_lock::is_free(&paths.lock) {
+        if taken(&paths.lock) {
+            elsewhere(target.settings)?;
+        } else {
             return Err(Error::new(
                 ExitCode::Unavailable,
                 format!("no daemon listens on `{}`", paths.socket.display()),
@@ -82,8 +85,11 @@ pub(crate) fn attempt(
     if let Some(failure) = lock.failure_since(since_unix_ms) {
         return Err(failure);
     }
-    let taken = |path: &PathBuf| !instance_lock::is_free(path);
-    if taken(&paths.lock) || paths.socket_lock.as_ref().is_some_and(taken) {
+    if taken(&paths.lock) {
+        elsewhere(target.settings)?;
+        return Ok(Attempt::Wait);
+    }
+    if paths.socket_lock.as_ref().is_some_and(taken) {
         return Ok(Attempt::Wait);
     }
     latch::check(&paths.record)?;
@@ -102,5 +108,24 @@ pub(crate) fn attempt(
             lock.write_failure(&error);
             Err(error)
         }
+    }
+}
+
+/// Refuses to wait for a daemon that serves the instance on another socket than the one that was named.
+fn elsewhere(settings: &Settings) -> Result<(), Error> {
+    match record::control_socket_of_running(&settings.paths.record) {
+        Some(other) if other != settings.paths.control_socket => Err(Error::new(
+            ExitCode::Unavailable,
+            format!(
+                "the daemon of the instance `{}` does not listen on `{}`",
+                settings.instance,
+                settings.paths.socket.display()
+            ),
+        )
+        .hint(format!(
+            "`codexd ctl --control-socket {} get-socket` tells where it does; CODEXD_INSTANCE names another one",
+            other.display()
+        ))),
+        _ => Ok(()),
     }
 }
