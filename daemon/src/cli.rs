@@ -38,7 +38,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
-    /// Start no daemon: exit 69 if none runs
+    /// Start nothing: exit 69 if no daemon runs
     #[arg(long)]
     pub(crate) no_spawn: bool,
 

@@ -116,7 +116,7 @@ fn a_start_that_fails_is_explained() {
 #[test]
 fn without_leave_to_start_one_there_is_none() {
     let world = World::fake("");
-    let output = world.run(&["connect", "--no-spawn", "--no-direct"]).expect_code(69);
+    let output = world.run(&["connect", "--no-spawn"]).expect_code(69);
     assert!(
         output.stderr.contains("no daemon listens") && output.stderr.contains("codexd serve"),
         "{output}"
@@ -266,8 +266,9 @@ fn a_daemon_nobody_needs_ends_by_itself() {
     wait::until("the daemon has ended", || world.daemons().is_empty());
     assert_eq!(world.record()["lastExit"]["code"], 0);
     assert!(world.record()["lastExit"]["reason"].as_str().unwrap().contains("idle"));
-    // The next client starts the next one.
-    assert_eq!(generation(&world.raw_client("next", &[]).initialize()), 2);
+    // The next client starts the next one; on a busy machine that one may have been idle for too long
+    // before the client spoke, and the client was taken to another.
+    assert!(generation(&world.raw_client("next", &[]).initialize()) >= 2);
 }
 
 #[test]
