@@ -125,7 +125,7 @@ impl<'a> Bridge<'a> {
     /// Passes bytes until one side ends; returns the exit code.
     pub(super) fn run(mut self) -> u8 {
         loop {
-            if self.parked && !self.to_daemon.is_empty() {
+            if self.parked && self.needs_daemon() {
                 self.parked = false;
                 if let Some(code) = self.move_on() {
                     return self.farewell(code);
@@ -253,6 +253,11 @@ impl<'a> Bridge<'a> {
     fn may_write_daemon(&self) -> bool {
         let held = self.link.greeted_at.is_some() && self.ledger.is_greeting();
         !(self.to_daemon.is_empty() || self.parked || held)
+    }
+
+    /// Tells whether something waits that is more than a part of the handshake, which is repeated anyway.
+    fn needs_daemon(&self) -> bool {
+        self.to_daemon.iter().any(|line| line.kind == Kind::Other)
     }
 
     fn write_daemon(&mut self) -> Option<Event> {
@@ -395,7 +400,7 @@ impl<'a> Bridge<'a> {
         {
             return Some(self.settle("the connection to codexd was lost", 1));
         }
-        if !self.ledger.is_greeting() && self.to_daemon.is_empty() {
+        if !self.ledger.is_greeting() && !self.needs_daemon() {
             self.parked = true;
             return None;
         }

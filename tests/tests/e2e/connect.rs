@@ -229,6 +229,22 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
 }
 
 #[test]
+fn the_end_of_a_handshake_is_no_reason_to_start_a_daemon() {
+    let world = World::fake("");
+    let mut client = world.raw_client("client", &[]);
+    client.request("initialize", json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": null}));
+    // All of it happens before the bridge can see any of it.
+    let bridge = Pid::from_raw(i32::try_from(client.pid().unwrap()).unwrap());
+    kill(bridge, Signal::SIGSTOP).unwrap();
+    client.notify("initialized", Value::Null);
+    world.kill9();
+    client.finish_sending();
+    kill(bridge, Signal::SIGCONT).unwrap();
+    assert_eq!(client.exit_code(), 0);
+    assert_eq!(world.record()["generation"], 1);
+}
+
+#[test]
 fn requests_without_a_folder_get_the_clients() {
     let world = World::fake("");
     let folder = world.home().root().join("else where");
