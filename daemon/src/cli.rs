@@ -1,5 +1,6 @@
 //! The table of commands and flags. Help, usage errors and (later) the man page come from it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -22,6 +23,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the daemon in the foreground until it is told to stop
     Serve(Box<ServeArgs>),
+    /// Speak to the daemon over standard input and output; start it if none runs
+    Connect(ConnectArgs),
+    /// The same in place of `codex app-server`, with its arguments
+    AppServer(AppServerArgs),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
     /// Make a service of the daemon for this user and CODEX_HOME
@@ -30,6 +35,33 @@ pub(crate) enum Command {
     Uninstall(UninstallArgs),
     /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
     Doctor(DoctorArgs),
+}
+
+/// Flags of `codexd connect`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ConnectArgs {
+    /// Socket of the daemon [default: as `codexd serve`] [env: CODEXD_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Start nothing: exit 69 if no daemon runs
+    #[arg(long)]
+    pub(crate) no_spawn: bool,
+
+    /// Do not run codex itself if no daemon can be had: exit 69
+    #[arg(long)]
+    pub(crate) no_direct: bool,
+}
+
+/// Flags of `codexd app-server`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AppServerArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+
+    /// Arguments of `codex app-server`, from the first that is not one of the above
+    #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Flags of `codexd serve`.
@@ -62,6 +94,10 @@ pub(crate) struct ServeArgs {
     /// A supervisor owns this daemon: it restarts it, and nobody else does
     #[arg(long)]
     pub(crate) supervised: bool,
+
+    /// A client starts this daemon: detach, tell the start on stdout, stop when unused
+    #[arg(long, hide = true)]
+    pub(crate) auto_spawned: bool,
 
     /// Exit 0 after a failure that a restart cannot cure, for supervisors that restart after any other code
     #[arg(long)]
@@ -223,6 +259,27 @@ pub(crate) struct StopArgs {
     pub(crate) timeout: TimeLimit,
 }
 
+/// Puts what stands between `codexd` and `app-server` behind that: codex takes its configuration on
+/// both sides (`codex -c KEY=VALUE app-server`), and programs make use of it.
+pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = arguments.into_iter().collect();
+    let mut at = 1;
+    while let Some(argument) = all.get(at).and_then(|argument| argument.to_str()) {
+        match argument {
+            "-c" | "--config" | "--enable" | "--disable" => at += 2,
+            _ if ["--config=", "--enable=", "--disable="].iter().any(|flag| argument.starts_with(flag)) => {
+                at += 1;
+            }
+            "app-server" => {
+                all[1..=at].rotate_right(1);
+                break;
+            }
+            _ => break,
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -252,5 +309,23 @@ mod tests {
             Cli::try_parse_from(["codexd", "serve", "--codex-arg", "-c", "--codex-arg", "a=b"]).unwrap();
         let Command::Serve(args) = cli.command else { panic!("not serve") };
         assert_eq!(args.codex_arg, ["-c", "a=b"]);
+    }
+
+    #[test]
+    fn what_codexd_does_not_know_is_codexs() {
+        for (line, connect, rest) in [
+            ("codexd app-server", false, &[][..]),
+            ("codexd app-server --listen stdio://", false, &["--listen", "stdio://"]),
+            ("codexd app-server --no-spawn -c a=b --no-spawn", true, &["-c", "a=b", "--no-spawn"]),
+            ("codexd -c a=b --enable=x app-server --stdio", false, &["-c", "a=b", "--enable=x", "--stdio"]),
+            ("codexd app-server generate-ts --out x", false, &["generate-ts", "--out", "x"]),
+        ] {
+            let cli = Cli::try_parse_from(hoist(line.split(' ').map(OsString::from))).unwrap();
+            let Command::AppServer(args) = cli.command else { panic!("{line}") };
+            assert_eq!(args.arguments, rest, "{line}");
+            assert_eq!(args.connect.no_spawn, connect, "{line}");
+        }
+        let untouched = ["codexd", "-c", "a=b", "serve"].map(OsString::from);
+        assert_eq!(hoist(untouched.clone()), untouched);
     }
 }

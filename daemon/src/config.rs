@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::log_filter::LogFilter;
 use crate::paths::{self, Paths};
 
+/// After how long without clients and turns a daemon stops that nobody but a client asked for.
+const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
+
 /// Everything the daemon can be told at its start, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -42,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) log: LogFilter,
     /// Bounds.
     pub(crate) limits: Limits,
+    /// Whether a client started the daemon.
+    pub(crate) auto_spawned: bool,
     /// Whether a supervisor restarts the daemon.
     pub(crate) supervised: bool,
     /// Whether failures that a restart cannot cure exit 0.
@@ -164,11 +169,16 @@ impl Settings {
             client_shutdown: file.client_shutdown,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),
-            idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(TimeLimit::Never),
+            idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(if args.auto_spawned {
+                AUTO_SPAWNED_IDLE_EXIT
+            } else {
+                TimeLimit::Never
+            }),
             probe_interval: args.probe_interval.or(file.probe_interval).unwrap_or(TimeLimit::seconds(30)),
             probe_timeout: args.probe_timeout.or(file.probe_timeout).unwrap_or(TimeLimit::seconds(30)),
             log,
             limits: file.limits.over(Limits::default()),
+            auto_spawned: args.auto_spawned,
             supervised: args.supervised || file.supervised,
             permanent_exit_zero: args.permanent_exit_zero || file.permanent_exit_zero,
             config_file,

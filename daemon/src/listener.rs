@@ -160,14 +160,16 @@ fn occupant(path: &Path) -> Result<Occupant, Errno> {
     }
 }
 
+/// Makes a stream socket that does not block and is closed on exec.
 #[cfg(target_os = "linux")]
-fn nonblocking_socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn nonblocking_socket() -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
+/// Makes a stream socket that does not block and is closed on exec.
 #[cfg(not(target_os = "linux"))]
-fn nonblocking_socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn nonblocking_socket() -> Result<OwnedFd, Errno> {
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;

@@ -13,11 +13,13 @@ use crate::config::Settings;
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::reload::Reloader;
+use crate::start::Report;
 
 mod activation;
 mod cli;
 mod config;
 mod config_file;
+mod connect;
 mod connection;
 mod control;
 mod ctl;
@@ -25,6 +27,7 @@ mod doctor;
 mod duration;
 mod environment;
 mod error;
+mod fingerprint;
 mod hub;
 mod install;
 mod listener;
@@ -38,6 +41,7 @@ mod record;
 mod reload;
 mod serve;
 mod signals;
+mod start;
 mod sys;
 mod telemetry;
 mod upstream;
@@ -50,7 +54,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(cli::hoist(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody to tell if the terminal is gone.
@@ -68,6 +72,12 @@ fn run() -> ExitCode {
         Command::Install(args) => finish(install::install(&args, &environment)),
         Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
         Command::Doctor(args) => doctor::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
+        Command::Connect(args) => {
+            connect::run(&args, &[], &environment).unwrap_or_else(|error| failed(&error))
+        }
+        Command::AppServer(args) => {
+            connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
+        }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             report(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
@@ -78,6 +88,10 @@ fn run() -> ExitCode {
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let mut permanent_exit_zero = args.permanent_exit_zero;
+    if args.auto_spawned {
+        start::detach();
+    }
+    let start = Report::new(args.auto_spawned);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
@@ -85,12 +99,13 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         permanent_exit_zero = settings.permanent_exit_zero;
         let log = telemetry::start(&settings.log, environment)?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment.value("PATH").map(|path| path.as_os_str()), inherited, reloader)
+        serve::run(&settings, environment, inherited, reloader, &start)
     });
     let (code, failure) = match result {
         Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
         Err(error) => {
             report(&error);
+            start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
@@ -107,6 +122,7 @@ fn finish(result: Result<ServeExit, Error>) -> ExitCode {
     result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
 }
 
+/// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
     report(error);
     ExitCode::from(error.exit_code().number())

@@ -123,6 +123,8 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         permanent_exit_zero,
         // Only its contents count.
         config_file: _,
+        // How the process was started does not change.
+        auto_spawned: _,
     } = old;
     let mut differences = Differences::default();
     for (name, changed) in [

@@ -1,6 +1,7 @@
 //! The daemon, from the first check to the exit code. Everything is bound and checked before the
 //! upstream is started.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
@@ -14,7 +15,9 @@ use tokio::task::LocalSet;
 use crate::activation::Inherited;
 use crate::config::{ClientShutdown, Settings};
 use crate::control::{self, ControlServer};
+use crate::environment::Environment;
 use crate::error::Error;
+use crate::fingerprint;
 use crate::hub::{self, Hub};
 use crate::listener::{SocketFile, bind_private};
 use crate::lock::InstanceLock;
@@ -22,6 +25,7 @@ use crate::private_dir;
 use crate::record::Record;
 use crate::reload::Reloader;
 use crate::signals::Signals;
+use crate::start::Report;
 use crate::upstream::{Process, Program, locate, sweep};
 
 /// Serves until the life of the daemon is over.
@@ -31,9 +35,10 @@ use crate::upstream::{Process, Program, locate, sweep};
 /// When the daemon cannot begin to serve; the exit code says why.
 pub(crate) fn run(
     settings: &Settings,
-    search_path: Option<&std::ffi::OsStr>,
+    environment: &Environment,
     inherited: Option<Inherited>,
     reloader: Reloader,
+    start: &Report,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
@@ -44,7 +49,7 @@ pub(crate) fn run(
     let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
     let clock = Instant::now();
-    let program = locate::locate(&settings.codex, search_path)?;
+    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
     for dir in paths.foreign_dirs().into_iter().filter(|dir| dir.is_absolute()) {
@@ -68,10 +73,15 @@ pub(crate) fn run(
 
     // From here on this daemon is the instance, and leaves a record however it ends. The locks go
     // last, when everything else is gone.
-    let record = Record::begin(paths);
-    let result = serve(settings, &program, sockets, &record, reloader, clock);
+    let record = Record::begin(paths, settings.auto_spawned);
+    let environment = fingerprint::of(&settings.codex_home, environment);
+    let core = Core { start: start.clone(), reloader, environment, clock };
+    let result = serve(settings, &program, sockets, &record, core);
     match &result {
-        Ok(ended) => record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone()),
+        Ok(ended) => {
+            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            start.failed(ended.code, &ended.reason, None);
+        }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
     result
@@ -84,13 +94,20 @@ struct Sockets {
     inherited: bool,
 }
 
+/// What the core is told beside the settings.
+struct Core {
+    start: Report,
+    reloader: Reloader,
+    environment: BTreeMap<String, String>,
+    clock: Instant,
+}
+
 fn serve(
     settings: &Settings,
     program: &Program,
     sockets: Sockets,
     record: &Record,
-    reloader: Reloader,
-    clock: Instant,
+    core: Core,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -105,6 +122,7 @@ fn serve(
         sweep::adopt_orphans();
 
         let mut identity = identity(settings, program, record);
+        identity.environment = core.environment;
         let (publisher, commands, handle) = control::channel(identity.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
@@ -119,7 +137,7 @@ fn serve(
         let signal = process.signals();
         let inherited = sockets.inherited;
         let parts = hub::Parts {
-            clock,
+            clock: core.clock,
             router,
             pipes,
             signals: signal,
@@ -127,7 +145,8 @@ fn serve(
             inherited,
             identity,
             publisher,
-            reloader,
+            reloader: core.reloader,
+            start: core.start,
         };
         let hub = Hub::new(parts, settings);
         // A task of its own: what this one awaits is polled at every message.

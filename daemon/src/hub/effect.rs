@@ -45,6 +45,7 @@ impl Hub {
         match effect {
             Effect::Ready => {
                 notify::ready(&self.status_line());
+                self.start.ready();
                 tracing::info!(
                     socket.path = self.identity.socket,
                     upstream.pid = self.identity.upstream.pid,

@@ -41,6 +41,7 @@ use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
 use crate::reload::Reloader;
+use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
 use client::Connection;
 use upstream::UpstreamIo;
@@ -82,6 +83,7 @@ pub(crate) struct Hub {
     identity: StatusReport,
     publisher: Publisher,
     reloader: Reloader,
+    start: Report,
     max_clients: usize,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
@@ -103,6 +105,7 @@ pub(crate) struct Parts {
     pub(crate) identity: StatusReport,
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
+    pub(crate) start: Report,
 }
 
 impl Hub {
@@ -128,6 +131,7 @@ impl Hub {
             identity: parts.identity,
             publisher: parts.publisher,
             reloader: parts.reloader,
+            start: parts.start,
             max_clients: settings.limits.max_clients,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),

@@ -5,6 +5,7 @@
 mod activation;
 mod bad_input;
 mod child_exit;
+mod connect;
 mod control;
 mod doctor;
 mod fake_codex;
