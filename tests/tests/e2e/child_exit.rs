@@ -187,7 +187,8 @@ fn every_request_without_an_answer_gets_its_error_and_those_held_back_may_be_rep
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
-    let turn = client.start_turn(&thread, "[[freeze]]");
+    let turn = client.start_turn(&thread, "[[hang]]");
+    daemon.signal_upstream(Signal::SIGSTOP);
     let requests: Vec<i64> = (0..200).map(|_| client.send_request("model/list", json!({}))).collect();
     let mut other = daemon.client("other");
     let others: Vec<i64> = (0..3).map(|_| other.send_request("model/list", json!({}))).collect();
@@ -212,8 +213,10 @@ fn an_upstream_that_does_not_answer_is_lost() {
     let mut daemon = builder.ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
+    let pending = client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     let turn = client.start_turn(&thread, "[[freeze]]");
-    let owed = Owed { turns: &[&turn], turn_status: "failed", requests: &[], reason: "upstreamUnresponsive" };
+    let owed =
+        Owed { turns: &[&turn], turn_status: "failed", requests: &[pending], reason: "upstreamUnresponsive" };
     expect_farewell(&mut client, &owed);
     expect_end(&mut daemon, 1);
     assert_eq!(status(&daemon)["lastExit"]["reason"], "codex app-server does not answer any more");

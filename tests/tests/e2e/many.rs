@@ -214,7 +214,8 @@ fn sleeper(daemon: &TestDaemon, thread: &str) -> UnixStream {
 
 #[test]
 fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
-    let limits = "[limits]\nclient_queue_soft_bytes = 1000000\nclient_queue_hard_bytes = 4000000\n";
+    let limits = "[limits]\nclient_queue_soft_bytes = 1000000\nclient_queue_hard_bytes = 4000000\n\
+                  client_queue_max_bytes = 8000000\n";
     let daemon = TestDaemon::fake("[[strict]]").config(limits).ready();
     let mut client = daemon.client("reads");
     let thread = client.start_thread(json!({}));
@@ -253,7 +254,8 @@ fn memory_kib(_: u32) -> Option<u64> {
 
 #[test]
 fn a_client_that_does_not_read_its_errors_is_closed() {
-    let limits = "[limits]\nclient_queue_soft_bytes = 10000\nclient_queue_hard_bytes = 100000\n";
+    let limits = "[limits]\nclient_queue_soft_bytes = 10000\nclient_queue_hard_bytes = 100000\n\
+                  client_queue_max_bytes = 1000000\n";
     let daemon = TestDaemon::fake("[[strict]]").config(limits).ready();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     let error = loop {
