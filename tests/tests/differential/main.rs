@@ -40,7 +40,7 @@ fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
     let others: &[Side] = match std::env::var("CODEXD_DIFFERENTIAL") {
         Ok(word) if word == "native" => &[Side::Native],
         Ok(word) if word == "websocket" => &[Side::WebSocket],
-        _ => &[Side::Lines],
+        _ => &[Side::Lines, Side::WebSocket],
     };
     for side in others {
         let seen = run(*side);
