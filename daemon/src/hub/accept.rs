@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use codexd_proto::id::ClientId;
 use tokio::net::UnixListener;
-use tokio_util::task::TaskTracker;
 
-use super::run::Panicked;
-use super::{Hub, SharedHub, client, run};
+use super::tasks::Tasks;
+use super::{Hub, SharedHub, client};
 use crate::connection::Socket;
 use crate::peer::check_peer;
 
@@ -20,7 +19,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 ///
 /// On an inherited socket those that come after the door was closed are left for the next daemon, which
 /// the service manager starts for them.
-pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTracker, panicked: Panicked) {
+pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) {
     let door = hub.borrow().door.clone();
     loop {
         let accepted = tokio::select! {
@@ -30,7 +29,7 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTra
         };
         match accepted {
             Ok((stream, _)) => match stream.into_std() {
-                Ok(stream) => admit(&hub, stream, &tasks, &panicked),
+                Ok(stream) => admit(&hub, stream, &tasks),
                 Err(error) => tracing::warn!(%error, "cannot take over a client's socket"),
             },
             Err(error) => {
@@ -45,15 +44,15 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTra
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
-            admit(&hub, stream, &tasks, &panicked);
+            admit(&hub, stream, &tasks);
         }
     }
 }
 
-fn admit(hub: &SharedHub, stream: UnixStream, tasks: &TaskTracker, panicked: &Panicked) {
+fn admit(hub: &SharedHub, stream: UnixStream, tasks: &Tasks) {
     let admitted = hub.borrow_mut().admit(stream);
     if let Some(client) = admitted {
-        run::spawn(tasks, panicked, client::serve(hub.clone(), client));
+        tasks.spawn(client::serve(hub.clone(), client));
     }
 }
 

@@ -19,6 +19,7 @@ mod effect;
 mod reload;
 mod report;
 mod run;
+mod tasks;
 mod upstream;
 
 use std::cell::RefCell;

@@ -10,8 +10,8 @@ use codexd_proto::lifecycle::{Event, State, StopSource};
 use codexd_proto::time::Time;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
+use super::tasks::Tasks;
 use super::{Hub, SharedHub, accept, upstream};
 use crate::control::{Command, StopMode, StopReceipt};
 use crate::error::Error;
@@ -50,14 +50,12 @@ pub(crate) struct Ended {
 /// With exit code 70 when a part of the core panicked; the upstream is killed then.
 pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let hub: SharedHub = Rc::new(RefCell::new(hub));
-    let tasks = TaskTracker::new();
-    let (panicked, mut panics) = mpsc::unbounded_channel();
-    let accepting = accept::serve(hub.clone(), run.listener, tasks.clone(), panicked.clone());
-    spawn(&tasks, &panicked, accepting);
-    spawn(&tasks, &panicked, upstream::serve(hub.clone()));
+    let (tasks, mut panics) = Tasks::new();
+    tasks.spawn(accept::serve(hub.clone(), run.listener, tasks.clone()));
+    tasks.spawn(upstream::serve(hub.clone()));
     let settled = hub.clone();
     let settling = std::future::poll_fn(move |cx| settled.borrow_mut().poll_settle(cx));
-    spawn(&tasks, &panicked, settling);
+    tasks.spawn(settling);
     hub.borrow_mut().begin();
 
     let wake = hub.borrow().wake.clone();
@@ -109,8 +107,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     while sweep::sweep((!child_ended).then(|| run.process.pid())) > 0 && sweeping.elapsed() < SWEEP_WITHIN {
         tokio::time::sleep(SWEEP_EVERY).await;
     }
-    tasks.close();
-    tasks.wait().await;
+    tasks.finish().await;
     let hub = hub.borrow();
     hub.publish();
     Ok(Ended {
@@ -118,30 +115,6 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         reason: hub.reason(),
         upstream: hub.ended.clone(),
     })
-}
-
-/// Where panics are reported.
-pub(super) type Panicked = mpsc::UnboundedSender<()>;
-
-/// Starts a task of the core whose panic ends the daemon.
-pub(super) fn spawn(tasks: &TaskTracker, panicked: &Panicked, task: impl Future<Output = ()> + 'static) {
-    let guard = PanicGuard(panicked.clone());
-    tasks.spawn_local(async move {
-        let _guard = guard;
-        task.await;
-    });
-}
-
-/// Reports a panic of the task that holds it.
-struct PanicGuard(Panicked);
-
-impl Drop for PanicGuard {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            // Nobody listens any more: the core loop has ended.
-            let _ = self.0.send(());
-        }
-    }
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -12,7 +12,7 @@ use codexd_proto::exit::ExitCode;
 use crate::config::Settings;
 use crate::environment::Environment;
 use crate::error::Error;
-use crate::paths;
+use crate::{install, paths};
 
 /// What the service manager is asked to start.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub(super) fn find(settings: &Settings, codex_args: &[String], environment: &Env
     if cfg!(target_os = "macos") { launchd(settings, environment) } else { systemd(settings, environment) }
 }
 
-/// Looks for `codexd.socket` or `codexd.service`, of another instance `codexd@NAME.socket` or `.service`,
-/// in the folders for units of users and administrators (`systemd.unit(5)`).
+/// Looks for the socket or the service that `codexd install` names after the instance, in the folders for
+/// units of users and administrators (`systemd.unit(5)`).
 fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let runtime = environment.absolute_path("XDG_RUNTIME_DIR")?;
     // The user's manager listens there while it runs.
@@ -52,10 +52,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         PathBuf::from("/etc/systemd/user"),
         PathBuf::from("/usr/lib/systemd/user"),
     ];
-    let name = match settings.instance.as_str() {
-        "default" => "codexd".to_owned(),
-        other => format!("codexd@{other}"),
-    };
+    let name = install::systemd::unit_name(&settings.instance);
     let unit = ["socket", "service"]
         .map(|kind| format!("{name}.{kind}"))
         .into_iter()
@@ -67,14 +64,11 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     })
 }
 
-/// Looks for the agent of the default instance in the user's folder.
+/// Looks for the agent that `codexd install` names after the instance, in the user's folder.
 fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
-    const LABEL: &str = "io.github.codexd";
-    if settings.instance != "default" {
-        return None;
-    }
-    let plist = paths::home(environment)?.join(format!("Library/LaunchAgents/{LABEL}.plist"));
-    let target = format!("gui/{}/{LABEL}", nix::unistd::geteuid());
+    let label = install::launchd::label(&settings.instance);
+    let plist = paths::home(environment)?.join(format!("Library/LaunchAgents/{label}.plist"));
+    let target = format!("gui/{}/{label}", nix::unistd::geteuid());
     plist.exists().then(|| Service {
         program: "launchctl",
         arguments: vec!["kickstart".to_owned(), target.clone()],
@@ -144,6 +138,8 @@ mod tests {
         let other = ServeArgs { instance: Some("work".to_owned()), ..ServeArgs::default() };
         let other = Settings::load(&other, &environment).unwrap();
         assert_eq!(find(&other, &[], &environment), None);
+        std::fs::write(units.join("codexd-work.socket"), "").unwrap();
+        assert_eq!(find(&other, &[], &environment).unwrap().arguments[3], "codexd-work.socket");
         let elsewhere = ServeArgs { socket: Some(path("s")), ..ServeArgs::default() };
         let elsewhere = Settings::load(&elsewhere, &environment).unwrap();
         assert_eq!(find(&elsewhere, &[], &environment), None);
