@@ -77,7 +77,7 @@ pub struct TestClient {
 /// The writing end, and what ends the reading one.
 enum Link {
     Socket(UnixStream),
-    WebSocket(websocket::Sender),
+    WebSocket(Box<websocket::Sender>),
     Child(Child),
 }
 
@@ -114,7 +114,7 @@ impl TestClient {
     pub fn connect_websocket(name: &str, socket: &Path) -> TestClient {
         match websocket::connect(socket) {
             Ok((sender, receiver)) => {
-                TestClient::reading(name, Link::WebSocket(sender), move |sink| receiver.run(&sink))
+                TestClient::reading(name, Link::WebSocket(Box::new(sender)), move |sink| receiver.run(&sink))
             }
             Err(error) => panic!("client {name} cannot connect to `{}`: {error}", socket.display()),
         }
