@@ -1,5 +1,6 @@
 //! The table of commands and flags. Help, usage errors and (later) the man page come from it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -22,8 +23,45 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the daemon in the foreground until it is told to stop
     Serve(Box<ServeArgs>),
+    /// Speak to the daemon over standard input and output; start it if none runs
+    Connect(ConnectArgs),
+    /// The same in place of `codex app-server`, with its arguments
+    AppServer(AppServerArgs),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
+    /// Make a service of the daemon for this user and CODEX_HOME
+    Install(InstallArgs),
+    /// Stop that service and remove it
+    Uninstall(UninstallArgs),
+    /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
+    Doctor(DoctorArgs),
+}
+
+/// Flags of `codexd connect`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ConnectArgs {
+    /// Socket of the daemon [default: as `codexd serve`] [env: CODEXD_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Start nothing: exit 69 if no daemon runs
+    #[arg(long)]
+    pub(crate) no_spawn: bool,
+
+    /// Do not run codex itself if no daemon can be had: exit 69
+    #[arg(long)]
+    pub(crate) no_direct: bool,
+}
+
+/// Flags of `codexd app-server`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct AppServerArgs {
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+
+    /// Arguments of `codex app-server`, from the first that is not one of the above
+    #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
 }
 
 /// Flags of `codexd serve`.
@@ -57,6 +95,10 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) supervised: bool,
 
+    /// A client starts this daemon: detach, tell the start on stdout, stop when unused
+    #[arg(long, hide = true)]
+    pub(crate) auto_spawned: bool,
+
     /// Exit 0 after a failure that a restart cannot cure, for supervisors that restart after any other code
     #[arg(long)]
     pub(crate) permanent_exit_zero: bool,
@@ -81,6 +123,52 @@ pub(crate) struct ServeArgs {
     /// [default: info] [env: CODEXD_LOG]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogFilter>,
+}
+
+/// Which service manager, and whether only to look.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SupervisorArgs {
+    /// A user service and a socket of systemd [default: on Linux]
+    #[arg(long, conflicts_with = "launchd")]
+    pub(crate) systemd: bool,
+
+    /// A launch agent of macOS [default: on macOS]
+    #[arg(long)]
+    pub(crate) launchd: bool,
+
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Flags of `codexd install`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+
+    /// Enable it and start it, too
+    #[arg(long)]
+    pub(crate) now: bool,
+
+    /// The codex program, a path or a name to look up in PATH [default: codex] [env: CODEXD_CODEX]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) codex: Option<PathBuf>,
+}
+
+/// Flags of `codexd uninstall`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    pub(crate) supervisor: SupervisorArgs,
+}
+
+/// Flags of `codexd doctor`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Flags of `codexd ctl`.
@@ -114,6 +202,10 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
+    /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
+    Reload,
+    /// Change what is logged until the settings are read again: exit 0 done, 3 not running
+    LogLevel(LogLevelArgs),
     /// Print the path of the socket for clients
     GetSocket,
 }
@@ -147,6 +239,14 @@ pub(crate) enum WaitFor {
     Stopped,
 }
 
+/// Flags of `ctl log-level`.
+#[derive(Debug, Args)]
+pub(crate) struct LogLevelArgs {
+    /// off, error, warn, info, debug or trace; more after a comma, as `info,TARGET=debug`
+    #[arg(value_name = "LEVEL")]
+    pub(crate) filter: LogFilter,
+}
+
 /// Flags of `ctl stop`.
 #[derive(Debug, Args)]
 pub(crate) struct StopArgs {
@@ -157,6 +257,27 @@ pub(crate) struct StopArgs {
     /// How long to wait for the exit
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(crate) timeout: TimeLimit,
+}
+
+/// Puts what stands between `codexd` and `app-server` behind that: codex takes its configuration on
+/// both sides (`codex -c KEY=VALUE app-server`), and programs make use of it.
+pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = arguments.into_iter().collect();
+    let mut at = 1;
+    while let Some(argument) = all.get(at).and_then(|argument| argument.to_str()) {
+        match argument {
+            "-c" | "--config" | "--enable" | "--disable" => at += 2,
+            _ if ["--config=", "--enable=", "--disable="].iter().any(|flag| argument.starts_with(flag)) => {
+                at += 1;
+            }
+            "app-server" => {
+                all[1..=at].rotate_right(1);
+                break;
+            }
+            _ => break,
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -188,5 +309,23 @@ mod tests {
             Cli::try_parse_from(["codexd", "serve", "--codex-arg", "-c", "--codex-arg", "a=b"]).unwrap();
         let Command::Serve(args) = cli.command else { panic!("not serve") };
         assert_eq!(args.codex_arg, ["-c", "a=b"]);
+    }
+
+    #[test]
+    fn what_codexd_does_not_know_is_codexs() {
+        for (line, connect, rest) in [
+            ("codexd app-server", false, &[][..]),
+            ("codexd app-server --listen stdio://", false, &["--listen", "stdio://"]),
+            ("codexd app-server --no-spawn -c a=b --no-spawn", true, &["-c", "a=b", "--no-spawn"]),
+            ("codexd -c a=b --enable=x app-server --stdio", false, &["-c", "a=b", "--enable=x", "--stdio"]),
+            ("codexd app-server generate-ts --out x", false, &["generate-ts", "--out", "x"]),
+        ] {
+            let cli = Cli::try_parse_from(hoist(line.split(' ').map(OsString::from))).unwrap();
+            let Command::AppServer(args) = cli.command else { panic!("{line}") };
+            assert_eq!(args.arguments, rest, "{line}");
+            assert_eq!(args.connect.no_spawn, connect, "{line}");
+        }
+        let untouched = ["codexd", "-c", "a=b", "serve"].map(OsString::from);
+        assert_eq!(hoist(untouched.clone()), untouched);
     }
 }

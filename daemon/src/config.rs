@@ -13,6 +13,9 @@ use crate::error::Error;
 use crate::log_filter::LogFilter;
 use crate::paths::{self, Paths};
 
+/// After how long without clients and turns a daemon stops that nobody but a client asked for.
+const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
+
 /// Everything the daemon can be told at its start, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -42,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) log: LogFilter,
     /// Bounds.
     pub(crate) limits: Limits,
+    /// Whether a client started the daemon.
+    pub(crate) auto_spawned: bool,
     /// Whether a supervisor restarts the daemon.
     pub(crate) supervised: bool,
     /// Whether failures that a restart cannot cure exit 0.
@@ -72,8 +77,10 @@ pub(crate) struct Limits {
     pub(crate) client_queue_soft_bytes: usize,
     /// How long a client's queue may stay above the soft limit.
     pub(crate) client_queue_soft_time: Duration,
-    /// Bytes queued for a client at which it is closed at once.
+    /// Bytes queued for a client that takes nothing, at which it is closed.
     pub(crate) client_queue_hard_bytes: usize,
+    /// Bytes queued for a client that reads too slowly, at which it is closed.
+    pub(crate) client_queue_max_bytes: usize,
     /// Clients connected at the same time.
     pub(crate) max_clients: usize,
     /// Requests of one client that wait for their turn to be forwarded.
@@ -89,6 +96,7 @@ impl Default for Limits {
             client_queue_soft_bytes: 4 << 20,
             client_queue_soft_time: Duration::from_secs(30),
             client_queue_hard_bytes: 16 << 20,
+            client_queue_max_bytes: 64 << 20,
             max_clients: 1024,
             max_queued_requests_per_client: 1024,
             window: 64,
@@ -105,6 +113,25 @@ impl Settings {
     /// configuration file that was named does not exist.
     pub(crate) fn load(args: &ServeArgs, environment: &Environment) -> Result<Settings, Error> {
         let (file, config_file) = read_file(args.config.as_deref(), environment)?;
+        Settings::over(file, config_file, args, environment)
+    }
+
+    /// Reads the settings as if there were no configuration file: to look for a daemon that started when
+    /// the file was still in order.
+    ///
+    /// # Errors
+    ///
+    /// With exit code 78 when the environment holds something it cannot.
+    pub(crate) fn load_without_file(args: &ServeArgs, environment: &Environment) -> Result<Settings, Error> {
+        Settings::over(ConfigFile::default(), None, args, environment)
+    }
+
+    fn over(
+        file: ConfigFile,
+        config_file: Option<PathBuf>,
+        args: &ServeArgs,
+        environment: &Environment,
+    ) -> Result<Settings, Error> {
         let codex_home = paths::codex_home(environment)?;
         let instance = match args.instance.clone().or(text(environment, "CODEXD_INSTANCE")?).or(file.instance)
         {
@@ -142,11 +169,16 @@ impl Settings {
             client_shutdown: file.client_shutdown,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),
-            idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(TimeLimit::Never),
+            idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(if args.auto_spawned {
+                AUTO_SPAWNED_IDLE_EXIT
+            } else {
+                TimeLimit::Never
+            }),
             probe_interval: args.probe_interval.or(file.probe_interval).unwrap_or(TimeLimit::seconds(30)),
             probe_timeout: args.probe_timeout.or(file.probe_timeout).unwrap_or(TimeLimit::seconds(30)),
             log,
             limits: file.limits.over(Limits::default()),
+            auto_spawned: args.auto_spawned,
             supervised: args.supervised || file.supervised,
             permanent_exit_zero: args.permanent_exit_zero || file.permanent_exit_zero,
             config_file,
@@ -199,6 +231,11 @@ impl Limits {
         if self.client_queue_hard_bytes < self.client_queue_soft_bytes {
             return Err(Error::config(
                 "`limits.client_queue_hard_bytes` is less than `limits.client_queue_soft_bytes`",
+            ));
+        }
+        if self.client_queue_max_bytes < self.client_queue_hard_bytes {
+            return Err(Error::config(
+                "`limits.client_queue_max_bytes` is less than `limits.client_queue_hard_bytes`",
             ));
         }
         Ok(())

@@ -40,6 +40,7 @@ pub(crate) struct FileLimits {
     client_queue_soft_bytes: Option<usize>,
     client_queue_soft_time: Option<TimeLimit>,
     client_queue_hard_bytes: Option<usize>,
+    client_queue_max_bytes: Option<usize>,
     max_clients: Option<usize>,
     max_queued_requests_per_client: Option<usize>,
     window: Option<usize>,
@@ -67,6 +68,7 @@ const KEYS: &[&str] = &[
 /// The keys of [`FileLimits`].
 const LIMIT_KEYS: &[&str] = &[
     "client_queue_hard_bytes",
+    "client_queue_max_bytes",
     "client_queue_soft_bytes",
     "client_queue_soft_time",
     "max_clients",
@@ -87,6 +89,7 @@ impl FileLimits {
                     limit.as_duration().unwrap_or(Duration::MAX)
                 }),
             client_queue_hard_bytes: self.client_queue_hard_bytes.unwrap_or(defaults.client_queue_hard_bytes),
+            client_queue_max_bytes: self.client_queue_max_bytes.unwrap_or(defaults.client_queue_max_bytes),
             max_clients: self.max_clients.unwrap_or(defaults.max_clients),
             max_queued_requests_per_client: self
                 .max_queued_requests_per_client

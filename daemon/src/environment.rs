@@ -24,6 +24,18 @@ impl Environment {
         }
     }
 
+    /// Returns the environment without some variables.
+    #[must_use]
+    pub(crate) fn without(mut self, names: &[&str]) -> Environment {
+        self.variables.retain(|name, _| !names.iter().any(|gone| name == gone));
+        self
+    }
+
+    /// Returns all variables that were kept, set and not empty.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&OsString, &OsString)> {
+        self.variables.iter().filter(|(_, value)| !value.is_empty())
+    }
+
     /// Returns the value of a variable that is set and not empty.
     pub(crate) fn value(&self, name: &str) -> Option<&OsString> {
         self.variables.get(std::ffi::OsStr::new(name)).filter(|value| !value.is_empty())
@@ -46,6 +58,8 @@ fn is_read(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         name.starts_with("CODEX")
             || name.starts_with("XDG_")
-            || matches!(name, "HOME" | "TMPDIR" | "STATE_DIRECTORY" | "JOURNAL_STREAM")
+            || name.starts_with("OPENAI_")
+            || name.to_ascii_uppercase().ends_with("_PROXY")
+            || matches!(name, "HOME" | "PATH" | "TMPDIR" | "STATE_DIRECTORY" | "JOURNAL_STREAM")
     })
 }

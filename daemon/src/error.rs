@@ -64,7 +64,6 @@ impl Error {
     }
 
     /// Tells whether the same attempt, with nothing changed, may succeed later.
-    #[allow(dead_code, reason = "asked by the launcher of daemons, not by the daemon itself")]
     pub(crate) fn is_retryable(&self) -> bool {
         !self.0.code.is_permanent() || self.0.code == ExitCode::AlreadyRunning
     }

@@ -15,22 +15,19 @@ use crate::paths;
 
 /// Connections the system keeps until they are accepted; it cuts this to its own bound
 /// (`net.core.somaxconn` on Linux).
-const BACKLOG: i32 = 1024;
+pub(crate) const BACKLOG: i32 = 1024;
 
-/// The file of a socket that this process made.
+/// The file of a socket: one that this process made, or one that a service manager made for it.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// It belongs to the service manager, which keeps it for the next daemon: never removed.
+    inherited: bool,
 }
 
 impl SocketFile {
-    /// Returns where it lies.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Tells whether the path still leads to the socket that was bound there.
     ///
     /// If not, someone removed or replaced the file, and no client can reach the daemon any more.
@@ -39,20 +36,33 @@ impl SocketFile {
             .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode)
     }
 
-    /// Removes the file if it is still ours, so that nobody connects to a daemon that does not accept.
+    /// Removes the file if this process made it and it is still ours, so that nobody connects to a daemon
+    /// that does not accept.
     pub(crate) fn remove(self) {
         drop(self);
     }
 
     fn of(path: &Path) -> io::Result<SocketFile> {
         let metadata = std::fs::symlink_metadata(path)?;
-        Ok(SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(SocketFile { path: path.to_owned(), device, inode, inherited: false })
+    }
+
+    /// Returns the file of a socket that a service manager made; it is watched and never removed.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such file.
+    pub(crate) fn of_manager(path: &Path) -> io::Result<SocketFile> {
+        let mut file = SocketFile::of(path)?;
+        file.inherited = true;
+        Ok(file)
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.still_ours() {
+        if !self.inherited && self.still_ours() {
             // A file that cannot be removed is stale for the next daemon, which replaces it.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -92,7 +102,10 @@ pub(crate) fn bind_private(path: &Path) -> Result<(UnixListener, SocketFile), Er
                 ExitCode::AlreadyRunning,
                 format!("cannot listen on `{}`: another process listens there", path.display()),
             )
-            .hint("stop that process, or name another socket with `--socket`"));
+            .hint(
+                "stop that process (if it is the service manager: `systemctl --user stop codexd.socket`), \
+                 or name another socket with `--socket`",
+            ));
         }
         Occupant::OtherFile => {
             return Err(Error::new(
@@ -147,14 +160,16 @@ fn occupant(path: &Path) -> Result<Occupant, Errno> {
     }
 }
 
+/// Makes a stream socket that does not block and is closed on exec.
 #[cfg(target_os = "linux")]
-fn nonblocking_socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn nonblocking_socket() -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
+/// Makes a stream socket that does not block and is closed on exec.
 #[cfg(not(target_os = "linux"))]
-fn nonblocking_socket() -> Result<OwnedFd, Errno> {
+pub(crate) fn nonblocking_socket() -> Result<OwnedFd, Errno> {
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::empty(), None)?;
     fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
@@ -211,6 +226,17 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(bind_private(&path).unwrap_err().exit_code(), ExitCode::CannotCreate);
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn the_socket_of_a_service_manager_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let file = SocketFile::of_manager(&path).unwrap();
+        assert!(file.inherited && file.still_ours());
+        file.remove();
+        assert!(path.exists());
     }
 
     #[test]

@@ -12,17 +12,24 @@ use crate::cli::{Cli, Command, ServeArgs};
 use crate::config::Settings;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::reload::Reloader;
+use crate::start::Report;
 
+mod activation;
 mod cli;
 mod config;
 mod config_file;
+mod connect;
 mod connection;
 mod control;
 mod ctl;
+mod doctor;
 mod duration;
 mod environment;
 mod error;
+mod fingerprint;
 mod hub;
+mod install;
 mod listener;
 mod lock;
 mod log_filter;
@@ -31,8 +38,10 @@ mod paths;
 mod peer;
 mod private_dir;
 mod record;
+mod reload;
 mod serve;
 mod signals;
+mod start;
 mod sys;
 mod telemetry;
 mod upstream;
@@ -45,18 +54,30 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(cli::hoist(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             // Nobody to tell if the terminal is gone.
             let _ = error.print();
             let wrong = error.use_stderr();
+            if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
+                refuse_waiting(&Error::usage(error.render().to_string().trim_end()));
+            }
             return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
         }
     };
     let environment = Environment::of_process();
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
+        Command::Install(args) => finish(install::install(&args, &environment)),
+        Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
+        Command::Doctor(args) => doctor::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
+        Command::Connect(args) => {
+            connect::run(&args, &[], &environment).unwrap_or_else(|error| failed(&error))
+        }
+        Command::AppServer(args) => {
+            connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
+        }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             report(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
@@ -67,19 +88,53 @@ fn run() -> ExitCode {
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let mut permanent_exit_zero = args.permanent_exit_zero;
-    let result = Settings::load(args, environment).and_then(|settings| {
+    if args.auto_spawned {
+        start::detach();
+    }
+    let start = Report::new(args.auto_spawned);
+    let mut waiting = None;
+    let result = activation::take().and_then(|inherited| {
+        waiting = inherited.as_ref().and_then(activation::Inherited::keep);
+        let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
-        let _log = telemetry::start(&settings.log, environment)?;
-        serve::run(&settings, environment.value("PATH").map(|path| path.as_os_str()))
+        let log = telemetry::start(&settings.log, environment)?;
+        let reloader = Reloader::new(args, environment, &settings, log);
+        serve::run(&settings, environment, inherited, reloader, &start)
     });
-    let code = result.unwrap_or_else(|error| {
-        report(&error);
-        error.exit_code()
-    });
+    let (code, failure) = match result {
+        Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
+        Err(error) => {
+            report(&error);
+            start.failed(error.exit_code(), &error.chain(), error.next_step());
+            (error.exit_code(), activation::Failure::of(&error))
+        }
+    };
+    if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
+        waiting.refuse(&failure);
+    }
     if permanent_exit_zero && code.is_permanent() {
         return ExitCode::SUCCESS;
     }
     ExitCode::from(code.number())
+}
+
+fn finish(result: Result<ServeExit, Error>) -> ExitCode {
+    result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
+}
+
+/// Tells what went wrong and returns its exit code.
+fn failed(error: &Error) -> ExitCode {
+    report(error);
+    ExitCode::from(error.exit_code().number())
+}
+
+/// Tells clients that wait on an inherited socket why the daemon does not even begin to start.
+fn refuse_waiting(error: &Error) {
+    if let Ok(Some(inherited)) = activation::take()
+        && let Some(waiting) = inherited.keep()
+    {
+        waiting.refuse(&activation::Failure::of(error));
+    }
 }
 
 /// Tells the person at the terminal what went wrong and what to do next.

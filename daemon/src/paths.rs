@@ -88,6 +88,21 @@ impl Paths {
         self.control_socket == self.lock.with_extension("ctl.sock")
     }
 
+    /// Tells whether the socket for clients is the one that the instance has when nobody names another.
+    pub(crate) fn socket_is_default(&self) -> bool {
+        self.socket == self.lock.with_extension("sock")
+    }
+
+    /// Returns the file that is locked by who starts the daemon of this instance.
+    pub(crate) fn start_lock(&self) -> PathBuf {
+        self.lock.with_extension("start")
+    }
+
+    /// Returns the log of a daemon of this instance that a client started.
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.record.with_extension("log")
+    }
+
     /// Returns the folders of the sockets that codexd does not make itself: their owner and mode are
     /// the user's affair and are checked.
     pub(crate) fn foreign_dirs(&self) -> Vec<&Path> {
@@ -236,7 +251,8 @@ fn no_home(what: &str) -> Error {
         .hint("set HOME")
 }
 
-fn home(environment: &Environment) -> Option<PathBuf> {
+/// Returns the home folder: HOME, else that of the user.
+pub(crate) fn home(environment: &Environment) -> Option<PathBuf> {
     environment.absolute_path("HOME").or_else(|| {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
         Some(user.dir).filter(|dir| dir.is_absolute())
@@ -248,12 +264,12 @@ fn default_codex_home(environment: &Environment) -> Option<PathBuf> {
 }
 
 /// The canonical path where it exists, else the path as it is.
-fn canonical(path: &Path) -> PathBuf {
+pub(crate) fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 /// FNV-1a, 32 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>).
-fn fnv1a_32(bytes: &[u8]) -> u32 {
+pub(crate) fn fnv1a_32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 

@@ -41,6 +41,31 @@ pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
             ));
         }
     };
+    let dir = check_own(path, created)?;
+    if created {
+        // The umask may have taken away more than it should.
+        dir.set_permissions(std::fs::Permissions::from_mode(0o700))
+            .map_err(|error| cannot_create(path, error))?;
+    }
+    Ok(())
+}
+
+/// Checks codexd's own runtime folder and makes nothing; one that is not there is in order.
+///
+/// # Errors
+///
+/// With exit code 77 when the folder, or the one above it, is not safe.
+pub(crate) fn inspect_own(path: &Path) -> Result<(), Error> {
+    if let Some(parent) = path.parent() {
+        check_above(parent)?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => check_own(path, false).map(drop),
+    }
+}
+
+fn check_own(path: &Path, created: bool) -> Result<File, Error> {
     // From here on the open folder is looked at, not its name.
     let dir = open_dir(path).map_err(|error| not_a_plain_dir(path, error))?;
     let metadata = dir.metadata().map_err(|error| cannot_look_at(path, error))?;
@@ -50,15 +75,11 @@ pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
             geteuid()
         )));
     }
-    if created {
-        // The umask may have taken away more than it should.
-        dir.set_permissions(std::fs::Permissions::from_mode(0o700))
-            .map_err(|error| cannot_create(path, error))?;
-    } else if metadata.mode() & 0o077 != 0 {
+    if !created && metadata.mode() & 0o077 != 0 {
         return Err(not_safe(path, format!("its mode is {:04o}", metadata.mode() & 0o7777))
             .hint(format!("chmod 700 {}", path.display())));
     }
-    Ok(())
+    Ok(dir)
 }
 
 /// Makes the folder of a socket that the user named, or checks the one that is there.

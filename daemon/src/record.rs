@@ -28,6 +28,8 @@ pub(crate) struct Record {
     started_unix_ms: u64,
     last_exit: Option<LastExit>,
     warning: Option<Warning>,
+    early_ends: EarlyEnds,
+    auto_spawned: bool,
 }
 
 /// What stands in the file.
@@ -44,6 +46,22 @@ struct Contents {
     running: Option<Running>,
     /// How the last one that said farewell ended.
     last_exit: Option<LastExit>,
+    /// Whether those that clients started keep failing.
+    early_ends: EarlyEnds,
+}
+
+/// Daemons started by clients that failed in a row, each right after its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EarlyEnds {
+    /// How many.
+    pub(crate) count: u32,
+    /// When the last one ended, in milliseconds since the epoch.
+    pub(crate) last_unix_ms: u64,
+    /// Exit code of the last one.
+    pub(crate) code: u8,
+    /// Why the last one ended, in words.
+    pub(crate) reason: String,
 }
 
 /// The mark of a daemon that has started and not ended.
@@ -77,19 +95,21 @@ impl Record {
     /// Begins the record of a daemon: counts it and marks it as running.
     ///
     /// The caller holds the lock of the instance. Never fails; see [`Record::warning`].
-    pub(crate) fn begin(paths: &Paths) -> Record {
+    pub(crate) fn begin(paths: &Paths, auto_spawned: bool) -> Record {
         let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
         let started_unix_ms = unix_ms();
         let from_clock = started_unix_ms / 1000;
         let mut problem = private_dir::ensure_state(state_dir)
             .err()
             .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
-        let (mut generation, last_exit) = match read(&path) {
-            Ok(Some(contents)) => (contents.generation.saturating_add(1), contents.last_exit()),
-            Ok(None) => (1, None),
+        let (mut generation, early_ends, last_exit) = match read(&path) {
+            Ok(Some(contents)) => {
+                (contents.generation.saturating_add(1), contents.early_ends.clone(), contents.last_exit())
+            }
+            Ok(None) => (1, EarlyEnds::default(), None),
             Err(error) => {
                 problem.get_or_insert(format!("cannot read `{}`: {error}", path.display()));
-                (from_clock, None)
+                (from_clock, EarlyEnds::default(), None)
             }
         };
         let contents = Contents {
@@ -98,6 +118,7 @@ impl Record {
             lock: paths.lock.clone(),
             running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
             last_exit: last_exit.clone(),
+            early_ends: early_ends.clone(),
         };
         if let Err(error) = write(&path, &contents) {
             problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
@@ -118,6 +139,8 @@ impl Record {
             started_unix_ms,
             last_exit,
             warning,
+            early_ends,
+            auto_spawned,
         }
     }
 
@@ -151,13 +174,15 @@ impl Record {
     fn write_exit(&mut self, code: ExitCode, reason: String, upstream: Option<String>) {
         self.finished = true;
         let now = unix_ms();
+        let uptime_ms = now.saturating_sub(self.started_unix_ms);
+        let early_ends = self.early_ends.after(self.auto_spawned, code, &reason, uptime_ms, now);
         let last_exit = LastExit {
             code: Some(code.number()),
             reason,
             upstream,
             generation: self.generation,
             at_unix_ms: now,
-            uptime_ms: now.saturating_sub(self.started_unix_ms),
+            uptime_ms,
         };
         let contents = Contents {
             generation: self.generation,
@@ -165,6 +190,7 @@ impl Record {
             lock: self.lock.clone(),
             running: None,
             last_exit: Some(last_exit),
+            early_ends,
         };
         if let Err(error) = write(&self.path, &contents) {
             tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
@@ -232,6 +258,40 @@ impl Former {
     }
 }
 
+impl EarlyEnds {
+    /// Uptime below which a failure counts as one of the start, in milliseconds.
+    const EARLY_MS: u64 = 5_000;
+
+    /// Returns what to remember after one more daemon has ended.
+    ///
+    /// Whoever ran for a while, or ended because it was asked to, proves that starting works.
+    fn after(&self, auto_spawned: bool, code: ExitCode, reason: &str, uptime_ms: u64, now: u64) -> EarlyEnds {
+        match code {
+            _ if uptime_ms >= EarlyEnds::EARLY_MS => EarlyEnds::default(),
+            ExitCode::Stopped => EarlyEnds::default(),
+            _ if !auto_spawned => self.clone(),
+            _ => EarlyEnds {
+                count: self.count.saturating_add(1),
+                last_unix_ms: now,
+                code: code.number(),
+                reason: reason.to_owned(),
+            },
+        }
+    }
+}
+
+/// Returns whether daemons of this record keep failing at their start.
+pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
+    read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
+}
+
+/// Returns the control socket of the daemon that, after this record, runs; to be believed only while its
+/// lock is held.
+pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
+    let contents = read(record).ok()??;
+    contents.running.map(|_| contents.control_socket)
+}
+
 /// Returns how the last daemon with this record ended; to be asked when it is gone.
 pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
     read(record).ok()??.last_exit()
@@ -275,11 +335,11 @@ mod tests {
     fn generations_count_and_the_last_exit_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(&dir.path().join("a/codexd"), "x");
-        let first = Record::begin(&paths);
+        let first = Record::begin(&paths, false);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
         first.finish(ExitCode::UpstreamLost, "the upstream was lost", Some("exit status 0".to_owned()));
         assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
-        let second = Record::begin(&paths);
+        let second = Record::begin(&paths, false);
         assert_eq!(second.generation(), 2);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
@@ -290,8 +350,8 @@ mod tests {
     fn a_daemon_that_was_killed_left_no_record() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
-        std::mem::forget(Record::begin(&paths));
-        let second = Record::begin(&paths);
+        std::mem::forget(Record::begin(&paths, false));
+        let second = Record::begin(&paths, false);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
         assert_eq!(last.reason, "left no record (killed?)");
@@ -302,8 +362,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
-        Record::begin(&x).finish(ExitCode::Stopped, "asked to", None);
-        Record::begin(&y).finish(ExitCode::UpstreamLost, "lost", None);
+        Record::begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
+        Record::begin(&y, false).finish(ExitCode::UpstreamLost, "lost", None);
         assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
         let asked = Paths { control_socket: y.control_socket, ..x };
         assert_eq!(former(&asked).unwrap().instance, "y");
@@ -315,12 +375,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
         std::fs::write(&paths.record, "{").unwrap();
-        let record = Record::begin(&paths);
+        let record = Record::begin(&paths, false);
         assert!(record.generation() > 1_000_000_000);
         assert_eq!(record.warning().unwrap().code, "noRecord");
         let generation = record.generation();
         drop(record);
-        let next = Record::begin(&paths);
+        let next = Record::begin(&paths, false);
         assert_eq!(next.generation(), generation + 1);
         assert_eq!(next.last_exit().unwrap().code, Some(70));
     }
@@ -329,8 +389,27 @@ mod tests {
     fn a_state_folder_that_cannot_be_made_is_said() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"));
+        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
         assert!(record.warning().unwrap().message.contains("cannot create the folder"));
+    }
+
+    #[test]
+    fn failures_right_after_the_start_add_up_until_one_daemon_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        for count in 1..=3 {
+            Record::begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
+            assert_eq!(early_ends(&paths.record).count, count);
+        }
+        // One that a person started says nothing, and one that was killed neither.
+        Record::begin(&paths, false).finish(ExitCode::UpstreamLost, "lost", None);
+        std::mem::forget(Record::begin(&paths, true));
+        assert_eq!(early_ends(&paths.record).count, 3);
+        assert_eq!(early_ends(&paths.record).reason, "lost");
+        Record::begin(&paths, true).finish(ExitCode::Stopped, "idle", None);
+        assert_eq!(early_ends(&paths.record), EarlyEnds::default());
+        let lived = EarlyEnds { count: 7, ..EarlyEnds::default() };
+        assert_eq!(lived.after(true, ExitCode::UpstreamLost, "", 5_000, 1), EarlyEnds::default());
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon, from the first check to the exit code. Everything is bound and checked before the
 //! upstream is started.
 
+use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Instant;
@@ -11,15 +12,20 @@ use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
+use crate::activation::Inherited;
 use crate::config::{ClientShutdown, Settings};
 use crate::control::{self, ControlServer};
+use crate::environment::Environment;
 use crate::error::Error;
+use crate::fingerprint;
 use crate::hub::{self, Hub};
 use crate::listener::{SocketFile, bind_private};
 use crate::lock::InstanceLock;
 use crate::private_dir;
 use crate::record::Record;
+use crate::reload::Reloader;
 use crate::signals::Signals;
+use crate::start::Report;
 use crate::upstream::{Process, Program, locate, sweep};
 
 /// Serves until the life of the daemon is over.
@@ -27,13 +33,26 @@ use crate::upstream::{Process, Program, locate, sweep};
 /// # Errors
 ///
 /// When the daemon cannot begin to serve; the exit code says why.
-pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) -> Result<ExitCode, Error> {
+pub(crate) fn run(
+    settings: &Settings,
+    environment: &Environment,
+    inherited: Option<Inherited>,
+    reloader: Reloader,
+    start: &Report,
+) -> Result<hub::Ended, Error> {
+    let mut paths = settings.paths.clone();
+    if let Some(inherited) = &inherited {
+        // Whoever opened the socket decides where clients find the daemon, and is alone there.
+        paths.socket = inherited.path().unwrap_or(Path::new("(inherited, without a path)")).to_owned();
+        paths.socket_lock = None;
+    }
+    let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
     let clock = Instant::now();
-    let program = locate::locate(&settings.codex, search_path)?;
+    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
-    for dir in paths.foreign_dirs() {
+    for dir in paths.foreign_dirs().into_iter().filter(|dir| dir.is_absolute()) {
         private_dir::ensure_foreign(dir)?;
     }
     let _lock = InstanceLock::acquire(&paths.lock, &paths.control_socket)?;
@@ -43,24 +62,44 @@ pub(crate) fn run(settings: &Settings, search_path: Option<&std::ffi::OsStr>) ->
         .map(|path| InstanceLock::acquire(path, &paths.control_socket))
         .transpose()?;
 
-    let sockets =
-        Sockets { control: bind_private(&paths.control_socket)?, clients: bind_private(&paths.socket)? };
+    let sockets = Sockets {
+        control: bind_private(&paths.control_socket)?,
+        inherited: inherited.is_some(),
+        clients: match inherited {
+            Some(inherited) => inherited.into_parts(),
+            None => bind_private(&paths.socket).map(|(listener, file)| (listener, Some(file)))?,
+        },
+    };
 
     // From here on this daemon is the instance, and leaves a record however it ends. The locks go
     // last, when everything else is gone.
-    let record = Record::begin(paths);
-    let result = serve(settings, &program, sockets, &record, clock);
+    let record = Record::begin(paths, settings.auto_spawned);
+    let environment = fingerprint::of(&settings.codex_home, environment);
+    let core = Core { start: start.clone(), reloader, environment, clock };
+    let result = serve(settings, &program, sockets, &record, core);
     match &result {
-        Ok(ended) => record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone()),
+        Ok(ended) => {
+            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            start.failed(ended.code, &ended.reason, None);
+        }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
-    result.map(|ended| ended.code)
+    result
 }
 
 /// The sockets, bound and listening.
 struct Sockets {
     control: (UnixListener, SocketFile),
-    clients: (UnixListener, SocketFile),
+    clients: (UnixListener, Option<SocketFile>),
+    inherited: bool,
+}
+
+/// What the core is told beside the settings.
+struct Core {
+    start: Report,
+    reloader: Reloader,
+    environment: BTreeMap<String, String>,
+    clock: Instant,
 }
 
 fn serve(
@@ -68,7 +107,7 @@ fn serve(
     program: &Program,
     sockets: Sockets,
     record: &Record,
-    clock: Instant,
+    core: Core,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -83,6 +122,7 @@ fn serve(
         sweep::adopt_orphans();
 
         let mut identity = identity(settings, program, record);
+        identity.environment = core.environment;
         let (publisher, commands, handle) = control::channel(identity.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
@@ -95,9 +135,25 @@ fn serve(
             "started codex app-server"
         );
         let signal = process.signals();
-        let parts = hub::Parts { clock, router, pipes, signals: signal, socket_file, identity, publisher };
+        let inherited = sockets.inherited;
+        let parts = hub::Parts {
+            clock: core.clock,
+            router,
+            pipes,
+            signals: signal,
+            socket_file,
+            inherited,
+            identity,
+            publisher,
+            reloader: core.reloader,
+            start: core.start,
+        };
         let hub = Hub::new(parts, settings);
-        let ended = hub::run(hub, hub::Run { listener, process, signals, commands }).await;
+        // A task of its own: what this one awaits is polled at every message.
+        let run = hub::run(hub, hub::Run { listener, process, signals, commands });
+        let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
+            Err(Error::new(ExitCode::Software, "the core loop broke off").because(error))
+        });
         // Whoever waits for the end sees it when the control connections close: last of all.
         control_file.remove();
         control.stop();
@@ -106,7 +162,6 @@ fn serve(
 }
 
 fn router_config(settings: &Settings, record: &Record) -> router::Config {
-    let limits = &settings.limits;
     router::Config {
         identity: Identity {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -114,20 +169,31 @@ fn router_config(settings: &Settings, record: &Record) -> router::Config {
             generation: record.generation(),
         },
         originator: settings.client_name.clone(),
-        limits: router::Limits {
-            client_queue_soft_bytes: limits.client_queue_soft_bytes,
-            client_queue_soft_ms: u64::try_from(limits.client_queue_soft_time.as_millis())
-                .unwrap_or(u64::MAX),
-            client_queue_hard_bytes: limits.client_queue_hard_bytes,
-            queued_requests_per_client: limits.max_queued_requests_per_client,
-            window: limits.window,
-            ..router::Limits::default()
-        },
-        client_shutdown: match settings.client_shutdown {
-            ClientShutdown::WhenUnused => router::ClientShutdown::WhenUnused,
-            ClientShutdown::Always => router::ClientShutdown::Always,
-            ClientShutdown::Never => router::ClientShutdown::Never,
-        },
+        limits: router_limits(settings),
+        client_shutdown: client_shutdown(settings),
+    }
+}
+
+/// Returns the bounds of the router.
+pub(crate) fn router_limits(settings: &Settings) -> router::Limits {
+    let limits = &settings.limits;
+    router::Limits {
+        client_queue_soft_bytes: limits.client_queue_soft_bytes,
+        client_queue_soft_ms: u64::try_from(limits.client_queue_soft_time.as_millis()).unwrap_or(u64::MAX),
+        client_queue_hard_bytes: limits.client_queue_hard_bytes,
+        client_queue_max_bytes: limits.client_queue_max_bytes,
+        queued_requests_per_client: limits.max_queued_requests_per_client,
+        window: limits.window,
+        ..router::Limits::default()
+    }
+}
+
+/// Returns what `broker/shutdown` does.
+pub(crate) fn client_shutdown(settings: &Settings) -> router::ClientShutdown {
+    match settings.client_shutdown {
+        ClientShutdown::WhenUnused => router::ClientShutdown::WhenUnused,
+        ClientShutdown::Always => router::ClientShutdown::Always,
+        ClientShutdown::Never => router::ClientShutdown::Never,
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use codexd_proto::lifecycle::StopSource;
 use futures_util::StreamExt as _;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals as Stream;
 
 /// What a signal means.
@@ -12,6 +12,8 @@ use signal_hook_tokio::Signals as Stream;
 pub(crate) enum Wish {
     /// The daemon is to stop.
     Stop(StopSource),
+    /// The settings are to be read again.
+    Reload,
     /// A child has ended: perhaps an adopted one.
     ChildEnded,
 }
@@ -19,6 +21,8 @@ pub(crate) enum Wish {
 /// The signals this process handles. Others keep their default reaction.
 pub(crate) struct Signals {
     stream: Stream,
+    /// Whether there was a terminal at the start whose end ends the daemon, too.
+    had_terminal: bool,
 }
 
 impl Signals {
@@ -28,7 +32,8 @@ impl Signals {
     ///
     /// When the system refuses.
     pub(crate) fn new() -> io::Result<Signals> {
-        Ok(Signals { stream: Stream::new([SIGTERM, SIGINT, SIGCHLD])? })
+        let stream = Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
+        Ok(Signals { stream, had_terminal: has_terminal() })
     }
 
     /// Waits for the next one. Safe to be cancelled.
@@ -37,6 +42,11 @@ impl Signals {
             match self.stream.next().await {
                 Some(SIGTERM) => return Wish::Stop(StopSource::Terminate),
                 Some(SIGINT) => return Wish::Stop(StopSource::Interrupt),
+                // From the kernel when the terminal is gone, else from somebody who wants a reload.
+                Some(SIGHUP) if self.had_terminal && !has_terminal() => {
+                    return Wish::Stop(StopSource::Hangup);
+                }
+                Some(SIGHUP) => return Wish::Reload,
                 Some(SIGCHLD) => return Wish::ChildEnded,
                 Some(_) => {}
                 // The stream ends only when its handle is closed, and nobody closes it.
@@ -44,4 +54,14 @@ impl Signals {
             }
         }
     }
+}
+
+/// Tells whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
+fn has_terminal() -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits() | nix::fcntl::OFlag::O_NOCTTY.bits())
+        .open("/dev/tty")
+        .is_ok()
 }

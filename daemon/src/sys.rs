@@ -1,7 +1,14 @@
-//! The one place with `unsafe`: what runs in the child between fork and exec.
-#![allow(unsafe_code, reason = "setting up a child after fork has no safe interface")]
+//! The one place with `unsafe`: what runs in the child between fork and exec, descriptors to be watched,
+//! and taking over what a service manager hands in.
+#![allow(unsafe_code, reason = "what is set up here has no safe interface")]
+
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
 /// Ties the child's life to that of this thread, and gives it the default reaction to signals.
@@ -23,10 +30,65 @@ pub(crate) fn prepare_child(command: &mut Command) {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
                 // The parent may have gone before the call: then nobody would send the signal.
                 if nix::unistd::getppid() != parent {
-                    return Err(std::io::Error::from_raw_os_error(nix::libc::ESRCH));
+                    return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
                 }
             }
             Ok(())
         });
     }
+}
+
+/// Takes ownership of a descriptor that the service manager opened for this process before it began
+/// (`sd_listen_fds(3)`).
+///
+/// The caller has found the number in the environment that was made for this process, asks once for each
+/// number, and does so before anything else could have opened or closed descriptors.
+pub(crate) fn take_inherited(fd: RawFd) -> OwnedFd {
+    // SAFETY: by the contract above nothing else in this process owns the descriptor. That it is open was
+    // checked when its close-on-exec flag was set.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Returns the sockets that launchd has opened for this job under `name` (`launch(3)`,
+/// `launch_activate_socket`).
+///
+/// # Errors
+///
+/// The error number: ENOENT when the job has no sockets of that name, ESRCH when this process is no job of
+/// launchd's, EALREADY when they were taken before.
+#[cfg(target_os = "macos")]
+pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedFd>, nix::errno::Errno> {
+    use nix::libc::{c_char, c_int, free, size_t};
+    unsafe extern "C" {
+        fn launch_activate_socket(name: *const c_char, fds: *mut *mut c_int, count: *mut size_t) -> c_int;
+    }
+    let mut fds: *mut c_int = std::ptr::null_mut();
+    let mut count: size_t = 0;
+    // SAFETY: the name ends with a NUL; both places may be written.
+    let error = unsafe { launch_activate_socket(name.as_ptr(), &raw mut fds, &raw mut count) };
+    if error != 0 {
+        return Err(nix::errno::Errno::from_raw(error));
+    }
+    if fds.is_null() {
+        return Ok(Vec::new());
+    }
+    // SAFETY: on success `fds` leads to `count` descriptors which are the caller's from now on, and to
+    // memory which the caller frees.
+    unsafe {
+        let sockets =
+            std::slice::from_raw_parts(fds, count).iter().map(|fd| OwnedFd::from_raw_fd(*fd)).collect();
+        free(fds.cast());
+        Ok(sockets)
+    }
+}
+
+/// Watches a socket that does not block for `interest`.
+///
+/// # Errors
+///
+/// When the system cannot watch it.
+pub(crate) fn watch(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
+    // it open until it is dropped, which is when the `AsyncFd` that owns it is.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }

@@ -20,7 +20,6 @@ pub(crate) struct LogControl {
 
 impl LogControl {
     /// Makes `filter` the one in force.
-    #[allow(dead_code, reason = "for the control verb `log-level`")]
     pub(crate) fn set_level(&self, filter: &LogFilter) {
         // Fails only when the subscriber is gone, and then there is nothing to change.
         let _ = self.reload.reload(filter.to_targets());

@@ -108,7 +108,7 @@ fn an_open_runtime_folder_exits_77_and_names_the_command() {
     let open = place.path("run/codexd");
     std::fs::create_dir(&open).unwrap();
     std::fs::set_permissions(&open, Permissions::from_mode(0o755)).unwrap();
-    let output = place.codexd(&["serve"]);
+    let output = place.codexd(&["serve", "--codex", "/bin/sh"]);
     assert_eq!(output.code, Some(77), "{}", output.stderr);
     assert!(output.stderr.contains(&format!("hint: chmod 700 {}\n", open.display())), "{}", output.stderr);
 }
@@ -143,7 +143,7 @@ fn without_a_daemon_ctl_says_so() {
 fn a_socket_path_that_is_too_long_is_refused_with_the_remedy() {
     let place = Place::new();
     let path = place.path(&"x".repeat(110));
-    let output = place.codexd(&["serve", "--socket", path.to_str().unwrap()]);
+    let output = place.codexd(&["serve", "--codex", "/bin/sh", "--socket", path.to_str().unwrap()]);
     assert_eq!(output.code, Some(73), "{}", output.stderr);
     assert!(output.stderr.contains("--socket"), "{}", output.stderr);
 }

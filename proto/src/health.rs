@@ -38,6 +38,12 @@ impl Health {
         Health { interval_ms, timeout_ms, heard: now, asked: None }
     }
 
+    /// Changes how long silence may last; a question that is open is timed by the new limit.
+    pub fn set_limits(&mut self, interval_ms: Option<u64>, timeout_ms: Option<u64>) {
+        self.interval_ms = interval_ms;
+        self.timeout_ms = timeout_ms;
+    }
+
     /// Takes note that the upstream said something.
     pub fn heard(&mut self, now: Time) {
         self.heard = now;

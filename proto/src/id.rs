@@ -71,6 +71,31 @@ impl ThreadId {
         ThreadId(inner.into())
     }
 
+    /// Reads a text as the upstream reads thread ids: a UUID in any of its forms. `None` for what it
+    /// would refuse.
+    pub fn from_text(text: &str) -> Option<ThreadId> {
+        let plain = match text.len() {
+            45 => text.strip_prefix("urn:uuid:")?,
+            38 => text.strip_prefix('{')?.strip_suffix('}')?,
+            _ => text,
+        };
+        let hyphens = [8, 13, 18, 23];
+        let is_right = |(at, b): (usize, u8)| {
+            if plain.len() == 36 && hyphens.contains(&at) { b == b'-' } else { b.is_ascii_hexdigit() }
+        };
+        if !matches!(plain.len(), 32 | 36) || !plain.bytes().enumerate().all(is_right) {
+            return None;
+        }
+        let mut id = Vec::with_capacity(36);
+        for digit in plain.bytes().filter(|b| *b != b'-') {
+            if hyphens.contains(&id.len()) {
+                id.push(b'-');
+            }
+            id.push(digit.to_ascii_lowercase());
+        }
+        Some(ThreadId(id.into()))
+    }
+
     /// Returns the bytes between the quotes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -120,6 +145,24 @@ pub(crate) fn write_u64(out: &mut Vec<u8>, mut n: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_has_one_id_in_all_its_forms() {
+        let id = "01a1fb58-afe1-7e63-a5da-f77a0cf2dc6f";
+        let forms = [
+            id.to_owned(),
+            id.to_uppercase(),
+            id.replace('-', ""),
+            format!("urn:uuid:{id}"),
+            format!("{{{id}}}"),
+        ];
+        for form in forms {
+            assert_eq!(ThreadId::from_text(&form), Some(ThreadId::new(id.as_bytes())), "{form}");
+        }
+        for wrong in ["", "x", &id[1..], &format!("{id}0"), &id.replace('-', "0"), &format!("<{id}>")] {
+            assert_eq!(ThreadId::from_text(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn legal_ids_come_back_byte_for_byte() {

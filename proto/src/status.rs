@@ -4,6 +4,8 @@
 //! [`CONTROL_PROTOCOL`]. Times called `...Ms` are durations in milliseconds; those called
 //! `...UnixMs` are points in time, milliseconds since the Unix epoch.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of the control protocol and of these types; grows when a member changes its meaning.
@@ -76,6 +78,9 @@ pub struct StatusReport {
     pub record_file: String,
     /// CODEX_HOME of the upstream.
     pub codex_home: String,
+    /// What of the daemon's environment matters to clients, by the names of the variables: CODEX_HOME
+    /// as it is, of the others a short hash and never a value.
+    pub environment: BTreeMap<String, String>,
     /// The `codex app-server` child.
     pub upstream: UpstreamStatus,
     /// Connected clients.

@@ -26,6 +26,16 @@ pub fn fake_codex() -> PathBuf {
     beside("fake-codex")
 }
 
+/// Returns the MCP server for tests.
+///
+/// # Panics
+///
+/// When there is none.
+#[track_caller]
+pub fn mock_mcp() -> PathBuf {
+    beside("mock-mcp")
+}
+
 /// Test programs are in `target/PROFILE/deps`, programs in `target/PROFILE`.
 #[track_caller]
 fn beside(name: &str) -> PathBuf {

@@ -299,6 +299,17 @@ impl TestClient {
         }
     }
 
+    /// Returns the next message, or `None` when the other side has ended the connection.
+    ///
+    /// # Panics
+    ///
+    /// At the deadline.
+    #[track_caller]
+    pub fn recv_or_end(&mut self) -> Option<Message> {
+        let deadline = Instant::now() + self.patience;
+        self.kept.pop_front().or_else(|| self.next_by(deadline, "a message or the end"))
+    }
+
     /// Returns all messages up to and with the first for which `last` is true, in order.
     #[track_caller]
     pub fn recv_until(&mut self, mut last: impl FnMut(&Message) -> bool) -> Vec<Message> {
@@ -348,6 +359,11 @@ impl TestClient {
         let mut seen = self.recv_until(|message| message.is_answer_to(id));
         seen.pop();
         seen
+    }
+
+    /// Drops the messages that were kept.
+    pub fn forget(&mut self) {
+        self.kept.clear();
     }
 
     /// Returns all that comes until the other side ends the connection.

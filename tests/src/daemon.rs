@@ -24,7 +24,8 @@ use crate::wait::{self, PATIENCE};
 /// What a daemon is started with.
 #[derive(Debug)]
 pub struct Builder {
-    home: Option<Home>,
+    home: Option<Arc<Home>>,
+    config: Option<String>,
     codexd: Option<PathBuf>,
     upstream: Upstream,
     arguments: Vec<String>,
@@ -46,7 +47,7 @@ enum Upstream {
 /// On drop it is told to stop, and nothing it started may be left.
 #[derive(Debug)]
 pub struct TestDaemon {
-    home: Home,
+    home: Arc<Home>,
     codexd: PathBuf,
     child: Child,
     status: Option<ExitStatus>,
@@ -90,6 +91,11 @@ impl TestDaemon {
     /// Returns the path of the control socket.
     pub fn control_socket(&self) -> PathBuf {
         control_socket(&self.home)
+    }
+
+    /// Returns the `codexd` under test.
+    pub fn codexd(&self) -> &Path {
+        &self.codexd
     }
 
     /// Returns the program given as codex.
@@ -188,11 +194,14 @@ impl TestDaemon {
         }
     }
 
-    /// Connects a client and introduces it.
+    /// Connects a client and introduces it; what it is told for that is dropped.
     #[track_caller]
     pub fn client(&self, name: &str) -> TestClient {
         let mut client = self.raw_client(name);
         client.initialize();
+        // What every client is told after its initialize concerns few tests.
+        client.request("broker/status", serde_json::Value::Null);
+        client.forget();
         client
     }
 
@@ -281,6 +290,17 @@ impl TestDaemon {
         }
     }
 
+    /// Ends the daemon if it still runs, checks what it left, and returns its world for a successor.
+    pub fn into_home(self) -> Arc<Home> {
+        Arc::clone(&self.home)
+    }
+
+    /// Sends the upstream a signal.
+    #[track_caller]
+    pub fn signal_upstream(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.upstream_pid()), signal);
+    }
+
     /// Checks that nothing of this test is left; call it when the daemon has ended.
     #[track_caller]
     pub fn assert_no_process_left(&self) {
@@ -307,6 +327,7 @@ impl Builder {
     fn new(upstream: Upstream) -> Builder {
         Builder {
             home: None,
+            config: None,
             codexd: None,
             upstream,
             arguments: Vec::new(),
@@ -317,8 +338,14 @@ impl Builder {
     }
 
     /// Uses this world, for instance with files prepared in it, or that of an earlier daemon.
-    pub fn home(mut self, home: Home) -> Builder {
-        self.home = Some(home);
+    pub fn home(mut self, home: impl Into<Arc<Home>>) -> Builder {
+        self.home = Some(home.into());
+        self
+    }
+
+    /// Writes this text as codexd's configuration file.
+    pub fn config(mut self, text: &str) -> Builder {
+        self.config = Some(text.to_owned());
         self
     }
 
@@ -388,7 +415,11 @@ impl Builder {
     /// When it cannot be started.
     #[track_caller]
     pub fn start(self) -> TestDaemon {
-        let home = self.home.unwrap_or_else(|| Home::new().expect("the temporary folder can be written"));
+        let home =
+            self.home.unwrap_or_else(|| Arc::new(Home::new().expect("the temporary folder can be written")));
+        if let Some(config) = &self.config {
+            home.write_config(config).expect("the temporary folder can be written");
+        }
         let mut model = None;
         let (codex, script) = match self.upstream {
             Upstream::Fake(script) => (binary::fake_codex(), script),

@@ -134,6 +134,17 @@ impl Home {
         command
     }
 
+    /// Writes codexd's own configuration file, where it looks for it by default.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn write_config(&self, text: &str) -> io::Result<()> {
+        let folder = self.config().join("codexd");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("config.toml"), text)
+    }
+
     /// Writes codex's `config.toml` with the model server at `base_url` as its only provider.
     ///
     /// # Errors

@@ -8,6 +8,7 @@
 //! - [`output::Output`]: a run of a program to its end.
 //! - [`model::MockModel`]: the scripted model; [`marker`] is how prompts steer it.
 //! - [`codex::Codex`]: the pinned real codex.
+//! - [`lab::Lab`]: a real systemd with a user manager.
 //!
 //! Functions of the harness panic with what was expected and what was there instead: a test has no use
 //! for an error it could only unwrap.
@@ -18,6 +19,7 @@ pub mod client;
 pub mod codex;
 pub mod daemon;
 pub mod home;
+pub mod lab;
 pub mod marker;
 pub mod model;
 pub mod notify;

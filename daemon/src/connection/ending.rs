@@ -1,11 +1,10 @@
 //! The last bytes of a connection.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use nix::sys::socket::{Shutdown, shutdown};
-use tokio::net::UnixStream;
 
-use super::{Written, write_bytes};
+use super::{Socket, Written, write_bytes};
 
 /// A connection that gets some last bytes and is closed then.
 ///
@@ -29,7 +28,7 @@ impl Ending {
     }
 
     /// Writes what the socket takes; closes the sending half after the last byte.
-    pub(crate) fn write(&mut self, stream: &UnixStream) -> Written {
+    pub(crate) fn write(&mut self, stream: &Socket) -> Written {
         if self.is_written() {
             return Written::default();
         }
@@ -37,7 +36,7 @@ impl Ending {
         self.sent += written.taken;
         if self.is_written() {
             // A peer that is gone already has nothing to be told.
-            let _ = shutdown(stream.as_raw_fd(), Shutdown::Write);
+            let _ = shutdown(stream.as_fd().as_raw_fd(), Shutdown::Write);
         }
         Written { taken: 0, ..written }
     }

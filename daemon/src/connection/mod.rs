@@ -19,15 +19,16 @@ mod ending;
 mod frames;
 mod http;
 mod metrics;
+mod socket;
 mod websocket;
 
 use std::io;
 
 use codexd_proto::frame::LineDecoder;
-use tokio::net::UnixStream;
 
 pub(crate) use ending::Ending;
 pub(crate) use http::{Head, Request, Response};
+pub(crate) use socket::Socket;
 pub(crate) use websocket::{Input, WebSocket, close_frame, farewell};
 
 /// What a connection speaks, and how far it is with it.
@@ -67,7 +68,7 @@ impl Wire {
 
     /// Writes what the socket takes: of an outbox of whole lines, beginning where the last call ended,
     /// and of what the wire adds itself.
-    pub(crate) fn write(&mut self, stream: &UnixStream, pending: &[u8]) -> Written {
+    pub(crate) fn write(&mut self, stream: &Socket, pending: &[u8]) -> Written {
         match self {
             Wire::Lines(_) => write_bytes(stream, pending),
             Wire::WebSocket(socket) => socket.write(stream, pending),
@@ -98,7 +99,7 @@ impl Wire {
 }
 
 /// Writes until everything is written or the socket is full.
-fn write_bytes(stream: &UnixStream, bytes: &[u8]) -> Written {
+fn write_bytes(stream: &Socket, bytes: &[u8]) -> Written {
     let mut written = Written::default();
     while written.taken < bytes.len() {
         match stream.try_write(&bytes[written.taken..]) {

@@ -3,15 +3,14 @@
 use std::io::{self, Cursor, Read, Write};
 
 use codexd_proto::router::CloseReason;
-use tokio::net::UnixStream;
 use tungstenite::error::Error;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Message, Utf8Bytes};
 
-use super::Written;
 use super::frames::FrameWriter;
+use super::{Socket, Written};
 
 /// Longest payload of a frame from a client, in bytes: that of the native listener, which announces it
 /// in its answer to the upgrade (measured).
@@ -110,7 +109,7 @@ impl WebSocket {
     }
 
     /// Writes what the socket takes: control frames first, but never inside a frame.
-    pub(super) fn write(&mut self, stream: &UnixStream, pending: &[u8]) -> Written {
+    pub(super) fn write(&mut self, stream: &Socket, pending: &[u8]) -> Written {
         let mut written = Written::default();
         if let Err(error) = self.try_write(stream, pending, &mut written.taken) {
             written.stopped_by(error);
@@ -118,7 +117,7 @@ impl WebSocket {
         written
     }
 
-    fn try_write(&mut self, stream: &UnixStream, pending: &[u8], taken: &mut usize) -> io::Result<()> {
+    fn try_write(&mut self, stream: &Socket, pending: &[u8], taken: &mut usize) -> io::Result<()> {
         let sink = |slices: &[io::IoSlice<'_>]| stream.try_write_vectored(slices);
         while self.has_own_output() {
             self.frames.write(pending, true, taken, sink)?;

@@ -37,6 +37,14 @@ pub(crate) trait Control {
     #[method(name = "stop")]
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt>;
 
+    /// Reads the settings again, as SIGHUP does, and says what became of it.
+    #[method(name = "reload")]
+    async fn reload(&self) -> RpcResult<ReloadReceipt>;
+
+    /// Changes what is logged until the settings are read again.
+    #[method(name = "logLevel")]
+    async fn log_level(&self, level: String) -> RpcResult<()>;
+
     /// Returns the versions of daemon and protocol.
     #[method(name = "version")]
     async fn version(&self) -> RpcResult<Version>;
@@ -94,6 +102,18 @@ pub struct StopReceipt {
     pub(crate) open_turns: usize,
     /// Time they have left, where there is a limit.
     pub(crate) deadline_ms: Option<u64>,
+}
+
+/// What became of reading the settings again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ReloadReceipt {
+    /// Settings that have changed and are in force now.
+    pub(crate) applied: Vec<String>,
+    /// Settings that have changed and are in force after a restart.
+    pub(crate) needs_restart: Vec<String>,
+    /// Why nothing was changed, if the settings cannot be used.
+    pub(crate) error: Option<String>,
 }
 
 /// Versions of a daemon.

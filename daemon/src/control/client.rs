@@ -11,8 +11,9 @@ use jsonrpsee::core::ClientError;
 use jsonrpsee::core::client::{Client, ClientBuilder};
 use tokio::net::UnixStream;
 
-use super::api::{ControlClient as _, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
 use crate::error::Error;
+use crate::log_filter::LogFilter;
 use crate::peer::check_peer;
 
 /// Why there is no answer. "Not running" is said only where the system says so.
@@ -103,6 +104,24 @@ impl Connection {
     /// [`Unreachable`].
     pub(crate) async fn stop(&self, mode: StopMode) -> Result<StopReceipt, Unreachable> {
         self.client.stop(mode).await.map_err(|error| self.failed(error))
+    }
+
+    /// Tells the daemon to read its settings again.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn reload(&self) -> Result<ReloadReceipt, Unreachable> {
+        self.client.reload().await.map_err(|error| self.failed(error))
+    }
+
+    /// Tells the daemon what to log.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn log_level(&self, filter: &LogFilter) -> Result<(), Unreachable> {
+        self.client.log_level(filter.to_string()).await.map_err(|error| self.failed(error))
     }
 
     /// Ends when the daemon closes the connection, which it does last of all.

@@ -14,11 +14,13 @@ use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::log_filter::LogFilter;
+
 pub(crate) mod api;
 pub(crate) mod client;
 pub(crate) mod server;
 
-pub(crate) use api::{StopMode, StopReceipt};
+pub(crate) use api::{ReloadReceipt, StopMode, StopReceipt};
 pub(crate) use server::ControlServer;
 
 /// What the control plane asks of the core.
@@ -30,6 +32,15 @@ pub(crate) enum Command {
     Status(oneshot::Sender<StatusReport>),
     /// The connected clients.
     Clients(oneshot::Sender<Vec<ClientStatus>>),
+    /// The settings are to be read again.
+    Reload(oneshot::Sender<ReloadReceipt>),
+    /// What is logged is to change, until the settings are read again.
+    LogLevel {
+        /// What is to be logged.
+        filter: LogFilter,
+        /// Says that it is done.
+        reply: oneshot::Sender<()>,
+    },
     /// An intended stop; a second one is a step further.
     Stop {
         /// What becomes of running turns.

@@ -9,15 +9,18 @@ use jsonrpsee::Methods;
 use jsonrpsee::core::{RpcResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::error::INVALID_PARAMS_CODE;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{
-    CORE_NOT_RESPONDING, ControlServer as _, StopMode, StopReceipt, Version, WaitOutcome, WaitTarget,
+    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, Version, WaitOutcome,
+    WaitTarget,
 };
 use super::{Command, Handle};
 use crate::error::Error;
+use crate::log_filter::LogFilter;
 use crate::peer::check_peer;
 
 /// How long the core may take to answer.
@@ -237,6 +240,17 @@ impl super::api::ControlServer for Service {
 
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
         self.ask(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
+    }
+
+    async fn reload(&self) -> RpcResult<ReloadReceipt> {
+        self.ask(Command::Reload).await.ok_or_else(not_responding)
+    }
+
+    async fn log_level(&self, level: String) -> RpcResult<()> {
+        let filter: LogFilter = level.parse().map_err(|error: crate::log_filter::ParseLogFilterError| {
+            ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
+        })?;
+        self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
     async fn version(&self) -> RpcResult<Version> {

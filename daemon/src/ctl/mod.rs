@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::{lock, record};
 
 mod get_socket;
+mod reload;
 mod render;
 mod status;
 mod stop;
@@ -84,7 +85,13 @@ impl Context {
 /// is told by the exit code.
 pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode, Error> {
     let flags = ServeArgs { control_socket: args.common.control_socket.clone(), ..ServeArgs::default() };
-    let context = Context { settings: Settings::load(&flags, environment)?, json: args.common.json };
+    let settings = Settings::load(&flags, environment).or_else(|error| {
+        // A daemon that runs can be asked and told all the same: that its file was broken since is no
+        // reason not to stop it.
+        note_error(&error);
+        Settings::load_without_file(&flags, environment)
+    })?;
+    let context = Context { settings, json: args.common.json };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -95,6 +102,8 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Status(args) => status::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
             Verb::Stop(args) => stop::run(&context, args).await,
+            Verb::Reload => reload::run(&context).await,
+            Verb::LogLevel(args) => reload::log_level(&context, args).await,
             Verb::GetSocket => get_socket::run(&context).await,
         }
     })?;
@@ -102,7 +111,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
 }
 
 /// Writes text to stdout; a reader that has gone away is no error.
-fn print(text: &str) -> Result<(), Error> {
+pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -1,13 +1,15 @@
 //! Taking in connections.
 
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use codexd_proto::id::ClientId;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio_util::task::TaskTracker;
 
 use super::run::Panicked;
 use super::{Hub, SharedHub, client, run};
+use crate::connection::Socket;
 use crate::peer::check_peer;
 
 /// How long to wait before accepting again after a failure such as too many open files.
@@ -15,6 +17,9 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Accepts clients until the door is closed; then takes in those that had connected by then, so that
 /// they get an answer, and closes the listener.
+///
+/// On an inherited socket those that come after the door was closed are left for the next daemon, which
+/// the service manager starts for them.
 pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTracker, panicked: Panicked) {
     let door = hub.borrow().door.clone();
     loop {
@@ -24,19 +29,22 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: TaskTra
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => admit(&hub, stream, &tasks, &panicked),
+            Ok((stream, _)) => match stream.into_std() {
+                Ok(stream) => admit(&hub, stream, &tasks, &panicked),
+                Err(error) => tracing::warn!(%error, "cannot take over a client's socket"),
+            },
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a client");
                 tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
             }
         }
     }
+    if hub.borrow().inherited {
+        return;
+    }
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {
-        if stream.set_nonblocking(true).is_err() {
-            continue;
-        }
-        if let Ok(stream) = UnixStream::from_std(stream) {
+        if stream.set_nonblocking(true).is_ok() {
             admit(&hub, stream, &tasks, &panicked);
         }
     }
@@ -56,7 +64,10 @@ impl Hub {
             Ok(_) if self.connections.len() >= self.max_clients => {
                 format!("{} clients are connected", self.max_clients)
             }
-            Ok(peer) => return Some(self.connect(stream, peer)),
+            Ok(peer) => match Socket::new(stream) {
+                Ok(socket) => return Some(self.connect(socket, peer)),
+                Err(error) => format!("cannot watch its socket: {error}"),
+            },
             Err(error) => error.to_string(),
         };
         tracing::warn!(reason = refused, "refused a client");

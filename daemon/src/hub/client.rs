@@ -1,7 +1,6 @@
 //! One client's connection: reads and writes. How it ends is told in [`closing`](super::closing).
 
 use std::os::fd::AsFd as _;
-use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use codexd_proto::frame::Frame;
@@ -9,11 +8,9 @@ use codexd_proto::id::ClientId;
 use codexd_proto::router::CloseReason;
 use codexd_proto::time::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::UnixStream;
 
 use super::{Hub, SharedHub};
-use crate::connection::{Input, Wire};
+use crate::connection::{Input, Socket, Wire};
 use crate::peer::Peer;
 
 /// Reads of one client before others have their turn.
@@ -21,7 +18,7 @@ const READS_IN_A_ROW: usize = 4;
 
 /// A connected client.
 pub(super) struct Connection {
-    pub(super) stream: UnixStream,
+    pub(super) socket: Socket,
     pub(super) wire: Wire,
     peer: Peer,
     /// Wakes the client's task.
@@ -45,11 +42,11 @@ pub(super) async fn serve(hub: SharedHub, client: ClientId) {
 
 impl Hub {
     /// Takes in a connection whose peer was checked.
-    pub(super) fn connect(&mut self, stream: UnixStream, peer: Peer) -> ClientId {
+    pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.router.client_connected(self.now());
         tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
         let connection = Connection {
-            stream,
+            socket,
             wire: Wire::Sniffing,
             peer,
             waker: None,
@@ -71,15 +68,15 @@ impl Hub {
             none => *none = Some(cx.waker().clone()),
         }
         if connection.blocked {
-            match connection.stream.poll_write_ready(cx) {
+            match connection.socket.poll_writable(cx) {
                 Poll::Pending => {}
                 Poll::Ready(_) => {
                     connection.blocked = false;
                     self.write_client(client);
                     // The write may have found the socket full again: wait for it.
-                    if let Some(connection) = self.connections.get(&client)
+                    if let Some(connection) = self.connections.get_mut(&client)
                         && connection.blocked
-                        && connection.stream.poll_write_ready(cx).is_ready()
+                        && connection.socket.poll_writable(cx).is_ready()
                     {
                         cx.waker().wake_by_ref();
                     }
@@ -87,7 +84,7 @@ impl Hub {
             }
         }
         self.read_client(client, cx);
-        self.settle();
+        self.settle_soon();
         if self.connections.contains_key(&client) { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -102,21 +99,13 @@ impl Hub {
                 cx.waker().wake_by_ref();
                 break;
             }
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut connection.stream).poll_read(cx, &mut buffer) {
+            match connection.socket.poll_read(cx, &mut scratch) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                Poll::Ready(Ok(0)) => {
                     self.client_eof(client);
                     break;
                 }
-                Poll::Ready(Ok(())) => {
-                    let filled = buffer.filled().len();
-                    self.client_bytes(client, &scratch[..filled]);
-                    if filled < scratch.len() {
-                        // The socket is empty: the next poll only registers for more.
-                        continue;
-                    }
-                }
+                Poll::Ready(Ok(n)) => self.client_bytes(client, &scratch[..n]),
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(client.id = client.0, %error, "connection broke");
                     self.disconnect(client);
@@ -188,7 +177,7 @@ impl Hub {
     /// The client sends nothing more. One that only closed its sending half gets its answers first.
     fn client_eof(&mut self, client: ClientId) {
         let Some(connection) = self.connections.get_mut(&client) else { return };
-        let gone = hung_up(&connection.stream);
+        let gone = hung_up(&connection.socket);
         let nothing_owed = match &connection.wire {
             Wire::Sniffing | Wire::Http(_) => true,
             Wire::Ending(ending) => ending.is_written(),
@@ -228,7 +217,7 @@ impl Hub {
         let Some(connection) = self.connections.get_mut(&client) else { return };
         let outbox = self.router.outbox(client);
         let pending = outbox.as_ref().map_or(&[][..], |outbox| outbox.pending());
-        let written = connection.wire.write(&connection.stream, pending);
+        let written = connection.wire.write(&connection.socket, pending);
         let empty = written.taken == pending.len();
         connection.blocked = written.blocked;
         if written.blocked
@@ -263,8 +252,8 @@ impl Hub {
 }
 
 /// Tells whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
-fn hung_up(stream: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+fn hung_up(socket: &Socket) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()
         && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }

@@ -140,7 +140,7 @@ impl Hub {
                 && let Some(connection) = self.connections.get(&client)
             {
                 // One that takes no more now has had its time.
-                let _ = Ending::with(last).write(&connection.stream);
+                let _ = Ending::with(last).write(&connection.socket);
             }
             self.disconnect(client);
         }

@@ -36,6 +36,7 @@ impl Hub {
             self.publish();
             notify::status(&self.status_line());
             self.wake.notify_one();
+            self.settle_soon();
         }
     }
 
@@ -44,6 +45,7 @@ impl Hub {
         match effect {
             Effect::Ready => {
                 notify::ready(&self.status_line());
+                self.start.ready();
                 tracing::info!(
                     socket.path = self.identity.socket,
                     upstream.pid = self.identity.upstream.pid,
@@ -58,9 +60,6 @@ impl Hub {
             }
             Effect::NotifyStopping => notify::stopping(&self.reason()),
             Effect::AnnounceDrain => {
-                if let Some(ms) = self.longest_stop_ms() {
-                    notify::extend_timeout(std::time::Duration::from_millis(ms));
-                }
                 let reason = self.reason();
                 self.router.begin_drain(
                     now,
@@ -99,9 +98,5 @@ impl Hub {
     /// Returns why the daemon ends, in words.
     pub(super) fn reason(&self) -> String {
         farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
-    }
-
-    fn longest_stop_ms(&self) -> Option<u64> {
-        self.lifecycle.longest_stop_ms()
     }
 }

@@ -6,8 +6,9 @@
 //! for each client, one for the upstream, one that accepts, and the [core loop](run)) only wait for
 //! readiness and then call it. No call waits, so the borrow never lasts beyond one.
 //!
-//! A call handles what one read brought, then writes: each peer that has something new gets one
-//! `write` with all of it ([`Hub::settle`]). There is no task, channel or allocation per message.
+//! A call handles what one read brought. What it left to write is written once everybody who was ready
+//! has been read: each peer that has something new gets one `write` with all of it
+//! ([`Hub::settle`]). There is no task, channel or allocation per message.
 //!
 //! What to do is decided in `codexd-proto`; here it is done.
 
@@ -15,6 +16,7 @@ mod accept;
 mod client;
 mod closing;
 mod effect;
+mod reload;
 mod report;
 mod run;
 mod upstream;
@@ -22,6 +24,7 @@ mod upstream;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use codexd_proto::health::Health;
@@ -37,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::reload::Reloader;
+use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
 use client::Connection;
 use upstream::UpstreamIo;
@@ -61,16 +66,24 @@ pub(crate) struct Hub {
     upstream: UpstreamIo,
     /// The path of the client socket, until it is given up.
     socket_file: Option<SocketFile>,
+    /// The socket belongs to a service manager: who waits there is for the next daemon.
+    inherited: bool,
     /// Cancelled when nobody new is to be accepted.
     door: CancellationToken,
     /// Wakes the core loop: a deadline may have moved, or the life may be over.
     wake: Rc<Notify>,
+    /// Until when the core loop sleeps.
+    sleeps_until: Option<Time>,
+    /// Wakes the task that settles what clients' calls left.
+    settler: Option<Waker>,
     events: VecDeque<Event>,
     /// Room for one read, shared by all peers: only an unfinished line is kept per peer.
     scratch: Vec<u8>,
     /// The part of the status that does not change.
     identity: StatusReport,
     publisher: Publisher,
+    reloader: Reloader,
+    start: Report,
     max_clients: usize,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
@@ -86,9 +99,13 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) pipes: Pipes,
     pub(crate) signals: Signals,
-    pub(crate) socket_file: SocketFile,
+    /// `None` where an inherited socket has no path.
+    pub(crate) socket_file: Option<SocketFile>,
+    pub(crate) inherited: bool,
     pub(crate) identity: StatusReport,
     pub(crate) publisher: Publisher,
+    pub(crate) reloader: Reloader,
+    pub(crate) start: Report,
 }
 
 impl Hub {
@@ -103,13 +120,18 @@ impl Hub {
             connections: FxHashMap::default(),
             deadlines: BTreeSet::new(),
             upstream: UpstreamIo::new(parts.pipes, parts.signals, settings.limits.max_message_bytes),
-            socket_file: Some(parts.socket_file),
+            socket_file: parts.socket_file,
+            inherited: parts.inherited,
             door: CancellationToken::new(),
             wake: Rc::new(Notify::new()),
+            sleeps_until: None,
+            settler: None,
             events: VecDeque::new(),
             scratch: vec![0; READ_BYTES],
             identity: parts.identity,
             publisher: parts.publisher,
+            reloader: parts.reloader,
+            start: parts.start,
             max_clients: settings.limits.max_clients,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
@@ -127,6 +149,23 @@ impl Hub {
     /// Takes in an event of the lifecycle; [`Hub::settle`] handles it.
     fn happened(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Has [`Hub::settle`] called after the calls of all peers that are ready now.
+    fn settle_soon(&self) {
+        if let Some(settler) = &self.settler {
+            settler.wake_by_ref();
+        }
+    }
+
+    /// Settles whenever it was asked for. Ready when the life is over.
+    fn poll_settle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.settler {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        self.settle();
+        if self.lifecycle.state() == State::Exited { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Writes what there is to write and does what there is to do, until nothing is left.
@@ -147,6 +186,12 @@ impl Hub {
             }
         }
         self.watch_idleness();
+        if let Some(due) = self.next_due()
+            && self.sleeps_until.is_none_or(|until| due < until)
+        {
+            self.sleeps_until = Some(due);
+            self.wake.notify_one();
+        }
     }
 
     /// Says what the current state waits for, once it is the case.
@@ -167,6 +212,7 @@ impl Hub {
                 self.ended = Some(format!("refused the handshake: {message}"));
                 self.happened(Event::HandshakeRefused);
             }
+            // Any message is life: it was noted when it came.
             Action::ProbeAnswered => {}
             Action::ShutdownRequested { client } => {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");

@@ -25,11 +25,16 @@ impl Hub {
             report.upstream.pid = None;
         }
         report.upstream.ended = self.ended.clone();
+        report.warnings.extend(self.reloader.warnings());
         if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
             report.warnings.push(Warning {
                 code: "socketReplaced".to_owned(),
                 message: format!("`{}` was removed or replaced: new clients cannot connect", report.socket),
-                hint: "stop this daemon with `codexd ctl stop` and start it again".to_owned(),
+                hint: if self.inherited {
+                    "start the socket again: `systemctl --user restart codexd.socket`".to_owned()
+                } else {
+                    "stop this daemon with `codexd ctl stop` and start it again".to_owned()
+                },
             });
         }
         report

@@ -23,6 +23,11 @@ use crate::upstream::{Process, sweep};
 const SWEEP_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
+/// How often a service manager that waits for the end is asked for more time, and for how much. A core
+/// that hangs asks for nothing, and is killed when the last time it was given is over.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY: Duration = Duration::from_secs(20);
+
 /// What the core loop needs beside the hub.
 pub(crate) struct Run {
     pub(crate) listener: UnixListener,
@@ -50,18 +55,23 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let accepting = accept::serve(hub.clone(), run.listener, tasks.clone(), panicked.clone());
     spawn(&tasks, &panicked, accepting);
     spawn(&tasks, &panicked, upstream::serve(hub.clone()));
+    let settled = hub.clone();
+    let settling = std::future::poll_fn(move |cx| settled.borrow_mut().poll_settle(cx));
+    spawn(&tasks, &panicked, settling);
     hub.borrow_mut().begin();
 
     let wake = hub.borrow().wake.clone();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
     let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+    let mut extend_at = None;
     let mut child_ended = false;
     while hub.borrow().lifecycle.state() != State::Exited {
-        let deadline = hub.borrow().next_deadline();
+        let deadline = hub.borrow_mut().sleep_deadline();
         tokio::select! {
             biased;
             wish = run.signals.next() => match wish {
                 Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::Reload => drop(hub.borrow_mut().reload()),
                 Wish::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
                     sweep::reap_ended(upstream);
@@ -80,6 +90,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             }
             () = wake.notified() => {}
             () = sleep_until(deadline) => {}
+            () = sleep_until(extend_at) => {}
             () = sleep_until(watchdog_at) => {
                 if hub.borrow().is_watched_alive() {
                     notify::watchdog();
@@ -88,6 +99,10 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             }
         }
         hub.borrow_mut().handle_timeouts();
+        if hub.borrow().is_ending() && extend_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+            notify::extend_timeout(EXTEND_BY);
+            extend_at = Some(tokio::time::Instant::now() + EXTEND_EVERY);
+        }
     }
     // What was left behind is dead in a moment; nobody else would take it in.
     let sweeping = tokio::time::Instant::now();
@@ -155,23 +170,40 @@ impl Hub {
         match command {
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::Clients(reply) => drop(reply.send(self.client_reports())),
+            Command::Reload(reply) => drop(reply.send(self.reload())),
+            Command::LogLevel { filter, reply } => {
+                self.reloader.set_log(&filter);
+                let _ = reply.send(());
+            }
             Command::Stop { mode, reply } => {
+                let already_stopping = self.lifecycle.intent().is_some();
                 self.stop(StopSource::Control, mode == StopMode::Now);
                 let report = self.report();
+                let draining = self.lifecycle.state() == State::Draining;
+                let deadline = self.lifecycle.poll_timeout().filter(|_| draining);
                 drop(reply.send(StopReceipt {
                     generation: report.generation,
                     pid: report.pid,
                     state: report.state,
                     open_turns: report.open_turns,
                     clients: report.clients,
-                    ..StopReceipt::default()
+                    already_stopping,
+                    deadline_ms: deadline.map(|at| at.since(self.now())),
                 }));
             }
         }
     }
 
+    /// Returns until when the core loop may sleep, and remembers it: whoever makes something due
+    /// earlier wakes the loop.
+    fn sleep_deadline(&mut self) -> Option<tokio::time::Instant> {
+        self.sleeps_until = self.next_due();
+        self.sleeps_until
+            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
+    }
+
     /// Returns when something is due next.
-    fn next_deadline(&self) -> Option<tokio::time::Instant> {
+    pub(super) fn next_due(&self) -> Option<Time> {
         let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
         let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| since + ms);
         let connection = self.deadlines.first().map(|(at, _)| *at);
@@ -179,7 +211,6 @@ impl Hub {
             .into_iter()
             .flatten()
             .min()
-            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
     }
 
     /// Does what is due.
@@ -218,8 +249,19 @@ impl Hub {
     }
 
     /// Tells whether the service manager may be told that all is well.
+    ///
+    /// That this is asked at all says that the core loop goes round. The upstream is alive as long as the
+    /// health check has not said otherwise: with that it leaves the states that are watched, and from
+    /// there on each step to the end has a timer of its own.
     fn is_watched_alive(&self) -> bool {
-        // On the way out, each step has a timer of its own.
         self.lifecycle.state() != State::Starting
+    }
+
+    /// Tells whether the daemon is on its way out.
+    fn is_ending(&self) -> bool {
+        !matches!(
+            self.lifecycle.state(),
+            State::Starting | State::Handshaking | State::Serving | State::Exited
+        )
     }
 }

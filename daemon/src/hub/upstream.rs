@@ -129,8 +129,7 @@ impl Hub {
     /// words may be what somebody waits for. A grandchild that holds the pipe open is not waited for.
     pub(super) fn upstream_exited(&mut self, status: ChildStatus) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        loop {
-            let Some(stdout) = &self.upstream.stdout else { break };
+        while let Some(stdout) = &self.upstream.stdout {
             match stdout.try_read(&mut scratch) {
                 Ok(0) => break,
                 Ok(n) => self.upstream_bytes(&scratch[..n]),

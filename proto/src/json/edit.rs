@@ -1,5 +1,7 @@
 //! Writing a line again with some spans replaced.
 
+use std::borrow::Cow;
+
 use super::Span;
 
 /// Replacements in one line, in the order of their place.
@@ -80,6 +82,15 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
         }
     }
     out.push(b'"');
+}
+
+/// Returns the name of a member, given between its quotes, with its escapes decoded.
+pub fn member_name(key: &[u8]) -> Cow<'_, [u8]> {
+    if !key.contains(&b'\\') {
+        return key.into();
+    }
+    let quoted = [b"\"", key, b"\""].concat();
+    read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
 }
 
 /// Returns the text of a JSON string given with its quotes; `None` if it is not one.

@@ -71,6 +71,8 @@ pub enum StopSource {
     Terminate,
     /// SIGINT.
     Interrupt,
+    /// The terminal it was started in is gone.
+    Hangup,
     /// `codexd ctl stop`.
     Control,
     /// `broker/shutdown` of a client.
@@ -80,11 +82,21 @@ pub enum StopSource {
 }
 
 impl StopSource {
+    /// Tells whether asking again moves the daemon on to its next step.
+    ///
+    /// A signal comes from whoever supervises the daemon, and a second one means that it takes too
+    /// long. A client must never end another's turn, and who wants that from the control socket says so
+    /// ([`Event::KillRequested`]).
+    pub const fn insists(self) -> bool {
+        matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
+    }
+
     /// Returns the word used in announcements and records.
     pub const fn word(self) -> &'static str {
         match self {
             StopSource::Terminate => "SIGTERM",
             StopSource::Interrupt => "SIGINT",
+            StopSource::Hangup => "SIGHUP",
             StopSource::Control => "ctl stop",
             StopSource::Client => "client shutdown",
             StopSource::Idle => "idle",
@@ -294,6 +306,11 @@ impl Lifecycle {
     /// Returns when the running timer fires.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.timer.map(|(_, at)| at)
+    }
+
+    /// Changes how long running turns may go on; a drain that has begun keeps its deadline.
+    pub fn set_drain_ms(&mut self, drain_ms: Option<u64>) {
+        self.timeouts.drain_ms = drain_ms;
     }
 
     /// Returns the milliseconds until running turns are interrupted, if that is bounded.

@@ -125,12 +125,12 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
         (S::Draining, Event::TimerFired(T::Drain)) => {
             Step::go(S::Interrupting, &[Effect::InterruptTurns, Effect::Arm(T::Interrupt)])
         }
-        // The second wish: do not wait any longer.
-        (S::Draining, Event::StopRequested(_)) => close_input(),
+        // The second signal: do not wait any longer.
+        (S::Draining, Event::StopRequested(by)) if by.insists() => close_input(),
 
         // ---- Interrupting --------------------------------------------------------------------------
         (S::Interrupting, Event::Quiet | Event::TimerFired(T::Interrupt)) => close_input(),
-        (S::Interrupting, Event::StopRequested(_)) => close_input(),
+        (S::Interrupting, Event::StopRequested(by)) if by.insists() => close_input(),
 
         // ---- The upstream is lost while it is needed -----------------------------------------------
         (S::Handshaking | S::Serving, Event::UpstreamExited(_)) => {
@@ -169,24 +169,38 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
         // ---- Reaping: the output has ended ---------------------------------------------------------
         (S::Reaping, Event::UpstreamExited(_)) => flush(),
         (S::Reaping, Event::TimerFired(T::Reap)) => terminate().after(&[Effect::SettleClients]),
-        (S::Reaping, Event::StopRequested(_)) => kill(),
+        (S::Reaping, Event::StopRequested(by)) if by.insists() => kill(),
 
         // ---- ClosingInput, Terminating, Killing: step by step ----------------------------------------
         (S::ClosingInput, Event::UpstreamExited(_)) => flush(),
         (S::ClosingInput, Event::TimerFired(T::Input)) => terminate(),
-        // The third wish: kill.
-        (S::ClosingInput, Event::StopRequested(_)) => kill(),
+        // The third signal: kill.
+        (S::ClosingInput, Event::StopRequested(by)) if by.insists() => kill(),
         (S::Terminating, Event::UpstreamExited(_)) => flush(),
         (S::Terminating, Event::TimerFired(T::Terminate)) => kill(),
-        (S::Terminating, Event::StopRequested(_)) => kill(),
+        (S::Terminating, Event::StopRequested(by)) if by.insists() => kill(),
         (S::Killing, Event::UpstreamExited(_)) => flush(),
         // A process that SIGKILL does not end sits in the kernel: nobody can do more.
         (S::Killing, Event::TimerFired(T::Kill)) => flush(),
-        (S::Killing, Event::StopRequested(_) | Event::KillRequested(_)) => Step::stay(&[Effect::Kill]),
+        (S::Killing, Event::StopRequested(by)) if by.insists() => Step::stay(&[Effect::Kill]),
+        (S::Killing, Event::KillRequested(_)) => Step::stay(&[Effect::Kill]),
 
         // ---- Flushing ------------------------------------------------------------------------------
         (S::Flushing, Event::Flushed | Event::TimerFired(T::Flush)) => exit(),
-        (S::Flushing, Event::StopRequested(_) | Event::KillRequested(_)) => exit(),
+        (S::Flushing, Event::StopRequested(by)) if by.insists() => exit(),
+        (S::Flushing, Event::KillRequested(_)) => exit(),
+
+        // ---- Asked again by somebody who can wait ----------------------------------------------------
+        (
+            S::Draining
+            | S::Interrupting
+            | S::Reaping
+            | S::ClosingInput
+            | S::Terminating
+            | S::Killing
+            | S::Flushing,
+            Event::StopRequested(_),
+        ) => Step::nothing(),
 
         // ---- Events that come too late, or that a state does not wait for ----------------------------
         (
@@ -352,7 +366,7 @@ pub const STATES: [State; 11] = [
 ];
 
 /// Every event once, with an example where it carries a value.
-pub const EVENTS: [Event; 20] = [
+pub const EVENTS: [Event; 21] = [
     Event::Spawned,
     Event::SpawnFailed(ExitCode::Unavailable),
     Event::HandshakeDone,
@@ -362,6 +376,7 @@ pub const EVENTS: [Event; 20] = [
     Event::UpstreamGarbled,
     Event::UpstreamUnresponsive,
     Event::StopRequested(StopSource::Terminate),
+    Event::StopRequested(StopSource::Control),
     Event::KillRequested(StopSource::Control),
     Event::Quiet,
     Event::Flushed,
@@ -409,7 +424,8 @@ fn event_name(event: Event) -> String {
     match event {
         Event::SpawnFailed(_) => "SpawnFailed".to_owned(),
         Event::UpstreamExited(_) => "UpstreamExited".to_owned(),
-        Event::StopRequested(_) => "StopRequested".to_owned(),
+        Event::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
+        Event::StopRequested(_) => "StopRequested otherwise".to_owned(),
         Event::KillRequested(_) => "KillRequested".to_owned(),
         Event::TimerFired(timer) => format!("{timer:?} timer"),
         other => format!("{other:?}"),

@@ -137,7 +137,7 @@ impl Router {
             return;
         }
         for client in to {
-            if !ask.seen_by.contains(client) {
+            if !ask.seen_by.contains(client) && self.sessions.contains_key(client) {
                 ask.seen_by.push(*client);
             }
         }
@@ -169,9 +169,12 @@ impl Router {
         }
     }
 
-    /// Forgets the questions of a turn that has ended and whose settling is never told.
+    /// Forgets the questions of a turn that has ended and whose settling is not told any more: that
+    /// of some never is, that of others was while nobody was subscribed.
     pub(super) fn forget_untold_asks(&mut self, thread: &[u8]) {
-        self.asks.retain(|_, ask| ask.resolved || ask.thread.as_ref().is_none_or(|t| t.as_bytes() != thread));
+        self.asks.retain(|_, ask| {
+            (ask.resolved && !ask.answered) || ask.thread.as_ref().is_none_or(|t| t.as_bytes() != thread)
+        });
     }
 
     /// Tells the subscribers that the questions they see will not be answered any more.

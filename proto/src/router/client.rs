@@ -2,13 +2,13 @@
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pending::{Kind, Origin, Part, Pending, Queued};
-use super::session::{OpenResource, SessionState};
+use super::session::{OpenResource, Session, SessionState};
 use super::thread::Thread;
 use super::window::Waiter;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, gate, namespace};
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, write_string};
+use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{Members, member, skip_space, string_inner};
 use crate::message::{ClientMessage, Rejection};
 use crate::routes::{Effect, Request, Resource, Route};
@@ -17,11 +17,13 @@ use crate::time::Time;
 /// An unsubscribe that waits for the answer to a resume of the same client.
 #[derive(Debug)]
 pub(super) struct DeferredUnsubscribe {
-    client: ClientId,
-    id: RequestId,
+    pub(super) client: ClientId,
+    pub(super) id: RequestId,
     id_span: Span,
     thread: ThreadId,
     line: Box<[u8]>,
+    /// It waits for resumes with a smaller id; those that came after it do not concern it.
+    before: UpstreamId,
 }
 
 /// A request from a client while it is on its way through the router.
@@ -34,7 +36,7 @@ struct Incoming<'a> {
 }
 
 impl Router {
-    /// Handles one line from a client, without its line feed.
+    /// Handles one message from a client, without the line feed behind it.
     pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
         self.delivery.now = now;
         let Some(session) = self.sessions.get_mut(&client) else { return };
@@ -50,7 +52,17 @@ impl Router {
             return;
         }
         self.counters.client_messages += 1;
-        match ClientMessage::read(line) {
+        let message = ClientMessage::read(line);
+        // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
+        // message that did not come as a line; in what was read, it stands outside of strings.
+        let flat: Vec<u8>;
+        let line = if message.is_ok() && memchr::memchr(b'\n', line).is_some() {
+            flat = line.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
+            &flat
+        } else {
+            line
+        };
+        match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
                 self.request(Incoming { client, id, id_span, line, params }, method.of(line));
@@ -134,6 +146,15 @@ impl Router {
         }
         let known = self.routes.request(method);
         if let Some(known) = known
+            && known.is_read()
+            && incoming.params.is_some_and(|p| incoming.line[p.start] == b'[')
+        {
+            // By position, the upstream would take them; but nobody does that, and what codexd would have to
+            // rewrite or take note of would slip through.
+            let message = "Invalid request: invalid type: sequence, expected a map";
+            return self.refuse_native(incoming.client, &incoming.id, message);
+        }
+        if let Some(known) = known
             && !session.experimental
             && let Some(what) = gate::gated(known, incoming.line, incoming.params)
         {
@@ -165,7 +186,7 @@ impl Router {
     fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
         let Some(known) = known.filter(|r| r.work) else { return false };
         let steers = known.method == "turn/start"
-            && incoming.thread(known).is_some_and(|t| self.threads.get(t).is_some_and(Thread::is_busy));
+            && incoming.thread(known).is_some_and(|t| self.threads.get(&t).is_some_and(Thread::is_busy));
         !steers
     }
 
@@ -179,7 +200,7 @@ impl Router {
 
     /// Says what the answer to a request will change.
     fn kind(&self, known: &Request, incoming: &Incoming<'_>) -> Kind {
-        let thread = || incoming.thread(known).map(ThreadId::new);
+        let thread = || incoming.thread(known);
         let flag = |name: &str| {
             incoming
                 .params
@@ -202,6 +223,8 @@ impl Router {
             }
             Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
             Effect::WindowsSetup => Kind::WindowsSetup,
+            Effect::Read if flag("includeTurns") == Some(b"true") => Kind::Hydrate,
+            Effect::Read => Kind::Plain,
         }
     }
 
@@ -211,21 +234,12 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let waits = !session.queue.is_empty() || (!long && !self.window.has_room());
         if waits && session.queue.len() >= self.config.limits.queued_requests_per_client {
-            return self.refuse(
-                client,
-                Some(&id),
-                &ErrorAnswer {
-                    code: OVERLOADED,
-                    message: "too many requests of this client wait for an answer; retry later",
-                    reason: "overloaded",
-                    delivered: Delivered::No,
-                    retryable: true,
-                },
-            );
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         session.in_flight += 1;
         self.note_opening(&kind, 1);
-        let replays = matches!(kind, Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
+        let hydrates =
+            matches!(kind, Kind::Hydrate | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. });
         if kind == Kind::WindowsSetup {
             self.windows_setup = Some(client);
         }
@@ -236,7 +250,7 @@ impl Router {
             offset: None,
             counted: false,
         });
-        if replays {
+        if hydrates {
             self.hydrating.push_back((upstream_id, client));
         }
         let write = |out: &mut Vec<u8>, edits: &mut Edits<'_>| {
@@ -361,32 +375,38 @@ impl Router {
     // ---- subscriptions -----------------------------------------------------------------------------
 
     fn unsubscribe(&mut self, incoming: Incoming<'_>) {
-        let line = incoming.line;
-        let thread = incoming
-            .params
-            .and_then(|p| member(line, p.start, b"threadId"))
-            .and_then(|v| string_inner(line, v))
-            .map(|inner| ThreadId::new(inner.of(line)));
-        let Some(thread) = thread.filter(|t| is_uuid(t.as_bytes())) else {
+        let Some(thread) = incoming.text("threadId").and_then(|text| ThreadId::from_text(&text)) else {
             // The upstream words the error.
             return self.dispatch(incoming, Kind::Plain, false, Edits::new());
         };
+        let before = self.pending.next_id();
+        if self.resumes_in_flight(incoming.client, &thread, before) {
+            // Else the answer to the resume would subscribe it again, against its last word.
+            let Incoming { client, id, id_span, line, .. } = incoming;
+            let line = line.into();
+            self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line, before });
+            return;
+        }
+        self.unsubscribe_now(incoming, thread);
+    }
+
+    fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
         let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.sessions.get(&client).is_some_and(|s| {
+            !s.queue.is_empty() && s.queue.len() >= self.config.limits.queued_requests_per_client
+        }) {
+            // Before anything is changed for it.
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
+        }
         let subscribed = self.threads.get_mut(&thread).is_some_and(|t| t.unsubscribe(client));
         if !subscribed {
-            if self.resumes_in_flight(client, &thread) {
-                let line = line.into();
-                self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line });
-                return;
-            }
             let loaded = self.threads.get(&thread).is_some_and(|t| t.loaded);
             return self.unsubscribe_answer(client, &id, if loaded { "notSubscribed" } else { "notLoaded" });
         }
         if let Some(session) = self.sessions.get_mut(&client) {
             session.subscriptions.remove(&thread);
         }
-        let others = self.threads.get(&thread).is_some_and(|t| !t.subscribers.is_empty());
-        if others || self.resuming.contains_key(&thread) {
+        if self.is_wanted(&thread) {
             return self.unsubscribe_answer(client, &id, "unsubscribed");
         }
         let kind = Kind::Unsubscribe { thread };
@@ -403,9 +423,10 @@ impl Router {
         });
     }
 
-    fn resumes_in_flight(&self, client: ClientId, thread: &ThreadId) -> bool {
+    /// Tells whether a client has asked for a resume, before the request `before`, and has no answer.
+    fn resumes_in_flight(&self, client: ClientId, thread: &ThreadId, before: UpstreamId) -> bool {
         self.resuming.contains_key(thread)
-            && self.pending.values().any(|p| {
+            && self.pending.before(before).any(|p| {
                 matches!(&p.origin, Origin::Client { client: c, .. } if *c == client)
                     && matches!(&p.kind, Kind::Resume { target: Some(t), .. } if t == thread)
             })
@@ -413,12 +434,13 @@ impl Router {
 
     /// Handles again what waited for the answer to a resume of `thread`.
     pub(super) fn run_deferred(&mut self, thread: &ThreadId) {
-        let (ready, rest) =
-            std::mem::take(&mut self.deferred).into_iter().partition::<Vec<_>, _>(|d| d.thread == *thread);
+        let (ready, rest) = std::mem::take(&mut self.deferred).into_iter().partition::<Vec<_>, _>(|d| {
+            d.thread == *thread && !self.resumes_in_flight(d.client, thread, d.before)
+        });
         self.deferred = rest;
-        for DeferredUnsubscribe { client, id, id_span, line, .. } in ready {
+        for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
             let params = member(&line, 0, b"params");
-            self.unsubscribe(Incoming { client, id, id_span, line: &line, params });
+            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params }, thread);
         }
     }
 
@@ -429,16 +451,46 @@ impl Router {
         self.threads.entry(thread.clone()).or_default().subscribe(client);
     }
 
+    /// Tells whether a client hears a thread, or is about to.
+    fn is_wanted(&self, thread: &ThreadId) -> bool {
+        self.resuming.contains_key(thread)
+            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty())
+    }
+
+    /// Settles an unsubscribe here, if its thread is wanted again since it began to wait for the
+    /// window: sent now, it would undo the resume of another client that went before it.
+    pub(super) fn is_overtaken(&mut self, id: UpstreamId) -> bool {
+        let Some(Pending { kind: Kind::Unsubscribe { thread }, .. }) = self.pending.get(id) else {
+            return false;
+        };
+        if !self.is_wanted(thread) {
+            return false;
+        }
+        if let Some(Pending { origin: Origin::Client { client, id }, .. }) = self.pending.remove(id) {
+            if let Some(session) = self.sessions.get_mut(&client) {
+                session.in_flight = session.in_flight.saturating_sub(1);
+            }
+            self.unsubscribe_answer(client, &id, "unsubscribed");
+        }
+        true
+    }
+
     /// Lets the upstream unload a thread that nobody hears any more.
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
-        let wanted = self.resuming.contains_key(thread)
-            || self.threads.get(thread).is_some_and(|t| !t.subscribers.is_empty());
-        if !wanted {
-            self.send_own("thread/unsubscribe", Kind::Plain, |out| {
+        if !self.is_wanted(thread) {
+            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            self.send_own("thread/unsubscribe", kind, |out| {
                 out.extend_from_slice(b"{\"threadId\":\"");
                 out.extend_from_slice(thread.as_bytes());
                 out.extend_from_slice(b"\"}");
             });
+        }
+    }
+
+    /// Lets a thread go that was kept for a resume which has come to nothing.
+    pub(super) fn release_if_loaded(&mut self, thread: &ThreadId) {
+        if self.threads.get(thread).is_some_and(|t| t.loaded) {
+            self.release_thread(thread);
         }
     }
 
@@ -460,9 +512,12 @@ impl Router {
         }
         self.window.forget(Waiter::Client(client));
         for queued in queue {
-            // Never sent: it has no effect that would have to be undone.
-            if let Some(pending) = self.pending.remove(queued.id) {
-                self.note_opening(&pending.kind, -1);
+            // Never sent: it has no effect that would have to be undone, but others may wait for it.
+            let Some(pending) = self.pending.remove(queued.id) else { continue };
+            self.note_opening(&pending.kind, -1);
+            self.hydrating.retain(|(id, _)| *id != queued.id);
+            if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
+                self.release_if_loaded(&thread);
             }
         }
         for (_, kind) in self.pending.orphan(client) {
@@ -491,7 +546,8 @@ impl Router {
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
         });
-        let unused = self.sessions.len() == 1 && self.threads.values().all(|t| !t.is_busy());
+        let others = |(c, s): (&ClientId, &Session)| c != client && s.state != SessionState::Closing;
+        let unused = !self.sessions.iter().any(others) && self.threads.values().all(|t| !t.is_busy());
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
@@ -529,9 +585,15 @@ impl Router {
 
 impl Incoming<'_> {
     /// Returns the thread that the parameters name.
-    fn thread(&self, known: &Request) -> Option<&[u8]> {
-        let value = member(self.line, self.params?.start, known.thread?.as_bytes())?;
-        string_inner(self.line, value).map(|inner| inner.of(self.line))
+    fn thread(&self, known: &Request) -> Option<ThreadId> {
+        let text = self.text(known.thread?)?;
+        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
+    }
+
+    /// Returns the text of a member of the parameters.
+    fn text(&self, name: &str) -> Option<String> {
+        let value = namespace::last_member(self.line, self.params?, name)?;
+        read_string(value.of(self.line))
     }
 }
 
@@ -557,11 +619,11 @@ fn inject(edits: &mut Edits<'_>, line: &[u8], params: Span, name: &str, null: Op
     }
 }
 
-/// Tells whether a text has the form of a thread id, so that the upstream would not refuse it.
-fn is_uuid(text: &[u8]) -> bool {
-    text.len() == 36
-        && text
-            .iter()
-            .enumerate()
-            .all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { *b == b'-' } else { b.is_ascii_hexdigit() })
-}
+/// The answer to a client that has too many requests waiting.
+const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too many requests of this client wait for an answer; retry later",
+    reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};

@@ -4,6 +4,7 @@
 //! repeats the gate for each client, in the upstream's words.
 
 use crate::json::Span;
+use crate::json::edit::member_name;
 use crate::json::scan::{Members, member};
 use crate::routes::{GatedValue, Request};
 
@@ -14,13 +15,15 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Opt
     }
     let params = params?;
     if !request.fields.is_empty() {
-        for m in Members::new(line, params.start) {
-            let key = key_text(m.key.of(line));
-            if let Some(field) = request.fields.iter().find(|f| f.as_bytes() == &*key)
-                && counts(field, m.value.of(line))
-            {
-                return Some(format!("{}.{field}", request.method));
-            }
+        let first = Members::new(line, params.start)
+            .filter_map(|m| {
+                let key = member_name(m.key.of(line));
+                let at = request.fields.iter().position(|f| f.as_bytes() == &*key)?;
+                counts(request.fields[at], m.value.of(line)).then_some(at)
+            })
+            .min();
+        if let Some(at) = first {
+            return Some(format!("{}.{}", request.method, request.fields[at]));
         }
     }
     match request.value? {
@@ -35,18 +38,6 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Span>) -> Opt
                 .then(|| "account/login/start.chatgptAuthTokens".to_owned())
         }
     }
-}
-
-/// Returns a member name with its escapes decoded.
-fn key_text(key: &[u8]) -> std::borrow::Cow<'_, [u8]> {
-    if !key.contains(&b'\\') {
-        return key.into();
-    }
-    let mut quoted = Vec::with_capacity(key.len() + 2);
-    quoted.push(b'"');
-    quoted.extend_from_slice(key);
-    quoted.push(b'"');
-    crate::json::edit::read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
 }
 
 /// Tells whether a gated member counts as given: not null, a boolean only when true, an empty
@@ -76,6 +67,11 @@ mod tests {
         assert_eq!(
             verdict("thread/start", "{\"dynamic\\u0054ools\":[]}").as_deref(),
             Some("thread/start.dynamicTools")
+        );
+        // The upstream looks in the order of its own members, whatever the order of the line.
+        assert_eq!(
+            verdict("thread/start", "{\"dynamicTools\":[],\"environments\":[]}").as_deref(),
+            Some("thread/start.environments")
         );
         assert_eq!(verdict("thread/start", "{\"experimentalRawEvents\":false}"), None);
         assert_eq!(verdict("thread/start", "{\"permissions\":null}"), None);

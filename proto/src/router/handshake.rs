@@ -93,6 +93,11 @@ impl Router {
             self.actions.push_back(Action::UpstreamRefused { message });
             return;
         }
+        if !body.of(line).starts_with(b"{") {
+            let message = "its answer to `initialize` is no object".to_owned();
+            self.actions.push_back(Action::UpstreamRefused { message });
+            return;
+        }
         self.handshake.result = body.of(line).into();
         self.handshake.user_agent =
             member(line, body.start, b"userAgent").and_then(|text| read_string(text.of(line)));
@@ -206,7 +211,12 @@ impl Router {
             && let Some(span) = member(result, 0, b"userAgent")
         {
             let mut text = Vec::new();
-            write_string(&mut text, &format!("{base} ({}; {})", info.name, info.version));
+            let suffix = format!("{}; {}", info.name, info.version);
+            let mut agent = format!("{base} ({})", suffix.trim());
+            if !is_header_value(&agent) {
+                agent = agent.chars().map(|c| if matches!(c, ' '..='~') { c } else { '_' }).collect();
+            }
+            write_string(&mut text, &agent);
             edits.replace_owned(span, text);
         }
         let mut mark = b"\"codexd\":{\"version\":".to_vec();
@@ -252,7 +262,8 @@ fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, St
     InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))
 }
 
-/// Tells whether a text can stand in an HTTP header, as the upstream asks: visible ASCII, space, tab.
+/// Tells whether a text can stand in an HTTP header, as the upstream asks: anything but control
+/// characters, and a tab.
 fn is_header_value(text: &str) -> bool {
-    text.bytes().all(|b| b == b'\t' || (b' '..=b'~').contains(&b))
+    text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
 }

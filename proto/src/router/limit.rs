@@ -7,11 +7,16 @@ pub struct Limits {
     pub client_queue_soft_bytes: usize,
     /// Milliseconds that a client may stay above the soft limit before it is closed.
     pub client_queue_soft_ms: u64,
-    /// Bytes that may wait for a client that takes nothing; above, it is closed at once.
+    /// Bytes that may wait for a client that takes nothing for
+    /// [`client_queue_stall_ms`](Self::client_queue_stall_ms); above, it is closed.
     ///
     /// A message of any size is always taken: only what waited before it counts, and of that not
     /// twice the longest message.
     pub client_queue_hard_bytes: usize,
+    /// Milliseconds without taking anything after which a client is stalled and not only slow.
+    pub client_queue_stall_ms: u64,
+    /// Bytes that may wait for a client that reads, only not fast enough; above, it is closed at once.
+    pub client_queue_max_bytes: usize,
     /// Requests of one client that may wait for their turn; above, they are refused with -32001.
     pub queued_requests_per_client: usize,
     /// Requests that the upstream may have unanswered, without those that take long.
@@ -34,6 +39,8 @@ impl Default for Limits {
             client_queue_soft_bytes: 4 << 20,
             client_queue_soft_ms: 30_000,
             client_queue_hard_bytes: 16 << 20,
+            client_queue_stall_ms: 250,
+            client_queue_max_bytes: 64 << 20,
             queued_requests_per_client: 1024,
             window: 64,
             window_release_ms: 2_000,

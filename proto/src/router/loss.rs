@@ -2,6 +2,9 @@
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pending::Origin;
+use super::session::Session;
+use super::thread::KnownTo;
+use super::window::Window;
 use super::{Announcement, Phase, Router, Topic};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
@@ -60,15 +63,19 @@ impl Router {
                 self.refuse(*client, Some(id), &loss.error(UPSTREAM_LOST, delivered));
             }
         }
+        for waiting in std::mem::take(&mut self.deferred) {
+            self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
+        }
         self.end_turns(&loss);
         self.resolve_all_asks();
         self.announce(announcement);
         self.upstream.clear();
+        self.window = Window::new(self.config.limits.window);
         self.held.clear();
-        self.deferred.clear();
         self.opening = 0;
         self.resuming.clear();
         self.hydrating.clear();
+        self.metered.clear();
         self.close_overflowed();
     }
 
@@ -80,13 +87,30 @@ impl Router {
             None => Topic::Unknown(b"turn/completed"),
         };
         let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
-        let mut open: Vec<_> =
-            self.threads.iter_mut().filter_map(|(id, t)| Some((id.clone(), t.turn.take()?))).collect();
+        let mut open = Vec::new();
+        for (id, thread) in &mut self.threads {
+            thread.active = false;
+            thread.loaded = false;
+            open.extend(thread.turn.take().map(|turn| (id.clone(), turn)));
+        }
         open.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (thread, turn) in open {
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
-            self.deliver_to_thread(thread.as_bytes(), &line, |s| topic.reaches(s));
+            match turn.known_to {
+                KnownTo::Subscribers => {
+                    self.deliver_to_thread(thread.as_bytes(), &line, |s| topic.reaches(s));
+                }
+                // The others never heard of it.
+                KnownTo::Requesters(clients) => {
+                    for client in clients {
+                        let hears = |s: &Session| topic.reaches(s) && s.subscriptions.contains(&thread);
+                        if self.sessions.get(&client).is_some_and(hears) {
+                            self.deliver(client, &line);
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -37,6 +37,7 @@ use std::collections::{BTreeMap, VecDeque};
 use rustc_hash::FxHashMap;
 
 use crate::id::{AskId, ClientId, ThreadId, UpstreamId};
+use crate::json::check;
 use crate::json::edit::write_string;
 use crate::routes::{NotificationSet, Routes};
 use crate::status::Counters;
@@ -46,6 +47,8 @@ pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_L
 pub use limit::Limits;
 pub use loss::Loss;
 pub use outbox::Outbox;
+#[doc(hidden)]
+pub use report::Bookkeeping;
 pub use session::SessionState;
 
 use ask::Ask;
@@ -176,8 +179,10 @@ pub struct Router {
     asks: BTreeMap<AskId, Ask>,
     /// Client of the last `windowsSandbox/setupStart`.
     windows_setup: Option<ClientId>,
-    /// Requesters of resumes and forks in flight that may cause a `deprecationNotice`, oldest first.
+    /// Requesters of requests in flight that may cause a `deprecationNotice`, oldest first.
     hydrating: VecDeque<(UpstreamId, ClientId)>,
+    /// Threads whose token usage was told and whose rate limits were not yet; the last one told last.
+    metered: Vec<ThreadId>,
     next_exec: u64,
     delivery: Delivery,
     actions: VecDeque<Action>,
@@ -211,6 +216,7 @@ impl Router {
             asks: BTreeMap::new(),
             windows_setup: None,
             hydrating: VecDeque::new(),
+            metered: Vec::new(),
             next_exec: 0,
             delivery,
             actions: VecDeque::new(),
@@ -219,6 +225,20 @@ impl Router {
         };
         router.begin_handshake();
         router
+    }
+
+    /// Changes bounds and the effect of `broker/shutdown` while clients are served.
+    ///
+    /// What is beyond a bound that became narrower counts from its next message on.
+    pub fn reconfigure(&mut self, limits: Limits, client_shutdown: ClientShutdown) {
+        self.window.resize(limits.window);
+        self.delivery.soft_bytes = limits.client_queue_soft_bytes;
+        self.delivery.hard_bytes = limits.client_queue_hard_bytes;
+        self.delivery.stall_ms = limits.client_queue_stall_ms;
+        self.delivery.max_bytes = limits.client_queue_max_bytes;
+        self.config.limits = limits;
+        self.config.client_shutdown = client_shutdown;
+        self.pump();
     }
 
     /// Takes in a new connection.
@@ -236,6 +256,7 @@ impl Router {
         self.delivery.now = now;
         self.detach(client);
         self.sessions.remove(&client);
+        self.adopt_unexplained();
     }
 
     /// Returns the bytes waiting for the upstream.
@@ -251,6 +272,9 @@ impl Router {
     /// Takes note that a client took `n` bytes, and whether it could take no more.
     pub fn client_took(&mut self, client: ClientId, n: usize, blocked: bool) {
         let Some(session) = self.sessions.get_mut(&client) else { return };
+        if n > 0 {
+            session.took = self.delivery.now;
+        }
         session.outbox.advance(n, blocked);
         if session.over_soft_since.is_some()
             && session.outbox.len() <= self.config.limits.client_queue_soft_bytes
@@ -331,6 +355,7 @@ impl Router {
             self.phase = Phase::Draining;
         }
         self.announce(announcement);
+        self.close_overflowed();
     }
 
     /// Interrupts every open turn.
@@ -371,9 +396,9 @@ impl Router {
         self.sessions.len()
     }
 
-    /// Returns how many requests of a client have no answer yet.
+    /// Returns how many requests of a client have no answer yet; what came too early counts as one.
     pub fn in_flight(&self, client: ClientId) -> usize {
-        self.sessions.get(&client).map_or(0, |s| s.in_flight)
+        self.sessions.get(&client).map_or(0, |s| s.in_flight + s.early.len())
     }
 
     /// Tells whether nobody is connected and nothing runs.
@@ -453,6 +478,7 @@ impl Router {
             session.state = SessionState::Closing;
             self.actions.push_back(Action::Close { client, reason });
         }
+        self.adopt_unexplained();
     }
 
     // ---- the way up ----------------------------------------------------------------------------
@@ -478,6 +504,12 @@ impl Router {
         line.extend_from_slice(b",\"params\":");
         params(&mut line);
         line.push(b'}');
+        if check::value(&line).is_err() {
+            // It repeats an id from a line of the upstream that was no JSON. The upstream reads only
+            // what is checked, and such a thing cannot be named to it anyway.
+            self.pending.remove(id);
+            return;
+        }
         if urgent {
             self.send(id, &line, true);
         } else if self.own_queue.is_empty() && self.window.has_room() {
@@ -524,7 +556,9 @@ impl Router {
             if more {
                 self.window.wait(waiter);
             }
-            self.send(id, &line, long);
+            if !self.is_overtaken(id) {
+                self.send(id, &line, long);
+            }
         }
     }
 }
@@ -573,6 +607,8 @@ fn write_optional(out: &mut Vec<u8>, number: Option<u64>) {
 struct Delivery {
     soft_bytes: usize,
     hard_bytes: usize,
+    stall_ms: u64,
+    max_bytes: usize,
     /// The time of the call that is being handled.
     now: Time,
     /// Clients whose outbox has something new.
@@ -590,6 +626,8 @@ impl Delivery {
         Delivery {
             soft_bytes: limits.client_queue_soft_bytes,
             hard_bytes: limits.client_queue_hard_bytes,
+            stall_ms: limits.client_queue_stall_ms,
+            max_bytes: limits.client_queue_max_bytes,
             now,
             dirty: Vec::new(),
             overflowed: Vec::new(),
@@ -601,10 +639,18 @@ impl Delivery {
     #[inline]
     fn post(&mut self, client: ClientId, session: &mut Session, push: impl FnOnce(&mut Outbox)) {
         let waiting = session.outbox.len();
+        if waiting == 0 {
+            // Before, there was nothing to take.
+            session.took = self.now;
+        }
         if waiting > self.soft_bytes && session.outbox.is_blocked() {
+            let stalled = self.now.since(session.took) >= self.stall_ms;
             // What is long comes twice, as a delta and in its completed item, and takes its time: the
             // client is slow only if it lets more pile up.
-            if waiting > self.hard_bytes.saturating_add(2 * session.outbox.longest()) {
+            let allowance = 2 * session.outbox.longest();
+            if waiting > self.max_bytes.saturating_add(allowance)
+                || (waiting > self.hard_bytes.saturating_add(allowance) && stalled)
+            {
                 self.overflowed.push(client);
                 return;
             }

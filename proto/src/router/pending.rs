@@ -48,6 +48,8 @@ pub(super) enum Kind {
     Unsubscribe { thread: ThreadId },
     /// Starts or joins a turn.
     StartTurn { thread: ThreadId },
+    /// Reads a whole thread.
+    Hydrate,
     /// Starts a job whose end is told by a notification without an id.
     WindowsSetup,
     /// Names a connection-scoped resource.
@@ -105,8 +107,22 @@ impl PendingTable {
         self.table.remove(&id)
     }
 
+    pub(super) fn get(&self, id: UpstreamId) -> Option<&Pending> {
+        self.table.get(&id)
+    }
+
     pub(super) fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Pending> {
         self.table.get_mut(&id)
+    }
+
+    /// Returns the id that the next request gets.
+    pub(super) fn next_id(&self) -> UpstreamId {
+        UpstreamId(self.next)
+    }
+
+    /// Goes over the requests that are older than `id`.
+    pub(super) fn before(&self, id: UpstreamId) -> impl Iterator<Item = &Pending> {
+        self.table.iter().filter(move |(other, _)| **other < id).map(|(_, pending)| pending)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {

@@ -61,3 +61,63 @@ impl Router {
         all
     }
 }
+
+/// How much the router keeps, for tests that look for what is never forgotten.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bookkeeping {
+    /// Requests without an answer.
+    pub pending: usize,
+    /// Requests that wait for the window, of clients and of codexd itself.
+    pub queued: usize,
+    /// Places taken in the window.
+    pub window: usize,
+    /// Waiters for the window.
+    pub waiting: usize,
+    /// Messages held back.
+    pub held: usize,
+    /// Requests in flight that may make threads known.
+    pub opening: usize,
+    /// Supposed causes of notices.
+    pub hydrating: usize,
+    /// Threads whose rate limits may be told next.
+    pub metered: usize,
+    /// Unsubscribes that wait for a resume.
+    pub deferred: usize,
+    /// Questions.
+    pub asks: usize,
+    /// Turns that are open.
+    pub turns: usize,
+    /// Subscriptions, counted at the threads.
+    pub subscribers: usize,
+    /// Subscriptions, counted at the clients.
+    pub subscriptions: usize,
+    /// Connection-scoped resources.
+    pub resources: usize,
+    /// Clients above the soft limit.
+    pub over_soft: usize,
+}
+
+impl Router {
+    /// Counts what is kept.
+    #[doc(hidden)]
+    pub fn bookkeeping(&self) -> Bookkeeping {
+        Bookkeeping {
+            pending: self.pending.values().count(),
+            queued: self.own_queue.len() + self.sessions.values().map(|s| s.queue.len()).sum::<usize>(),
+            window: self.window.open(),
+            waiting: self.window.waiting(),
+            held: self.held.len(),
+            opening: self.opening + self.resuming.values().sum::<usize>(),
+            hydrating: self.hydrating.len(),
+            metered: self.metered.len(),
+            deferred: self.deferred.len(),
+            asks: self.asks.len(),
+            turns: self.threads.values().filter(|t| t.is_busy()).count(),
+            subscribers: self.threads.values().map(|t| t.subscribers.len()).sum(),
+            subscriptions: self.sessions.values().map(|s| s.subscriptions.len()).sum(),
+            resources: self.sessions.values().map(|s| s.resources.len()).sum(),
+            over_soft: self.delivery.over_soft,
+        }
+    }
+}

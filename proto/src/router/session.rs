@@ -48,6 +48,8 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     /// Whether it stands in the router's list of outboxes to write.
     pub(super) dirty: bool,
+    /// When it took something the last time.
+    pub(super) took: Time,
     /// Since when its outbox is above the soft limit.
     pub(super) over_soft_since: Option<Time>,
     /// Requests that wait for the pacing window.
@@ -74,6 +76,7 @@ impl Session {
             resources: Vec::new(),
             outbox: Outbox::default(),
             dirty: false,
+            took: now,
             over_soft_since: None,
             queue: VecDeque::new(),
             in_flight: 0,

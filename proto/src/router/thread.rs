@@ -1,6 +1,6 @@
 //! Threads: who hears them, and which turn is open.
 
-use crate::id::{ClientId, ThreadId};
+use crate::id::{ClientId, ThreadId, UpstreamId};
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
@@ -16,7 +16,8 @@ pub(super) struct Thread {
     pub(super) turn: Option<OpenTurn>,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
-    /// Who gets what the upstream repeats behind a resume or fork.
+    /// Who gets what the upstream repeats behind a resume or fork. It stays when that client goes:
+    /// then the repetition is for nobody.
     pub(super) replay: Option<Replay>,
 }
 
@@ -29,6 +30,17 @@ pub(super) struct OpenTurn {
     pub(super) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
     pub(super) final_answer: Option<Box<[u8]>>,
+    /// Who has heard that it is open.
+    pub(super) known_to: KnownTo,
+}
+
+/// Who has heard that a turn is open, and so waits for its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum KnownTo {
+    /// Those whose request was answered with it; `turn/started` is still to come.
+    Requesters(Vec<ClientId>),
+    /// Everyone who hears the thread.
+    Subscribers,
 }
 
 /// The requester of the last resume or fork.
@@ -53,18 +65,29 @@ impl Thread {
     pub(super) fn unsubscribe(&mut self, client: ClientId) -> bool {
         let before = self.subscribers.len();
         self.subscribers.retain(|c| *c != client);
-        if self.replay.is_some_and(|r| r.to == client) {
-            self.replay = None;
-        }
         self.subscribers.len() < before
     }
 
-    /// Notes that a turn is open, unless it is the one already known or one that has ended.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8]) {
-        if self.last_turn.as_deref() == Some(id) || self.turn.as_ref().is_some_and(|t| *t.id == *id) {
+    /// Notes that a turn is open, and who was told so; nothing if it has ended already.
+    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], told: KnownTo) {
+        if self.last_turn.as_deref() == Some(id) {
             return;
         }
-        self.turn = Some(OpenTurn { id: id.into(), object: object.into(), final_answer: None });
+        match (&mut self.turn, told) {
+            (Some(turn), told) if *turn.id == *id => match (&mut turn.known_to, told) {
+                (KnownTo::Requesters(known), KnownTo::Requesters(told)) => {
+                    known.extend(told);
+                    known.sort_unstable();
+                    known.dedup();
+                }
+                (known, KnownTo::Subscribers) => *known = KnownTo::Subscribers,
+                (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
+            },
+            (turn, told) => {
+                let (id, object) = (id.into(), object.into());
+                *turn = Some(OpenTurn { id, object, final_answer: None, known_to: told });
+            }
+        }
     }
 
     /// Notes that a turn has ended; tells whether it was the open one.
@@ -93,8 +116,12 @@ impl Thread {
 pub(super) struct Held {
     pub(super) thread: ThreadId,
     pub(super) line: Box<[u8]>,
+    /// It tells that the thread is not loaded any more.
+    pub(super) unloads: bool,
     /// Clients that had initialized when it came: those with a smaller place in the order.
     pub(super) joined_before: u64,
+    /// The request that came next: those from it on cannot have caused the line.
+    pub(super) requested_before: UpstreamId,
     /// When it is given up waiting.
     pub(super) deadline: crate::time::Time,
 }

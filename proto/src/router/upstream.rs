@@ -1,10 +1,12 @@
 //! What the upstream sends.
 
+use std::collections::VecDeque;
+
 use serde::Deserialize;
 
 use super::pending::{Kind, Origin, Part, Pending};
 use super::session::OpenResource;
-use super::thread::{Held, Replay};
+use super::thread::{Held, KnownTo, Replay};
 use super::{Action, Phase, Router, Topic, namespace};
 use crate::id::{ClientId, ThreadId, UpstreamId};
 use crate::json::Span;
@@ -72,7 +74,12 @@ impl Router {
                     .map(|inner| inner.of(line));
                 self.broadcast(line, note, bit, thread, params);
             }
-            Audience::ActiveThreads => {
+            Audience::MeteredThread => {
+                // The upstream writes it right behind the usage of the thread, when it knows that.
+                if let Some(thread) = self.metered.pop() {
+                    self.deliver_to_thread(thread.as_bytes(), line, |s| s.hears(bit));
+                    return;
+                }
                 let mut to: Vec<ClientId> = self
                     .threads
                     .values()
@@ -147,6 +154,10 @@ impl Router {
         {
             return self.deliver_if_heard(only, line, bit);
         }
+        if note.meaning == Meaning::TokenUsage {
+            self.forget_metered(&id);
+            self.metered.push(id);
+        }
         if !self.deliver_to_thread(thread, line, |s| s.hears(bit)) {
             self.counters.dropped_messages += 1;
         }
@@ -161,7 +172,7 @@ impl Router {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line));
+                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
@@ -170,6 +181,7 @@ impl Router {
                     self.counters.turns_completed += 1;
                 }
                 self.forget_untold_asks(thread.as_bytes());
+                self.forget_metered(thread);
             }
             Meaning::ItemStarted => {
                 if let Some(turn) = &mut state.turn {
@@ -196,6 +208,11 @@ impl Router {
         None
     }
 
+    /// No rate limits belong to what was told of the usage of a thread so far.
+    fn forget_metered(&mut self, thread: &ThreadId) {
+        self.metered.retain(|t| t != thread);
+    }
+
     fn broadcast(
         &mut self,
         line: &[u8],
@@ -209,7 +226,10 @@ impl Router {
         };
         if self.held.iter().any(|h| h.thread == thread) {
             // Behind the thread's other messages.
-            return self.hold(thread, line);
+            let status = params.and_then(|p| member_at(line, p, &["status", "type"]));
+            let unloads = note.meaning == Meaning::ThreadClosed
+                || status.is_some_and(|v| v.of(line) == b"\"notLoaded\"");
+            return self.hold(thread, line, unloads);
         }
         match (note.meaning, params) {
             (Meaning::StatusChanged, Some(params)) => {
@@ -221,6 +241,9 @@ impl Router {
                 if let Some(state) = self.threads.get_mut(&thread) {
                     state.active = active;
                     state.loaded = status != Some(b"\"notLoaded\"");
+                    if !active && state.subscribers.is_empty() {
+                        self.end_unheard(&thread);
+                    }
                 }
                 self.deliver_to_all(line, |s| s.hears(bit));
             }
@@ -278,23 +301,31 @@ impl Router {
             None => resumed || self.opening > 0,
         };
         if holds {
-            self.hold(thread.clone(), line);
+            self.hold(thread.clone(), line, false);
         } else if !self.threads.contains_key(thread) {
             self.adopt(thread);
         }
         holds
     }
 
-    fn hold(&mut self, thread: ThreadId, line: &[u8]) {
+    fn hold(&mut self, thread: ThreadId, line: &[u8], unloads: bool) {
         let deadline = self.delivery.now + self.config.limits.hold_ms;
-        self.held.push_back(Held { thread, line: line.into(), joined_before: self.joined, deadline });
+        self.held.push_back(Held {
+            thread,
+            line: line.into(),
+            unloads,
+            joined_before: self.joined,
+            requested_before: self.pending.next_id(),
+            deadline,
+        });
     }
 
     /// Makes every client that had initialized when a thread was first seen its subscriber.
     pub(super) fn adopt(&mut self, thread: &ThreadId) {
         let joined_before =
             self.held.iter().find(|h| h.thread == *thread).map_or(self.joined, |h| h.joined_before);
-        if !self.threads.contains_key(thread) {
+        let new = !self.threads.contains_key(thread);
+        if new {
             let mut everyone: Vec<(u64, ClientId)> = self
                 .sessions
                 .iter()
@@ -312,6 +343,19 @@ impl Router {
             }
         }
         self.release_held(thread);
+        if new {
+            // Unless nobody is left of those.
+            self.release_thread(thread);
+        }
+    }
+
+    /// Before a resume tells whose an unknown thread is: one that had been heard of when the resume
+    /// was asked for is a sub-agent's, held back only because of other requests in flight.
+    fn adopt_if_older(&mut self, thread: &ThreadId, resume: UpstreamId) {
+        let first = self.held.iter().find(|h| h.thread == *thread);
+        if !self.threads.contains_key(thread) && first.is_some_and(|h| h.requested_before <= resume) {
+            self.adopt(thread);
+        }
     }
 
     /// Adds a thread, and forgets old ones that nothing depends on.
@@ -335,6 +379,28 @@ impl Router {
         }
     }
 
+    /// Handles what was held back for a thread that was loaded while nobody heard it: it is left over
+    /// from an earlier subscription, and no business of the next subscriber. What comes after the
+    /// thread was unloaded is part of loading it again, and stays for that one.
+    fn release_leftovers(&mut self, thread: &ThreadId) {
+        let of_thread = |h: &Held| h.thread == *thread;
+        let unheard = self.threads.get(thread).filter(|t| t.subscribers.is_empty());
+        let Some(loaded) = unheard.map(|t| t.loaded) else { return };
+        let end = match self.held.iter().rposition(|h| of_thread(h) && h.unloads) {
+            Some(last) => last + 1,
+            None if loaded => self.held.len(),
+            None => return,
+        };
+        let newer = self.held.split_off(end);
+        let (leftover, mut others): (VecDeque<Held>, VecDeque<Held>) =
+            std::mem::take(&mut self.held).into_iter().partition(of_thread);
+        for held in leftover {
+            self.route_known(&held.line);
+        }
+        others.extend(newer);
+        self.held = others;
+    }
+
     /// Handles a line of a thread that is known, though a resume of it may still be in flight.
     fn route_known(&mut self, line: &[u8]) {
         let resuming = std::mem::take(&mut self.resuming);
@@ -343,8 +409,8 @@ impl Router {
     }
 
     /// Once nothing in flight can explain them any more, the threads still unknown are sub-agents'.
-    fn adopt_unexplained(&mut self) {
-        if self.opening > 0 {
+    pub(super) fn adopt_unexplained(&mut self) {
+        if self.opening > 0 || self.held.is_empty() {
             return;
         }
         while let Some(thread) =
@@ -354,7 +420,18 @@ impl Router {
         }
     }
 
+    /// Ends what is open on a thread that nobody is subscribed to: the upstream sends neither the
+    /// end of its turn nor the settling of its questions, only its status.
+    fn end_unheard(&mut self, thread: &ThreadId) {
+        if let Some(state) = self.threads.get_mut(thread) {
+            state.turn = None;
+        }
+        self.asks.retain(|_, ask| ask.thread.as_ref() != Some(thread));
+        self.forget_metered(thread);
+    }
+
     fn drop_subscriptions(&mut self, thread: &ThreadId) {
+        self.end_unheard(thread);
         let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
         state.active = false;
@@ -392,18 +469,23 @@ impl Router {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
-            Kind::Fork { replays } if !failed => opened = self.opened(line, body, client, Some(*replays)),
-            Kind::Resume { replays, .. } if !failed => {
-                opened = self.opened(line, body, client, Some(*replays));
+            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+                    self.adopt_if_older(thread, upstream_id);
+                }
+                let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
+                opened = self.opened(line, body, client, replay);
             }
             Kind::Resume { target: Some(thread), .. } => {
-                // Nobody became a subscriber. What was kept for one reaches those it is for anyway.
+                // Nobody became a subscriber. What was kept for one reaches those it is for anyway,
+                // unless another resume of the thread may still say more.
                 self.remember(thread);
-                self.release_held(thread);
-                opened = Some(thread.clone());
+                if !self.resuming.contains_key(thread) {
+                    self.release_held(thread);
+                }
             }
             Kind::DropSubscriptions { thread } if !failed => self.drop_subscriptions(thread),
-            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread),
+            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread, client),
             Kind::Resource { resource, id, part } => {
                 if let (false, Some(owner)) = (failed, pending.origin.client()) {
                     self.resource_answered(owner, *resource, id, *part);
@@ -432,44 +514,50 @@ impl Router {
                 }
             });
         }
-        if let Some(thread) = opened {
-            self.run_deferred(&thread);
-            if client.is_none() {
-                self.release_thread(&thread);
-            }
+        if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            self.run_deferred(thread);
         }
-        if !self.held.is_empty() {
-            self.adopt_unexplained();
+        if let Some(thread) = opened
+            && client.is_none()
+        {
+            self.release_thread(&thread);
         }
+        if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
+            self.release_if_loaded(thread);
+        }
+        self.adopt_unexplained();
         self.pump();
     }
 
-    /// A thread was started, forked or resumed: `replays` says whether the upstream repeats things
-    /// to the requester now, and whether the token usage is among them.
+    /// A thread was started, forked or resumed, by `client` if it is still there: `replay` says what
+    /// the upstream repeats now, and for whom.
     fn opened(
         &mut self,
         line: &[u8],
         body: Span,
         client: Option<ClientId>,
-        replays: Option<bool>,
+        replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
         let id = string_inner(line, member(line, thread.start, b"id")?)?;
         let id = ThreadId::new(id.of(line));
         self.remember(&id);
+        self.release_leftovers(&id);
         if let Some(state) = self.threads.get_mut(&id) {
             state.loaded = true;
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
             if status == Some(b"\"active\"") {
                 state.active = true;
-                if state.turn.is_none()
+                // Who resumes a running turn is told of it by the answer.
+                let told = KnownTo::Requesters(client.into_iter().collect());
+                if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
                     && let Some((turn, object)) = running_turn(thread.of(line))
                 {
-                    state.open_turn(turn.as_bytes(), object.as_bytes());
+                    state.open_turn(turn.as_bytes(), object.as_bytes(), told);
                 }
             }
-            if let (Some(client), Some(usage)) = (client, replays) {
-                state.replay = Some(Replay { to: client, usage });
+            if replay.is_some() {
+                state.replay = replay;
             }
         }
         if let Some(client) = client {
@@ -479,7 +567,7 @@ impl Router {
         Some(id)
     }
 
-    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId) {
+    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
         let running =
             member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
@@ -487,7 +575,8 @@ impl Router {
             && running
             && let Some(state) = self.threads.get_mut(thread)
         {
-            state.open_turn(id.of(line), turn.of(line));
+            let requester = KnownTo::Requesters(client.into_iter().collect());
+            state.open_turn(id.of(line), turn.of(line), requester);
         }
     }
 
@@ -548,8 +637,10 @@ fn restore_ids(
 ) {
     let prefix = namespace::prefix(client);
     if failed {
-        if let Some(message) = member(line, body.start, b"message") {
-            edits.replace_owned(message, namespace::restore_mentions(message.of(line), &prefix, id));
+        if let Some(message) = member(line, body.start, b"message")
+            && let Some(text) = namespace::restore_mentions(message.of(line), &prefix, id)
+        {
+            edits.replace_owned(message, text);
         }
     } else if let Some(value) = member(line, body.start, resource.id_param().as_bytes())
         && let Some(inner) = string_inner(line, value)

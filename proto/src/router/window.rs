@@ -35,8 +35,23 @@ impl Window {
         Window { size: size.max(1), open: 0, ring: VecDeque::new(), sent: VecDeque::new() }
     }
 
+    /// Changes how many may be open; those beyond it stay open.
+    pub(super) fn resize(&mut self, size: usize) {
+        self.size = size.max(1);
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.open < self.size
+    }
+
+    /// Returns how many places are taken.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Returns how many wait for a place.
+    pub(super) fn waiting(&self) -> usize {
+        self.ring.len()
     }
 
     /// Counts a request that is sent now.

@@ -4,12 +4,14 @@
 //! in the table follows the default rule: a request is forwarded; a notification or server request
 //! with `params.threadId` goes to that thread's subscribers, another notification to everyone.
 
+mod describe;
 mod notifications;
 mod requests;
 mod server_requests;
 
 use rustc_hash::FxHashMap;
 
+pub use describe::describe;
 pub use notifications::NOTIFICATIONS;
 pub use requests::REQUESTS;
 pub use server_requests::SERVER_REQUESTS;
@@ -38,6 +40,17 @@ pub struct Request {
     pub work: bool,
     /// May take long for good reasons; not counted in the pacing window.
     pub long: bool,
+}
+
+impl Request {
+    /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
+    /// some.
+    pub fn is_read(&self) -> bool {
+        self.route != Route::Forward
+            || self.effect != Effect::None
+            || !self.fields.is_empty()
+            || self.value.is_some()
+    }
 }
 
 /// Who answers a request, and what is rewritten on the way.
@@ -123,6 +136,8 @@ pub enum Effect {
     StartTurn,
     /// Its end is told by a notification without an id.
     WindowsSetup,
+    /// With `includeTurns` it may cause a `deprecationNotice`.
+    Read,
 }
 
 const fn forward(method: &'static str) -> Request {
@@ -222,8 +237,9 @@ pub enum Audience {
     Broadcast(&'static [&'static str]),
     /// The subscribers of `params.threadId`; everyone when that is null.
     Thread,
-    /// The subscribers of every thread with an active turn: there is no id on the wire.
-    ActiveThreads,
+    /// The subscribers of the thread whose token usage was told right before, else those of every
+    /// thread with an active turn: there is no id on the wire.
+    MeteredThread,
     /// The client whose connection-scoped id stands in `params.{0}`.
     Owner(&'static str),
     /// The client whose request caused it: there is no id on the wire.

@@ -82,7 +82,7 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     thread("autoApprovalReview/strictReviewRequired").experimental(),
     thread("modelProvider/authRecoveryStarted"),
     thread("modelProvider/authRecoveryCompleted"),
-    audience("account/rateLimits/updated", Audience::ActiveThreads),
+    audience("account/rateLimits/updated", Audience::MeteredThread),
     audience("command/exec/outputDelta", Audience::Owner("processId")),
     audience("process/outputDelta", Audience::Owner("processHandle")).experimental(),
     audience("process/exited", Audience::Owner("processHandle")).experimental().means(Meaning::ProcessExited),

@@ -108,7 +108,7 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/search").experimental(),
     forward("thread/searchOccurrences").thread("threadId").experimental(),
     forward("thread/loaded/list"),
-    forward("thread/read").thread("threadId"),
+    forward("thread/read").thread("threadId").effect(Effect::Read),
     forward("thread/readState/update").thread("threadId").experimental(),
     forward("thread/turns/list").thread("threadId"),
     forward("thread/items/list").thread("threadId"),

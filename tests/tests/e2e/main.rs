@@ -2,8 +2,23 @@
 #![allow(missing_docs, reason = "the names of the tests say what they pin")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
+mod activation;
+mod bad_input;
+mod child_exit;
+mod connect;
+mod control;
+mod doctor;
 mod fake_codex;
 mod http;
+mod install;
+mod manager;
+mod many;
+mod orphans;
+mod ownership;
+mod real;
+mod stopping;
+mod support;
 mod tui;
+mod units;
 mod upstream;
 mod websocket;

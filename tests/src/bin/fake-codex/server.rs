@@ -237,18 +237,19 @@ impl Server {
         let agent = format!("{name}/0.0.0-fake (Fake 1.0; x86_64) unknown ({name}; {version})");
         let home = std::env::var("CODEX_HOME").unwrap_or_default();
         let system = if cfg!(target_os = "macos") { "macos" } else { "linux" };
-        self.answer(
-            id,
-            json!({"userAgent": agent, "codexHome": home, "platformFamily": "unix", "platformOs": system}),
-        );
-        self.wire.notify(
-            "configWarning",
-            json!({"summary": "This is a stand-in for codex; no model will be asked.", "details": null}),
-        );
-        self.wire.notify(
-            "remoteControl/status/changed",
-            json!({"status": "disabled", "serverName": "fake", "installationId": "fake", "environmentId": null}),
-        );
+        // In one piece: whoever has the answer has all that comes with it.
+        self.open.remove(&id.to_string());
+        self.wire.messages(&[
+            json!({"id": id, "result": {
+                "userAgent": agent, "codexHome": home, "platformFamily": "unix", "platformOs": system,
+            }}),
+            json!({"method": "configWarning", "emittedAtMs": now_ms(), "params": {
+                "summary": "This is a stand-in for codex; no model will be asked.", "details": null,
+            }}),
+            json!({"method": "remoteControl/status/changed", "emittedAtMs": now_ms(), "params": {
+                "status": "disabled", "serverName": "fake", "installationId": "fake", "environmentId": null,
+            }}),
+        ]);
         None
     }
 

@@ -49,8 +49,13 @@ impl Wire {
     }
 
     pub(crate) fn message(&mut self, message: &Value) {
+        self.messages(std::slice::from_ref(message));
+    }
+
+    /// Writes several messages at once.
+    pub(crate) fn messages(&mut self, messages: &[Value]) {
         if !self.frozen {
-            self.bytes(format!("{message}\n").into_bytes());
+            self.bytes(messages.iter().flat_map(|message| format!("{message}\n").into_bytes()).collect());
         }
     }
 

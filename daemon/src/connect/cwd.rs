@@ -1,0 +1,75 @@
+//! The client's folder, for requests that name none: the daemon's own means nothing to the client.
+
+use codexd_proto::json::Span;
+use codexd_proto::json::edit::{Edits, write_string};
+use codexd_proto::json::scan::{Members, member};
+
+/// Returns the line with `cwd` put into `params` where it is absent or null; `None` where there is nothing
+/// to do.
+///
+/// Of `thread/start` and `command/exec` only: other methods take it from a thread or ask for it. `params`
+/// is the place of the parameters in the line.
+pub(super) fn insert(line: &[u8], method: &[u8], params: Option<Span>, cwd: &str) -> Option<Vec<u8>> {
+    if !matches!(method, b"thread/start" | b"command/exec") {
+        return None;
+    }
+    let params = params.filter(|span| line.get(span.start) == Some(&b'{'))?;
+    let mut value = Vec::new();
+    write_string(&mut value, cwd);
+    let mut edits = Edits::new();
+    match member(line, params.start, b"cwd") {
+        Some(span) if span.of(line) == b"null" => edits.replace_owned(span, value),
+        Some(_) => return None,
+        None => {
+            let mut text = b"\"cwd\":".to_vec();
+            text.extend_from_slice(&value);
+            if Members::new(line, params.start).next().is_some() {
+                text.push(b',');
+            }
+            let open = params.start + 1;
+            edits.replace_owned(Span { start: open, end: open }, text);
+        }
+    }
+    let mut out = Vec::with_capacity(line.len() + cwd.len() + 16);
+    edits.write(line, &mut out);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use codexd_proto::message::ClientMessage;
+
+    use super::*;
+
+    fn with(line: &str) -> Option<String> {
+        let Ok(Some(ClientMessage::Request { method, params, .. })) = ClientMessage::read(line.as_bytes())
+        else {
+            panic!("{line}")
+        };
+        let out = insert(line.as_bytes(), method.of(line.as_bytes()), params, "/a \"b\"")?;
+        Some(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn only_what_is_missing_is_put_in() {
+        for (line, expected) in [
+            (
+                r#"{"id":1,"method":"thread/start","params":{}}"#,
+                Some(r#"{"id":1,"method":"thread/start","params":{"cwd":"/a \"b\""}}"#),
+            ),
+            (
+                r#"{"params":{ "x":1.0 },"id":1,"method":"command/exec"}"#,
+                Some(r#"{"params":{"cwd":"/a \"b\"", "x":1.0 },"id":1,"method":"command/exec"}"#),
+            ),
+            (
+                r#"{"id":1,"method":"thread/start","params":{"cwd":null,"y":{}}}"#,
+                Some(r#"{"id":1,"method":"thread/start","params":{"cwd":"/a \"b\"","y":{}}}"#),
+            ),
+            (r#"{"id":1,"method":"thread/start","params":{"cwd":"/x"}}"#, None),
+            (r#"{"id":1,"method":"thread/start"}"#, None),
+            (r#"{"id":1,"method":"thread/resume","params":{}}"#, None),
+        ] {
+            assert_eq!(with(line).as_deref(), expected, "{line}");
+        }
+    }
+}

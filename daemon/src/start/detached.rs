@@ -1,0 +1,144 @@
+//! A daemon of its own session, started by a client and outliving it.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use codexd_proto::exit::ExitCode;
+
+use super::environment::OF_ONE_CLIENT;
+use super::report::Word;
+use super::{Target, report};
+use crate::error::Error;
+use crate::notify::STRIPPED_ENV;
+use crate::{paths, private_dir};
+
+/// How long a daemon may take until it is ready: longer than the upstream may take for its handshake.
+const READY_WITHIN: Duration = Duration::from_secs(45);
+/// How often a daemon is started that somebody kills before it is ready.
+const KILLED_ATTEMPTS: u32 = 5;
+/// Bytes of a log beyond which the next daemon begins a new one; one old log is kept.
+const LOG_BYTES: u64 = 1 << 20;
+
+/// Starts `codexd serve` and waits until it is ready.
+///
+/// # Errors
+///
+/// With the daemon's own exit code and reason when it said them.
+pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
+    let settings = target.settings;
+    let log_path = settings.paths.log_file();
+    let look = |error: Error| error.hint(format!("look into `{}`", log_path.display()));
+    for attempt in 1.. {
+        let (mut child, reader) = launch(target, &log_path)?;
+        let word = report::listen(reader, READY_WITHIN);
+        if word != Word::Nothing {
+            // Taken in when it ends, as long as this client lives; then init does it.
+            std::thread::spawn(move || child.wait());
+            return word
+                .into_result()
+                .unwrap_or_else(|| Err(look(Error::os("the daemon was started and does not become ready"))));
+        }
+        let status = child.wait().map_err(|error| Error::os("cannot wait for the daemon").because(error))?;
+        // Whoever killed it said nothing of the next one.
+        if status.signal().is_none() || attempt == KILLED_ATTEMPTS {
+            let text = format!("the daemon ended without a word ({status})");
+            return Err(look(Error::new(ExitCode::Software, text)));
+        }
+    }
+    Ok(())
+}
+
+/// Starts the process; returns it and the pipe on which it tells how the start went.
+fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
+    let settings = target.settings;
+    let program =
+        std::env::current_exe().map_err(|error| Error::os("cannot find codexd itself").because(error))?;
+    let log = open_log(&settings.paths.state_dir, log_path).map_err(|error| {
+        Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
+            .because(error)
+    })?;
+    let (reader, writer) = io::pipe().map_err(|error| Error::os("cannot make a pipe").because(error))?;
+    let mut command = Command::new(&program);
+    command
+        .args(["serve", "--auto-spawned", "--instance", &settings.instance, "--socket"])
+        .arg(&settings.paths.socket)
+        .arg("--control-socket")
+        .arg(&settings.paths.control_socket)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(log);
+    // A path is relative to the folder of the client, a name to look up is not.
+    if settings.codex.components().count() > 1 {
+        command.arg("--codex").arg(paths::absolute(&settings.codex)?);
+    }
+    if let Some(file) = &settings.config_file {
+        command.arg("--config").arg(paths::absolute(file)?);
+    }
+    for argument in target.codex_args {
+        command.arg("--codex-arg").arg(argument);
+    }
+    if target.environment.value("CODEX_HOME").is_some() {
+        command.env("CODEX_HOME", &settings.codex_home);
+    }
+    for name in STRIPPED_ENV.iter().chain(OF_ONE_CLIENT) {
+        command.env_remove(name);
+    }
+    let child = command
+        .spawn()
+        .map_err(|error| Error::os(format!("cannot start `{}`", program.display())).because(error))?;
+    // The command, which ends here, holds the writing end too, and its end is news.
+    Ok((child, reader))
+}
+
+/// Opens the log to append to it, a new one if the old one has grown large.
+fn open_log(dir: &Path, path: &Path) -> io::Result<File> {
+    private_dir::ensure_state(dir)?;
+    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
+        std::fs::rename(path, paths::with_suffix(path, ".1"))?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Makes this process independent of the client that started it: a session of its own, and none of the
+/// files that the client happened to leave open.
+///
+/// To be called before anything is opened. A pipe kept open by a daemon would keep whoever reads it
+/// waiting, for instance `ssh`.
+pub(crate) fn detach() {
+    // Fails for the leader of a process group, which a child of a client is not.
+    let _ = nix::unistd::setsid();
+    let Ok(open) = std::fs::read_dir("/dev/fd") else { return };
+    let numbers: Vec<i32> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|fd| *fd > 2)
+        .collect();
+    for fd in numbers {
+        // Among them is that of the folder just read, closed by now.
+        let _ = nix::unistd::close(fd);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_large_log_is_put_aside_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state/x.log");
+        let state = dir.path().join("state");
+        open_log(&state, &path).unwrap().write_all(b"first").unwrap();
+        open_log(&state, &path).unwrap().set_len(LOG_BYTES + 1).unwrap();
+        open_log(&state, &path).unwrap().write_all(b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::metadata(state.join("x.log.1")).unwrap().len(), LOG_BYTES + 1);
+    }
+}

@@ -1,0 +1,131 @@
+//! Starting a daemon that nobody else has started: by whoever comes first.
+//!
+//! # Theory of operation
+//!
+//! Of all who find nobody listening, one gets the start lock. It looks again, asks the service manager or
+//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`Report`]). The others
+//! wait for the socket. A failure is left in the file of the lock, so that whoever waited for this start
+//! learns the reason too, instead of trying the same again.
+//!
+//! Whether somebody lives is told by the instance lock and by nothing else. It is looked at by the holder
+//! of the start lock only: looking takes it for an instant.
+
+mod detached;
+mod environment;
+mod latch;
+mod lock;
+mod report;
+mod service;
+
+use std::path::PathBuf;
+
+use codexd_proto::exit::ExitCode;
+
+use crate::config::Settings;
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::{lock as instance_lock, private_dir, record};
+
+pub(crate) use detached::detach;
+pub(crate) use report::Report;
+
+use lock::StartLock;
+
+/// The daemon that is wanted.
+pub(crate) struct Target<'a> {
+    /// Its settings, as far as the client knows them.
+    pub(crate) settings: &'a Settings,
+    /// The client's environment.
+    pub(crate) environment: &'a Environment,
+    /// Arguments after `codex app-server`: those of the settings and those of the client.
+    pub(crate) codex_args: &'a [String],
+    /// Whether one may be started.
+    pub(crate) may_spawn: bool,
+}
+
+/// What became of an attempt to start.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// A daemon serves now.
+    Started,
+    /// Somebody else starts one, or one is on its way out: look again in a moment.
+    Wait,
+}
+
+/// Starts the daemon unless somebody else does or one lives; `listening` tells whether someone listens by
+/// now. Failures since `since_unix_ms` are taken for this attempt's own.
+///
+/// # Errors
+///
+/// When there is none and none can be started; the exit code and the text are those of the daemon.
+pub(crate) fn attempt(
+    target: &Target<'_>,
+    since_unix_ms: u64,
+    listening: impl Fn() -> bool,
+) -> Result<Attempt, Error> {
+    let paths = &target.settings.paths;
+    let taken = |path: &PathBuf| !instance_lock::is_free(path);
+    if !target.may_spawn {
+        if taken(&paths.lock) {
+            elsewhere(target.settings)?;
+        } else {
+            return Err(Error::new(
+                ExitCode::Unavailable,
+                format!("no daemon listens on `{}`", paths.socket.display()),
+            )
+            .hint("start one with `codexd serve`, or leave out `--no-spawn`"));
+        }
+        return Ok(Attempt::Wait);
+    }
+    private_dir::ensure_own(&paths.runtime_dir)?;
+    let Some(mut lock) = StartLock::try_acquire(&paths.start_lock())? else { return Ok(Attempt::Wait) };
+    if listening() {
+        return Ok(Attempt::Started);
+    }
+    if let Some(failure) = lock.failure_since(since_unix_ms) {
+        return Err(failure);
+    }
+    if taken(&paths.lock) {
+        elsewhere(target.settings)?;
+        return Ok(Attempt::Wait);
+    }
+    if paths.socket_lock.as_ref().is_some_and(taken) {
+        return Ok(Attempt::Wait);
+    }
+    latch::check(&paths.record)?;
+    let started = match service::find(target.settings, target.codex_args, target.environment) {
+        Some(service) => service.start(),
+        None => detached::spawn(target),
+    };
+    match started {
+        Ok(()) => {
+            lock.clear();
+            Ok(Attempt::Started)
+        }
+        // Somebody was faster who does not take the start lock: a supervisor.
+        Err(error) if error.exit_code() == ExitCode::AlreadyRunning => Ok(Attempt::Wait),
+        Err(error) => {
+            lock.write_failure(&error);
+            Err(error)
+        }
+    }
+}
+
+/// Refuses to wait for a daemon that serves the instance on another socket than the one that was named.
+fn elsewhere(settings: &Settings) -> Result<(), Error> {
+    match record::control_socket_of_running(&settings.paths.record) {
+        Some(other) if other != settings.paths.control_socket => Err(Error::new(
+            ExitCode::Unavailable,
+            format!(
+                "the daemon of the instance `{}` does not listen on `{}`",
+                settings.instance,
+                settings.paths.socket.display()
+            ),
+        )
+        .hint(format!(
+            "`codexd ctl --control-socket {} get-socket` tells where it does; CODEXD_INSTANCE names another one",
+            other.display()
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,151 @@
+//! The daemon's word to its starter: `ready`, or why it failed. Once, on the standard output, which is
+//! given up then.
+
+use std::cell::Cell;
+use std::io::{self, Write as _};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use codexd_proto::exit::ExitCode;
+
+use crate::error::Error;
+
+/// The word still to be said. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    owed: Rc<Cell<bool>>,
+}
+
+/// What the starter heard.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// Clients are served.
+    Ready,
+    /// The daemon ends, with this code, for this reason, and this can be done about it.
+    Failed(ExitCode, String, Option<String>),
+    /// The pipe ended without a word.
+    Nothing,
+    /// There was no word in time.
+    Late,
+}
+
+impl Report {
+    /// Makes the report of a daemon; only one that a client started owes it.
+    pub(crate) fn new(owed: bool) -> Report {
+        Report { owed: Rc::new(Cell::new(owed)) }
+    }
+
+    /// Says that clients are served.
+    pub(crate) fn ready(&self) {
+        self.say("ready\n");
+    }
+
+    /// Says why the daemon ends; nothing if it has been ready.
+    pub(crate) fn failed(&self, code: ExitCode, reason: &str, hint: Option<&str>) {
+        let hint = hint.map(|hint| format!("hint: {}\n", one_line(hint))).unwrap_or_default();
+        self.say(&format!("failed {} {}\n{hint}", code.number(), one_line(reason)));
+    }
+
+    fn say(&self, text: &str) {
+        if !self.owed.replace(false) {
+            return;
+        }
+        // The starter may be gone: then nobody wants to know.
+        let mut stdout = io::stdout().lock();
+        let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
+            let _ = nix::unistd::dup2_stdout(null);
+        }
+    }
+}
+
+/// Waits for the word, for `patience` at the most.
+pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> Word {
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    let until = Instant::now() + patience;
+    let mut text = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        if text.starts_with(b"ready\n") {
+            return Word::Ready;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Word::Late;
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready == 0) {
+            continue;
+        }
+        match pipe.read(&mut chunk) {
+            Ok(0) => return read(&text),
+            Ok(length) => text.extend_from_slice(&chunk[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Word::Nothing,
+        }
+    }
+}
+
+fn read(text: &[u8]) -> Word {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines();
+    let mut failed = || {
+        let (code, reason) = lines.next()?.strip_prefix("failed ")?.split_once(' ')?;
+        let hint = lines.next().and_then(|line| line.strip_prefix("hint: ")).map(str::to_owned);
+        Some(Word::Failed(super::lock::exit_code(code.parse().ok()?), reason.to_owned(), hint))
+    };
+    failed().unwrap_or(Word::Nothing)
+}
+
+impl Word {
+    /// Returns the word as the starter's result; `None` where there was none.
+    pub(super) fn into_result(self) -> Option<Result<(), Error>> {
+        match self {
+            Word::Ready => Some(Ok(())),
+            Word::Failed(code, reason, hint) => {
+                let text = format!("the daemon did not start (exit code {}): {reason}", code.number());
+                let error = Error::new(code, text);
+                Some(Err(match hint {
+                    Some(hint) => error.hint(hint),
+                    None => error,
+                }))
+            }
+            Word::Nothing | Word::Late => None,
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_read_as_they_are_said() {
+        assert_eq!(
+            read(b"failed 69 cannot find `codex`: x\nhint: install\n"),
+            Word::Failed(
+                ExitCode::Unavailable,
+                "cannot find `codex`: x".to_owned(),
+                Some("install".to_owned())
+            )
+        );
+        for nothing in ["", "failed", "failed x y", "rea"] {
+            assert_eq!(read(nothing.as_bytes()), Word::Nothing, "{nothing}");
+        }
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"ready\n").unwrap();
+        // The daemon lives on and keeps the pipe open.
+        assert_eq!(listen(reader, Duration::from_secs(30)), Word::Ready);
+        let (reader, writer) = io::pipe().unwrap();
+        drop(writer);
+        assert_eq!(listen(reader, Duration::from_secs(30)), Word::Nothing);
+    }
+}

@@ -1,0 +1,151 @@
+//! The service manager's way to start the daemon, where a unit is installed for the instance.
+//!
+//! Looking is cheap and safe: files only, and nothing is asked of a manager that does not run. A unit
+//! counts only if it is about the very daemon that is wanted: the instance's own socket, no arguments
+//! of one client.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use codexd_proto::exit::ExitCode;
+
+use crate::config::Settings;
+use crate::environment::Environment;
+use crate::error::Error;
+use crate::paths;
+
+/// What the service manager is asked to start.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Service {
+    program: &'static str,
+    arguments: Vec<String>,
+    /// How people look at it.
+    inspect: String,
+}
+
+/// Finds the unit of the instance.
+pub(super) fn find(settings: &Settings, codex_args: &[String], environment: &Environment) -> Option<Service> {
+    let own = settings.paths.socket_is_default() && settings.paths.control_socket_is_default();
+    if !own || codex_args != settings.codex_args {
+        return None;
+    }
+    if cfg!(target_os = "macos") { launchd(settings, environment) } else { systemd(settings, environment) }
+}
+
+/// Looks for `codexd.socket` or `codexd.service`, of another instance `codexd@NAME.socket` or `.service`,
+/// in the folders for units of users and administrators (`systemd.unit(5)`).
+fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
+    let runtime = environment.absolute_path("XDG_RUNTIME_DIR")?;
+    // The user's manager listens there while it runs.
+    if !runtime.join("systemd/private").exists() {
+        return None;
+    }
+    let config = environment
+        .absolute_path("XDG_CONFIG_HOME")
+        .or_else(|| Some(paths::home(environment)?.join(".config")))?;
+    let data = environment
+        .absolute_path("XDG_DATA_HOME")
+        .or_else(|| Some(paths::home(environment)?.join(".local/share")))?;
+    let folders = [
+        config.join("systemd/user"),
+        data.join("systemd/user"),
+        PathBuf::from("/etc/systemd/user"),
+        PathBuf::from("/usr/lib/systemd/user"),
+    ];
+    let name = match settings.instance.as_str() {
+        "default" => "codexd".to_owned(),
+        other => format!("codexd@{other}"),
+    };
+    let unit = ["socket", "service"]
+        .map(|kind| format!("{name}.{kind}"))
+        .into_iter()
+        .find(|unit| folders.iter().any(|folder| folder.join(unit).exists()))?;
+    Some(Service {
+        program: "systemctl",
+        arguments: ["--user", "--no-ask-password", "start", &unit].map(str::to_owned).into(),
+        inspect: format!("systemctl --user status {name}.service"),
+    })
+}
+
+/// Looks for the agent of the default instance in the user's folder.
+fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
+    const LABEL: &str = "io.github.codexd";
+    if settings.instance != "default" {
+        return None;
+    }
+    let plist = paths::home(environment)?.join(format!("Library/LaunchAgents/{LABEL}.plist"));
+    let target = format!("gui/{}/{LABEL}", nix::unistd::geteuid());
+    plist.exists().then(|| Service {
+        program: "launchctl",
+        arguments: vec!["kickstart".to_owned(), target.clone()],
+        inspect: format!("launchctl print {target}"),
+    })
+}
+
+impl Service {
+    /// Has it started. The manager bounds how long that takes, and for a unit of the kind `notify` it
+    /// returns when the daemon is ready.
+    ///
+    /// # Errors
+    ///
+    /// With exit code 69 and the manager's words.
+    pub(super) fn start(&self) -> Result<(), Error> {
+        let failed = || {
+            Error::new(
+                ExitCode::Unavailable,
+                format!(
+                    "the service manager did not start the daemon (`{} {}`)",
+                    self.program,
+                    self.arguments.join(" ")
+                ),
+            )
+            .hint(self.inspect.clone())
+        };
+        let output = Command::new(self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|error| failed().because(error))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(failed().because(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::cli::ServeArgs;
+
+    #[test]
+    fn a_unit_counts_only_for_its_own_daemon_and_a_manager_that_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let units = path("config/systemd/user");
+        std::fs::create_dir_all(&units).unwrap();
+        std::fs::create_dir_all(path("run/systemd")).unwrap();
+        let text = |name: &str| path(name).to_str().unwrap().to_owned();
+        let environment = Environment::of([
+            ("HOME", &text("home")),
+            ("XDG_RUNTIME_DIR", &text("run")),
+            ("XDG_CONFIG_HOME", &text("config")),
+        ]);
+        let settings = Settings::load(&ServeArgs::default(), &environment).unwrap();
+        let found =
+            |args: &[String]| find(&settings, args, &environment).map(|service| service.arguments[3].clone());
+        std::fs::write(units.join("codexd.service"), "").unwrap();
+        assert_eq!(found(&[]), None);
+        std::fs::write(path("run/systemd/private"), "").unwrap();
+        assert_eq!(found(&[]).as_deref(), Some("codexd.service"));
+        std::fs::write(units.join("codexd.socket"), "").unwrap();
+        assert_eq!(found(&[]).as_deref(), Some("codexd.socket"));
+        assert_eq!(found(&["-c".to_owned()]), None);
+        let other = ServeArgs { instance: Some("work".to_owned()), ..ServeArgs::default() };
+        let other = Settings::load(&other, &environment).unwrap();
+        assert_eq!(find(&other, &[], &environment), None);
+        let elsewhere = ServeArgs { socket: Some(path("s")), ..ServeArgs::default() };
+        let elsewhere = Settings::load(&elsewhere, &environment).unwrap();
+        assert_eq!(find(&elsewhere, &[], &environment), None);
+    }
+}

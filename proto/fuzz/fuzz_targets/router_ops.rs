@@ -1,0 +1,106 @@
+//! Vectors of operations on the router: nothing panics, nothing unchecked goes up, nothing is kept.
+//!
+//! `cargo +nightly fuzz run router_ops`, in `proto`.
+#![no_main]
+
+use codexd_proto::id::ClientId;
+use codexd_proto::router::{Announcement, Bookkeeping, Config, Limits, Loss, Router};
+use codexd_proto::time::Time;
+use libfuzzer_sys::arbitrary::{self, Arbitrary};
+use libfuzzer_sys::fuzz_target;
+
+#[derive(Debug, Arbitrary)]
+enum Op {
+    Connect,
+    Leave(u8),
+    Initialize(u8),
+    Client(u8, Vec<u8>),
+    Request(u8, u8, String),
+    Upstream(Vec<u8>),
+    Answer(u8, String),
+    Take(u8, u16, bool),
+    Pass(u16),
+    Drain,
+    Interrupt,
+}
+
+const METHODS: [&str; 10] = [
+    "thread/start",
+    "thread/resume",
+    "thread/fork",
+    "thread/unsubscribe",
+    "thread/archive",
+    "turn/start",
+    "command/exec",
+    "fs/watch",
+    "process/spawn",
+    "thread/sample/cancel",
+];
+
+fn announcement() -> Announcement<'static> {
+    Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None }
+}
+
+fuzz_target!(|ops: Vec<Op>| {
+    let limits = Limits { window: 3, hold_ms: 100, client_queue_hard_bytes: 10_000, ..Limits::default() };
+    let mut router = Router::new(Config { limits, ..Config::default() }, Time::ZERO);
+    router.upstream_line(Time::ZERO, br#"{"id":0,"result":{"userAgent":"x/1 (y)"}}"#);
+    let mut now = Time::ZERO;
+    let mut clients: Vec<ClientId> = Vec::new();
+    let mut sent = Vec::new();
+    for op in ops {
+        let pick = |n: u8| clients.get(usize::from(n) % clients.len().max(1)).copied();
+        match op {
+            Op::Connect if clients.len() < 8 => clients.push(router.client_connected(now)),
+            Op::Connect => {}
+            Op::Leave(n) => {
+                if let Some(client) = pick(n) {
+                    router.client_gone(now, client);
+                    clients.retain(|c| *c != client);
+                }
+            }
+            Op::Initialize(n) => {
+                let line = br#"{"id":"i","method":"initialize","params":{"clientInfo":{"name":"c","version":"1"}}}"#;
+                pick(n).into_iter().for_each(|c| router.client_line(now, c, line));
+            }
+            Op::Client(n, line) => pick(n).into_iter().for_each(|c| router.client_line(now, c, &line)),
+            Op::Request(n, method, params) => {
+                let method = METHODS[usize::from(method) % METHODS.len()];
+                let line = format!(r#"{{"id":{n},"method":"{method}","params":{params}}}"#);
+                pick(n).into_iter().for_each(|c| router.client_line(now, c, line.as_bytes()));
+            }
+            Op::Upstream(line) => router.upstream_line(now, &line),
+            Op::Answer(id, body) => {
+                router.upstream_line(now, format!(r#"{{"id":{id},"result":{body}}}"#).as_bytes());
+            }
+            Op::Take(n, bytes, blocked) => {
+                if let Some(client) = pick(n) {
+                    let waits = router.outbox(client).map_or(0, |o| o.len());
+                    router.client_took(client, waits.min(usize::from(bytes)), blocked);
+                }
+            }
+            Op::Pass(ms) => {
+                now = now + u64::from(ms);
+                router.handle_timeout(now);
+            }
+            Op::Drain => router.begin_drain(now, &announcement()),
+            Op::Interrupt => router.interrupt_turns(now),
+        }
+        while router.poll_action().is_some() {}
+        let outbox = router.upstream_outbox();
+        sent.extend_from_slice(outbox.pending());
+        outbox.advance(outbox.len(), false);
+        let kept = router.bookkeeping();
+        assert!(kept.window <= limits.window);
+        assert_eq!(kept.subscribers, kept.subscriptions);
+    }
+    let loss = Loss { reason: "upstreamLost", message: "gone".into() };
+    router.upstream_lost(now, loss, &announcement());
+    for client in clients {
+        router.client_gone(now, client);
+    }
+    assert_eq!(router.bookkeeping(), Bookkeeping::default());
+    for line in sent.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        serde_json::from_slice::<serde_json::Value>(line).expect("only what is checked goes up");
+    }
+});

@@ -1,0 +1,125 @@
+//! The table for people: what `docs/protocol.md` shows.
+
+use std::fmt::Write as _;
+
+use super::{
+    AskAudience, Audience, Effect, GatedValue, NOTIFICATIONS, Notification, REQUESTS, Request, Route,
+    SERVER_REQUESTS, ServerRequest,
+};
+
+/// Writes the routing table as Markdown: every method that codexd does more with than pass it on has a
+/// row, the others are listed by name.
+pub fn describe() -> String {
+    let mut out = String::from("### Requests of clients\n\n");
+    let plain = table(&mut out, &["method", "what codexd does"], REQUESTS.iter().map(request));
+    let _ = writeln!(out, "\nPassed on with another id, and nothing else: {plain}.\n");
+    out.push_str("### Notifications\n\n");
+    let plain = table(&mut out, &["method", "who gets it"], NOTIFICATIONS.iter().map(notification));
+    let _ = writeln!(out, "\nTo the subscribers of `params.threadId`, and nothing else: {plain}.\n");
+    out.push_str("### Questions of the upstream\n\n");
+    table(&mut out, &["method", "who is asked"], SERVER_REQUESTS.iter().map(server_request));
+    out
+}
+
+/// Writes the rows that say something; returns the names of the others.
+fn table(
+    out: &mut String,
+    head: &[&str; 2],
+    rows: impl Iterator<Item = (&'static str, Vec<String>)>,
+) -> String {
+    let _ = writeln!(out, "| {} | {} |\n| --- | --- |", head[0], head[1]);
+    let mut plain = Vec::new();
+    for (method, notes) in rows {
+        if notes.is_empty() {
+            plain.push(format!("`{method}`"));
+        } else {
+            let _ = writeln!(out, "| `{method}` | {} |", notes.join("; "));
+        }
+    }
+    plain.join(", ")
+}
+
+fn request(request: &Request) -> (&'static str, Vec<String>) {
+    let mut notes = Vec::new();
+    match request.route {
+        Route::Forward => {}
+        Route::Local => notes.push("answered by codexd".to_owned()),
+        Route::Unsubscribe => notes.push(
+            "answered by codexd while another client is subscribed, passed on for the last one".to_owned(),
+        ),
+        Route::Namespace { id, opens, .. } => {
+            notes.push(format!("`{id}` is the client's own"));
+            if opens {
+                notes.push("what it starts ends with its client".to_owned());
+            }
+        }
+        Route::TranslateRequestId(param) => {
+            notes.push(format!("`{param}` names another request of this client"));
+        }
+    }
+    match request.effect {
+        Effect::None | Effect::WindowsSetup | Effect::Read => {}
+        Effect::Start => notes.push("subscribes to the new thread".to_owned()),
+        Effect::Resume => notes.push("subscribes; always passed on, also for a loaded thread".to_owned()),
+        Effect::Fork => notes.push("subscribes to the new thread, not to its source".to_owned()),
+        Effect::DropSubscriptions => notes.push("ends all subscriptions".to_owned()),
+        Effect::StartTurn => notes.push("opens a turn".to_owned()),
+    }
+    if request.experimental {
+        notes.push("needs `experimentalApi`".to_owned());
+    }
+    let mut gated: Vec<String> = request.fields.iter().map(|f| format!("`{f}`")).collect();
+    match request.value {
+        Some(GatedValue::GranularApproval) => gated.push("a granular `approvalPolicy`".to_owned()),
+        Some(GatedValue::ChatgptAuthTokens) => gated.push("`type` `chatgptAuthTokens`".to_owned()),
+        None => {}
+    }
+    if !gated.is_empty() {
+        notes.push(format!("`experimentalApi` for {}", gated.join(", ")));
+    }
+    if request.work {
+        notes.push("refused while draining".to_owned());
+    }
+    if request.long {
+        notes.push("not counted in the window".to_owned());
+    }
+    (request.method, notes)
+}
+
+fn notification(notification: &Notification) -> (&'static str, Vec<String>) {
+    let mut notes = match notification.audience {
+        Audience::Thread => Vec::new(),
+        Audience::Broadcast(_) => vec!["every initialized client".to_owned()],
+        Audience::MeteredThread => vec!["subscribers of the thread whose `thread/tokenUsage/updated` came right before; without one, of every thread with an open turn".to_owned()],
+        Audience::Owner(id) => vec![format!("the client whose `{id}` it is")],
+        Audience::Requester => vec!["the client whose request caused it".to_owned()],
+        Audience::Sticky => vec!["every client, and each later one after its initialize".to_owned()],
+    };
+    if notification.experimental {
+        if notes.is_empty() {
+            notes.push("subscribers".to_owned());
+        }
+        notes.push("needs `experimentalApi`".to_owned());
+    }
+    (notification.method, notes)
+}
+
+fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
+    let mut notes = vec![match request.audience {
+        AskAudience::Thread => {
+            format!("subscribers of `params.{}`; parked while there is none", request.thread)
+        }
+        AskAudience::Broadcast => "every initialized client".to_owned(),
+        AskAudience::OnlySubscriber => {
+            "the only subscriber; an error when there is not exactly one".to_owned()
+        }
+        AskAudience::Attestation => "the oldest client that declared `requestAttestation`".to_owned(),
+    }];
+    if request.resolved {
+        notes.push("`serverRequest/resolved` follows the answer".to_owned());
+    }
+    if let Some(param) = request.strip {
+        notes.push(format!("`{param}` only with `experimentalApi`"));
+    }
+    (request.method, notes)
+}

@@ -1,0 +1,235 @@
+//! One handshake with the upstream, one with each client.
+
+use codexd_proto::router::{Action, CloseReason, Limits};
+use serde_json::{Value, json};
+
+use crate::net::{Net, ORIGINATOR, methods, note};
+
+fn params(name: &str) -> Value {
+    json!({"clientInfo": {"name": name, "title": null, "version": "1.2.3"}})
+}
+
+#[test]
+fn codexd_introduces_itself_with_everything_that_clients_may_see() {
+    let mut net = Net::starting(Limits::default());
+    let sent = net.sent();
+    assert_eq!(sent[0]["method"], "initialize");
+    assert_eq!(sent[0]["params"]["clientInfo"]["name"], ORIGINATOR);
+    assert_eq!(sent[0]["params"]["capabilities"], json!({"experimentalApi": true}));
+}
+
+#[test]
+fn initialize_is_answered_from_the_kept_handshake() {
+    let mut net = Net::new();
+    let client = net.connect();
+    net.request(client, 5, "initialize", &params("my client"));
+    let answer = net.got_one(client);
+    assert_eq!(answer["id"], 5);
+    assert_eq!(
+        answer["result"]["userAgent"],
+        format!("{ORIGINATOR}/0.169.0 (Linux; x86_64) xterm (my client; 1.2.3)")
+    );
+    assert_eq!(answer["result"]["codexHome"], "/home/someone/.codex");
+    assert_eq!(
+        answer["result"]["codexd"],
+        json!({"version": "0.9.1", "instance": "default", "generation": 7})
+    );
+    assert_eq!(net.sent_raw(), [] as [&str; 0], "the upstream is initialized once");
+}
+
+#[test]
+fn kept_notifications_follow_the_answer_in_order_and_honour_opt_outs() {
+    let mut net = Net::new();
+    net.feed(&note("configWarning", &json!({"summary": "one"})));
+    net.feed(&note("remoteControl/status/changed", &json!({"status": "old"})));
+    net.feed(&note("configWarning", &json!({"summary": "two"})));
+    net.feed(&note("remoteControl/status/changed", &json!({"status": "new"})));
+
+    let client = net.connect();
+    net.request(client, 1, "initialize", &params("c"));
+    let got = net.got(client);
+    assert_eq!(methods(&got), ["<result>", "configWarning", "configWarning", "remoteControl/status/changed"]);
+    assert_eq!(got[1]["params"]["summary"], "one");
+    assert_eq!(got[2]["params"]["summary"], "two");
+    assert_eq!(got[3]["params"]["status"], "new", "only the last one counts");
+
+    let deaf = net.connect();
+    let capabilities = json!({"optOutNotificationMethods": ["configWarning", "no/such"]});
+    net.request(
+        deaf,
+        1,
+        "initialize",
+        &json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": capabilities}),
+    );
+    assert_eq!(net.got_methods(deaf), ["<result>", "remoteControl/status/changed"]);
+}
+
+#[test]
+fn a_later_warning_reaches_those_who_are_there_once() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.feed(&note("configWarning", &json!({"summary": "late"})));
+    assert_eq!(net.got_methods(client), ["configWarning"]);
+}
+
+#[test]
+fn second_initialize_is_refused() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.request(client, 2, "initialize", &params("again"));
+    let answer = net.got_one(client);
+    assert_eq!((answer["id"].as_i64(), answer["error"]["code"].as_i64()), (Some(2), Some(-32600)));
+    assert_eq!(answer["error"]["message"], "Already initialized");
+}
+
+#[test]
+fn nothing_is_possible_before_initialize() {
+    let mut net = Net::new();
+    let client = net.connect();
+    net.request(client, 1, "thread/list", &json!({}));
+    assert_eq!(net.got_one(client)["error"]["message"], "Not initialized");
+    net.send(client, r#"{"method":"initialized"}"#);
+    net.send(client, r#"{"method":"some/notification","params":{}}"#);
+    net.send(client, r#"{"id":0,"result":{}}"#);
+    net.feed(&note("skills/changed", &json!({})));
+    assert_eq!(net.got_raw(client), [] as [&str; 0], "no broadcasts either");
+    assert_eq!(net.sent_raw(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_refused_initialize_can_be_tried_again() {
+    let mut net = Net::new();
+    let client = net.connect();
+    for (bad, message) in [
+        (json!(null), "Invalid request: missing field `params`"),
+        (json!({}), "Invalid request: missing field `clientInfo`"),
+        (json!({"clientInfo": {"name": "x"}}), "Invalid request: missing field `version`"),
+        (
+            json!({"clientInfo": {"name": "\u{7f}", "version": "1"}}),
+            "Invalid clientInfo.name: '\u{7f}'. Must be a valid HTTP header value.",
+        ),
+    ] {
+        net.request(client, 1, "initialize", &bad);
+        assert_eq!(net.got_one(client)["error"]["message"], message);
+    }
+    net.send(client, r#"{"id":2,"method":"initialize"}"#);
+    assert_eq!(net.got_one(client)["error"]["message"], "Invalid request: missing field `params`");
+    net.request(client, 3, "initialize", &params("x"));
+    assert_eq!(net.got_one(client)["id"], 3);
+}
+
+#[test]
+fn methods_fields_values_and_notifications_are_gated_per_client() {
+    let mut net = Net::new();
+    let plain = net.join_with(&json!({}));
+    let full = net.join();
+    for (method, params, what) in [
+        ("server/diagnostics", json!({}), "server/diagnostics"),
+        ("thread/start", json!({"dynamicTools": []}), "thread/start.dynamicTools"),
+        ("turn/start", json!({"approvalPolicy": {"granular": {}}}), "askForApproval.granular"),
+    ] {
+        net.request(plain, 1, method, &params);
+        let answer = net.got_one(plain);
+        assert_eq!(answer["error"]["code"], -32600);
+        assert_eq!(answer["error"]["message"], format!("{what} requires experimentalApi capability"));
+        net.request(full, 1, method, &params);
+        assert_eq!(methods(&net.sent()), [method]);
+    }
+    net.feed(&note("project/changed", &json!({})));
+    assert_eq!(net.got_methods(full), ["project/changed"]);
+    assert_eq!(net.got_raw(plain), [] as [&str; 0]);
+}
+
+#[test]
+fn opt_outs_count_for_notifications_only() {
+    let mut net = Net::new();
+    let client = net.join_with(&json!({"optOutNotificationMethods": [
+        "skills/changed", "newer/notification", "item/tool/call", "item/agentMessage/delta",
+    ]}));
+    let t = net.start_thread(client, 1);
+    net.feed(&note("skills/changed", &json!({})));
+    net.feed(&note("newer/notification", &json!({})));
+    net.feed(&crate::net::delta(&t, 1));
+    net.feed(&note("account/updated", &json!({})));
+    net.feed(&crate::net::question(3, "item/tool/call", &json!({"threadId": t})));
+    assert_eq!(net.got_methods(client), ["account/updated", "item/tool/call"]);
+}
+
+#[test]
+fn early_lines_wait_for_the_upstream_and_keep_their_order() {
+    let mut net = Net::starting(Limits::default());
+    let a = net.connect();
+    let b = net.connect();
+    net.request(b, "b1", "initialize", &params("b"));
+    net.request(a, "a1", "initialize", &params("a"));
+    net.request(a, "a2", "thread/list", &json!({}));
+    net.send(a, "not json");
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (0, 0));
+    net.sent();
+    net.reply(0, &json!({"userAgent": "x"}));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["initialized", "thread/list"]);
+    net.reply(sent[1]["id"].as_i64().unwrap(), &json!({"data": []}));
+    let got = net.got(a);
+    assert_eq!(got[0]["id"], "a1");
+    assert_eq!(got[1]["error"]["code"], -32700);
+    assert_eq!(got[2]["id"], "a2");
+    assert_eq!(net.got_one(b)["id"], "b1");
+}
+
+#[test]
+fn a_client_that_sends_too_much_too_early_is_closed() {
+    let mut net = Net::starting(Limits { early_bytes: 100, ..Limits::default() });
+    let client = net.connect();
+    net.send(client, &"x".repeat(500));
+    assert_eq!(net.actions(), [], "one message of any size is kept");
+    net.send(client, "y");
+    assert_eq!(net.actions(), [Action::Close { client, reason: CloseReason::TooEarly }]);
+}
+
+#[test]
+fn a_refusal_of_the_upstream_is_reported() {
+    let mut net = Net::starting(Limits::default());
+    net.fail(0, "go away");
+    assert_eq!(net.actions(), [Action::UpstreamRefused { message: "go away".into() }]);
+}
+
+#[test]
+fn a_user_agent_is_made_presentable_as_the_upstream_does_it() {
+    let mut net = Net::new();
+    for (name, version, suffix) in
+        [("x", "", "(x;)"), ("é", " 1 ", "(é;  1)"), ("\tx", "1\n2 é", "(x; 1_2 _)"), ("", "2", "(; 2)")]
+    {
+        let client = net.connect();
+        net.request(client, 1, "initialize", &json!({"clientInfo": {"name": name, "version": version}}));
+        let answer = net.got_one(client);
+        let agent = answer["result"]["userAgent"].as_str().unwrap();
+        assert!(agent.ends_with(&format!(" {suffix}")), "{agent}");
+    }
+}
+
+#[test]
+fn a_user_agent_of_another_form_is_left_as_it_is() {
+    let mut net = Net::starting(Limits::default());
+    net.sent();
+    net.reply(0, &json!({"userAgent": "something else"}));
+    let client = net.connect();
+    net.request(client, 1, "initialize", &params("c"));
+    assert_eq!(net.got_one(client)["result"]["userAgent"], "something else");
+}
+
+#[test]
+fn a_handshake_whose_result_is_no_object_is_refused() {
+    for result in ["", "5", "null", "[]", "\"x\"", " "] {
+        let mut net = Net::starting(Limits::default());
+        let client = net.connect();
+        net.request(client, 1, "initialize", &params("c"));
+        net.feed(&format!(r#"{{"id":0,"result":{result}}}"#));
+        let actions = net.actions();
+        assert!(
+            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamGarbled]),
+            "{actions:?}"
+        );
+        assert_eq!(net.got_raw(client), [] as [&str; 0]);
+    }
+}

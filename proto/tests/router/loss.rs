@@ -1,0 +1,260 @@
+//! What everybody is owed when the upstream is gone.
+
+use codexd_proto::router::Limits;
+use serde_json::{Value, json};
+
+use crate::net::{Net, approval, delta, methods, note, status, thread, turn_completed, turn_started};
+
+const NONE: [&str; 0] = [];
+
+fn said(answer: &Value) -> (i64, &str, bool) {
+    let error = &answer["error"];
+    let data = &error["data"]["codexd"];
+    assert_eq!((data["reason"].as_str(), data["generation"].as_i64()), (Some("upstreamLost"), Some(7)));
+    (
+        error["code"].as_i64().unwrap(),
+        data["delivered"].as_str().unwrap(),
+        data["retryable"].as_bool().unwrap(),
+    )
+}
+
+#[test]
+fn each_request_is_told_whether_it_may_have_been_carried_out() {
+    let mut net = Net::limited(Limits { window: 2, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    net.request(a, "written", "turn/start", &json!({"threadId": "t"}));
+    let written = net.sent_raw();
+    assert_eq!(written.len(), 1);
+    net.request(b, "begun", "turn/start", &json!({"threadId": "t"}));
+    net.router.upstream_outbox().advance(1, true);
+    net.request(a, "long", "command/exec", &json!({"command": ["ls"]}));
+    net.request(a, "queued", "thread/list", &json!({}));
+    net.lose();
+    let got = net.got(a);
+    assert_eq!(methods(&got), ["<error>", "<error>", "<error>", "notifications/broker/shuttingDown"]);
+    assert_eq!((&got[0]["id"], said(&got[0])), (&json!("written"), (-32010, "maybe", false)));
+    assert_eq!((&got[1]["id"], said(&got[1])), (&json!("long"), (-32010, "no", true)));
+    assert_eq!((&got[2]["id"], said(&got[2])), (&json!("queued"), (-32010, "no", true)));
+    let got = net.got(b);
+    assert_eq!((&got[0]["id"], said(&got[0])), (&json!("begun"), (-32010, "maybe", false)));
+    assert_eq!(got[0]["error"]["message"], "codex app-server was killed");
+}
+
+#[test]
+fn an_open_turn_fails_once_for_each_subscriber() {
+    let mut net = Net::new();
+    let (a, b, c) = (net.join(), net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    net.open_turn(&t, "u");
+    net.feed(&delta(&t, 1));
+    net.hush(&[a, b, c]);
+    net.lose();
+    for client in [a, b] {
+        let got = net.got(client);
+        assert_eq!(methods(&got), ["turn/completed", "notifications/broker/shuttingDown"]);
+        let params = &got[0]["params"];
+        assert_eq!((&params["threadId"], &params["turn"]["id"]), (&json!(t), &json!("u")));
+        assert_eq!(params["turn"]["status"], "failed");
+        assert_eq!(params["turn"]["error"]["message"], "codex app-server was killed");
+        assert_eq!(params["turn"]["itemsView"], "notLoaded", "members of the real turn are kept");
+        assert_eq!(
+            params["codexd"],
+            json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 7})
+        );
+    }
+    assert_eq!(net.got_methods(c), ["notifications/broker/shuttingDown"]);
+}
+
+#[test]
+fn a_turn_that_has_ended_is_not_ended_again() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&turn_completed(&t, "u"));
+    net.hush(&[a]);
+    net.lose();
+    assert_eq!(net.got_methods(a), ["notifications/broker/shuttingDown"]);
+}
+
+fn item(t: &str, method: &str, kind: &str, phase: &str) -> String {
+    let item = json!({"type": kind, "phase": phase, "text": "42", "id": "i"});
+    note(method, &json!({"threadId": t, "turnId": "u", "item": item}))
+}
+
+/// The status that a turn gets when the upstream is lost after these items.
+fn status_after(items: &[(&str, &str, &str)], sub_agent: bool) -> (String, bool) {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    if sub_agent {
+        net.open_turn(&thread(2), "child");
+    }
+    for (method, kind, phase) in items {
+        net.feed(&item(&t, method, kind, phase));
+    }
+    net.hush(&[a]);
+    net.lose();
+    let got = net.got(a);
+    let event = got.iter().find(|l| l["params"]["threadId"] == *t).unwrap();
+    let turn = &event["params"]["turn"];
+    if turn["status"] == "completed" {
+        assert_eq!(
+            (&turn["items"][0]["text"], &turn["itemsView"], &turn["error"]),
+            (&json!("42"), &json!("summary"), &json!(null))
+        );
+    }
+    (turn["status"].as_str().unwrap().to_owned(), event["params"]["codexd"]["inferred"].as_bool().unwrap())
+}
+
+#[test]
+fn a_turn_whose_final_answer_was_seen_counts_as_completed() {
+    const FINAL: (&str, &str, &str) = ("item/completed", "agentMessage", "final_answer");
+    const REMARK: (&str, &str, &str) = ("item/completed", "agentMessage", "commentary");
+    const BEGINS: (&str, &str, &str) = ("item/started", "commandExecution", "");
+    let failed = ("failed".to_owned(), false);
+    let completed = ("completed".to_owned(), true);
+    assert_eq!(status_after(&[FINAL], false), completed);
+    assert_eq!(status_after(&[REMARK, FINAL], false), completed);
+    assert_eq!(status_after(&[REMARK], false), failed);
+    assert_eq!(status_after(&[FINAL, BEGINS], false), failed, "something began after it");
+    assert_eq!(status_after(&[FINAL], true), failed, "a sub-agent was still at work");
+}
+
+#[test]
+fn pending_questions_are_settled_before_the_announcement() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    net.open_turn(&t, "u");
+    net.feed(&approval(4, &t));
+    net.request(a, "r", "thread/list", &json!({}));
+    net.hush(&[a, b]);
+    net.lose();
+    let got = net.got(a);
+    assert_eq!(
+        methods(&got),
+        ["<error>", "turn/completed", "serverRequest/resolved", "notifications/broker/shuttingDown"]
+    );
+    assert_eq!(got[2]["params"], json!({"threadId": t, "requestId": 4, "codexd": {"synthetic": true}}));
+    assert_eq!(net.got(b).len(), 3);
+}
+
+#[test]
+fn the_second_loss_does_nothing() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, 1, "thread/list", &json!({}));
+    net.lose();
+    net.got(a);
+    net.lose();
+    assert_eq!(net.got_raw(a), NONE);
+}
+
+#[test]
+fn requests_and_clients_that_come_after_it_are_answered() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.lose();
+    net.hush(&[a]);
+    net.request(a, "x", "thread/list", &json!({}));
+    assert_eq!(said(&net.got_one(a)), (-32010, "no", true));
+    let late = net.connect();
+    net.request(late, 1, "initialize", &json!({"clientInfo": {"name": "x", "version": "1"}}));
+    assert_eq!(said(&net.got_one(late)), (-32010, "no", true));
+    net.request(late, 2, "thread/list", &json!({}));
+    assert_eq!(said(&net.got_one(late)).0, -32010);
+    net.request(late, 3, "broker/status", &json!({}));
+    assert_eq!(net.got_one(late)["result"]["state"], "stopping");
+    net.leave(a);
+    assert_eq!(net.sent_raw(), NONE, "there is nobody to tell");
+}
+
+#[test]
+fn what_the_upstream_wrote_before_counts_and_what_is_read_after_does_not() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.feed(&delta(&t, 1));
+    net.lose();
+    net.feed(&delta(&t, 2));
+    net.feed("torn line");
+    assert_eq!(net.got_methods(a), ["item/agentMessage/delta", "notifications/broker/shuttingDown"]);
+    assert_eq!(net.actions(), []);
+}
+
+#[test]
+fn lines_kept_for_an_upstream_that_never_came_are_answered() {
+    let mut net = Net::starting(Limits::default());
+    let a = net.connect();
+    net.request(a, 1, "initialize", &json!({"clientInfo": {"name": "x", "version": "1"}}));
+    net.request(a, 2, "thread/list", &json!({}));
+    net.lose();
+    let got = net.got(a);
+    assert_eq!(methods(&got), ["<error>", "<error>"]);
+    assert_eq!((said(&got[0]), said(&got[1])), ((-32010, "no", true), (-32010, "no", true)));
+}
+
+#[test]
+fn an_unsubscribe_that_waited_for_a_resume_is_answered() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, "resume", "thread/resume", &json!({"threadId": thread(1)}));
+    net.request(a, "unsubscribe", "thread/unsubscribe", &json!({"threadId": thread(1)}));
+    net.lose();
+    let got = net.got(a);
+    assert_eq!(methods(&got), ["<error>", "<error>", "notifications/broker/shuttingDown"]);
+    assert_eq!((&got[0]["id"], &got[1]["id"]), (&json!("resume"), &json!("unsubscribe")));
+    assert_eq!(said(&got[1]), (-32010, "no", true));
+}
+
+#[test]
+fn a_sub_agents_turn_ends_for_everyone_who_hears_it() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    net.feed(&status(&thread(5), "active"));
+    net.feed(&turn_started(&thread(5), "u"));
+    let later = net.join();
+    net.hush(&[a, b]);
+    net.lose();
+    assert_eq!(net.got_methods(a), ["turn/completed", "notifications/broker/shuttingDown"]);
+    assert_eq!(net.got_methods(b), ["turn/completed", "notifications/broker/shuttingDown"]);
+    assert_eq!(net.got_methods(later), ["notifications/broker/shuttingDown"]);
+}
+
+#[test]
+fn no_timer_is_left_running_for_ever() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, 1, "thread/start", &json!({}));
+    net.feed(&delta(&thread(3), 1));
+    net.lose();
+    for _ in 0..3 {
+        if let Some(at) = net.router.poll_timeout() {
+            net.now = at;
+            net.router.handle_timeout(at);
+        }
+    }
+    assert_eq!(net.router.poll_timeout(), None);
+}
+
+#[test]
+fn a_turn_that_only_its_requester_heard_of_ends_for_the_requester_only() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    for id in ["first", "again"] {
+        net.request(a, id, "turn/start", &json!({"threadId": t}));
+        let up = net.sent();
+        let turn = json!({"id": "u", "items": [], "status": "inProgress"});
+        net.feed(&json!({"id": up[0]["id"], "result": {"turn": turn}}).to_string());
+    }
+    net.hush(&[a, b]);
+    net.lose();
+    assert_eq!(methods(&net.got(a)), ["turn/completed", "notifications/broker/shuttingDown"]);
+    assert_eq!(methods(&net.got(b)), ["notifications/broker/shuttingDown"]);
+}

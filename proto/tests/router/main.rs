@@ -1,0 +1,14 @@
+//! Named situations against the real router, with an upstream and clients made of lines.
+#![allow(clippy::unwrap_used)]
+
+mod approvals;
+mod broker;
+mod draining;
+mod handshake;
+mod loss;
+mod net;
+mod pacing;
+mod scoped;
+mod slow;
+mod subscriptions;
+mod wire;

@@ -1,0 +1,135 @@
+//! The window of unanswered requests, and fairness between clients.
+
+use codexd_proto::id::ClientId;
+use codexd_proto::router::Limits;
+use serde_json::{Value, json};
+
+use crate::net::{Net, methods};
+
+fn windowed(window: usize) -> Net {
+    Net::limited(Limits { window, queued_requests_per_client: 8, ..Limits::default() })
+}
+
+fn flood(net: &mut Net, client: ClientId, n: usize) {
+    for i in 0..n {
+        net.request(client, i, "thread/list", &json!({}));
+    }
+}
+
+fn upstream_id(line: &Value) -> i64 {
+    line["id"].as_i64().unwrap()
+}
+
+#[test]
+fn no_more_requests_than_the_window_are_unanswered() {
+    let mut net = windowed(3);
+    let a = net.join();
+    flood(&mut net, a, 10);
+    let mut unanswered = net.sent();
+    assert_eq!(unanswered.len(), 3);
+    for answered in 1..=10 {
+        let id = upstream_id(&unanswered.remove(0));
+        net.reply(id, &json!(answered));
+        unanswered.extend(net.sent());
+        assert_eq!(unanswered.len(), 3.min(10 - answered));
+    }
+    let got: Vec<i64> = net.got(a).iter().map(upstream_id).collect();
+    assert_eq!(got, (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_flood_of_one_client_does_not_delay_another() {
+    let mut net = windowed(2);
+    let (a, b) = (net.join(), net.join());
+    flood(&mut net, a, 8);
+    let first = net.sent();
+    net.request(b, "b", "model/list", &json!({}));
+    assert_eq!(net.sent(), [] as [Value; 0]);
+    net.reply(upstream_id(&first[0]), &json!({}));
+    net.reply(upstream_id(&first[1]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["thread/list", "model/list"]);
+}
+
+#[test]
+fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    flood(&mut net, a, 10);
+    let refused = net.got_one(a);
+    assert_eq!((refused["id"].as_i64(), refused["error"]["code"].as_i64()), (Some(9), Some(-32001)));
+    assert_eq!(
+        refused["error"]["data"]["codexd"],
+        json!({"reason": "overloaded", "delivered": "no", "retryable": true, "generation": 7})
+    );
+    net.request(b, 1, "thread/list", &json!({}));
+    assert_eq!(net.got_raw(b), [] as [&str; 0], "another client's queue is its own");
+}
+
+#[test]
+fn requests_that_take_long_are_not_counted() {
+    let mut net = windowed(1);
+    let a = net.join();
+    net.request(a, 1, "command/exec", &json!({"command": ["sleep"], "processId": "p"}));
+    net.request(a, 2, "thread/sample", &json!({"threadId": "t"}));
+    net.request(a, 3, "thread/list", &json!({}));
+    net.request(a, 4, "model/list", &json!({}));
+    net.request(a, 5, "command/exec", &json!({"command": ["sleep"], "processId": "q"}));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["command/exec", "thread/sample", "thread/list"], "order of a client is kept");
+    net.reply(upstream_id(&sent[2]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["model/list"]);
+}
+
+#[test]
+fn an_unanswered_request_counts_as_long_after_a_while() {
+    let mut net = Net::limited(Limits { window: 1, window_release_ms: 2_000, ..Limits::default() });
+    let a = net.join();
+    flood(&mut net, a, 3);
+    let slow = net.sent();
+    assert_eq!(slow.len(), 1);
+    assert_eq!(net.router.poll_timeout().map(|t| t.since(net.now)), Some(2_000));
+    net.pass(1_999);
+    assert_eq!(net.sent().len(), 0);
+    net.pass(1);
+    let second = net.sent();
+    assert_eq!(second.len(), 1);
+    // The late answer gives back no place a second time.
+    net.reply(upstream_id(&slow[0]), &json!({}));
+    assert_eq!(net.sent().len(), 0);
+    net.reply(upstream_id(&second[0]), &json!({}));
+    assert_eq!(net.sent().len(), 1);
+}
+
+#[test]
+fn requests_that_wait_go_with_their_client() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    flood(&mut net, a, 5);
+    net.request(b, "b", "model/list", &json!({}));
+    let first = net.sent();
+    net.leave(a);
+    net.reply(upstream_id(&first[0]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["model/list"]);
+}
+
+#[test]
+fn goodbyes_to_the_upstream_are_paced_too() {
+    let mut net = windowed(2);
+    let a = net.join();
+    for n in 0..5 {
+        net.start_thread(a, n);
+    }
+    net.leave(a);
+    assert_eq!(net.sent().len(), 2);
+}
+
+#[test]
+fn a_probe_overtakes_what_waits() {
+    let mut net = windowed(1);
+    let a = net.join();
+    flood(&mut net, a, 3);
+    net.sent();
+    let now = net.now;
+    net.router.probe(now);
+    assert_eq!(methods(&net.sent()), ["thread/loaded/list"]);
+}

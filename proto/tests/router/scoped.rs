@@ -1,0 +1,214 @@
+//! Ids that mean something on one connection only.
+
+use serde_json::{Value, json};
+
+use crate::net::{Net, methods, note};
+
+const NONE: [&str; 0] = [];
+
+fn params_of(sent: &[Value]) -> &Value {
+    assert_eq!(sent.len(), 1, "{sent:?}");
+    &sent[0]["params"]
+}
+
+#[test]
+fn the_same_process_id_of_two_clients_names_two_processes() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let exec = json!({"command": ["ls"], "processId": "p", "streamStdoutStderr": true});
+    net.request(a, 1, "command/exec", &exec);
+    net.request(b, 1, "command/exec", &exec);
+    let sent = net.sent();
+    let (of_a, of_b) = (&sent[0]["params"]["processId"], &sent[1]["params"]["processId"]);
+    assert_ne!(of_a, of_b);
+    let output = note("command/exec/outputDelta", &json!({"processId": of_a, "delta": "x"}));
+    net.feed(&output);
+    assert_eq!(net.got_raw(a), [note("command/exec/outputDelta", &json!({"processId": "p", "delta": "x"}))]);
+    assert_eq!(net.got_raw(b), NONE);
+    // The other requests of the family name the same process.
+    for method in ["command/exec/write", "command/exec/resize", "command/exec/terminate"] {
+        net.request(a, 2, method, &json!({"processId": "p"}));
+        assert_eq!(&params_of(&net.sent())["processId"], of_a, "{method}");
+    }
+}
+
+#[test]
+fn no_way_of_writing_parameters_reaches_past_the_own_resources() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, 1, "command/exec/terminate", &json!(["1:p"]));
+    assert_eq!(net.got_one(a)["error"]["code"], -32600);
+    assert_eq!(net.sent_raw(), NONE);
+    net.send(a, r#"{"id":1,"method":"command/exec/terminate","params":{"process\u0049d":"1:p"}}"#);
+    assert!(params_of(&net.sent())["processId"].as_str().unwrap().ends_with(":1:p"));
+}
+
+#[test]
+fn a_buffered_command_gets_an_id_so_that_it_can_end_with_its_client() {
+    let mut net = Net::new();
+    let a = net.join();
+    for (given, injected) in [
+        (r#"{"command":["ls"]}"#, r#"{"processId":"@","command":["ls"]}"#),
+        (r#"{ "command":["ls"],"processId": null}"#, r#"{ "command":["ls"],"processId": "@"}"#),
+        (r#"{ }"#, r#"{ "processId":"@"}"#),
+    ] {
+        net.send(a, &format!(r#"{{"id":1,"method":"command/exec","params":{given}}}"#));
+        let line = net.sent_raw().remove(0);
+        let value: Value = serde_json::from_str(&line).unwrap();
+        let id = value["params"]["processId"].as_str().unwrap();
+        assert!(line.ends_with(&format!("\"params\":{}}}", injected.replace('@', id))), "{line}");
+        net.reply(value["id"].as_i64().unwrap(), &json!({"exitCode": 0, "stdout": "x"}));
+        assert_eq!(net.got_one(a)["result"], json!({"exitCode": 0, "stdout": "x"}));
+    }
+}
+
+#[test]
+fn a_streaming_command_without_an_id_is_the_upstreams_to_refuse() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.request(a, 1, "command/exec", &json!({"command": ["ls"], "tty": true}));
+    assert_eq!(params_of(&net.sent()), &json!({"command": ["ls"], "tty": true}));
+    net.request(a, 1, "command/exec", &json!({"command": ["ls"], "processId": 5}));
+    assert_eq!(params_of(&net.sent()), &json!({"command": ["ls"], "processId": 5}));
+}
+
+#[test]
+fn error_texts_name_the_id_that_the_client_gave() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "command/exec/write", &json!({"processId": "p", "deltaBase64": ""}));
+    let upstream_name = format!("{}:p", a.0);
+    net.fail(id, &format!("no active command/exec for process id \"{upstream_name}\""));
+    assert_eq!(net.got_one(a)["error"]["message"], "no active command/exec for process id \"p\"");
+    let id = net.forwarded(a, "fs/watch", &json!({"watchId": "w", "path": "/"}));
+    net.fail(id, &format!("watchId already exists: {}:w", a.0));
+    assert_eq!(net.got_one(a)["error"]["message"], "watchId already exists: w");
+}
+
+#[test]
+fn results_that_repeat_the_id_repeat_the_clients() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "process/spawn", &json!({"processHandle": "h", "command": ["ls"]}));
+    net.reply(id, &json!({"processHandle": format!("{}:h", a.0)}));
+    assert_eq!(net.got_one(a)["result"], json!({"processHandle": "h"}));
+}
+
+#[test]
+fn a_running_command_ends_with_its_client() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    for params in [json!({"command": ["sleep"], "processId": "p"}), json!({"command": ["sleep"]})] {
+        net.request(a, 1, "command/exec", &params);
+    }
+    let ids: Vec<Value> = net.sent().iter().map(|l| l["params"]["processId"].clone()).collect();
+    net.leave(a);
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["command/exec/terminate", "command/exec/terminate"]);
+    assert_eq!([&sent[0]["params"]["processId"], &sent[1]["params"]["processId"]], [&ids[0], &ids[1]]);
+    assert_eq!(net.got_raw(b), NONE);
+}
+
+#[test]
+fn a_command_that_has_ended_is_not_ended_again() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "command/exec", &json!({"command": ["ls"], "processId": "p"}));
+    net.reply(id, &json!({"exitCode": 0}));
+    net.leave(a);
+    assert_eq!(net.sent_raw(), NONE);
+}
+
+#[test]
+fn processes_watches_and_streams_end_with_their_client() {
+    let mut net = Net::new();
+    let a = net.join();
+    for (method, params) in [
+        ("process/spawn", json!({"processHandle": "h"})),
+        ("fs/watch", json!({"watchId": "w"})),
+        ("mcpServer/event/stream/start", json!({"subscriptionId": "s", "threadId": "t"})),
+    ] {
+        let id = net.forwarded(a, method, &params);
+        net.reply(id, &json!({}));
+    }
+    net.leave(a);
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["process/kill", "fs/unwatch", "mcpServer/event/stream/stop"]);
+    assert_eq!(sent[0]["params"], json!({"processHandle": format!("{}:h", a.0)}));
+    assert_eq!(sent[1]["params"], json!({"watchId": format!("{}:w", a.0)}));
+    assert_eq!(sent[2]["params"], json!({"subscriptionId": format!("{}:s", a.0)}));
+}
+
+#[test]
+fn what_the_client_closed_or_never_opened_is_not_ended() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "fs/watch", &json!({"watchId": "w"}));
+    net.reply(id, &json!({}));
+    let id = net.forwarded(a, "fs/unwatch", &json!({"watchId": "w"}));
+    net.reply(id, &json!({}));
+    let id = net.forwarded(a, "fs/watch", &json!({"watchId": "refused"}));
+    net.fail(id, "no such path");
+    net.leave(a);
+    assert_eq!(net.sent_raw(), NONE);
+}
+
+#[test]
+fn a_process_ends_when_it_says_so_not_when_it_is_killed() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "process/spawn", &json!({"processHandle": "h"}));
+    net.reply(id, &json!({}));
+    let id = net.forwarded(a, "process/kill", &json!({"processHandle": "h"}));
+    net.reply(id, &json!({}));
+    net.got(a);
+    net.feed(&note("process/exited", &json!({"processHandle": format!("{}:h", a.0), "exitCode": 1})));
+    assert_eq!(net.got_one(a)["params"], json!({"processHandle": "h", "exitCode": 1}));
+    net.leave(a);
+    assert_eq!(net.sent_raw(), NONE);
+}
+
+#[test]
+fn what_opens_after_its_client_has_gone_is_ended() {
+    let mut net = Net::new();
+    let a = net.join();
+    let spawn = net.forwarded(a, "process/spawn", &json!({"processHandle": "h"}));
+    let refused = net.forwarded(a, "fs/watch", &json!({"watchId": "w"}));
+    net.leave(a);
+    assert_eq!(net.sent_raw(), NONE);
+    net.fail(refused, "no such path");
+    net.reply(spawn, &json!({}));
+    assert_eq!(methods(&net.sent()), ["process/kill"]);
+}
+
+#[test]
+fn messages_about_ids_of_nobody_are_dropped() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    net.leave(a);
+    for id in [format!("{}:p", a.0), "p".to_owned(), "999:p".to_owned()] {
+        net.feed(&note("command/exec/outputDelta", &json!({"processId": id})));
+    }
+    net.feed(&note("fs/changed", &json!({})));
+    assert_eq!(net.got_raw(b), NONE);
+}
+
+// ---- ids of requests -----------------------------------------------------------------------------------
+
+#[test]
+fn a_cancel_names_the_request_as_the_upstream_knows_it() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    net.request(a, "mine", "thread/sample", &json!({"threadId": "t"}));
+    let sample = net.sent()[0]["id"].clone();
+    net.request(a, 2, "thread/sample/cancel", &json!({"requestId": "mine"}));
+    assert_eq!(params_of(&net.sent())["requestId"], sample);
+    // Another client's request, or none: an id that no request has.
+    for (client, id) in [(b, json!("mine")), (a, json!("none")), (a, json!(0))] {
+        net.request(client, 3, "thread/sample/cancel", &json!({"requestId": id}));
+        let sent = net.sent();
+        assert_eq!(params_of(&sent)["requestId"], -1);
+    }
+    net.request(a, 4, "thread/sample/cancel", &json!({"requestId": null}));
+    assert_eq!(params_of(&net.sent()), &json!({"requestId": null}), "the upstream says what is wrong");
+}

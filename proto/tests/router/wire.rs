@@ -1,0 +1,280 @@
+//! What passes unchanged, what is answered, and what is never forwarded.
+
+use codexd_proto::router::Action;
+use serde_json::json;
+
+use crate::net::{Net, delta, note};
+
+#[test]
+fn ids_of_every_legal_kind_are_echoed() {
+    let mut net = Net::new();
+    let client = net.join();
+    for id in ["0", "-7", "9223372036854775807", "-9223372036854775808", "\"\"", "\"a\"", r#""\u0041\"é""#] {
+        net.send(client, &format!(r#"{{"id":{id},"method":"thread/list","params":{{}}}}"#));
+        let sent = net.sent();
+        net.reply(sent[0]["id"].as_i64().unwrap(), &json!({}));
+        assert_eq!(net.got_raw(client), [format!(r#"{{"id":{id},"result":{{}}}}"#)]);
+    }
+}
+
+#[test]
+fn the_same_id_twice_is_answered_twice() {
+    let mut net = Net::new();
+    let client = net.join();
+    let one = net.forwarded(client, "thread/list", &json!({}));
+    let two = net.forwarded(client, "model/list", &json!({}));
+    net.reply(two, &json!("two"));
+    net.reply(one, &json!("one"));
+    let got = net.got(client);
+    assert_eq!(got, [json!({"id": "r", "result": "two"}), json!({"id": "r", "result": "one"})]);
+}
+
+#[test]
+fn colliding_ids_of_two_clients_find_their_owners() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let of_a = net.forwarded(a, "thread/list", &json!({}));
+    let of_b = net.forwarded(b, "thread/list", &json!({}));
+    net.reply(of_b, &json!("b"));
+    net.reply(of_a, &json!("a"));
+    assert_eq!(net.got_one(a)["result"], "a");
+    assert_eq!(net.got_one(b)["result"], "b");
+    net.reply(of_a, &json!("again"));
+    assert_eq!(net.got_raw(a), [] as [&str; 0]);
+}
+
+#[test]
+fn null_and_fractional_ids_and_batches_get_an_answer_without_id() {
+    let mut net = Net::new();
+    let client = net.join();
+    for line in [
+        r#"{"id":null,"method":"thread/list","params":{}}"#,
+        r#"{"id":5.0,"method":"thread/list","params":{}}"#,
+        r#"{"id":true,"method":"thread/list","params":{}}"#,
+        r#"{"id":9223372036854775808,"method":"thread/list","params":{}}"#,
+        r#"[{"id":1,"method":"thread/list","params":{}}]"#,
+        r#""text""#,
+    ] {
+        net.send(client, line);
+        let answer = net.got_one(client);
+        assert_eq!(answer["error"]["code"], -32600, "{line}");
+        assert!(answer["id"].is_null(), "{line}");
+        assert_eq!(
+            answer["error"]["data"]["codexd"],
+            json!({"reason": "invalidRequest", "delivered": "no", "retryable": false, "generation": 7})
+        );
+    }
+    assert_eq!(net.sent_raw(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_is_not_json_gets_a_parse_error() {
+    let mut net = Net::new();
+    let client = net.join();
+    for line in [&b"{"[..], b"{} {}", b"\xef\xbb\xbf{}", b"{\"id\":1,\"method\":\"\\ud800\"}", b"x"] {
+        net.send_bytes(client, line);
+        let answer = net.got_one(client);
+        assert_eq!((&answer["id"], answer["error"]["code"].as_i64()), (&json!(null), Some(-32700)));
+    }
+    assert_eq!(net.sent_raw(), [] as [&str; 0]);
+}
+
+#[test]
+fn invalid_utf8_is_never_forwarded() {
+    let mut net = Net::new();
+    let client = net.join();
+    for line in [
+        &b"{\"id\":1,\"method\":\"thread/list\",\"params\":{\"x\":\"\xff\"}}"[..],
+        b"{\"method\":\"note\",\"params\":\"\xc3\"}",
+        b"{\"id\":0,\"result\":\"\xed\xa0\x80\"}",
+        b"\xff",
+    ] {
+        net.send_bytes(client, line);
+        assert_eq!(net.got_one(client)["error"]["code"], -32700);
+    }
+    assert!(net.router.upstream_outbox().is_empty());
+}
+
+#[test]
+fn blank_lines_are_nothing() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.send(client, "");
+    net.send(client, " \t\r");
+    net.feed("");
+    net.feed("\r");
+    assert_eq!((net.got_raw(client).len(), net.sent_raw().len(), net.actions().len()), (0, 0, 0));
+}
+
+#[test]
+fn a_line_beyond_the_limit_is_answered_without_an_id() {
+    let mut net = Net::new();
+    let client = net.join();
+    let now = net.now;
+    net.router.client_line_too_long(now, client, 99);
+    let answer = net.got_one(client);
+    assert_eq!(answer["error"]["data"]["codexd"]["reason"], "messageTooLong");
+    assert!(answer["id"].is_null());
+}
+
+#[test]
+fn a_request_goes_up_byte_for_byte_but_for_its_id() {
+    let mut net = Net::new();
+    let client = net.join();
+    for (line, expected) in [
+        (
+            r#"  { "jsonrpc" : "2.0", "params":{ "a":1.50e2,"a\u0062":"\/ \ud83d\ude00" , "threadId" : "t"},"method":"thread/name/set" ,"id" :"mine", "extra":[ null ] }  "#,
+            r#"  { "jsonrpc" : "2.0", "params":{ "a":1.50e2,"a\u0062":"\/ \ud83d\ude00" , "threadId" : "t"},"method":"thread/name/set" ,"id" :@, "extra":[ null ] }  "#,
+        ),
+        (
+            r#"{"id":1,"method":"newer/method","params":[1,2]}"#,
+            r#"{"id":@,"method":"newer/method","params":[1,2]}"#,
+        ),
+        (r#"{"id":1,"method":"newer/method"}"#, r#"{"id":@,"method":"newer/method"}"#),
+    ] {
+        net.send(client, line);
+        let sent = net.sent_raw();
+        let id = serde_json::from_str::<serde_json::Value>(&sent[0]).unwrap()["id"].to_string();
+        assert_eq!(sent, [expected.replace('@', &id)]);
+    }
+}
+
+#[test]
+fn a_response_comes_down_byte_for_byte_but_for_its_id() {
+    let mut net = Net::new();
+    let client = net.join();
+    for (line, expected) in [
+        (
+            r#"{"id":@,"result":{ "b":1.0,"a":"\u00e9\/" }}"#,
+            r#"{"id":"r","result":{ "b":1.0,"a":"\u00e9\/" }}"#,
+        ),
+        (r#"{ "result" : null , "id" : @ , "x":1}"#, r#"{ "result" : null , "id" : "r" , "x":1}"#),
+        (
+            r#"{"error":{"code":-32603,"message":"m","data":{"k":[]}},"id":@}"#,
+            r#"{"error":{"code":-32603,"message":"m","data":{"k":[]}},"id":"r"}"#,
+        ),
+    ] {
+        let id = net.forwarded(client, "thread/list", &json!({}));
+        net.feed(&line.replace('@', &id.to_string()));
+        assert_eq!(net.got_raw(client), [expected]);
+    }
+}
+
+#[test]
+fn notifications_and_questions_come_down_byte_for_byte() {
+    let mut net = Net::new();
+    let client = net.join();
+    let t = net.start_thread(client, 1);
+    for line in [
+        format!(
+            r#"{{"method":"item/agentMessage/delta","params":{{ "delta":"\u00e9 \"}}{{","threadId":"{t}" }},"emittedAtMs":1}}"#
+        ),
+        format!(r#"{{ "params":{{"threadId":"{t}"}}, "method" : "turn/diff/updated","new":{{}} }}"#),
+        r#"{"method":"skills/changed"}"#.to_owned(),
+        r#"{"method":"skills/changed","params":null,"x": 1}"#.to_owned(),
+        format!(r#"{{"method":"item/tool/call","id":4,"params":{{"threadId":"{t}" , "x":"\\"}},"y":2}}"#),
+    ] {
+        net.feed(&line);
+        assert_eq!(net.got_raw(client), [line]);
+    }
+}
+
+#[test]
+fn answers_and_notifications_of_clients_go_up_byte_for_byte() {
+    let mut net = Net::new();
+    let client = net.join();
+    let t = net.start_thread(client, 1);
+    net.feed(&crate::net::approval(4, &t));
+    net.got(client);
+    let answer = r#" {"result":{ "decision":"accept","x":"\u0041" }, "id":4 , "more":true}"#;
+    net.send(client, answer);
+    let notification = r#"{"method":"newer/notification" ,"params":[ 1 ]}"#;
+    net.send(client, notification);
+    net.send(client, r#"{"method":"initialized"}"#);
+    assert_eq!(net.sent_raw(), [answer, notification]);
+}
+
+#[test]
+fn methods_that_are_not_known_follow_the_default_rule() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let id = net.forwarded(b, "newer/method", &json!({"threadId": t}));
+    net.fail(id, "unknown variant");
+    assert_eq!(net.got_one(b)["error"]["message"], "unknown variant");
+    net.feed(&note("newer/note", &json!({"threadId": t})));
+    net.feed(&note("newer/global", &json!({"x": 1})));
+    net.feed(&crate::net::question(1, "newer/question", &json!({"threadId": t})));
+    net.feed(&crate::net::question(2, "newer/global/question", &json!({})));
+    assert_eq!(net.got_methods(a), ["newer/note", "newer/global", "newer/question", "newer/global/question"]);
+    assert_eq!(net.got_methods(b), ["newer/global", "newer/global/question"]);
+}
+
+#[test]
+fn garbage_from_the_upstream_is_reported_and_reaches_nobody() {
+    let mut net = Net::new();
+    let client = net.join();
+    for line in ["{\"method\":", "panicked at", "[]"] {
+        net.feed(line);
+        assert_eq!(net.actions(), [Action::UpstreamGarbled]);
+        assert_eq!(net.got_raw(client), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn answers_that_nobody_asked_for_reach_nobody() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.feed(r#"{"id":99,"result":{}}"#);
+    net.feed(r#"{"id":"text","result":{}}"#);
+    net.feed(r#"{"id":null,"error":{"code":1,"message":"m"}}"#);
+    assert_eq!(net.got_raw(client), [] as [&str; 0]);
+    assert_eq!(net.actions(), []);
+}
+
+#[test]
+fn a_probe_is_answered_to_nobody() {
+    let mut net = Net::new();
+    let client = net.join();
+    let now = net.now;
+    net.router.probe(now);
+    let sent = net.sent();
+    assert_eq!(sent[0]["method"], "thread/loaded/list");
+    net.reply(sent[0]["id"].as_i64().unwrap(), &json!({"data": []}));
+    assert_eq!(net.actions(), [Action::ProbeAnswered]);
+    assert_eq!(net.got_raw(client), [] as [&str; 0]);
+}
+
+#[test]
+fn deltas_keep_their_order_between_other_messages() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    net.hush(&[a, b]);
+    let mut expected = Vec::new();
+    for n in 0..20 {
+        let line = if n % 5 == 0 { note("account/updated", &json!({"n": n})) } else { delta(&t, n) };
+        net.feed(&line);
+        expected.push(line);
+    }
+    assert_eq!(net.got_raw(a), expected);
+    assert_eq!(net.got_raw(b), expected);
+}
+
+#[test]
+fn a_message_over_several_lines_goes_up_as_one() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.send(client, "{\n \"id\": 1,\n \"method\": \"thread/list\",\n \"params\": {\n}\n}\n");
+    let sent = net.sent_raw();
+    assert_eq!(sent.len(), 1);
+    assert!(
+        sent[0].starts_with("{  \"id\": ")
+            && sent[0].ends_with(",  \"method\": \"thread/list\",  \"params\": { } } ")
+    );
+    net.send(client, "{\"method\":\"newer/notification\",\n\"params\":1}");
+    assert_eq!(net.sent_raw(), ["{\"method\":\"newer/notification\", \"params\":1}"]);
+    net.send(client, "{\"id\":2,\"method\":\"thread/list\",\"params\":{\"text\":\"a\nb\"}}");
+    assert_eq!(net.got_one(client)["error"]["code"], -32700, "a bare line feed in a string is no JSON");
+}

@@ -1,0 +1,53 @@
+//! A seeded simulation: clients, the router, a model of the upstream, and a clock that is a number.
+//!
+//! Each seed is one run: a few hundred steps in random order (requests, answers, partial reads and
+//! writes, blocked clients, departures, a drain, the loss of the upstream), then everything is
+//! brought to an end. What the clients see is checked as they read it ([`client`]); what must hold
+//! of the router is checked after every step ([`world`]).
+//!
+//! `CODEXD_SIM_SEEDS=100000` runs more seeds, `CODEXD_SIM_SEED=42` one of them.
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod random;
+mod upstream;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use world::World;
+
+const SEEDS: u64 = 2_000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("`{name}` is not a number")))
+}
+
+fn run(seed: u64) -> world::Coverage {
+    let mut world = World::new(seed);
+    let ran = catch_unwind(AssertUnwindSafe(|| world.run()));
+    if let Err(panic) = ran {
+        eprintln!("\nlast steps of seed {seed} (run it alone with CODEXD_SIM_SEED={seed}):");
+        let shown = if number("CODEXD_SIM_SEED").is_some() { usize::MAX } else { 40 };
+        for line in world.log.iter().skip(world.log.len().saturating_sub(shown)) {
+            eprintln!("  {line}");
+        }
+        resume_unwind(panic);
+    }
+    world.coverage
+}
+
+#[test]
+fn the_promises_hold_in_any_order_of_events() {
+    if let Some(seed) = number("CODEXD_SIM_SEED") {
+        run(seed);
+        return;
+    }
+    let mut all = world::Coverage::default();
+    for seed in 0..number("CODEXD_SIM_SEEDS").unwrap_or(SEEDS) {
+        all.add(run(seed));
+    }
+    eprintln!("{all:#?}");
+    // A simulation in which nothing happens proves nothing.
+    all.check();
+}

@@ -1,0 +1,535 @@
+//! A model of the upstream on its one connection: threads, turns, questions, processes.
+//!
+//! Every message of a thread carries its number `seq` in that thread, counted whether or not the
+//! connection is subscribed; so a client that should have got it can tell that it is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use codexd_proto::frame::{Frame, LineDecoder};
+use serde_json::{Value, json};
+
+use crate::random::Random;
+
+/// Messages that the real one can have waiting before it loses some.
+const QUEUE: usize = 128;
+
+#[derive(Default)]
+pub(crate) struct Thread {
+    pub(crate) name: String,
+    pub(crate) loaded: bool,
+    pub(crate) subscribed: bool,
+    archived: bool,
+    /// Number of the thread's next message, and of its next status.
+    pub(crate) seq: u64,
+    pub(crate) status_seq: u64,
+    pub(crate) turn: Option<Turn>,
+    last_turn: Option<String>,
+    /// Questions without an answer, with their line.
+    pub(crate) asks: BTreeMap<i64, String>,
+    pub(crate) sub_agent: bool,
+}
+
+pub(crate) struct Turn {
+    pub(crate) id: String,
+    final_answer: bool,
+}
+
+struct Todo {
+    line: Value,
+    method: String,
+    thread: Option<usize>,
+    /// What a request that takes two steps has made already: the thread, and its number then.
+    begun: Option<(usize, u64)>,
+}
+
+pub(crate) struct Upstream {
+    pub(crate) threads: Vec<Thread>,
+    todo: Vec<Todo>,
+    decoder: LineDecoder,
+    /// Bytes written and not read by codexd yet.
+    pub(crate) output: Vec<u8>,
+    next_ask: i64,
+    next_turn: u32,
+    pub(crate) answered_asks: BTreeSet<i64>,
+    /// Tags of requests of which the whole line came.
+    pub(crate) received: BTreeSet<String>,
+    pub(crate) partial: usize,
+    unanswered: BTreeSet<i64>,
+    pub(crate) short_unanswered: BTreeSet<i64>,
+    pub(crate) most_unanswered: usize,
+    /// Commands that run, by the id the upstream knows, with the request and the number of outputs.
+    pub(crate) commands: BTreeMap<String, (i64, String, u64)>,
+    pub(crate) watches: BTreeMap<String, u64>,
+    pub(crate) broadcasts: u64,
+}
+
+fn is_long(method: &str) -> bool {
+    codexd_proto::routes::REQUESTS.iter().any(|r| r.method == method && r.long)
+}
+
+impl Upstream {
+    pub(crate) fn new() -> Upstream {
+        Upstream {
+            threads: Vec::new(),
+            todo: Vec::new(),
+            decoder: LineDecoder::new(1 << 20),
+            output: Vec::new(),
+            next_ask: 0,
+            next_turn: 0,
+            answered_asks: BTreeSet::new(),
+            received: BTreeSet::new(),
+            partial: 0,
+            unanswered: BTreeSet::new(),
+            short_unanswered: BTreeSet::new(),
+            most_unanswered: 0,
+            commands: BTreeMap::new(),
+            watches: BTreeMap::new(),
+            broadcasts: 0,
+        }
+    }
+
+    // ---- input -------------------------------------------------------------------------------------
+
+    pub(crate) fn read(&mut self, mut bytes: &[u8]) {
+        let mut lines = Vec::new();
+        while let Some(frame) = self.decoder.decode(&mut bytes) {
+            let Frame::Line(line) = frame else { panic!("a line too long") };
+            lines.push(line.to_vec());
+        }
+        self.partial = self.decoder.buffered();
+        for line in lines {
+            let text = String::from_utf8(line).expect("invalid UTF-8 ends the real upstream");
+            let line: Value = serde_json::from_str(&text).expect("the real upstream drops what is not JSON");
+            self.take(line);
+        }
+    }
+
+    fn take(&mut self, line: Value) {
+        let Some(method) = line["method"].as_str() else { return self.answered(&line) };
+        if line.get("id").is_none() {
+            assert_eq!(method, "initialized");
+            return;
+        }
+        let id = line["id"].as_i64().expect("codexd counts its requests");
+        assert!(self.unanswered.insert(id), "an id that is in use");
+        if let Some(tag) = line["params"]["tag"].as_str() {
+            assert!(self.received.insert(tag.to_owned()), "{tag} came twice");
+        }
+        let method = method.to_owned();
+        if !is_long(&method) && method != "initialize" && method != "thread/loaded/list" {
+            self.short_unanswered.insert(id);
+            self.most_unanswered = self.most_unanswered.max(self.short_unanswered.len());
+        }
+        assert!(self.todo.len() < QUEUE, "a flood that the real upstream would lose");
+        let thread = line["params"]["threadId"].as_str().and_then(|name| self.find(name));
+        self.todo.push(Todo { line, method, thread, begun: None });
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.threads.iter().position(|t| t.name == name)
+    }
+
+    fn answered(&mut self, line: &Value) {
+        let id = line["id"].as_i64().expect("questions have integer ids");
+        assert!(id < self.next_ask, "an answer to a question of nobody");
+        assert!(self.answered_asks.insert(id), "question {id} is answered twice");
+        let Some(at) = self.threads.iter().position(|t| t.asks.contains_key(&id)) else { return };
+        self.threads[at].asks.remove(&id);
+        self.settled(at, id);
+    }
+
+    fn settled(&mut self, at: usize, id: i64) {
+        self.thread_note(at, "serverRequest/resolved", json!({"requestId": id}));
+    }
+
+    // ---- output ------------------------------------------------------------------------------------
+
+    fn write(&mut self, line: &str) {
+        self.output.extend_from_slice(line.as_bytes());
+        self.output.push(b'\n');
+    }
+
+    fn note(&mut self, method: &str, params: &Value) {
+        self.write(&format!(r#"{{"method":"{method}","params":{params},"emittedAtMs":1}}"#));
+    }
+
+    fn thread_note(&mut self, at: usize, method: &str, mut params: Value) {
+        let thread = &mut self.threads[at];
+        params["threadId"] = json!(thread.name);
+        params["seq"] = json!(thread.seq);
+        thread.seq += 1;
+        if thread.subscribed {
+            self.note(method, &params);
+        }
+    }
+
+    fn status(&mut self, at: usize, status: &str) {
+        let thread = &mut self.threads[at];
+        let params = json!({
+            "threadId": thread.name,
+            "status": {"type": status},
+            "statusSeq": thread.status_seq,
+            "after": thread.seq,
+        });
+        thread.status_seq += 1;
+        self.note("thread/status/changed", &params);
+    }
+
+    fn thread_broadcast(&mut self, at: usize, method: &str) {
+        let thread = &self.threads[at];
+        let params = json!({"threadId": thread.name, "thread": {"id": thread.name}, "after": thread.seq});
+        self.note(method, &params);
+    }
+
+    fn reply(&mut self, line: &Value, mut result: Value) {
+        let id = line["id"].as_i64().unwrap();
+        result["tag"] = line["params"]["tag"].clone();
+        self.closed(id);
+        self.write(&format!(r#"{{"id":{id},"result":{result}}}"#));
+    }
+
+    fn fail(&mut self, line: &Value, code: i64, message: &str) {
+        let id = line["id"].as_i64().unwrap();
+        let tag = &line["params"]["tag"];
+        self.closed(id);
+        self.write(
+            &json!({"error": {"code": code, "message": message, "data": {"tag": tag}}, "id": id}).to_string(),
+        );
+    }
+
+    fn closed(&mut self, id: i64) {
+        assert!(self.unanswered.remove(&id));
+        self.short_unanswered.remove(&id);
+    }
+
+    // ---- work --------------------------------------------------------------------------------------
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.todo.is_empty()
+    }
+
+    /// Works on one request: any, but those of one thread in their order.
+    pub(crate) fn work(&mut self, random: &mut Random) -> bool {
+        if self.todo.is_empty() {
+            return false;
+        }
+        let any = random.below(self.todo.len());
+        let at = match self.todo[any].thread {
+            Some(thread) => self.todo.iter().position(|t| t.thread == Some(thread)).unwrap(),
+            None => any,
+        };
+        if self.begins(at, random) {
+            return true;
+        }
+        let todo = self.todo.remove(at);
+        self.answer(&todo, random);
+        true
+    }
+
+    fn create(&mut self, sub_agent: bool) -> usize {
+        let at = self.threads.len();
+        self.threads.push(Thread {
+            name: format!("00000000-0000-7000-8000-{at:012}"),
+            loaded: true,
+            subscribed: true,
+            sub_agent,
+            ..Thread::default()
+        });
+        at
+    }
+
+    /// The first of two steps: what is told before the response. False if there is none.
+    fn begins(&mut self, at: usize, random: &mut Random) -> bool {
+        let todo = &self.todo[at];
+        if todo.begun.is_some() {
+            return false;
+        }
+        let thread = todo.thread;
+        let begun = match todo.method.as_str() {
+            "thread/start" | "thread/fork" if !random.one_in(10) => {
+                let new = self.create(false);
+                let before = 0;
+                (new, before)
+            }
+            "thread/resume" => match thread {
+                Some(t) if !self.threads[t].loaded && !self.threads[t].archived => {
+                    let before = self.threads[t].seq;
+                    self.threads[t].loaded = true;
+                    self.threads[t].subscribed = true;
+                    (t, before)
+                }
+                _ => return false,
+            },
+            _ => return false,
+        };
+        for _ in 0..random.below(3) {
+            self.thread_note(begun.0, "mcpServer/startupStatus/updated", json!({"status": "ready"}));
+        }
+        if self.todo[at].method == "thread/resume" {
+            self.status(begun.0, "idle");
+        }
+        self.todo[at].begun = Some(begun);
+        true
+    }
+
+    fn opened(&mut self, line: &Value, at: usize, before: u64) {
+        let thread = &mut self.threads[at];
+        thread.subscribed = true;
+        let turns: Vec<Value> =
+            thread.turn.iter().map(|t| json!({"id": t.id, "items": [], "status": "inProgress"})).collect();
+        let status = if thread.turn.is_some() { "active" } else { "idle" };
+        let asks: Vec<i64> = thread.asks.keys().copied().collect();
+        let replays: Vec<String> = thread.asks.values().cloned().collect();
+        let result = json!({
+            "thread": {"id": thread.name, "status": {"type": status}, "turns": turns},
+            "before": before,
+            "next": thread.seq,
+            "asks": asks,
+        });
+        self.reply(line, result);
+        if line["method"] != "thread/start" && line["params"]["excludeTurns"] != true {
+            let thread = &self.threads[at];
+            if let Some(turn) = &thread.last_turn {
+                let params = json!({"threadId": thread.name, "turnId": turn, "for": line["params"]["tag"]});
+                self.note("thread/tokenUsage/updated", &params);
+            }
+        }
+        if line["method"] == "thread/resume" {
+            for ask in replays {
+                self.write(&ask);
+            }
+        } else {
+            self.thread_broadcast(at, "thread/started");
+        }
+    }
+
+    fn answer(&mut self, todo: &Todo, random: &mut Random) {
+        let line = &todo.line;
+        let params = &line["params"];
+        let found = todo.thread;
+        let loaded = found.filter(|t| self.threads[*t].loaded);
+        match todo.method.as_str() {
+            "thread/start" | "thread/fork" | "thread/resume" => match (todo.begun, loaded) {
+                (Some((at, before)), _) => self.opened(line, at, before),
+                (None, Some(at)) if todo.method == "thread/resume" => {
+                    let before = self.threads[at].seq;
+                    self.opened(line, at, before);
+                }
+                _ => self.fail(line, -32600, "no rollout found"),
+            },
+            "thread/unsubscribe" => {
+                let status = match loaded {
+                    Some(at) if std::mem::take(&mut self.threads[at].subscribed) => "unsubscribed",
+                    Some(_) => "notSubscribed",
+                    None => "notLoaded",
+                };
+                self.reply(line, json!({"status": status}));
+            }
+            "thread/archive" => match found.filter(|t| !self.threads[*t].archived) {
+                Some(at) => {
+                    self.end_turn(at, "interrupted", None);
+                    if self.threads[at].loaded {
+                        self.status(at, "notLoaded");
+                    }
+                    self.threads[at].loaded = false;
+                    self.threads[at].subscribed = false;
+                    self.threads[at].archived = true;
+                    self.reply(line, json!({}));
+                    self.thread_broadcast(at, "thread/archived");
+                }
+                None => self.fail(line, -32600, "no rollout found"),
+            },
+            "turn/start" => match loaded {
+                Some(at) => self.start_turn(line, at),
+                None => self.fail(line, -32600, "thread not found"),
+            },
+            "turn/interrupt" => match loaded.filter(|t| self.threads[*t].turn.is_some()) {
+                Some(at) => self.end_turn(at, "interrupted", Some(line)),
+                None => self.fail(line, -32600, "no active turn to interrupt"),
+            },
+            "command/exec" => {
+                let name = params["processId"].as_str().expect("codexd gives one").to_owned();
+                let message = format!("duplicate active command/exec process id: \"{name}\"");
+                let tag = params["tag"].as_str().unwrap().to_owned();
+                let mut new = false;
+                self.commands.entry(name).or_insert_with(|| {
+                    new = true;
+                    (line["id"].as_i64().unwrap(), tag, 0)
+                });
+                if !new {
+                    self.fail(line, -32600, &message);
+                }
+            }
+            "command/exec/terminate" => {
+                let name = params["processId"].as_str().unwrap().to_owned();
+                match self.commands.contains_key(&name) {
+                    true => {
+                        self.reply(line, json!({}));
+                        self.finish_command(&name);
+                    }
+                    false => {
+                        self.fail(line, -32600, &format!("no active command/exec for process id \"{name}\""));
+                    }
+                }
+            }
+            "fs/watch" => {
+                let name = params["watchId"].as_str().unwrap().to_owned();
+                let message = format!("watchId already exists: {name}");
+                let mut new = false;
+                self.watches.entry(name).or_insert_with(|| {
+                    new = true;
+                    0
+                });
+                if new {
+                    self.reply(line, json!({}));
+                } else {
+                    self.fail(line, -32600, &message);
+                }
+            }
+            "fs/unwatch" => {
+                self.watches.remove(params["watchId"].as_str().unwrap());
+                self.reply(line, json!({}));
+            }
+            "initialize" => self.reply(line, json!({"userAgent": "x/0.169.0 (x; x)"})),
+            "skills/config/write" => {
+                self.reply(line, json!({}));
+                let params = json!({"n": self.broadcasts});
+                self.broadcasts += 1;
+                self.note("skills/changed", &params);
+            }
+            _ if random.one_in(8) => self.fail(line, -32001, "Server overloaded; retry later."),
+            _ => self.reply(line, json!({"data": []})),
+        }
+    }
+
+    fn start_turn(&mut self, line: &Value, at: usize) {
+        if let Some(turn) = &self.threads[at].turn {
+            let turn = json!({"id": turn.id, "items": [], "status": "inProgress"});
+            return self.reply(line, json!({"turn": turn}));
+        }
+        self.next_turn += 1;
+        let id = format!("turn-{}", self.next_turn);
+        self.reply(line, json!({"turn": {"id": id, "items": [], "status": "inProgress"}}));
+        self.begin_turn(at, id);
+    }
+
+    fn begin_turn(&mut self, at: usize, id: String) {
+        let turn = json!({"id": id, "items": [], "status": "inProgress", "error": null});
+        self.threads[at].turn = Some(Turn { id, final_answer: false });
+        self.status(at, "active");
+        self.thread_note(at, "turn/started", json!({"turn": turn}));
+    }
+
+    /// Ends a thread's turn, if it has one; `asked` is the request that interrupts it.
+    fn end_turn(&mut self, at: usize, how: &str, asked: Option<&Value>) {
+        if let Some(line) = asked {
+            self.reply(line, json!({}));
+        }
+        let Some(turn) = self.threads[at].turn.take() else { return };
+        self.status(at, "idle");
+        let object = json!({"id": turn.id, "items": [], "status": how, "error": null});
+        self.threads[at].last_turn = Some(turn.id);
+        self.thread_note(at, "turn/completed", json!({"turn": object}));
+        for id in std::mem::take(&mut self.threads[at].asks).into_keys() {
+            self.settled(at, id);
+        }
+    }
+
+    fn finish_command(&mut self, name: &str) {
+        let (id, tag, outputs) = self.commands.remove(name).unwrap();
+        let line = json!({"id": id, "params": {"tag": tag}});
+        self.reply(&line, json!({"exitCode": 0, "outputs": outputs}));
+    }
+
+    /// Something happens by itself: a turn goes on, a command writes, a file changes.
+    pub(crate) fn stir(&mut self, random: &mut Random, winding_down: bool) -> bool {
+        let commands: Vec<String> = self.commands.keys().cloned().collect();
+        if !commands.is_empty() && random.one_in(8) {
+            let name = &commands[random.below(commands.len())];
+            // A command whose id codexd made up does not stream.
+            if winding_down || name.contains('~') || random.one_in(3) {
+                self.finish_command(name);
+            } else {
+                let output = self.commands.get_mut(name).unwrap();
+                let params = json!({"processId": name, "n": output.2});
+                output.2 += 1;
+                self.note("command/exec/outputDelta", &params);
+            }
+            return true;
+        }
+        let watches: Vec<String> = self.watches.keys().cloned().collect();
+        if !watches.is_empty() && random.one_in(12) && !winding_down {
+            let name = &watches[random.below(watches.len())];
+            let n = self.watches.get_mut(name).unwrap();
+            let params = json!({"watchId": name, "n": *n});
+            *n += 1;
+            self.note("fs/changed", &params);
+            return true;
+        }
+        let running: Vec<usize> =
+            (0..self.threads.len()).filter(|t| self.threads[*t].turn.is_some()).collect();
+        if let Some(at) = random.pick(&running)
+            && !random.one_in(8)
+        {
+            return self.advance(at, random, winding_down);
+        }
+        // Threads that nobody hears are unloaded.
+        let unheard: Vec<usize> = (0..self.threads.len())
+            .filter(|t| {
+                let thread = &self.threads[*t];
+                thread.loaded && !thread.subscribed && thread.turn.is_none()
+            })
+            .filter(|t| !self.todo.iter().any(|todo| todo.begun.is_some() && todo.thread == Some(*t)))
+            .collect();
+        if let Some(at) = random.pick(&unheard)
+            && random.one_in(4)
+        {
+            self.threads[at].loaded = false;
+            self.status(at, "notLoaded");
+            self.thread_broadcast(at, "thread/closed");
+            return true;
+        }
+        !running.is_empty() || !commands.is_empty()
+    }
+
+    fn advance(&mut self, at: usize, random: &mut Random, winding_down: bool) -> bool {
+        // A turn that has asked something waits for the answer.
+        if !self.threads[at].asks.is_empty() {
+            return false;
+        }
+        let turn = self.threads[at].turn.as_ref().unwrap();
+        let (id, final_answer) = (turn.id.clone(), turn.final_answer);
+        match random.below(if winding_down { 2 } else { 14 }) {
+            0 if final_answer => self.end_turn(at, "completed", None),
+            0 | 1 => {
+                let item = json!({"type": "agentMessage", "phase": "final_answer", "text": "42"});
+                self.thread_note(at, "item/completed", json!({"turnId": id, "item": item}));
+                self.threads[at].turn.as_mut().unwrap().final_answer = true;
+            }
+            2 if !self.threads[at].sub_agent => {
+                let child = self.create(true);
+                self.next_turn += 1;
+                let id = format!("turn-{}", self.next_turn);
+                self.begin_turn(child, id);
+            }
+            3 | 4 => {
+                let ask = self.next_ask;
+                self.next_ask += 1;
+                let thread = &mut self.threads[at];
+                let params = json!({"threadId": thread.name, "turnId": id, "after": thread.seq});
+                let line = format!(
+                    r#"{{"method":"item/commandExecution/requestApproval","id":{ask},"params":{params}}}"#
+                );
+                thread.asks.insert(ask, line.clone());
+                if thread.subscribed {
+                    self.write(&line);
+                }
+            }
+            _ => {
+                let pad = "x".repeat(random.below(60));
+                self.thread_note(at, "item/agentMessage/delta", json!({"turnId": id, "delta": pad}));
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,593 @@
+//! Everything together: who does something next, and what holds afterwards.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use codexd_proto::frame::{Frame, LineDecoder};
+use codexd_proto::router::{
+    Action, Announcement, Bookkeeping, CloseReason, Config, Identity, Limits, Loss, Router,
+};
+use codexd_proto::time::Time;
+use serde_json::{Value, json};
+
+use crate::client::{Client, Request};
+use crate::random::Random;
+use crate::upstream::Upstream;
+
+macro_rules! coverage {
+    ($($name:ident),* $(,)?) => {
+        /// What has happened in a run: how much of everything.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct Coverage { $(pub(crate) $name: u64),* }
+
+        impl Coverage {
+            pub(crate) fn add(&mut self, other: Coverage) {
+                $(self.$name += other.$name;)*
+            }
+
+            pub(crate) fn check(&self) {
+                $(assert!(self.$name > 0, concat!("no run had any ", stringify!($name)));)*
+            }
+        }
+    };
+}
+
+coverage! {
+    answers, refused, errors, lost_requests, resumes, unsubscribes, early, numbered, asks, repeated_asks,
+    ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
+    sub_agents, departures, waited,
+}
+
+const MAX_CLIENTS: usize = 6;
+
+pub(crate) struct World {
+    random: Random,
+    now: Time,
+    router: Router,
+    limits: Limits,
+    upstream: Upstream,
+    /// Cuts what the upstream wrote into lines, as the shell does.
+    decoder: LineDecoder,
+    clients: Vec<Client>,
+    ready: bool,
+    draining: bool,
+    lost: bool,
+    known_sub_agents: BTreeSet<String>,
+    next_tag: u64,
+    /// Questions that somebody tried to answer at the end.
+    tried: BTreeSet<i64>,
+    pub(crate) log: VecDeque<String>,
+    pub(crate) coverage: Coverage,
+    started: Time,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> World {
+        let mut random = Random::new(seed);
+        let limits = Limits {
+            client_queue_soft_bytes: 4_000,
+            client_queue_soft_ms: 1_500,
+            client_queue_hard_bytes: 12_000,
+            client_queue_stall_ms: 200,
+            client_queue_max_bytes: 20_000,
+            queued_requests_per_client: 2 + random.below(8),
+            window: 1 + random.below(6),
+            window_release_ms: if random.one_in(4) { 300 } else { 1_000_000 },
+            hold_ms: 1_000_000,
+            remembered_threads: 1 + random.below(20),
+            ..Limits::default()
+        };
+        let config = Config {
+            identity: Identity { version: "0".into(), instance: "sim".into(), generation: 1 },
+            originator: "sim".into(),
+            limits,
+            ..Config::default()
+        };
+        let now = Time::from_millis(10);
+        World {
+            random,
+            now,
+            router: Router::new(config, now),
+            limits,
+            upstream: Upstream::new(),
+            decoder: LineDecoder::new(1 << 20),
+            clients: Vec::new(),
+            ready: false,
+            draining: false,
+            lost: false,
+            known_sub_agents: BTreeSet::new(),
+            next_tag: 0,
+            tried: BTreeSet::new(),
+            log: VecDeque::new(),
+            coverage: Coverage::default(),
+            started: now,
+        }
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        self.log.push_back(text());
+        if self.log.len() > 5_000 {
+            self.log.pop_front();
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        let steps = 150 + self.random.below(500);
+        let ends = self.random.below(3);
+        let end_at = self.random.below(steps);
+        for step in 0..steps {
+            self.step();
+            if step == end_at && ends == 1 {
+                self.lose();
+                break;
+            }
+            if step == end_at && ends == 2 && self.ready {
+                self.drain();
+            }
+        }
+        if !self.lost {
+            self.settle();
+            self.check_settled();
+            if self.random.one_in(4) {
+                self.lose();
+            }
+        }
+        while !self.clients.is_empty() {
+            self.leave(0);
+        }
+        if !self.lost {
+            self.settle();
+            for thread in &self.upstream.threads {
+                assert!(!thread.subscribed, "{} is kept loaded for nobody", thread.name);
+            }
+            assert!(self.upstream.commands.is_empty(), "commands outlive their client");
+            assert!(self.upstream.watches.is_empty(), "watches outlive their client");
+        }
+        assert!(self.router.is_quiet());
+        assert_eq!(self.router.bookkeeping(), Bookkeeping::default(), "something is never forgotten");
+        self.now = self.now + 2_000_000;
+        self.router.handle_timeout(self.now);
+        assert_eq!(self.router.poll_timeout(), None);
+    }
+
+    // ---- one step ----------------------------------------------------------------------------------
+
+    fn step(&mut self) {
+        match self.random.below(40) {
+            0 => self.connect(),
+            1 if self.random.one_in(8) && !self.clients.is_empty() => {
+                let at = self.random.below(self.clients.len());
+                self.leave(at);
+            }
+            2 => {
+                let ms = if self.random.one_in(10) { 500 } else { self.random.below(20) };
+                self.now = self.now + ms as u64;
+            }
+            3..=8 => self.act(),
+            9..=14 => self.carry_up(),
+            15..=21 => drop(self.upstream.work(&mut self.random)),
+            22..=28 => drop(self.upstream.stir(&mut self.random, false)),
+            29..=33 => self.carry_down(),
+            _ => self.deliver(),
+        }
+        self.after();
+    }
+
+    fn after(&mut self) {
+        while let Some(action) = self.router.poll_action() {
+            self.note(|| format!("{action:?}"));
+            match action {
+                Action::UpstreamReady => {
+                    self.ready = true;
+                    for client in &mut self.clients {
+                        client.joined = client.initialize_sent;
+                    }
+                }
+                Action::Close { client, reason } => {
+                    let at = self.clients.iter().position(|c| c.id == client).unwrap();
+                    match reason {
+                        CloseReason::TooSlow => {
+                            assert!(self.clients[at].was_blocked, "a client that reads was closed");
+                            self.coverage.too_slow += 1;
+                        }
+                        CloseReason::Detached => {
+                            self.clients[at].blocked = false;
+                            self.take(at, usize::MAX);
+                            self.coverage.detached += 1;
+                        }
+                        CloseReason::TooEarly => panic!("nobody sends that much"),
+                    }
+                    self.leave(at);
+                }
+                Action::ShutdownRequested { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        if let Some(at) = self.router.poll_timeout()
+            && at <= self.now
+        {
+            self.router.handle_timeout(self.now);
+            assert!(
+                self.router.poll_timeout().is_none_or(|next| next > self.now),
+                "a timer that does not move"
+            );
+            return self.after();
+        }
+        let kept = self.router.bookkeeping();
+        assert!(kept.window <= self.limits.window, "the window is overrun");
+        assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
+        if self.now.since(self.started) < self.limits.window_release_ms {
+            assert!(self.upstream.short_unanswered.len() <= self.limits.window, "the window is overrun");
+        }
+        self.coverage.waited += u64::from(kept.queued > 0);
+    }
+
+    fn connect(&mut self) {
+        if self.clients.len() < MAX_CLIENTS {
+            let id = self.router.client_connected(self.now);
+            self.note(|| format!("{id} connects"));
+            self.clients.push(Client::new(id));
+        }
+    }
+
+    fn leave(&mut self, at: usize) {
+        let client = self.clients.swap_remove(at);
+        self.note(|| format!("{} leaves", client.id));
+        self.coverage.departures += 1;
+        self.router.client_gone(self.now, client.id);
+    }
+
+    fn carry_up(&mut self) {
+        let outbox = self.router.upstream_outbox();
+        let n = match self.random.below(4) {
+            0 => self.random.below(outbox.len() + 1),
+            _ => outbox.len().min(self.random.below(2_000)),
+        };
+        let bytes = outbox.pending()[..n].to_vec();
+        outbox.advance(n, self.random.one_in(2));
+        self.note(|| format!("up: {}", String::from_utf8_lossy(&bytes)));
+        self.upstream.read(&bytes);
+    }
+
+    fn carry_down(&mut self) {
+        let n = self.random.below(4_000).min(self.upstream.output.len());
+        self.carry_down_bytes(n);
+    }
+
+    fn carry_down_bytes(&mut self, n: usize) {
+        let bytes: Vec<u8> = self.upstream.output.drain(..n).collect();
+        let mut chunk = &bytes[..];
+        let mut lines = Vec::new();
+        while let Some(frame) = self.decoder.decode(&mut chunk) {
+            let Frame::Line(line) = frame else { panic!("a line too long") };
+            lines.push(line.to_vec());
+        }
+        for line in lines {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            self.meet_sub_agents(&text);
+            self.router.upstream_line(self.now, &line);
+            self.note(|| format!("down: {text}"));
+            self.after();
+        }
+    }
+
+    /// Who is there when a sub-agent is first seen is its subscriber.
+    fn meet_sub_agents(&mut self, line: &str) {
+        let new: Vec<String> = self
+            .upstream
+            .threads
+            .iter()
+            .filter(|t| t.sub_agent && line.contains(&t.name) && !self.known_sub_agents.contains(&t.name))
+            .map(|t| t.name.clone())
+            .collect();
+        for name in new {
+            for client in self.clients.iter_mut().filter(|c| c.joined) {
+                client.views.entry(name.clone()).or_default().next = Some(0);
+            }
+            self.coverage.sub_agents += 1;
+            self.known_sub_agents.insert(name);
+        }
+    }
+
+    /// A client takes some of what waits for it, or cannot.
+    fn deliver(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.clients.len());
+        if self.clients[at].blocked {
+            self.clients[at].blocked = !self.random.one_in(8);
+            return;
+        }
+        let n = self.random.below(2_500);
+        if self.random.one_in(25) {
+            self.clients[at].blocked = true;
+            self.clients[at].was_blocked = true;
+        }
+        self.take(at, n);
+    }
+
+    fn take(&mut self, at: usize, most: usize) {
+        let client = &mut self.clients[at];
+        let Some(outbox) = self.router.outbox(client.id) else { return };
+        let n = outbox.len().min(most);
+        let bytes = outbox.pending()[..n].to_vec();
+        self.router.client_took(client.id, n, client.blocked);
+        let id = client.id;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        self.log.push_back(format!("{id} reads: {text}"));
+        client.read(&bytes, &mut self.coverage);
+    }
+
+    // ---- what clients do ---------------------------------------------------------------------------
+
+    fn act(&mut self) {
+        if self.clients.is_empty() {
+            return self.connect();
+        }
+        let at = self.random.below(self.clients.len());
+        if !self.clients[at].initialize_sent {
+            return match self.random.below(6) {
+                0 => self.send(at, "thread/list", None, None, json!({})),
+                _ => {
+                    self.clients[at].initialize_sent = true;
+                    self.clients[at].joined = self.ready && !self.lost && !self.draining;
+                    let info = json!({"name": "c", "version": "1"});
+                    self.send(at, "initialize", None, None, json!({"clientInfo": info}));
+                }
+            };
+        }
+        // A sub-agent may be known from its parent before it is heard of; one can only resume it then.
+        let early = self.random.one_in(8);
+        let threads: Vec<String> = self.clients[at]
+            .views
+            .iter()
+            .filter(|(_, v)| !v.gone && (v.seen || early))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let thread = (!threads.is_empty()).then(|| threads[self.random.below(threads.len())].clone());
+        let named = |thread: &Option<String>| json!({"threadId": thread});
+        let resource = ["p", "q"][self.random.below(2)].to_owned();
+        let chosen = if thread.is_none() && self.random.one_in(2) { 0 } else { self.random.below(30) };
+        match if early && thread.is_some() { 4 } else { chosen } {
+            0 | 1 => self.send(at, "thread/start", None, None, json!({})),
+            3 | 4 if thread.is_some() => {
+                self.send(at, "thread/fork", None, None, json!({"threadId": thread}))
+            }
+            4..=6 if thread.is_some() => {
+                let mut params = named(&thread);
+                params["excludeTurns"] = json!(self.random.one_in(2));
+                self.send(at, "thread/resume", thread, None, params);
+            }
+            7 | 8 if thread.is_some() => {
+                let params = named(&thread);
+                self.send(at, "thread/unsubscribe", thread, None, params);
+            }
+            9..=16 if thread.is_some() => {
+                let params = named(&thread);
+                self.send(at, "turn/start", thread, None, params);
+            }
+            17 if thread.is_some() => {
+                let params = named(&thread);
+                self.send(at, "turn/interrupt", thread, None, params);
+            }
+            18 if thread.is_some() && self.random.one_in(4) => {
+                let params = named(&thread);
+                self.send(at, "thread/archive", thread, None, params);
+            }
+            19 => {
+                if self.random.one_in(3) {
+                    self.send(at, "command/exec", None, None, json!({"command": ["x"]}));
+                } else if !self.clients[at].commands.contains_key(&resource) {
+                    self.clients[at].commands.insert(resource.clone(), 0);
+                    let params = json!({"command": ["x"], "processId": resource, "streamStdoutStderr": true});
+                    self.send(at, "command/exec", None, Some(resource), params);
+                }
+            }
+            20 => {
+                let params = json!({"processId": resource});
+                self.send(at, "command/exec/terminate", None, Some(resource), params);
+            }
+            21 => {
+                let busy = self.clients[at].outstanding.values().any(|r| {
+                    r.resource.as_ref() == Some(&resource) && matches!(r.method, "fs/watch" | "fs/unwatch")
+                });
+                let params = json!({"watchId": resource, "path": "/"});
+                if busy {
+                } else if self.clients[at].watches.contains_key(&resource) {
+                    self.send(at, "fs/unwatch", None, Some(resource), params);
+                } else {
+                    self.clients[at].watches.insert(resource.clone(), 0);
+                    self.send(at, "fs/watch", None, Some(resource), params);
+                }
+            }
+            22 => self.send(at, "skills/config/write", None, None, json!({})),
+            23 => {
+                let bad = ["x", "{\"id\":null,\"method\":\"m\"}", "[]", "{\"a\":\"\u{1}\"}"];
+                let bad = bad[self.random.below(bad.len())];
+                self.clients[at].unreadable += 1;
+                self.raw(at, bad);
+            }
+            24..=26 => self.reply(at),
+            27 if self.random.one_in(10) => {
+                self.send(at, "broker/shutdown", None, None, json!({}));
+            }
+            28 => self.send(at, "broker/status", None, None, json!({})),
+            _ => {
+                // Sometimes many at once.
+                for _ in 0..if self.random.one_in(20) { 12 } else { 1 } {
+                    self.send(at, "thread/list", None, None, json!({}));
+                }
+            }
+        }
+    }
+
+    /// Answers a question that it was asked, or that somebody was.
+    fn reply(&mut self, at: usize) {
+        let seen: Vec<i64> = self.clients[at].views.values().flat_map(|v| v.asks.iter().copied()).collect();
+        let open: Vec<i64> = self.upstream.threads.iter().flat_map(|t| t.asks.keys().copied()).collect();
+        let any = if self.random.one_in(4) { open } else { seen };
+        if let Some(id) = self.random.pick(&any) {
+            let line = match self.random.below(3) {
+                0 => json!({"id": id, "error": {"code": -1, "message": "no"}}),
+                _ => json!({"id": id, "result": {"decision": "accept"}}),
+            };
+            self.raw(at, &line.to_string());
+        }
+    }
+
+    fn raw(&mut self, at: usize, line: &str) {
+        let id = self.clients[at].id;
+        self.note(|| format!("{id} sends: {line}"));
+        self.router.client_line(self.now, id, line.as_bytes());
+    }
+
+    fn send(
+        &mut self,
+        at: usize,
+        method: &'static str,
+        thread: Option<String>,
+        resource: Option<String>,
+        mut params: Value,
+    ) {
+        let client = &mut self.clients[at];
+        self.next_tag += 1;
+        client.requests += 1;
+        let tag = format!("tag {}", self.next_tag);
+        params["tag"] = json!(tag);
+        // Numbers of different clients collide, and a number is not the string of its digits.
+        let id = if self.random.one_in(2) {
+            json!(client.requests)
+        } else {
+            json!(format!("{}", client.requests))
+        };
+        client.asked(id.to_string(), Request { tag, method, thread, resource });
+        let line = json!({"id": id, "method": method, "params": params}).to_string();
+        self.raw(at, &line);
+    }
+
+    // ---- ends --------------------------------------------------------------------------------------
+
+    fn drain(&mut self) {
+        self.note(|| "drain".to_owned());
+        self.draining = true;
+        self.coverage.drains += 1;
+        let announcement = Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None };
+        self.router.begin_drain(self.now, &announcement);
+        self.after();
+    }
+
+    /// The upstream goes, and everybody is given what it is owed.
+    fn lose(&mut self) {
+        self.note(|| "loss".to_owned());
+        self.lost = true;
+        self.coverage.losses += 1;
+        let loss = Loss { reason: "upstreamLost", message: "gone".into() };
+        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1) };
+        self.router.upstream_lost(self.now, loss.clone(), &announcement);
+        self.router.upstream_lost(self.now, loss, &announcement);
+        self.after();
+        let rest = self.upstream.output.len();
+        self.carry_down_bytes(rest);
+        let mut unexplained = 0;
+        for at in 0..self.clients.len() {
+            self.clients[at].blocked = false;
+            self.take(at, usize::MAX);
+            let client = &self.clients[at];
+            assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
+            assert_eq!(client.unreadable, 0);
+            assert_eq!(client.announced, usize::from(client.joined) * (1 + usize::from(self.draining)));
+            for (name, view) in client.views.iter().filter(|(_, v)| v.next.is_some()) {
+                assert!(view.open.is_empty(), "{}: {name} has a turn without an end", client.id);
+            }
+            for (tag, delivered) in &client.lost {
+                match (self.upstream.received.contains(tag), delivered.as_str()) {
+                    (true, "maybe") | (false, "no") => {}
+                    (false, "maybe") => unexplained += 1,
+                    other => panic!("{tag}: {other:?}"),
+                }
+            }
+        }
+        assert!(unexplained <= usize::from(self.upstream.partial > 0), "never written, but maybe delivered");
+        for at in 0..self.clients.len() {
+            self.send(at, "thread/list", None, None, json!({}));
+            self.take(at, usize::MAX);
+            assert!(self.clients[at].outstanding.is_empty());
+        }
+    }
+
+    /// Everything under way comes to its end: nobody asks for anything new.
+    fn settle(&mut self) {
+        for round in 0.. {
+            assert!(round < 10_000, "it never comes to an end");
+            let mut moved = false;
+            let outbox = self.router.upstream_outbox();
+            let bytes = outbox.pending().to_vec();
+            outbox.advance(bytes.len(), false);
+            moved |= !bytes.is_empty();
+            self.upstream.read(&bytes);
+            if !bytes.is_empty() {
+                self.note(|| format!("up: {}", String::from_utf8_lossy(&bytes)));
+            }
+            moved |= self.upstream.work(&mut self.random);
+            if self.upstream.stir(&mut self.random, true) {
+                moved = true;
+            }
+            let n = self.upstream.output.len();
+            moved |= n > 0;
+            self.carry_down_bytes(n);
+            for at in (0..self.clients.len()).rev() {
+                self.clients[at].blocked = false;
+                self.take(at, usize::MAX);
+            }
+            self.after();
+            if !moved && !self.settle_questions() {
+                break;
+            }
+        }
+    }
+
+    /// Somebody answers what is still open; without anybody, turns are interrupted.
+    fn settle_questions(&mut self) -> bool {
+        let open: Vec<(i64, String)> = self
+            .upstream
+            .threads
+            .iter()
+            .filter(|t| t.turn.is_some())
+            .flat_map(|t| t.asks.keys().map(|id| (*id, t.name.clone())))
+            .collect();
+        if let Some(at) = self.clients.iter().position(|c| c.joined) {
+            for (id, thread) in open.clone() {
+                self.raw(at, &json!({"id": id, "result": {}}).to_string());
+                if !self.tried.insert(id) {
+                    // It was asked while nobody was subscribed: a resume brings it up.
+                    let params = json!({"threadId": thread});
+                    self.send(at, "thread/resume", Some(thread), None, params);
+                }
+            }
+        } else if !open.is_empty() {
+            self.router.interrupt_turns(self.now);
+        }
+        !open.is_empty() || self.upstream.threads.iter().any(|t| t.turn.is_some())
+    }
+
+    fn check_settled(&self) {
+        assert!(self.upstream.is_idle() && self.upstream.output.is_empty());
+        for client in &self.clients {
+            assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
+            assert_eq!(client.unreadable, 0);
+            assert!(
+                client.next_broadcast.is_none_or(|n| n == self.upstream.broadcasts),
+                "missing broadcasts"
+            );
+            for (name, view) in &client.views {
+                let thread = self.upstream.threads.iter().find(|t| t.name == *name).unwrap();
+                if let Some(next) = view.next {
+                    assert!(thread.subscribed, "{name} is heard by {}, but not sent", client.id);
+                    assert_eq!(next, thread.seq, "{}: the end of {name} is missing", client.id);
+                    assert!(view.open.is_empty());
+                }
+                assert!(view.next_status.is_none_or(|n| n == thread.status_seq), "{name}: missing status");
+            }
+        }
+    }
+}

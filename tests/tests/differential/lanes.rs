@@ -1,0 +1,155 @@
+//! Lanes: the messages of one client, parted into sequences whose order is guaranteed.
+//!
+//! Natively, what happens on one thread reaches a client in one order, and the answers to requests about a
+//! thread stand at their place in it. Between two threads there is no order. Where messages of one
+//! thread are written by tasks of their own, they have lanes of their own; [`lane`] says which and why.
+
+use serde_json::{Value, json};
+
+/// Where a message stands: the thread (empty for none), and the lane within.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lane {
+    pub(crate) thread: String,
+    pub(crate) name: String,
+}
+
+/// Returns the lane of a notification or of a question of the server.
+pub(crate) fn lane(message: &Value) -> Lane {
+    let method = message["method"].as_str().unwrap_or_default();
+    let params = &message["params"];
+    let thread = [&params["threadId"], &params["thread"]["id"], &params["conversationId"]]
+        .into_iter()
+        .find_map(Value::as_str);
+    let name = match (thread, method) {
+        // Start-up of each MCP server runs beside everything else.
+        (_, "mcpServer/startupStatus/updated") => format!("mcp {}", params["name"]),
+        // Codex 0.142 writes it behind the answer, 0.169 before it: no order between the two is promised.
+        (_, "warning") => "warning".to_owned(),
+        // The goal is read from a database behind the answer to a resume; live events do not wait for it.
+        (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
+        // Written by the task that takes the answer to the question, beside the thread's own.
+        (Some(_), "item/completed") if never_ran(&params["item"]) => "never ran".to_owned(),
+        (Some(_), _) => String::new(),
+        // Processes, watches and searches run beside each other.
+        (None, "process/outputDelta" | "process/exited") => format!("process {}", params["processHandle"]),
+        (None, "command/exec/outputDelta") => format!("exec {}", params["processId"]),
+        (None, "fs/changed") => format!("watch {}", params["watchId"]),
+        // Subsystems that have nothing to do with each other broadcast when they are done.
+        (None, method) => method.to_owned(),
+    };
+    Lane { thread: thread.unwrap_or_default().to_owned(), name }
+}
+
+fn never_ran(item: &Value) -> bool {
+    item["type"] == "commandExecution" && item["processId"].is_null() && item["exitCode"].is_null()
+}
+
+/// Leaves out the usage that is told when a turn is interrupted, with the rate limits behind it: natively it
+/// is told or not, as the interrupt and the open request of the model happen to meet.
+pub(crate) fn without_usage_of_interrupted(messages: &[Value]) -> Vec<&Value> {
+    let interrupted: Vec<(usize, &Value)> = messages
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it["method"] == "turn/completed" && it["params"]["turn"]["status"] == "interrupted")
+        .map(|(at, it)| (at, &it["params"]["turn"]["id"]))
+        .collect();
+    let mut limits_follow = 0;
+    let mut kept = Vec::new();
+    for (index, message) in messages.iter().enumerate() {
+        let method = message["method"].as_str().unwrap_or_default();
+        let turn = &message["params"]["turnId"];
+        // Behind the end of the turn it is the copy for who resumes.
+        let is_cut = interrupted.iter().any(|(end, id)| index < *end && *id == turn);
+        if method == "thread/tokenUsage/updated" && is_cut {
+            limits_follow += 1;
+        } else if method == "account/rateLimits/updated" && limits_follow > 0 {
+            limits_follow -= 1;
+        } else {
+            kept.push(message);
+        }
+    }
+    kept
+}
+
+/// Returns the lane in which an answer marks its place, and the mark.
+pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
+    let method = request["method"].as_str()?;
+    let params = &request["params"];
+    let lane = match method {
+        // All output comes before the answer.
+        "command/exec" => Lane { thread: String::new(), name: format!("exec {}", params["processId"]) },
+        // What a process prints and the answer to who wrote to it or ended it are written by two tasks.
+        _ if method.starts_with("command/exec") || method.starts_with("process/") => return None,
+        // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
+        "turn/start" => return None,
+        _ => {
+            let thread = [&answer["result"]["thread"]["id"], &params["threadId"]];
+            // An id in another form than the server's own says nothing of a lane.
+            let thread = thread.into_iter().find_map(Value::as_str).filter(|id| id.len() == 36)?.to_owned();
+            Lane { thread, name: String::new() }
+        }
+    };
+    Some((lane, json!({"answer": method, "id": request["id"]})))
+}
+
+/// Decodes pieces of output and puts those together whose borders only say how a pipe was read.
+pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
+    let mut joined: Vec<Value> = Vec::new();
+    for mut message in messages {
+        // A search tells what it has found so far, as often as it comes to it; only the last of it is sure.
+        if message["method"] == "fuzzyFileSearch/sessionUpdated"
+            && let Some(last) = joined.last_mut()
+            && ["sessionId", "query"].iter().all(|key| last["params"][key] == message["params"][key])
+        {
+            *last = message;
+            continue;
+        }
+        if !OUTPUT.contains(&message["method"].as_str().unwrap_or_default()) {
+            joined.push(message);
+            continue;
+        }
+        if let Some(text) = message["params"]["deltaBase64"].take().as_str() {
+            message["params"]["delta"] = json!(decode(text));
+        }
+        match joined.last_mut().filter(|last| continues(last, &message)) {
+            Some(last) => {
+                let texts = [&last["params"]["delta"], &message["params"]["delta"]].map(Value::as_str);
+                last["params"]["delta"] = json!(texts.map(Option::unwrap_or_default).concat());
+            }
+            None => joined.push(message),
+        }
+    }
+    joined
+}
+
+/// Output of processes, in pieces.
+const OUTPUT: [&str; 3] =
+    ["item/commandExecution/outputDelta", "command/exec/outputDelta", "process/outputDelta"];
+
+fn continues(last: &Value, next: &Value) -> bool {
+    let same = |key: &str| last["params"][key] == next["params"][key];
+    last["method"] == next["method"]
+        && ["itemId", "processId", "processHandle", "stream", "capReached"].into_iter().all(same)
+}
+
+/// Decodes base64; what is no such text stays as it is.
+fn decode(text: &str) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for byte in text.bytes().take_while(|byte| *byte != b'=') {
+        let Some(digit) = DIGITS.iter().position(|digit| *digit == byte) else { return text.to_owned() };
+        bits = bits << 6 | digit as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+            bits &= (1 << count) - 1;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn base64_is_decoded() {
+    assert_eq!(["aGVsbG8K", "aGk=", "aA==", ""].map(decode), ["hello\n", "hi", "h", ""]);
+}

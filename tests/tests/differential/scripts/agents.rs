@@ -1,0 +1,59 @@
+//! Sub-agents: threads that a turn makes, and that nobody asked for.
+
+use serde_json::json;
+
+use crate::differential;
+use crate::stage::{Stage, Who};
+use crate::world::Setup;
+
+/// Waits for the end of a turn on a thread that is not this one, and returns the thread.
+fn child_ends(it: &mut Stage<'_>, who: Who, parent: &str) -> String {
+    let end = it.see_where(who, "the end of the sub-agent's turn", |it| {
+        it["method"] == "turn/completed" && it["params"]["threadId"] != parent
+    });
+    end["params"]["threadId"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_sub_agent_is_heard_by_everyone() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({}));
+        it.turn(a, &thread, "first");
+        it.turn_start(a, &thread, "[[spawn:task {{deltas:2:600000}}]] go");
+        // The child still runs when the parent has ended, else its news would come into the parent's turn.
+        let begun = it.see_where(b, "the start of the sub-agent's turn", |it| it["method"] == "turn/started");
+        let turn = &begun["params"]["turn"]["id"];
+        it.see_where(b, "its first word", |it| it["method"] == "item/agentMessage/delta");
+        it.see_end(a, &thread);
+        it.call(b, "turn/interrupt", json!({"threadId": begun["params"]["threadId"], "turnId": turn}));
+        let child = child_ends(it, a, &thread);
+        child_ends(it, b, &thread);
+        let c = it.join("C");
+        it.turn_start(b, &child, "more");
+        it.see_end(a, &child);
+        it.see_end(b, &child);
+        it.see_status(c, &child, "idle");
+        it.call(b, "thread/unsubscribe", json!({"threadId": child}));
+        it.resume(c, &child);
+        it.turn(c, &child, "last");
+        it.see_end(a, &child);
+        it.see_status(b, &child, "idle");
+    });
+}
+
+#[test]
+fn an_approval_of_a_sub_agent() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
+        it.turn(a, &thread, "first");
+        it.turn_start(a, &thread, "[[spawn:task {{shell:touch child.txt}}]] go");
+        it.see(a, "item/commandExecution/requestApproval");
+        let question = it.see(b, "item/commandExecution/requestApproval");
+        it.see_end(a, &thread);
+        it.reply(b, &question, json!({"decision": "accept"}));
+        child_ends(it, a, &thread);
+        child_ends(it, b, &thread);
+    });
+}

@@ -1,0 +1,167 @@
+//! One server with its model in a world of its own: the oracle, or codexd.
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use codexd_tests::binary;
+use codexd_tests::client::TestClient;
+use codexd_tests::codex::{Codex, Version};
+use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::{CodexConfig, Home};
+use codexd_tests::model::MockModel;
+use codexd_tests::{process, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Who serves the clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The real codex's own listener, over WebSocket.
+    Native,
+    /// codexd, a line for each message.
+    Lines,
+    /// codexd, over WebSocket.
+    WebSocket,
+}
+
+/// What a script needs of its world.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setup {
+    /// Codex's configuration.
+    pub(crate) config: CodexConfig,
+    /// Whether the MCP server `mk` is configured.
+    pub(crate) mcp: bool,
+    /// Whether codex is the old one.
+    pub(crate) old: bool,
+    /// Files in the project: name and content.
+    pub(crate) files: &'static [(&'static str, &'static str)],
+}
+
+impl Setup {
+    /// The version of codex that the script is for.
+    pub(crate) fn version(&self) -> Version {
+        if self.old { Version::Old } else { Version::Current }
+    }
+}
+
+/// A running server. Dropped, it leaves nothing.
+pub(crate) struct World {
+    side: Side,
+    server: Server,
+}
+
+enum Server {
+    Native(Native),
+    Codexd(Box<TestDaemon>),
+}
+
+struct Native {
+    child: Child,
+    model: MockModel,
+    home: Home,
+}
+
+/// The first client of each script; natively it names the originator of all threads, so codexd is
+/// configured with the same name.
+pub(crate) const FIRST: &str = "A";
+
+impl World {
+    pub(crate) fn open(side: Side, codex: &Codex, setup: &Setup) -> World {
+        let home = Home::new().unwrap();
+        for (name, content) in setup.files {
+            fs::write(home.project().join(name), content).unwrap();
+        }
+        let mut config = setup.config.clone();
+        if setup.mcp {
+            config.more += &format!("[mcp_servers.mk]\ncommand = {:?}\n", binary::mock_mcp());
+        }
+        let server = match side {
+            Side::Native => Server::Native(Native::start(codex, home, &config)),
+            Side::Lines | Side::WebSocket => {
+                let folder = home.config().join("codexd");
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("config.toml"), format!("client_name = {FIRST:?}\n")).unwrap();
+                let daemon = TestDaemon::real(setup.version()).unwrap();
+                let daemon = daemon.home(home).codex_config(|it| *it = config).ready();
+                Server::Codexd(Box::new(daemon))
+            }
+        };
+        World { side, server }
+    }
+
+    pub(crate) fn home(&self) -> &Home {
+        match &self.server {
+            Server::Native(native) => &native.home,
+            Server::Codexd(daemon) => daemon.home(),
+        }
+    }
+
+    pub(crate) fn model(&self) -> &MockModel {
+        match &self.server {
+            Server::Native(native) => &native.model,
+            Server::Codexd(daemon) => daemon.model(),
+        }
+    }
+
+    pub(crate) fn connect(&self, name: &str) -> TestClient {
+        match (&self.server, self.side) {
+            (Server::Native(native), _) => TestClient::connect_websocket(name, &native.socket()),
+            (Server::Codexd(daemon), Side::WebSocket) => {
+                TestClient::connect_websocket(name, &daemon.socket())
+            }
+            (Server::Codexd(daemon), _) => daemon.raw_client(name),
+        }
+    }
+}
+
+impl Native {
+    fn start(codex: &Codex, home: Home, config: &CodexConfig) -> Native {
+        let model = MockModel::start().unwrap();
+        home.write_codex_config(&model.base_url(), config).unwrap();
+        let socket = socket(&home);
+        let mut command = home.command(&codex.native);
+        command.args(["app-server", "--listen"]).arg(format!("unix://{}", socket.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(fs::File::create(home.root().join("native.log")).unwrap());
+        let child = command.spawn().unwrap();
+        let mut native = Native { child, model, home };
+        wait::until("the native listener listens", || {
+            assert!(native.child.try_wait().unwrap().is_none(), "the native listener ended");
+            UnixStream::connect(native.socket()).is_ok()
+        });
+        native
+    }
+
+    fn socket(&self) -> PathBuf {
+        socket(&self.home)
+    }
+}
+
+fn socket(home: &Home) -> PathBuf {
+    home.runtime().join("native")
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        // Once to stop, a second time not to wait for turns.
+        for _ in 0..2 {
+            if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+                let _ = kill(pid, Signal::SIGTERM);
+            }
+        }
+        if wait::poll(Duration::from_secs(5), || self.child.try_wait().transpose()).is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+        // What the oracle leaves is not our fault, and still must not stay.
+        process::sweep(self.home.root(), Duration::from_secs(1));
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.home.root().join("native.log")).unwrap_or_default();
+            eprintln!("--- stderr of the oracle ---\n{log}--- end of its stderr ---");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One daemon for each instance: locks, sockets, what a killed one leaves.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command, Stdio};
+
+use codexd_tests::client::TestClient;
+use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::Home;
+use codexd_tests::output::Output;
+use codexd_tests::process;
+use codexd_tests::wait;
+use codexd_tests::{binary, notify::NotifySocket};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::support::{expect_end, status, waiting_turn};
+
+/// `codexd serve` in a world, with its default paths.
+fn serve(home: &Home) -> Command {
+    let mut command = home.command(&binary::codexd());
+    command.arg("serve").arg("--codex").arg(binary::fake_codex());
+    command.env("FAKE_CODEX_LOG", home.root().join("log"));
+    command
+}
+
+fn mode(path: &std::path::Path) -> u32 {
+    std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn a_second_daemon_exits_75_and_the_first_lives_on() {
+    let mut daemon = TestDaemon::fake("[[strict]]").ready();
+    let mut client = daemon.client("one");
+    let (thread, turn, question) = waiting_turn(&mut client, "");
+    for _ in 0..3 {
+        let output = daemon.run(&["serve"]).expect_code(75);
+        assert!(output.stderr.contains(&format!("running already: pid {}", daemon.pid())), "{output}");
+        assert!(output.stderr.contains("hint: "), "{output}");
+    }
+    assert_eq!(daemon.processes().len(), 2, "the daemon and its upstream");
+    client.answer(&question, json!({"decision": "accept"}));
+    assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
+    daemon.client("two").settle();
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn the_same_socket_under_another_instance_exits_75() {
+    let daemon = TestDaemon::fake("").ready();
+    let control = daemon.home().runtime().join("other");
+    let control = control.to_str().unwrap();
+    let other = ["serve", "--instance", "other", "--control-socket", control];
+    let output = daemon.run(&other).expect_code(75);
+    assert!(output.stderr.contains("codexd: "), "{output}");
+    daemon.client("one").settle();
+}
+
+#[test]
+fn after_a_hard_kill_the_next_one_starts_at_once() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("one");
+    let (_, _, _) = waiting_turn(&mut client, "");
+    let generation = status(&daemon)["generation"].as_u64().unwrap();
+    daemon.kill9();
+    daemon.wait_exit();
+    client.recv_to_end();
+    assert!(daemon.socket().exists(), "a killed daemon leaves its socket");
+    assert_eq!(daemon.ctl(&["status"]).code(), Some(3));
+    // The upstream goes by itself.
+    let home = daemon.into_home();
+    let mut next = TestDaemon::fake("[[strict]]").home(home).ready();
+    let now = status(&next);
+    assert_eq!(now["generation"], generation + 1);
+    assert_eq!(now["lastExit"]["reason"], "left no record (killed?)");
+    assert!(now["lastExit"]["code"].is_null());
+    assert_eq!(now["warnings"], json!([]));
+    let mut client = next.client("one");
+    let thread = client.start_thread(json!({}));
+    assert_eq!(client.turn(&thread, "hello").status, "completed");
+    assert_eq!(next.stop(), 0);
+    expect_end(&mut next, 0);
+}
+
+#[test]
+fn after_a_hard_kill_the_next_one_does_not_wait_for_the_old_upstream() {
+    let mut daemon = TestDaemon::fake("[[ignore-term]][[ignore-eof]]").orphans_allowed().ready();
+    let old = daemon.upstream_pid();
+    daemon.kill9();
+    daemon.wait_exit();
+    // A stubborn upstream does not hold the lock, nor the socket.
+    let output = Output::of(daemon.command(&["ctl", "status"]).stdin(Stdio::null()));
+    assert_eq!(output.code(), Some(3), "{output}");
+    let mut next = daemon.command(&["serve"]);
+    let path = daemon.home().root().join("next");
+    let notify = NotifySocket::open(&path).unwrap();
+    let mut next = next.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn().unwrap();
+    assert!(notify.wait_for(wait::PATIENCE, |line| line == "READY=1").is_some());
+    assert!(daemon.pids().contains(&old));
+    TestClient::connect("one", &daemon.socket()).initialize();
+    terminate(&next);
+    assert_eq!(next.wait().unwrap().code(), Some(0));
+}
+
+fn terminate(child: &Child) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+}
+
+#[test]
+fn of_many_daemons_started_at_the_same_instant_one_wins() {
+    let home = Home::new().unwrap();
+    let mut daemons: Vec<Child> =
+        (0..16).map(|_| serve(&home).stderr(Stdio::piped()).spawn().unwrap()).collect();
+    // All but one end by themselves.
+    let mut codes = Vec::new();
+    wait::until("one is left", || {
+        daemons.retain_mut(|daemon| match daemon.try_wait().unwrap() {
+            Some(status) => {
+                codes.push(status.code());
+                false
+            }
+            None => true,
+        });
+        daemons.len() <= 1
+    });
+    assert_eq!(codes, [Some(75); 15]);
+    let ctl = |arguments: &[&str]| Output::of(home.command(&binary::codexd()).arg("ctl").args(arguments));
+    let _ = ctl(&["wait", "ready"]).expect_code(0);
+    let now = ctl(&["status", "--json"]).expect_code(0).json();
+    assert_eq!((&now["pid"], &now["generation"]), (&json!(daemons[0].id()), &json!(1)));
+    let upstreams = process::marked(home.root());
+    assert_eq!(upstreams.iter().filter(|it| it.command.contains(" app-server")).count(), 1, "{upstreams:?}");
+    let _ = ctl(&["stop"]).expect_code(0);
+    assert_eq!(daemons[0].wait().unwrap().code(), Some(0));
+    process::assert_no_process_left(home.root());
+}
+
+#[test]
+fn daemons_that_follow_each_other_never_overlap_and_count_up() {
+    let mut home = Home::new().unwrap().into();
+    for generation in 1..=5 {
+        let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
+        assert_eq!(status(&daemon)["generation"], generation);
+        assert_eq!(daemon.stop(), 0);
+        home = daemon.into_home();
+    }
+}
+
+#[test]
+fn sockets_are_private_and_in_a_private_folder() {
+    let home = Home::new().unwrap();
+    let mut daemon = serve(&home).env_remove("NOTIFY_SOCKET").stderr(Stdio::null()).spawn().unwrap();
+    let ctl = |arguments: &[&str]| Output::of(home.command(&binary::codexd()).arg("ctl").args(arguments));
+    let _ = ctl(&["wait", "ready"]).expect_code(0);
+    let now = ctl(&["status", "--json"]).json();
+    let folder = home.runtime().join("codexd");
+    assert_eq!(mode(&folder), 0o700);
+    for name in ["socket", "controlSocket", "lockFile"] {
+        let path = std::path::PathBuf::from(now[name].as_str().unwrap());
+        assert_eq!(path.parent(), Some(folder.as_path()), "{name}");
+        assert_eq!(mode(&path), 0o600, "{name}");
+    }
+    assert_eq!(ctl(&["get-socket"]).stdout.trim_end(), now["socket"].as_str().unwrap());
+    terminate(&daemon);
+    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left in the folder");
+}
+
+#[test]
+fn a_folder_that_others_can_write_to_exits_77() {
+    let home = Home::new().unwrap();
+    std::fs::set_permissions(home.runtime(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let mut daemon = TestDaemon::fake("").home(home).start();
+    expect_end(&mut daemon, 77);
+    assert!(daemon.stderr().contains("hint: chmod go-w"), "{}", daemon.stderr());
+}
+
+#[test]
+fn a_folder_that_leads_elsewhere_exits_77() {
+    let home = Home::new().unwrap();
+    let elsewhere = home.root().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, home.runtime().join("codexd")).unwrap();
+    let output = Output::of(&mut serve(&home)).expect_code(77);
+    assert!(output.stderr.contains("hint: "), "{output}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
+#[test]
+fn a_file_in_the_way_exits_73_and_stays() {
+    for name in ["s", "c"] {
+        let home = Home::new().unwrap();
+        let file = home.runtime().join(name);
+        std::fs::write(&file, "precious").unwrap();
+        let mut daemon = TestDaemon::fake("").home(home).start();
+        assert_eq!(daemon.wait_exit().code(), Some(73), "{}", daemon.stderr());
+        assert!(daemon.stderr().contains("a file that is not a socket"), "{}", daemon.stderr());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
+        daemon.assert_no_process_left();
+    }
+}
+
+#[test]
+fn a_socket_of_somebody_else_exits_75_and_stays() {
+    let home = Home::new().unwrap();
+    let path = home.runtime().join("s");
+    let other = UnixListener::bind(&path).unwrap();
+    let mut daemon = TestDaemon::fake("").home(home).start();
+    assert_eq!(daemon.wait_exit().code(), Some(75), "{}", daemon.stderr());
+    assert!(path.exists());
+    drop(other);
+    daemon.assert_no_process_left();
+}
+
+#[test]
+fn a_socket_that_was_removed_is_a_warning_and_those_who_are_in_stay() {
+    let mut daemon = TestDaemon::fake("[[strict]]").ready();
+    let mut client = daemon.client("one");
+    assert_eq!(status(&daemon)["warnings"], json!([]));
+    std::fs::remove_file(daemon.socket()).unwrap();
+    let now = status(&daemon);
+    assert_eq!(now["warnings"][0]["code"], "socketReplaced");
+    assert!(daemon.ctl(&["status"]).stdout.contains("was removed or replaced"));
+    client.settle();
+    // One that somebody else puts there stays when the daemon goes.
+    let _other = UnixListener::bind(daemon.socket()).unwrap();
+    assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");
+    assert_eq!(daemon.stop(), 0);
+    assert!(daemon.socket().exists());
+}

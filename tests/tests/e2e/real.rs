@@ -1,0 +1,254 @@
+//! The main job on the real codex with a scripted model.
+
+use codexd_tests::client::{TestClient, Turn};
+use codexd_tests::codex::{Codex, Version};
+use codexd_tests::daemon::{Builder, TestDaemon};
+use codexd_tests::wait;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{ANNOUNCEMENT, Owed, expect_end, expect_farewell, handled, status, with_method};
+
+fn real() -> Option<Builder> {
+    TestDaemon::real(Version::Current)
+}
+
+fn start_thread(client: &mut TestClient, daemon: &TestDaemon) -> String {
+    client.start_thread(json!({"cwd": daemon.home().project()}))
+}
+
+fn tokens(count: usize, echo: &str) -> Vec<String> {
+    (0..count).map(|index| format!("tok{index} ")).chain([format!("| echo: {echo}")]).collect()
+}
+
+/// Tells whether a message is about what happens in another thread than `own`.
+fn is_strange(message: &Value, own: &str) -> bool {
+    let method = message["method"].as_str().unwrap_or_default();
+    let inner = ["item/", "turn/", "error", "thread/tokenUsage"].iter().any(|it| method.starts_with(it));
+    inner && message["params"]["threadId"] != own
+}
+
+#[test]
+fn eight_clients_stream_at_once_and_each_sees_its_own_turn_only() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut clients: Vec<TestClient> = (0..8).map(|n| daemon.client(&format!("client-{n}"))).collect();
+    let threads: Vec<String> = clients.iter_mut().map(|client| start_thread(client, &daemon)).collect();
+    let requests: Vec<i64> = clients
+        .iter_mut()
+        .zip(&threads)
+        .enumerate()
+        .map(|(n, (client, thread))| {
+            let input = json!([{"type": "text", "text": format!("[[deltas:40:40]]of {n}")}]);
+            client.send_request("turn/start", json!({"threadId": thread, "input": input}))
+        })
+        .collect();
+    wait::until("all turns run at once", || status(&daemon)["openTurns"] == 8);
+    for (n, client) in clients.iter_mut().enumerate() {
+        let started = client.response(requests[n]).unwrap();
+        let id = started["turn"]["id"].as_str().unwrap().to_owned();
+        let turn = client.finish_turn(&threads[n], &id);
+        assert_eq!(turn.status, "completed");
+        assert_eq!(turn.deltas, tokens(40, &format!("of {n}")));
+        let rest = client.settle();
+        let strange: Vec<_> = rest.iter().filter(|message| is_strange(message, &threads[n])).collect();
+        assert!(strange.is_empty(), "client {n} heard {strange:?}");
+    }
+    let now = status(&daemon);
+    assert_eq!((&now["openTurns"], &now["counters"]["turnsCompleted"]), (&json!(0), &json!(8)));
+    assert_eq!(now["counters"]["clientsTooSlow"], 0);
+}
+
+#[test]
+fn twenty_clients_one_after_another_run_a_turn_each() {
+    let Some(builder) = real() else { return };
+    let mut daemon = builder.ready();
+    let upstream = daemon.upstream_pid();
+    for n in 0..20 {
+        let mut client = daemon.client(&format!("client-{n}"));
+        let thread = start_thread(&mut client, &daemon);
+        let turn = client.turn(&thread, &format!("[[deltas:3]]number {n}"));
+        assert_eq!((turn.status.as_str(), turn.deltas), ("completed", tokens(3, &format!("number {n}"))));
+    }
+    assert_eq!(daemon.upstream_pid(), upstream, "one codex for all of them");
+    assert_eq!(daemon.model().requests().len(), 20);
+    assert_eq!(daemon.stop(), 0);
+    expect_end(&mut daemon, 0);
+}
+
+#[test]
+fn an_approval_is_answered_by_its_client() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut other = daemon.client("other");
+    let mut client = daemon.client("one");
+    client.answer_approvals("accept");
+    let project = daemon.home().project();
+    let thread = client.start_thread(json!({"cwd": project, "approvalPolicy": "untrusted"}));
+    let turn = client.turn(&thread, "[[shell:echo yes > made.txt]] go");
+    assert_eq!(turn.status, "completed");
+    assert!(turn.methods().contains(&"item/commandExecution/requestApproval"), "{:?}", turn.methods());
+    assert_eq!(turn.methods().iter().filter(|it| **it == "serverRequest/resolved").count(), 1);
+    assert_eq!(std::fs::read_to_string(project.join("made.txt")).unwrap(), "yes\n");
+    assert!(!other.settle().iter().any(|message| message.is_server_request()));
+
+    client.answer_approvals("decline");
+    let turn = client.turn(&thread, "[[shell:echo no > not.txt]] go");
+    assert_eq!(turn.status, "completed");
+    assert!(!project.join("not.txt").exists());
+}
+
+#[test]
+fn an_interrupted_turn_ends_and_its_thread_goes_on() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.start_turn(&thread, "[[hang]] for ever");
+    daemon.model().wait_for_prompt("for ever");
+    client.request("turn/interrupt", json!({"threadId": thread, "turnId": turn}));
+    assert_eq!(client.finish_turn(&thread, &turn).status, "interrupted");
+    assert_eq!(client.turn(&thread, "again").status, "completed");
+}
+
+#[test]
+fn two_subscribers_see_the_same_turn() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut one = daemon.client("one");
+    let thread = start_thread(&mut one, &daemon);
+    one.turn(&thread, "first");
+    let mut two = daemon.client("two");
+    two.request("thread/resume", json!({"threadId": thread}));
+    one.settle();
+    two.settle();
+    let id = one.start_turn(&thread, "[[deltas:40]]both");
+    let (by_one, by_two) = (one.finish_turn(&thread, &id), two.finish_turn(&thread, &id));
+    assert_eq!(by_one.deltas, tokens(40, "both"));
+    let raw = |turn: &Turn| -> Vec<String> { turn.seen.iter().map(|it| it.raw.clone()).collect() };
+    assert_eq!(raw(&by_one), raw(&by_two));
+    // The second one leaves; the first does not notice.
+    two.request("thread/unsubscribe", json!({"threadId": thread}));
+    assert_eq!(one.turn(&thread, "alone").status, "completed");
+    assert!(!two.settle().iter().any(|message| message.method() == Some("turn/completed")));
+}
+
+#[test]
+fn bad_input_does_not_end_the_real_codex() {
+    let Some(builder) = real() else { return };
+    let mut daemon = builder.ready();
+    let mut bad = daemon.client("bad");
+    bad.send_bytes(b"{\n\xff\xfe\n[]\n{\"id\":null,\"method\":\"x\"}\n{\"id\":1.5,\"method\":\"x\"}\n")
+        .unwrap();
+    let errors = bad.settle().iter().filter(|message| !message["error"].is_null()).count();
+    assert_eq!(errors, 5);
+    let error = bad.try_request("no/such", json!({})).unwrap_err();
+    assert!(error.message.starts_with("Invalid request: unknown variant `no/such`"), "{}", error.message);
+    let thread = start_thread(&mut bad, &daemon);
+    assert_eq!(bad.turn(&thread, "still here").status, "completed");
+    assert_eq!(daemon.stop(), 0);
+}
+
+/// Kills codex while it streams a turn and owes answers.
+fn killed_in_a_turn(builder: Builder) {
+    let mut daemon = builder.ready();
+    let mut other = daemon.client("other");
+    let mut client = daemon.client("one");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.start_turn(&thread, "[[deltas:1000:20]] long");
+    client.take_method("item/agentMessage/delta");
+    // It owes what it is asked from now on.
+    daemon.signal_upstream(Signal::SIGSTOP);
+    let requests: Vec<i64> = (0..3).map(|_| client.send_request("model/list", json!({}))).collect();
+    let asked = other.send_request("thread/list", json!({}));
+    handled(&mut client);
+    handled(&mut other);
+    daemon.signal_upstream(Signal::SIGKILL);
+    let owed = Owed { turns: &[&turn], turn_status: "failed", requests: &requests, reason: "upstreamLost" };
+    expect_farewell(&mut client, &owed);
+    let owed = Owed { turns: &[], turn_status: "", requests: &[asked], reason: "upstreamLost" };
+    expect_farewell(&mut other, &owed);
+    expect_end(&mut daemon, 1);
+    assert_eq!(status(&daemon)["lastExit"]["upstream"], "was killed by signal 9 (SIGKILL)");
+}
+
+#[test]
+fn a_killed_codex_leaves_no_client_waiting() {
+    if let Some(builder) = real() {
+        killed_in_a_turn(builder);
+    }
+}
+
+#[test]
+fn a_killed_codex_behind_the_npm_wrapper_leaves_no_client_waiting() {
+    if let Some(builder) = real() {
+        killed_in_a_turn(builder.npm_wrapper());
+    }
+}
+
+fn stopped_idle(builder: Builder) {
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    daemon.term();
+    assert!(!with_method(&client.recv_to_end(), ANNOUNCEMENT).is_empty());
+    expect_end(&mut daemon, 0);
+    let exit = &status(&daemon)["lastExit"];
+    assert_eq!((&exit["code"], &exit["upstream"]), (&json!(0), &json!("exited with code 0")));
+}
+
+#[test]
+fn an_idle_daemon_on_the_real_codex_stops() {
+    if let Some(builder) = real() {
+        stopped_idle(builder);
+    }
+}
+
+#[test]
+fn an_idle_daemon_behind_the_npm_wrapper_stops() {
+    if let Some(builder) = real() {
+        stopped_idle(builder.npm_wrapper());
+    }
+}
+
+#[test]
+fn a_stop_lets_a_running_turn_finish() {
+    let Some(builder) = real() else { return };
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.start_turn(&thread, "[[deltas:20:20]]drained");
+    daemon.model().wait_for_prompt("drained");
+    daemon.term();
+    let turn = client.finish_turn(&thread, &turn);
+    assert_eq!((turn.status.as_str(), turn.deltas), ("completed", tokens(20, "drained")));
+    assert!(turn.seen.last().unwrap()["params"]["codexd"].is_null(), "codex itself has ended it");
+    client.recv_to_end();
+    expect_end(&mut daemon, 0);
+}
+
+#[test]
+fn the_npm_wrapper_is_resolved_to_the_native_program() {
+    let Some(builder) = real() else { return };
+    let codex = Codex::for_test(Version::Current).unwrap();
+    let daemon = builder.npm_wrapper().ready();
+    let now = status(&daemon);
+    let native = codex.native.canonicalize().unwrap();
+    assert_eq!(now["upstream"]["executable"], native.display().to_string());
+    assert_eq!(now["upstream"]["requested"], codex.wrapper.display().to_string());
+    assert_eq!(now["upstream"]["version"], Version::Current.number());
+    let screen = daemon.ctl(&["status"]).stdout;
+    assert!(screen.contains(&native.display().to_string()), "{screen}");
+    assert!(screen.contains(&format!("asked for as {}", codex.wrapper.display())), "{screen}");
+    assert!(!daemon.processes().iter().any(|it| it.command.contains("node ")), "no process of Node");
+}
+
+#[test]
+fn the_old_codex_is_served_too() {
+    let Some(builder) = TestDaemon::real(Version::Old) else { return };
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.turn(&thread, "[[deltas:5]]old");
+    assert_eq!((turn.status.as_str(), turn.deltas), ("completed", tokens(5, "old")));
+    assert_eq!(daemon.stop(), 0);
+}

@@ -1,0 +1,114 @@
+//! What several subjects look at.
+
+use codexd_tests::client::{Message, RpcError, TestClient};
+use codexd_tests::daemon::TestDaemon;
+use codexd_tests::wait;
+use serde_json::{Value, json};
+
+/// The notification that says that the daemon goes.
+pub(crate) const ANNOUNCEMENT: &str = "notifications/broker/shuttingDown";
+
+/// The end of a turn.
+pub(crate) const TURN_END: &str = "turn/completed";
+
+/// Returns the messages with this method.
+pub(crate) fn with_method<'a>(messages: &'a [Message], method: &str) -> Vec<&'a Message> {
+    messages.iter().filter(|message| message.method() == Some(method)).collect()
+}
+
+/// Returns the text of all deltas.
+pub(crate) fn deltas(messages: &[Message]) -> Vec<&str> {
+    let deltas = with_method(messages, "item/agentMessage/delta");
+    deltas.into_iter().filter_map(|message| message["params"]["delta"].as_str()).collect()
+}
+
+/// Returns `ctl status --json`.
+#[track_caller]
+pub(crate) fn status(daemon: &TestDaemon) -> Value {
+    daemon.ctl(&["status", "--json"]).json()
+}
+
+/// Waits until the daemon says of itself that it is in this state.
+#[track_caller]
+pub(crate) fn wait_for_state(daemon: &TestDaemon, state: &str) {
+    wait::until(state, || status(daemon)["state"] == state);
+}
+
+/// Waits until codexd has handled all that the client has sent so far.
+#[track_caller]
+pub(crate) fn handled(client: &mut TestClient) {
+    client.request("broker/status", Value::Null);
+}
+
+/// Starts a turn that waits for an approval, and returns thread, turn and question.
+#[track_caller]
+pub(crate) fn waiting_turn(client: &mut TestClient, prompt: &str) -> (String, String, Message) {
+    let thread = client.start_thread(json!({}));
+    let turn = client.start_turn(&thread, &format!("[[approve]]{prompt}"));
+    let question = client.take_method("item/commandExecution/requestApproval");
+    (thread, turn, question)
+}
+
+/// Checks how the daemon ends: with this exit code, and nothing is left.
+#[track_caller]
+pub(crate) fn expect_end(daemon: &mut TestDaemon, code: i32) {
+    let status = daemon.wait_exit();
+    if status.code() != Some(code) {
+        daemon.fail(&format!("the exit code is not {code}"));
+    }
+    assert!(!daemon.socket().exists(), "the socket is left");
+    assert!(!daemon.control_socket().exists(), "the control socket is left");
+    daemon.assert_no_process_left();
+}
+
+/// What a client is owed when the upstream is lost.
+pub(crate) struct Owed<'a> {
+    /// Its open turns.
+    pub(crate) turns: &'a [&'a str],
+    /// How these end.
+    pub(crate) turn_status: &'a str,
+    /// Its requests without an answer.
+    pub(crate) requests: &'a [i64],
+    /// The reason, for programs.
+    pub(crate) reason: &'a str,
+}
+
+/// Reads to the end of the connection and checks that the client got what it is owed: each answer and each
+/// end of a turn exactly once, then the announcement, then nothing.
+#[track_caller]
+pub(crate) fn expect_farewell(client: &mut TestClient, owed: &Owed<'_>) -> Vec<Message> {
+    let seen = client.recv_to_end();
+    let ends = with_method(&seen, TURN_END);
+    let mut ended: Vec<&str> = ends.iter().filter_map(|end| end["params"]["turn"]["id"].as_str()).collect();
+    let mut expected = owed.turns.to_vec();
+    ended.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(ended, expected, "turns that ended, of client {}", client.name());
+    for end in ends {
+        assert_eq!(end["params"]["turn"]["status"], owed.turn_status, "{}", end.raw);
+        let mark = &end["params"]["codexd"];
+        assert_eq!(mark["synthetic"], true, "{}", end.raw);
+        assert_eq!(mark["inferred"], owed.turn_status == "completed", "{}", end.raw);
+        assert_eq!(&end["params"]["turn"]["codexd"], mark, "{}", end.raw);
+    }
+    for id in owed.requests {
+        let answers: Vec<&Message> = seen.iter().filter(|message| message.is_answer_to(*id)).collect();
+        assert_eq!(answers.len(), 1, "answers to request {id}");
+        let error = answers[0].outcome().expect_err("the upstream is lost");
+        assert_eq!((error.code, reason(&error)), (-32010, owed.reason), "{error:?}");
+        let mark = &error.data["codexd"];
+        let delivered = mark["delivered"].as_str().unwrap_or_default();
+        assert!(["no", "maybe"].contains(&delivered), "{error:?}");
+        assert_eq!(mark["retryable"], delivered == "no", "{error:?}");
+        assert!(mark["generation"].as_u64() > Some(0), "{error:?}");
+    }
+    assert_eq!(with_method(&seen, ANNOUNCEMENT).len(), 1);
+    let last = seen.last().and_then(|message| message.method());
+    assert_eq!(last, Some(ANNOUNCEMENT), "the last message of client {}", client.name());
+    seen
+}
+
+/// Returns the reason of one of codexd's own errors.
+pub(crate) fn reason(error: &RpcError) -> &str {
+    error.data["codexd"]["reason"].as_str().unwrap_or_default()
+}
