@@ -1,10 +1,11 @@
 //! The WebSocket side of a connection (RFC 6455), as the native listener of codex speaks it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Cursor, Read, Write};
 
 use codexd_proto::router::CloseReason;
 use tungstenite::error::Error;
-use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, OpCode};
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Message, Utf8Bytes};
 
@@ -29,6 +30,9 @@ const CONTROL_BUFFER_BYTES: usize = 512;
 /// Bytes that the protocol machine takes at once.
 const READ_BYTES: usize = 8 << 10;
 
+/// Bytes of a frame above which the protocol machine, which keeps its longest buffer, is replaced.
+const KEEP_BYTES: u64 = 256 << 10;
+
 /// Longest rest of a begun frame that is kept so that a close frame can follow it, in bytes.
 const MAX_REST_BYTES: usize = 1 << 20;
 
@@ -44,6 +48,7 @@ pub(crate) struct WebSocket {
     context: WebSocketContext,
     /// Written between frames: control frames, and at first the answer to the upgrade.
     control: Vec<u8>,
+    gate: Gate,
     frames: FrameWriter,
 }
 
@@ -60,15 +65,10 @@ pub(crate) enum Input {
 impl WebSocket {
     /// Creates a WebSocket that begins with the answer to the upgrade.
     pub(crate) fn accepted(answer: Vec<u8>) -> WebSocket {
-        let config = WebSocketConfig::default()
-            .max_frame_size(Some(MAX_FRAME_BYTES))
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .read_buffer_size(READ_BYTES)
-            .write_buffer_size(0)
-            .max_write_buffer_size(CONTROL_BUFFER_BYTES);
         WebSocket {
-            context: WebSocketContext::new(Role::Server, Some(config)),
+            context: context(),
             control: answer,
+            gate: Gate::default(),
             frames: FrameWriter::default(),
         }
     }
@@ -77,7 +77,8 @@ impl WebSocket {
     ///
     /// After [`Input::Closed`] and [`Input::Failed`] the connection is to be [ended](Self::end).
     pub(crate) fn read(&mut self, chunk: &mut &[u8]) -> Option<Input> {
-        let mut feed = Feed { chunk, control: &mut self.control, limit: MAX_CONTROL_BYTES };
+        let mut feed =
+            Feed { chunk, control: &mut self.control, gate: &mut self.gate, limit: MAX_CONTROL_BYTES };
         loop {
             let failed = |code, reason: String| Some(Input::Failed(frame(code, &reason)));
             match self.context.read(&mut feed) {
@@ -85,7 +86,7 @@ impl WebSocket {
                 Ok(Message::Close(_)) => return Some(Input::Closed),
                 // Pings are answered by the context; the native listener ignores binary messages.
                 Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Some(Input::Closed),
                 Err(Error::Utf8(_)) => {
                     return failed(CloseCode::Invalid, "the message is not UTF-8".to_owned());
@@ -95,6 +96,11 @@ impl WebSocket {
                 Err(error) => return failed(CloseCode::Protocol, error.to_string()),
             }
         }
+        if self.gate.bloated && self.gate.is_between_messages() && self.control.is_empty() {
+            self.context = context();
+            self.gate.bloated = false;
+        }
+        None
     }
 
     /// Tells whether something waits that is not in the outbox.
@@ -126,7 +132,12 @@ impl WebSocket {
 
     /// Fetches the pongs for which there was no room.
     fn refill(&mut self) {
-        let feed = &mut Feed { chunk: &mut &[][..], control: &mut self.control, limit: MAX_CONTROL_BYTES };
+        let feed = &mut Feed {
+            chunk: &mut &[][..],
+            control: &mut self.control,
+            gate: &mut self.gate,
+            limit: MAX_CONTROL_BYTES,
+        };
         // What else it has to say, the next read says.
         let _ = self.context.flush(feed);
     }
@@ -138,7 +149,12 @@ impl WebSocket {
     /// kept: without it, no close frame can be sent.
     pub(crate) fn end(mut self, pending: &[u8], frame: Option<CloseFrame>) -> Option<Vec<u8>> {
         self.context.set_config(|config| config.max_write_buffer_size = usize::MAX);
-        let feed = &mut Feed { chunk: &mut &[][..], control: &mut self.control, limit: usize::MAX };
+        let feed = &mut Feed {
+            chunk: &mut &[][..],
+            control: &mut self.control,
+            gate: &mut self.gate,
+            limit: usize::MAX,
+        };
         // Says that the connection is closed, as it is to be.
         let _ = self.context.close(feed, frame);
         let mut last = self.frames.take_rest(pending, MAX_REST_BYTES)?;
@@ -173,11 +189,71 @@ pub(crate) fn farewell(asked: bool, reason: &str) -> CloseFrame {
     frame(if asked { CloseCode::Away } else { CloseCode::Error }, reason)
 }
 
+fn context() -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .max_frame_size(Some(MAX_FRAME_BYTES))
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .read_buffer_size(READ_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(CONTROL_BUFFER_BYTES);
+    WebSocketContext::new(Role::Server, Some(config))
+}
+
 /// Makes a [`WebSocketContext`] sans I/O: it reads from received bytes and writes into a buffer.
 struct Feed<'a, 'c> {
     chunk: &'a mut &'c [u8],
     control: &'a mut Vec<u8>,
+    gate: &'a mut Gate,
     limit: usize,
+}
+
+/// Hands received bytes over frame by frame, so that it is known when the protocol machine holds none.
+#[derive(Default)]
+struct Gate {
+    /// The header of the frame that arrives, until it is complete.
+    head: Vec<u8>,
+    /// Bytes of the frame's payload that are still to come.
+    left: u64,
+    /// A message has begun, and its last frame was not seen yet.
+    in_message: bool,
+    /// The protocol machine has made a long buffer.
+    bloated: bool,
+}
+
+impl Gate {
+    /// Takes from `chunk` what belongs to one header or one payload; returns how many bytes.
+    fn pass(&mut self, chunk: &mut &[u8], buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left > 0 {
+            let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+            let n = chunk.read(&mut buffer[..most])?;
+            self.left -= n as u64;
+            return Ok(n);
+        }
+        let mut n = 0;
+        while n < buffer.len()
+            && let Some((byte, rest)) = chunk.split_first()
+        {
+            *chunk = rest;
+            buffer[n] = *byte;
+            n += 1;
+            self.head.push(*byte);
+            // One that is wrong is found by the protocol machine, too, which ends the connection.
+            if let Ok(Some((header, length))) = FrameHeader::parse(&mut Cursor::new(&self.head)) {
+                self.head.clear();
+                self.left = length;
+                self.bloated |= length > KEEP_BYTES;
+                if let OpCode::Data(_) = header.opcode {
+                    self.in_message = !header.is_final;
+                }
+                break;
+            }
+        }
+        Ok(n)
+    }
+
+    fn is_between_messages(&self) -> bool {
+        self.left == 0 && self.head.is_empty() && !self.in_message
+    }
 }
 
 impl Read for Feed<'_, '_> {
@@ -185,7 +261,7 @@ impl Read for Feed<'_, '_> {
         if self.chunk.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.chunk.read(buffer)
+        self.gate.pass(self.chunk, buffer)
     }
 }
 
@@ -290,6 +366,20 @@ mod tests {
         ];
         for (what, stream, code) in cases {
             assert_eq!(inputs(&mut socket(), &stream, 100_000), [code], "{what}");
+        }
+    }
+
+    #[test]
+    fn a_long_buffer_is_given_back_between_messages() {
+        let mut socket = socket();
+        let long = from_client(0x01, &vec![b' '; 300 << 10]);
+        assert_eq!(inputs(&mut socket, &long, 65_536).len(), 0);
+        assert!(socket.gate.bloated, "the message is not complete");
+        let stream = [from_client(0x80, b"end"), from_client(0x81, b"next")].concat();
+        for (index, byte) in stream.iter().enumerate() {
+            let seen = inputs(&mut socket, &[*byte], 1);
+            assert_eq!(seen.is_empty(), index != 8 && index != stream.len() - 1, "{index}");
+            assert_eq!(socket.gate.bloated, index < 8, "{index}");
         }
     }
 

@@ -76,7 +76,7 @@ fn the_terminal_interface_and_another_client_share_a_thread() {
 }
 
 #[test]
-fn the_terminal_interface_comes_back_when_the_daemon_does() {
+fn the_terminal_interface_notices_the_end_of_the_daemon() {
     let Some((mut daemon, terminal)) = start() else { return };
     send(&terminal, "before the end", "before the end");
     terminal.wait_for("echo: before the end");
