@@ -10,7 +10,7 @@ use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::{Value, json};
 
-use crate::support::{deltas, reason, status, waiting_turn, with_method};
+use crate::support::{deltas, quiet_client, reason, status, waiting_turn, with_method};
 
 /// Every legal form of an id, as it is written.
 const IDS: [&str; 17] = [
@@ -36,8 +36,7 @@ const IDS: [&str; 17] = [
 #[test]
 fn every_legal_id_comes_back_as_it_was_written() {
     let daemon = TestDaemon::fake("").ready();
-    let mut client = daemon.client("ids");
-    client.settle();
+    let mut client = quiet_client(&daemon, "ids");
     let long = format!("\"{}\"", "long ".repeat(20_000));
     let ids: Vec<&str> = IDS.into_iter().chain([long.as_str()]).collect();
     // All at once: answers and errors.
@@ -151,9 +150,8 @@ fn the_first_answer_wins_and_only_it_is_passed_on() {
 fn a_flood_of_requests_gets_as_many_answers_while_another_client_is_served() {
     const REQUESTS: usize = 5000;
     let daemon = TestDaemon::fake("[[strict]][[slow:1]]").ready();
-    let mut client = daemon.client("flood");
+    let mut client = quiet_client(&daemon, "flood");
     let mut other = daemon.client("other");
-    client.settle();
     let flood: String =
         (0..REQUESTS).map(|n| format!("{{\"id\":\"f{n}\",\"method\":\"model/list\"}}\n")).collect();
     client.send_bytes(flood.as_bytes()).unwrap();
@@ -273,7 +271,7 @@ fn a_client_that_does_not_read_its_errors_is_closed() {
 
 #[test]
 fn one_message_larger_than_every_queue_passes() {
-    let limits = "[limits]\nclient_queue_soft_bytes = 2000\nclient_queue_hard_bytes = 3000\nclient_queue_max_bytes = 4000\n";
+    let limits = "[limits]\nclient_queue_soft_bytes = 1024\nclient_queue_hard_bytes = 2048\nclient_queue_max_bytes = 4096\n";
     let daemon = TestDaemon::fake("[[strict]]").config(limits).ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
