@@ -316,6 +316,7 @@ fn a_bad_introduction_is_refused_and_can_be_repeated() {
         (json!({"clientInfo": {"name": "a"}}), "Invalid request: missing field `version`"),
         (json!({"clientInfo": {"name": 5, "version": "1"}}), "Invalid request: invalid type"),
         (json!({"clientInfo": {"name": "a\nb", "version": "1"}}), "Invalid clientInfo.name: 'a\nb'."),
+        (json!({"clientInfo": {"name": "\u{7f}", "version": "1"}}), "Invalid clientInfo.name: "),
         (
             json!({"clientInfo": {"name": "a", "version": "1"}, "capabilities": {"experimentalApi": 1}}),
             "Invalid request: invalid type",
