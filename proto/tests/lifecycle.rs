@@ -223,6 +223,20 @@ fn output_that_ends_without_an_exit_ends_the_process() {
 }
 
 #[test]
+fn only_a_signal_shortens_a_drain() {
+    for by in [StopSource::Control, StopSource::Client, StopSource::Idle] {
+        for state in STATES {
+            let mut life = led_to(state);
+            if life.intent().is_none() {
+                continue;
+            }
+            assert_eq!(life.handle(Time::ZERO, Event::StopRequested(by)), [], "{state:?}");
+            assert_eq!(life.state(), state);
+        }
+    }
+}
+
+#[test]
 fn a_drain_without_a_deadline_ends_by_quiet_or_by_a_second_signal() {
     for end in [Event::Quiet, STOP] {
         let mut life = Lifecycle::new(Timeouts { drain_ms: None, ..Timeouts::default() }, Time::ZERO);

@@ -181,9 +181,7 @@ impl Hub {
         let nothing_owed = match &connection.wire {
             Wire::Sniffing | Wire::Http(_) => true,
             Wire::Ending(ending) => ending.is_written(),
-            Wire::Lines(_) | Wire::WebSocket(_) => {
-                self.router.in_flight(client) == 0 && self.outbox_is_empty(client)
-            }
+            Wire::Lines(_) | Wire::WebSocket(_) => !self.router.is_owed(client),
         };
         let Some(connection) = self.connections.get_mut(&client) else { return };
         if let Wire::Lines(decoder) = &connection.wire
@@ -234,8 +232,25 @@ impl Hub {
         if let Some(error) = written.broken {
             tracing::debug!(client.id = client.0, %error, "connection broke");
             self.disconnect(client);
-        } else if done && (closing.is_some() || self.router.in_flight(client) == 0) {
+        } else if done && (closing.is_some() || !self.router.is_owed(client)) {
             self.finish(client, closing);
+        }
+    }
+
+    /// Ends the connections of those who send nothing more and turned out to be owed nothing: what they
+    /// had sent while the upstream was starting asked for no answer.
+    pub(super) fn finish_half_closed(&mut self) {
+        let done: Vec<ClientId> = self
+            .connections
+            .iter()
+            .filter(|(client, connection)| {
+                let open = matches!(connection.wire, Wire::Lines(_) | Wire::WebSocket(_));
+                open && connection.half_closed && !self.router.is_owed(**client)
+            })
+            .map(|(client, _)| *client)
+            .collect();
+        for client in done {
+            self.finish(client, None);
         }
     }
 

@@ -207,7 +207,10 @@ impl Hub {
     fn act(&mut self, action: Action) {
         match action {
             Action::Close { client, reason } => self.close(client, reason),
-            Action::UpstreamReady => self.happened(Event::HandshakeDone),
+            Action::UpstreamReady => {
+                self.finish_half_closed();
+                self.happened(Event::HandshakeDone);
+            }
             Action::UpstreamRefused { message } => {
                 tracing::error!(error = message, "codex app-server refused the handshake");
                 self.ended = Some(format!("refused the handshake: {message}"));

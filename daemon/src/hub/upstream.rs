@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::lifecycle::{ChildStatus, Event};
+use nix::errno::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 
@@ -45,6 +46,10 @@ impl UpstreamIo {
         self.signals
     }
 }
+
+/// Bytes that a pipe can hold, at the most (`/proc/sys/fs/pipe-max-size`, `pipe(7)`). What comes beyond is
+/// not from the process that has ended.
+const LAST_WORDS_BYTES: usize = 1 << 20;
 
 /// Serves the upstream's pipes until its output ends.
 pub(super) async fn serve(hub: SharedHub) {
@@ -129,11 +134,18 @@ impl Hub {
     /// words may be what somebody waits for. A grandchild that holds the pipe open is not waited for.
     pub(super) fn upstream_exited(&mut self, status: ChildStatus) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        while let Some(stdout) = &self.upstream.stdout {
-            match stdout.try_read(&mut scratch) {
+        let mut left = LAST_WORDS_BYTES;
+        while let Some(stdout) = &self.upstream.stdout
+            && left > 0
+        {
+            // Asks the pipe itself: the runtime may not have looked at it since the last bytes came.
+            match nix::unistd::read(stdout, &mut scratch) {
                 Ok(0) => break,
-                Ok(n) => self.upstream_bytes(&scratch[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(n) => {
+                    self.upstream_bytes(&scratch[..n]);
+                    left = left.saturating_sub(n);
+                }
+                Err(Errno::EINTR) => {}
                 Err(_) => break,
             }
         }

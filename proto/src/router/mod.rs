@@ -396,9 +396,11 @@ impl Router {
         self.sessions.len()
     }
 
-    /// Returns how many requests of a client have no answer yet; what came too early counts as one.
-    pub fn in_flight(&self, client: ClientId) -> usize {
-        self.sessions.get(&client).map_or(0, |s| s.in_flight + s.early.len())
+    /// Tells whether a client is to get something yet: bytes that wait, or answers.
+    pub fn is_owed(&self, client: ClientId) -> bool {
+        self.sessions
+            .get(&client)
+            .is_some_and(|s| s.in_flight > 0 || !s.early.is_empty() || !s.outbox.is_empty())
     }
 
     /// Tells whether nobody is connected and nothing runs.

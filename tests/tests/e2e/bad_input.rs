@@ -7,7 +7,7 @@ use codexd_tests::client::{Message, TestClient};
 use codexd_tests::daemon::TestDaemon;
 use serde_json::{Value, json};
 
-use crate::support::{deltas, reason};
+use crate::support::{deltas, quiet_client, reason};
 
 /// A daemon whose upstream ends on the first thing that the real one would not have liked.
 fn strict() -> TestDaemon {
@@ -51,7 +51,7 @@ fn expected_methods(more: &[&str]) -> BTreeSet<String> {
 #[test]
 fn a_line_that_is_not_json_gets_a_parse_error() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let none = Value::Null;
     let cases: Vec<(&[u8], Value)> = [
         &b"{"[..],
@@ -80,7 +80,7 @@ fn a_line_that_is_not_json_gets_a_parse_error() {
 #[test]
 fn invalid_utf8_is_refused_and_never_forwarded() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let within = |bytes: &[u8]| {
         [&b"{\"id\":1,\"method\":\"model/list\",\"params\":{\"a\":\""[..], bytes, b"\"}}"].concat()
     };
@@ -101,7 +101,7 @@ fn invalid_utf8_is_refused_and_never_forwarded() {
 #[test]
 fn a_byte_order_mark_and_a_lone_surrogate_are_refused() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let cases: Vec<(&[u8], Value)> = vec![
         (b"\xef\xbb\xbf{\"id\":1,\"method\":\"model/list\"}", Value::Null),
         (br#"{"id":1,"method":"model/list","params":{"a":"\ud800"}}"#, Value::Null),
@@ -119,7 +119,7 @@ fn a_byte_order_mark_and_a_lone_surrogate_are_refused() {
 #[test]
 fn what_is_json_and_no_message_is_an_invalid_request() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let cases: Vec<(&[u8], Value)> = vec![
         (b"1", Value::Null),
         (b"1.5", Value::Null),
@@ -142,7 +142,7 @@ fn what_is_json_and_no_message_is_an_invalid_request() {
 #[test]
 fn an_id_that_is_none_is_an_invalid_request() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let ids = [
         "null",
         "5.5",
@@ -167,7 +167,7 @@ fn an_id_that_is_none_is_an_invalid_request() {
 #[test]
 fn a_member_given_twice_is_an_invalid_request() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     let cases: Vec<(&[u8], Value)> = vec![
         (b"{\"id\":1,\"id\":1,\"method\":\"model/list\"}", json!(1)),
         (b"{\"id\":1,\"method\":\"model/list\",\"method\":\"turn/start\"}", json!(1)),
@@ -183,7 +183,7 @@ fn a_member_given_twice_is_an_invalid_request() {
 #[test]
 fn nesting_is_passed_up_to_the_depth_that_the_upstream_reads() {
     let daemon = strict();
-    let mut client = daemon.client("bad");
+    let mut client = quiet_client(&daemon, "bad");
     // The message and its parameters are two of the levels.
     let nested = |levels: usize| {
         let (open, close) = ("[".repeat(levels - 2), "]".repeat(levels - 2));
@@ -206,7 +206,7 @@ fn nesting_is_passed_up_to_the_depth_that_the_upstream_reads() {
 #[test]
 fn blank_lines_and_answers_to_nothing_get_no_answer() {
     let daemon = strict();
-    let mut client = daemon.client("odd");
+    let mut client = quiet_client(&daemon, "odd");
     let lines = [
         "",
         "\r",
@@ -230,7 +230,7 @@ fn a_line_over_the_limit_is_refused_and_skipped() {
     const LIMIT: usize = 64 << 10;
     let builder = TestDaemon::fake("[[strict]]").config(&format!("[limits]\nmax_message_bytes = {LIMIT}\n"));
     let daemon = builder.ready();
-    let mut client = daemon.client("long");
+    let mut client = quiet_client(&daemon, "long");
     let line = |bytes: usize| {
         let frame = r#"{"id":"long","method":"model/list","params":{"a":""}}"#;
         frame.replace("\"\"", &format!("\"{}\"", "x".repeat(bytes - frame.len())))
@@ -258,20 +258,19 @@ fn a_line_over_the_limit_is_refused_and_skipped() {
 fn a_torn_last_line_is_dropped() {
     let daemon = strict();
     for torn in [&b"{\"id\":1,\"method\":\"model/list\"}"[..], b"{\"id\":1,\"method", b"\xff", b"x"] {
-        let mut client = daemon.client("torn");
-        client.settle();
+        let mut client = quiet_client(&daemon, "torn");
         client.send_bytes(torn).unwrap();
         client.finish_sending();
         assert_eq!(client.recv_to_end(), []);
     }
-    assert_eq!(daemon.client("other").settle(), []);
+    assert_eq!(quiet_client(&daemon, "other").settle(), []);
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }
 
 #[test]
 fn an_unknown_method_gets_the_upstreams_own_error() {
     let daemon = TestDaemon::fake("").ready();
-    let mut client = daemon.client("new");
+    let mut client = quiet_client(&daemon, "new");
     let error = client.try_request("no/such", json!({})).unwrap_err();
     assert_eq!((error.code, &error.data), (-32600, &Value::Null));
     assert!(error.message.starts_with("Invalid request: unknown variant `no/such`"), "{}", error.message);
@@ -317,6 +316,7 @@ fn a_bad_introduction_is_refused_and_can_be_repeated() {
         (json!({"clientInfo": {"name": "a"}}), "Invalid request: missing field `version`"),
         (json!({"clientInfo": {"name": 5, "version": "1"}}), "Invalid request: invalid type"),
         (json!({"clientInfo": {"name": "a\nb", "version": "1"}}), "Invalid clientInfo.name: 'a\nb'."),
+        (json!({"clientInfo": {"name": "\u{7f}", "version": "1"}}), "Invalid clientInfo.name: "),
         (
             json!({"clientInfo": {"name": "a", "version": "1"}, "capabilities": {"experimentalApi": 1}}),
             "Invalid request: invalid type",
@@ -335,10 +335,10 @@ fn a_bad_introduction_is_refused_and_can_be_repeated() {
 #[test]
 fn another_client_does_not_notice_a_bad_one() {
     let daemon = strict();
-    let mut good = daemon.client("good");
+    let mut good = quiet_client(&daemon, "good");
     let thread = good.start_thread(json!({}));
     let turn = good.start_turn(&thread, "[[deltas:100:2]]");
-    let mut bad = daemon.client("bad");
+    let mut bad = quiet_client(&daemon, "bad");
     let mut rejected = 0;
     // Bad lines all the time that the other one's turn runs.
     loop {
@@ -357,7 +357,7 @@ fn another_client_does_not_notice_a_bad_one() {
 #[test]
 fn a_flood_of_bad_lines_gets_as_many_errors() {
     let daemon = strict();
-    let mut client = daemon.client("flood");
+    let mut client = quiet_client(&daemon, "flood");
     let answers = answers_to(&mut client, &b"{\n[]\n\xff\n".repeat(1000));
     assert_eq!(answers.len(), 3000);
     assert!(answers.iter().all(|answer| answer["id"].is_null() && !answer["error"].is_null()));
@@ -366,7 +366,7 @@ fn a_flood_of_bad_lines_gets_as_many_errors() {
 #[test]
 fn noise_on_many_connections_disturbs_nobody() {
     let daemon = strict();
-    let mut good = daemon.client("good");
+    let mut good = quiet_client(&daemon, "good");
     // A generator of its own: the same noise in each run.
     const ALPHABET: &[u8] = b"{}[]\",:\\\n\xff0e-x \x00";
     let mut state = 1_u32;

@@ -12,7 +12,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Owed, TURN_END, deltas, expect_end, expect_farewell, handled, reason, status, waiting_turn, with_method,
+    Owed, TURN_END, deltas, expect_end, expect_farewell, handled, quiet_client, reason, status, waiting_turn,
+    with_method,
 };
 
 /// Runs a prompt in which the upstream ends, and checks what a client sees of it; returns the daemon's
@@ -43,6 +44,10 @@ fn dies_idle(mut daemon: TestDaemon, signal: Signal) -> Value {
     let mut client = daemon.client("one");
     client.start_thread(json!({}));
     daemon.signal_upstream(signal);
+    if signal == Signal::SIGSEGV {
+        // The stand-in's runtime steps aside at the first one.
+        daemon.signal_upstream(signal);
+    }
     let owed = Owed { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" };
     expect_farewell(&mut client, &owed);
     expect_end(&mut daemon, 1);
@@ -227,7 +232,7 @@ fn a_silent_upstream_that_answers_lives_on() {
     let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "20ms", "--probe-timeout", "20s"]);
     let mut daemon = builder.ready();
     codexd_tests::wait::until("some probes", || daemon.fake_log().matches("thread/loaded/list").count() >= 5);
-    assert_eq!(daemon.client("one").settle(), []);
+    quiet_client(&daemon, "one").settle();
     assert_eq!(daemon.stop(), 0);
 }
 

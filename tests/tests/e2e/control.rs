@@ -227,3 +227,24 @@ fn the_next_daemon_knows_how_the_last_one_ended() {
         home = next.into_home();
     }
 }
+
+#[test]
+fn noise_and_silence_on_the_control_socket_disturb_nobody() {
+    use std::io::Write as _;
+    let mut daemon = TestDaemon::fake("[[strict]]").ready();
+    let mut silent = Vec::new();
+    for n in 0..40 {
+        let mut stream = std::os::unix::net::UnixStream::connect(daemon.control_socket()).unwrap();
+        match n % 4 {
+            0 => drop(stream.write_all(b"GET /")),
+            1 => drop(stream.write_all(b"\xff\x00{\"id\":1}\n\r\n\r\n")),
+            2 => drop(stream.write_all(&b"x".repeat(100_000))),
+            _ => {}
+        }
+        silent.push(stream);
+    }
+    wait::until("the status is told again", || daemon.ctl(&["status"]).code() == Some(0));
+    daemon.client("one").settle();
+    assert_eq!(daemon.stop(), 0);
+    drop(silent);
+}

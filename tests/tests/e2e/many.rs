@@ -10,7 +10,7 @@ use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::{Value, json};
 
-use crate::support::{deltas, reason, status, waiting_turn, with_method};
+use crate::support::{deltas, quiet_client, reason, status, waiting_turn, with_method};
 
 /// Every legal form of an id, as it is written.
 const IDS: [&str; 17] = [
@@ -36,8 +36,7 @@ const IDS: [&str; 17] = [
 #[test]
 fn every_legal_id_comes_back_as_it_was_written() {
     let daemon = TestDaemon::fake("").ready();
-    let mut client = daemon.client("ids");
-    client.settle();
+    let mut client = quiet_client(&daemon, "ids");
     let long = format!("\"{}\"", "long ".repeat(20_000));
     let ids: Vec<&str> = IDS.into_iter().chain([long.as_str()]).collect();
     // All at once: answers and errors.
@@ -151,9 +150,8 @@ fn the_first_answer_wins_and_only_it_is_passed_on() {
 fn a_flood_of_requests_gets_as_many_answers_while_another_client_is_served() {
     const REQUESTS: usize = 5000;
     let daemon = TestDaemon::fake("[[strict]][[slow:1]]").ready();
-    let mut client = daemon.client("flood");
+    let mut client = quiet_client(&daemon, "flood");
     let mut other = daemon.client("other");
-    client.settle();
     let flood: String =
         (0..REQUESTS).map(|n| format!("{{\"id\":\"f{n}\",\"method\":\"model/list\"}}\n")).collect();
     client.send_bytes(flood.as_bytes()).unwrap();
@@ -273,7 +271,7 @@ fn a_client_that_does_not_read_its_errors_is_closed() {
 
 #[test]
 fn one_message_larger_than_every_queue_passes() {
-    let limits = "[limits]\nclient_queue_soft_bytes = 2000\nclient_queue_hard_bytes = 3000\nclient_queue_max_bytes = 4000\n";
+    let limits = "[limits]\nclient_queue_soft_bytes = 1024\nclient_queue_hard_bytes = 2048\nclient_queue_max_bytes = 4096\n";
     let daemon = TestDaemon::fake("[[strict]]").config(limits).ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
@@ -371,6 +369,34 @@ fn a_client_that_only_closed_its_sending_half_gets_its_answers() {
 
 #[test]
 fn a_client_that_closed_its_sending_half_before_the_upstream_was_ready_gets_its_answers() {
+    let (daemon, gate) = gated();
+    let mut client = daemon.raw_client("half");
+    let ids = half_closed(&mut client);
+    wait::until("the client is known", || status(&daemon)["clients"] == 1);
+    std::fs::write(&gate, "go\n").unwrap();
+    expect_results(&mut client, &ids);
+}
+
+#[test]
+fn a_client_that_closed_its_sending_half_and_asked_nothing_is_let_go() {
+    let (daemon, gate) = gated();
+    let mut early = daemon.raw_client("early");
+    early.send_bytes(b"\n{\"method\":\"initialized\"}\n").unwrap();
+    early.finish_sending();
+    wait::until("the client is known", || status(&daemon)["clients"] == 1);
+    std::fs::write(&gate, "go\n").unwrap();
+    assert_eq!(early.recv_to_end(), []);
+    for words in [&b""[..], b"\n", b"{\"method\":\"initialized\"}\n"] {
+        let mut client = daemon.raw_client("late");
+        client.send_bytes(words).unwrap();
+        client.finish_sending();
+        assert_eq!(client.recv_to_end(), []);
+    }
+    wait::until("nobody is left", || status(&daemon)["clients"] == 0);
+}
+
+/// Starts a daemon whose upstream begins when something is written to the returned pipe.
+fn gated() -> (TestDaemon, std::path::PathBuf) {
     let home = codexd_tests::home::Home::new().unwrap();
     // Waits for a word before it becomes the stand-in for codex.
     let gate = home.root().join("gate");
@@ -382,11 +408,7 @@ fn a_client_that_closed_its_sending_half_before_the_upstream_was_ready_gets_its_
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let daemon = TestDaemon::program(&program).home(home).start();
     wait::until("the daemon", || status(&daemon)["state"] == "handshaking");
-    let mut client = daemon.raw_client("half");
-    let ids = half_closed(&mut client);
-    wait::until("the client is known", || status(&daemon)["clients"] == 1);
-    std::fs::write(&gate, "go\n").unwrap();
-    expect_results(&mut client, &ids);
+    (daemon, gate)
 }
 
 /// Sends some requests and the end; returns their ids.
@@ -486,4 +508,66 @@ fn a_client_is_told_who_serves_it() {
     assert_eq!(result["codexd"]["generation"], 1);
     assert!(result["userAgent"].as_str().unwrap().ends_with("(one; 0.0.1)"), "{result}");
     assert_eq!(client.request("broker/status", Value::Null)["state"], "serving");
+}
+
+#[test]
+fn a_log_that_nobody_takes_disturbs_nobody() {
+    let daemon = TestDaemon::fake("[[strict]]").ready();
+    let home = codexd_tests::home::Home::new().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = home.command(daemon.codexd());
+    command.args(["serve", "--log-level", "trace", "--codex"]).arg(codexd_tests::binary::fake_codex());
+    let mut other = command.stderr(writer).spawn().unwrap();
+    drop(command);
+    let ctl = |arguments: &[&str]| {
+        codexd_tests::output::Output::of(home.command(daemon.codexd()).arg("ctl").args(arguments))
+    };
+    let _ = ctl(&["wait", "ready"]).expect_code(0);
+    let socket = ctl(&["get-socket"]).stdout.trim_end().to_owned();
+    let socket = std::path::Path::new(&socket);
+    // First nobody reads, and the pipe fills; then nobody is there.
+    for n in 0..300 {
+        let mut client = TestClient::connect("one", socket);
+        client.initialize();
+        client.start_thread(json!({"n": n}));
+    }
+    drop(reader);
+    for _ in 0..20 {
+        TestClient::connect("two", socket).initialize();
+    }
+    let _ = ctl(&["stop"]).expect_code(0);
+    assert_eq!(other.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_runs_out_of_files_serves_those_who_are_in() {
+    let home = codexd_tests::home::Home::new().unwrap();
+    let program = home.root().join("codexd.sh");
+    let text =
+        format!("#!/bin/sh\nulimit -n 48\nexec '{}' \"$@\"\n", codexd_tests::binary::codexd().display());
+    std::fs::write(&program, text).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let mut first = daemon.client("first");
+    let thread = first.start_thread(json!({}));
+    // More than it can take; what it cannot take waits at the door.
+    let waiting: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    for _ in 0..3 {
+        assert_eq!(first.turn(&thread, "hello").status, "completed");
+    }
+    drop(waiting);
+    daemon.client("next").settle();
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_client_that_goes_while_its_command_runs_after_it_closed_its_sending_half_takes_it_along() {
+    let daemon = TestDaemon::fake("[[strict]]").ready();
+    let mut client = daemon.client("half");
+    client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
+    client.finish_sending();
+    let sleeps = || daemon.processes().iter().any(|process| process.command == "sleep 300");
+    wait::until("the command runs", sleeps);
+    drop(client);
+    wait::until("the command has ended", || !sleeps());
 }

@@ -22,6 +22,14 @@ pub(crate) fn deltas(messages: &[Message]) -> Vec<&str> {
     deltas.into_iter().filter_map(|message| message["params"]["delta"].as_str()).collect()
 }
 
+/// Connects a client that has taken what each one is told at first.
+#[track_caller]
+pub(crate) fn quiet_client(daemon: &TestDaemon, name: &str) -> TestClient {
+    let mut client = daemon.client(name);
+    client.settle();
+    client
+}
+
 /// Returns `ctl status --json`.
 #[track_caller]
 pub(crate) fn status(daemon: &TestDaemon) -> Value {
