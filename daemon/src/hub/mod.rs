@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Everything here runs on one thread. The [`Hub`] is a value in a `RefCell`; the tasks around it (one
-//! for each client, one for the upstream, one that accepts, and the [core loop](run)) only wait for
+//! for each client, one for the upstream, one that accepts, and the [core loop](run())) only wait for
 //! readiness and then call it. No call waits, so the borrow never lasts beyond one.
 //!
 //! A call handles what one read brought. What it left to write is written once everybody who was ready
