@@ -120,8 +120,12 @@ fn two_subscribers_see_the_same_turn() {
     one.turn(&thread, "first");
     let mut two = daemon.client("two");
     two.request("thread/resume", json!({"threadId": thread}));
-    one.settle();
-    two.settle();
+    // What follows a resume comes when it is ready, to both and to the requester.
+    two.take_method("thread/tokenUsage/updated");
+    for client in [&mut one, &mut two] {
+        client.take_method("thread/goal/cleared");
+        client.settle();
+    }
     let id = one.start_turn(&thread, "[[deltas:40]]both");
     let (by_one, by_two) = (one.finish_turn(&thread, &id), two.finish_turn(&thread, &id));
     assert_eq!(by_one.deltas, tokens(40, "both"));
