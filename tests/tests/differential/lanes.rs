@@ -96,12 +96,15 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
 pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
     let mut joined: Vec<Value> = Vec::new();
     for mut message in messages {
-        // A search tells what it has found so far, as often as it comes to it; only the last of it is sure.
+        // A search tells what it has found so far, as often as it comes to it, now and then nothing again
+        // behind something: only that it has found it is sure.
         if message["method"] == "fuzzyFileSearch/sessionUpdated"
             && let Some(last) = joined.last_mut()
             && ["sessionId", "query"].iter().all(|key| last["params"][key] == message["params"][key])
         {
-            *last = message;
+            if message["params"]["files"] != json!([]) {
+                *last = message;
+            }
             continue;
         }
         if !OUTPUT.contains(&message["method"].as_str().unwrap_or_default()) {
