@@ -526,11 +526,12 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     let socket = ctl(&["get-socket"]).stdout.trim_end().to_owned();
     let socket = std::path::Path::new(&socket);
     // First nobody reads, and the pipe fills; then nobody is there.
-    for n in 0..300 {
-        let mut client = TestClient::connect("one", socket);
-        client.initialize();
-        client.start_thread(json!({"n": n}));
+    for _ in 0..3000 {
+        drop(UnixStream::connect(socket).unwrap());
     }
+    let mut client = TestClient::connect("one", socket);
+    client.initialize();
+    client.start_thread(json!({}));
     drop(reader);
     for _ in 0..20 {
         TestClient::connect("two", socket).initialize();
