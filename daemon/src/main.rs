@@ -33,6 +33,7 @@ mod install;
 mod listener;
 mod lock;
 mod log_filter;
+mod log_writer;
 mod notify;
 mod paths;
 mod peer;
@@ -97,7 +98,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
-        let log = telemetry::start(&settings.log, environment)?;
+        let (log, _flush) = telemetry::start(&settings.log, environment)?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start)
     });

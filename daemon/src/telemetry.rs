@@ -11,6 +11,7 @@ use tracing_subscriber::{fmt, reload};
 use crate::environment::Environment;
 use crate::error::Error;
 use crate::log_filter::LogFilter;
+use crate::log_writer::{self, Flush};
 
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
@@ -33,17 +34,19 @@ impl LogControl {
 ///
 /// # Errors
 ///
-/// When the process has a subscriber already.
-pub(crate) fn start(filter: &LogFilter, environment: &Environment) -> Result<LogControl, Error> {
+/// When the process has a subscriber already, or the system refuses a thread.
+pub(crate) fn start(filter: &LogFilter, environment: &Environment) -> Result<(LogControl, Flush), Error> {
+    let failed = || Error::os("cannot start the log");
+    let (writer, flush) = log_writer::start(std::io::stderr()).map_err(|error| failed().because(error))?;
     let terminal = std::io::stderr().is_terminal();
     let (targets, reload) = reload::Layer::new(filter.to_targets());
-    let lines = fmt::layer().compact().with_writer(std::io::stderr).with_ansi(terminal);
+    let lines = fmt::layer().compact().with_writer(writer).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(targets);
     if environment.value("JOURNAL_STREAM").is_some() && !terminal {
         registry.with(lines.without_time()).try_init()
     } else {
         registry.with(lines).try_init()
     }
-    .map_err(|error| Error::os("cannot start the log").because(error))?;
-    Ok(LogControl { reload })
+    .map_err(|error| failed().because(error))?;
+    Ok((LogControl { reload }, flush))
 }

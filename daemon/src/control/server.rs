@@ -31,6 +31,8 @@ const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
 const MAX_CONNECTIONS: u32 = 32;
 /// Connections that have not yet sent their handshake.
 const MAX_HANDSHAKES: usize = 32;
+/// How long such a connection may take: silent ones must not keep `codexd ctl` out.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
 /// The largest request, in bytes; there are none with contents.
 const MAX_REQUEST_BYTES: u32 = 64 << 10;
 /// How long to wait before accepting again after a failure such as too many open files.
@@ -133,8 +135,11 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
         let stopped = stop_handle.clone().shutdown();
         // Ends with the upgrade to a WebSocket; from there on a task of the library serves it.
         handshakes.spawn(async move {
-            if let Err(error) = serve_with_graceful_shutdown(stream, service, stopped).await {
-                tracing::debug!(error, "control connection ended");
+            let handshake = serve_with_graceful_shutdown(stream, service, stopped);
+            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(error, "control connection ended"),
+                Err(_) => tracing::debug!("control connection without a handshake closed"),
             }
         });
     }

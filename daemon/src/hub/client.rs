@@ -194,6 +194,8 @@ impl Hub {
             self.disconnect(client);
         } else if nothing_owed {
             self.finish(client, None);
+        } else {
+            self.look_after(client);
         }
     }
 
@@ -267,7 +269,7 @@ impl Hub {
 }
 
 /// Tells whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
-fn hung_up(socket: &Socket) -> bool {
+pub(super) fn hung_up(socket: &Socket) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()
         && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))

@@ -11,6 +11,7 @@ use codexd_proto::time::Time;
 use tungstenite::protocol::CloseFrame;
 
 use super::Hub;
+use super::client::hung_up;
 use crate::connection::{Ending, Request, Response, WebSocket, Wire, close_frame, farewell};
 
 /// Milliseconds in which a begun head of an HTTP request has to be complete.
@@ -18,6 +19,10 @@ const HEAD_WITHIN_MS: u64 = 5_000;
 
 /// Milliseconds in which a connection that is to be closed has to take its last bytes.
 const END_WITHIN_MS: u64 = 10_000;
+
+/// Milliseconds between looks whether somebody who sends nothing more still reads. The end of a
+/// connection whose end of input was read already is no news to the runtime.
+const LOOK_AFTER_MS: u64 = 1_000;
 
 impl Hub {
     /// Closes a connection because the router wants it.
@@ -87,6 +92,13 @@ impl Hub {
     /// The head of an HTTP request has begun.
     pub(super) fn expect_head(&mut self, client: ClientId) {
         self.expect(client, HEAD_WITHIN_MS);
+    }
+
+    /// The client sends nothing more and waits for answers: it may go without another sign.
+    pub(super) fn look_after(&mut self, client: ClientId) {
+        if self.connections.get(&client).is_some_and(|connection| connection.deadline.is_none()) {
+            self.expect(client, LOOK_AFTER_MS);
+        }
     }
 
     /// Does what an HTTP request asks for.
@@ -174,8 +186,14 @@ impl Hub {
             && at <= now
         {
             self.unexpect(client);
-            match self.connections.get(&client).map(|connection| &connection.wire) {
-                Some(Wire::Http(_)) => self.answer(client, |_| Response::timeout()),
+            let Some(connection) = self.connections.get(&client) else { continue };
+            match &connection.wire {
+                Wire::Http(_) => self.answer(client, |_| Response::timeout()),
+                Wire::Lines(_) | Wire::WebSocket(_)
+                    if connection.closing.is_none() && !hung_up(&connection.socket) =>
+                {
+                    self.look_after(client);
+                }
                 _ => self.disconnect(client),
             }
         }

@@ -10,7 +10,7 @@ use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::{Value, json};
 
-use crate::support::{deltas, quiet_client, reason, status, waiting_turn, with_method};
+use crate::support::{Started, deltas, quiet_client, reason, status, waiting_turn, with_method};
 
 /// Every legal form of an id, as it is written.
 const IDS: [&str; 17] = [
@@ -517,7 +517,7 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = home.command(daemon.codexd());
     command.args(["serve", "--log-level", "trace", "--codex"]).arg(codexd_tests::binary::fake_codex());
-    let mut other = command.stderr(writer).spawn().unwrap();
+    let mut other = Started::of(command.stderr(writer));
     drop(command);
     let ctl = |arguments: &[&str]| {
         codexd_tests::output::Output::of(home.command(daemon.codexd()).arg("ctl").args(arguments))
@@ -525,18 +525,20 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let socket = ctl(&["get-socket"]).stdout.trim_end().to_owned();
     let socket = std::path::Path::new(&socket);
-    // First nobody reads, and the pipe fills; then nobody is there.
-    for n in 0..300 {
-        let mut client = TestClient::connect("one", socket);
-        client.initialize();
-        client.start_thread(json!({"n": n}));
+    // First nobody reads, and the pipe fills; then nobody is there. Fewer than may wait at the door, so that
+    // this cannot hang.
+    for _ in 0..900 {
+        drop(UnixStream::connect(socket).unwrap());
     }
+    let mut client = TestClient::connect("one", socket);
+    client.initialize();
+    client.start_thread(json!({}));
     drop(reader);
     for _ in 0..20 {
         TestClient::connect("two", socket).initialize();
     }
     let _ = ctl(&["stop"]).expect_code(0);
-    assert_eq!(other.wait().unwrap().code(), Some(0));
+    assert_eq!(other.exit_code(), Some(0));
 }
 
 #[test]

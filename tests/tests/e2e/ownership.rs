@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
@@ -11,11 +11,9 @@ use codexd_tests::output::Output;
 use codexd_tests::process;
 use codexd_tests::wait;
 use codexd_tests::{binary, notify::NotifySocket};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::support::{expect_end, status, waiting_turn};
+use crate::support::{Started, expect_end, status, waiting_turn};
 
 /// `codexd serve` in a world, with its default paths.
 fn serve(home: &Home) -> Command {
@@ -95,27 +93,23 @@ fn after_a_hard_kill_the_next_one_does_not_wait_for_the_old_upstream() {
     let mut next = daemon.command(&["serve"]);
     let path = daemon.home().root().join("next");
     let notify = NotifySocket::open(&path).unwrap();
-    let mut next = next.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()).spawn().unwrap();
+    let mut next = Started::of(next.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()));
     assert!(notify.wait_for(wait::PATIENCE, |line| line == "READY=1").is_some());
     assert!(daemon.pids().contains(&old));
     TestClient::connect("one", &daemon.socket()).initialize();
-    terminate(&next);
-    assert_eq!(next.wait().unwrap().code(), Some(0));
-}
-
-fn terminate(child: &Child) {
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    next.terminate();
+    assert_eq!(next.exit_code(), Some(0));
 }
 
 #[test]
 fn of_many_daemons_started_at_the_same_instant_one_wins() {
     let home = Home::new().unwrap();
-    let mut daemons: Vec<Child> =
-        (0..16).map(|_| serve(&home).stderr(Stdio::piped()).spawn().unwrap()).collect();
+    let mut daemons: Vec<Started> =
+        (0..16).map(|_| Started::of(serve(&home).stderr(Stdio::null()))).collect();
     // All but one end by themselves.
     let mut codes = Vec::new();
     wait::until("one is left", || {
-        daemons.retain_mut(|daemon| match daemon.try_wait().unwrap() {
+        daemons.retain_mut(|daemon| match daemon.0.try_wait().unwrap() {
             Some(status) => {
                 codes.push(status.code());
                 false
@@ -128,11 +122,11 @@ fn of_many_daemons_started_at_the_same_instant_one_wins() {
     let ctl = |arguments: &[&str]| Output::of(home.command(&binary::codexd()).arg("ctl").args(arguments));
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let now = ctl(&["status", "--json"]).expect_code(0).json();
-    assert_eq!((&now["pid"], &now["generation"]), (&json!(daemons[0].id()), &json!(1)));
+    assert_eq!((&now["pid"], &now["generation"]), (&json!(daemons[0].0.id()), &json!(1)));
     let upstreams = process::marked(home.root());
     assert_eq!(upstreams.iter().filter(|it| it.command.contains(" app-server")).count(), 1, "{upstreams:?}");
     let _ = ctl(&["stop"]).expect_code(0);
-    assert_eq!(daemons[0].wait().unwrap().code(), Some(0));
+    assert_eq!(daemons[0].exit_code(), Some(0));
     process::assert_no_process_left(home.root());
 }
 
@@ -150,7 +144,7 @@ fn daemons_that_follow_each_other_never_overlap_and_count_up() {
 #[test]
 fn sockets_are_private_and_in_a_private_folder() {
     let home = Home::new().unwrap();
-    let mut daemon = serve(&home).env_remove("NOTIFY_SOCKET").stderr(Stdio::null()).spawn().unwrap();
+    let mut daemon = Started::of(serve(&home).stderr(Stdio::null()));
     let ctl = |arguments: &[&str]| Output::of(home.command(&binary::codexd()).arg("ctl").args(arguments));
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let now = ctl(&["status", "--json"]).json();
@@ -162,8 +156,8 @@ fn sockets_are_private_and_in_a_private_folder() {
         assert_eq!(mode(&path), 0o600, "{name}");
     }
     assert_eq!(ctl(&["get-socket"]).stdout.trim_end(), now["socket"].as_str().unwrap());
-    terminate(&daemon);
-    assert_eq!(daemon.wait().unwrap().code(), Some(0));
+    daemon.terminate();
+    assert_eq!(daemon.exit_code(), Some(0));
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left in the folder");
 }
 

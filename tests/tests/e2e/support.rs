@@ -1,8 +1,12 @@
 //! What several subjects look at.
 
+use std::process::{Child, Command};
+
 use codexd_tests::client::{Message, RpcError, TestClient};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::wait;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// The notification that says that the daemon goes.
@@ -10,6 +14,34 @@ pub(crate) const ANNOUNCEMENT: &str = "notifications/broker/shuttingDown";
 
 /// The end of a turn.
 pub(crate) const TURN_END: &str = "turn/completed";
+
+/// A process that a test started itself; killed when the test does not come to its end.
+pub(crate) struct Started(pub(crate) Child);
+
+impl Started {
+    #[track_caller]
+    pub(crate) fn of(command: &mut Command) -> Started {
+        Started(command.spawn().unwrap())
+    }
+
+    pub(crate) fn terminate(&self) {
+        kill(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGTERM).unwrap();
+    }
+
+    /// Waits for the end and returns the exit code.
+    #[track_caller]
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let status = wait::poll(wait::PATIENCE, || self.0.try_wait().unwrap());
+        status.expect("the process ends").code()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// Returns the messages with this method.
 pub(crate) fn with_method<'a>(messages: &'a [Message], method: &str) -> Vec<&'a Message> {
