@@ -48,7 +48,7 @@ impl Activated {
         };
         let it = Activated { home, child };
         for (name, _) in sockets {
-            wait::until("the socket is there", || it.socket(name).exists());
+            wait::until("somebody listens", || is_listening(&it.socket(name)));
         }
         Some(it)
     }
@@ -64,6 +64,14 @@ impl Activated {
     fn exit_code(&mut self) -> Option<i32> {
         wait::poll(wait::PATIENCE, || self.child.try_wait().unwrap()).expect("the daemon ends").code()
     }
+}
+
+/// Tells whether somebody listens at a path, without connecting: that would start the daemon. The file is
+/// there a moment before (`/proc/net/unix`, `proc_net(5)`: the flag 0x10000 marks a listening socket).
+fn is_listening(path: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/net/unix").unwrap();
+    let path = path.to_str().unwrap();
+    table.lines().any(|line| line.ends_with(path) && line.split_ascii_whitespace().nth(3) == Some("00010000"))
 }
 
 impl Drop for Activated {
