@@ -12,8 +12,8 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Owed, TURN_END, deltas, expect_end, expect_farewell, handled, quiet_client, reason, status, waiting_turn,
-    with_method,
+    Owed, TURN_END, deltas, expect_end, expect_farewell, handled, quiet_client, reason, status,
+    wait_for_state, waiting_turn, with_method,
 };
 
 /// Runs a prompt in which the upstream ends, and checks what a client sees of it; returns the daemon's
@@ -287,7 +287,7 @@ fn an_upstream_that_ends_in_the_handshake_exits_1() {
 #[test]
 fn a_client_that_came_before_a_failed_handshake_gets_its_errors() {
     let mut daemon = TestDaemon::fake("[[init-hang]]").start();
-    codexd_tests::wait::until("the socket", || daemon.socket().exists());
+    wait_for_state(&daemon, "handshaking");
     let mut client = daemon.raw_client("early");
     let info = json!({"clientInfo": {"name": "early", "version": "1"}});
     let requests = [client.send_request("initialize", info), client.send_request("model/list", json!({}))];

@@ -208,7 +208,7 @@ fn the_next_daemon_knows_how_the_last_one_ended() {
         ),
         (|it| it.kill9(), Value::Null, "left no record (killed?)", Value::Null),
         (
-            |it| drop(it.ctl(&["stop", "--now"])),
+            |it| drop(it.ctl(&["stop"])),
             json!(0),
             "codexd is stopping (ctl stop)",
             // It may see the end of its input before the signal comes.
