@@ -180,9 +180,10 @@ fn native_in(modules: &Path) -> Result<PathBuf, String> {
 /// When this program was moved elsewhere.
 pub fn target_dir() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot find the own program: {error}"))?;
-    // target/PROFILE/demo or target/PROFILE/deps/test; the tag file marks the root.
+    // target/PROFILE/demo or target/PROFILE/deps/test, perhaps with a platform between. Cargo keeps the first
+    // file in the root of each, and puts the second there if it has made the folder itself.
     own.ancestors()
-        .find(|folder| folder.join("CACHEDIR.TAG").is_file())
+        .find(|folder| [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|name| folder.join(name).is_file()))
         .map(Path::to_owned)
         .ok_or_else(|| format!("`{}` is not in a target directory of Cargo", own.display()))
 }

@@ -74,6 +74,7 @@ fn build() -> Outcome<PathBuf> {
         return Ok(PathBuf::from(given));
     }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
+    step("codexd", "release build; the first one takes some minutes");
     let start = Instant::now();
     let status = Command::new(cargo)
         .args(["build", "--release", "--quiet", "--package", "codexd", "--manifest-path"])
@@ -83,7 +84,7 @@ fn build() -> Outcome<PathBuf> {
     if !status.success() {
         return Err("`cargo build --release --package codexd` failed".to_owned());
     }
-    step("codexd", &format!("release build, {:.1} s", start.elapsed().as_secs_f32()));
+    step("", &format!("built in {:.1} s", start.elapsed().as_secs_f32()));
     Ok(codex::target_dir()?.join("release/codexd"))
 }
 
