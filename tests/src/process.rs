@@ -35,6 +35,36 @@ pub fn marked(mark: &Path) -> Vec<Process> {
         .collect()
 }
 
+/// Waits until a killed process has let go of everything: its sockets, pipes and locks.
+///
+/// A dying process loses its memory, and with it the environment by which [`marked`] knows it, before it
+/// closes its files: until then what is written to its sockets is taken, and its locks are held.
+///
+/// # Panics
+///
+/// When that takes longer than [`wait::until`] waits.
+#[track_caller]
+pub fn wait_dead(pid: i32) {
+    wait::until("the process is dead", || is_dead(pid));
+}
+
+/// Files are closed before a process becomes a zombie, but each thread ends by itself and the last one
+/// closes them: fields 3 and 20 of proc_pid_stat(5).
+#[cfg(target_os = "linux")]
+fn is_dead(pid: i32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The name before the last parenthesis may hold anything.
+    let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+    let state = fields.next();
+    let threads = fields.nth(16).and_then(|number| number.parse::<u32>().ok());
+    matches!(state, Some("Z" | "X")) && threads.is_some_and(|number| number <= 1)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_dead(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None).is_err()
+}
+
 /// Waits until no process with `mark` is left and returns those that stay, after killing them.
 pub fn sweep(mark: &Path, patience: Duration) -> Vec<Process> {
     let gone = wait::poll(patience, || marked(mark).is_empty().then_some(()));

@@ -141,8 +141,9 @@ impl World {
     /// Kills the only daemon and waits until nothing of it is left.
     #[track_caller]
     pub(super) fn kill9(&self) {
-        kill(Pid::from_raw(self.daemon()), Signal::SIGKILL).unwrap();
-        wait::until("the daemon is gone", || self.daemons().is_empty());
+        let daemon = self.daemon();
+        kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
+        process::wait_dead(daemon);
     }
 }
 
