@@ -19,6 +19,8 @@ use crate::{install, paths};
 pub(super) struct Service {
     program: &'static str,
     arguments: Vec<String>,
+    /// The unit that runs the daemon, where systemd has it.
+    unit: Option<String>,
     /// How people look at it.
     inspect: String,
 }
@@ -57,10 +59,12 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         .map(|kind| format!("{name}.{kind}"))
         .into_iter()
         .find(|unit| folders.iter().any(|folder| folder.join(unit).exists()))?;
+    let service = format!("{name}.service");
     Some(Service {
         program: "systemctl",
         arguments: ["--user", "--no-ask-password", "start", &unit].map(str::to_owned).into(),
-        inspect: format!("systemctl --user status {name}.service"),
+        inspect: format!("systemctl --user status {service}"),
+        unit: Some(service),
     })
 }
 
@@ -72,6 +76,7 @@ fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
     plist.exists().then(|| Service {
         program: "launchctl",
         arguments: vec!["kickstart".to_owned(), target.clone()],
+        unit: None,
         inspect: format!("launchctl print {target}"),
     })
 }
@@ -82,7 +87,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// With exit code 69 and the manager's words.
+    /// With exit code 69: how the daemon ended if it did, else the manager's words.
     pub(super) fn start(&self) -> Result<(), Error> {
         let failed = || {
             Error::new(
@@ -103,7 +108,16 @@ impl Service {
         if output.status.success() {
             return Ok(());
         }
-        Err(failed().because(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        let said = || String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+        Err(failed().because(self.end().unwrap_or_else(said)))
+    }
+
+    /// Returns how the daemon of the unit ended, by exit code and in its own last words.
+    fn end(&self) -> Option<String> {
+        let ask = |property| install::systemd::show(self.unit.as_ref()?, property);
+        let code = (ask("Result")? == "exit-code").then(|| ask("ExecMainStatus"))??;
+        let words = ask("StatusText").filter(|words| !words.is_empty());
+        Some(words.map_or_else(|| format!("exit code {code}"), |words| format!("exit code {code}: {words}")))
     }
 }
 

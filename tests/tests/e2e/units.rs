@@ -40,6 +40,8 @@ macro_rules! as_both {
     )*};
 }
 
+mod connect;
+
 /// Sends a line and reads one line back; empty at the end of the connection.
 fn ask(lab: &Lab, line: &str) -> String {
     let mut stream = UnixStream::connect(lab.socket()).unwrap();
