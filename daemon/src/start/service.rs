@@ -60,6 +60,10 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         .into_iter()
         .find(|unit| folders.iter().any(|folder| folder.join(unit).exists()))?;
     let service = format!("{name}.service");
+    // A socket fails when its service was started too often, and would do so again with the next client,
+    // without a word. The service says why.
+    let failed = || install::systemd::show(&unit, "ActiveState").as_deref() == Some("failed");
+    let unit = if unit != service && failed() { service.clone() } else { unit };
     Some(Service {
         program: "systemctl",
         arguments: ["--user", "--no-ask-password", "start", &unit].map(str::to_owned).into(),
@@ -115,9 +119,14 @@ impl Service {
     /// Returns how the daemon of the unit ended, by exit code and in its own last words.
     fn end(&self) -> Option<String> {
         let ask = |property| install::systemd::show(self.unit.as_ref()?, property);
-        let code = (ask("Result")? == "exit-code").then(|| ask("ExecMainStatus"))??;
+        // That of the last life, also when there were too many of them.
+        if ask("Result")? != "exit-code" {
+            return None;
+        }
+        let code = ask("ExecMainStatus")?;
         let words = ask("StatusText").filter(|words| !words.is_empty());
-        Some(words.map_or_else(|| format!("exit code {code}"), |words| format!("exit code {code}: {words}")))
+        let words = words.map(|words| format!(": {words}")).unwrap_or_default();
+        Some(format!("exit code {code}{words}"))
     }
 }
 

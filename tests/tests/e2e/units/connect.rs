@@ -106,4 +106,16 @@ as_both! {
         assert!(said.stdout.starts_with("{\"id\":1,\"result\":"), "{said}");
         assert_eq!(lab.show(SERVICE, "ActiveState"), "active");
     }
+
+    fn the_end_of_a_crash_loop_is_told_to_who_waits_for_it(lab) {
+        lab.install();
+        lab.drop_in(SERVICE, "[Unit]\nStartLimitBurst=3\n[Service]\nRestartSec=20ms\n");
+        lab.script_codex("[[init-exit:0]]");
+        // Whoever comes, before it has ended and after.
+        for _ in 0..2 {
+            let said = one_client(&lab, &["--no-direct"]).expect_code(69);
+            assert!(said.stderr.contains("exit code 1: codex app-server exited with code 0"), "{said}");
+        }
+        assert_eq!(lab.running(), [""; 0]);
+    }
 }
