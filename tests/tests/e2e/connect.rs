@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use world::{Bridge, World};
 
-/// Returns a number for a test that is larger where there is time for it.
+/// Returns a number for a test, another one where somebody asks for more or has less time.
 fn times(variable: &str, usually: usize) -> usize {
     std::env::var(variable).map_or(usually, |text| text.parse().unwrap())
 }
@@ -79,7 +79,7 @@ fn the_first_client_starts_the_daemon_and_the_next_one_shares_it() {
 #[test]
 fn clients_at_the_same_instant_start_one_daemon() {
     let world = World::fake("");
-    for round in 1..=times("CODEXD_TEST_START_ROUNDS", 3) {
+    for round in 1..=times("CODEXD_TEST_START_ROUNDS", 20) {
         let mut clients: Vec<Bridge> = (0..50).map(|n| world.raw_client(&format!("c{n}"), &[])).collect();
         let generations: Vec<u64> =
             clients.iter_mut().map(|client| generation(&client.initialize())).collect();
@@ -414,7 +414,7 @@ fn clients_one_after_another_all_get_their_turn_while_the_daemon_is_killed_at_ra
     use std::sync::atomic::{AtomicBool, Ordering};
     let world = World::fake("");
     let done = AtomicBool::new(false);
-    let clients = times("CODEXD_TEST_KILLED_CLIENTS", 30);
+    let clients = times("CODEXD_TEST_KILLED_CLIENTS", 200);
     let (mut kills, mut attempts) = (0, 0);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
