@@ -20,10 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::dial::{self, Wait};
 use super::ledger::{Kind, Ledger, Outgoing, Verdict};
 use super::lines::{Lines, Piece};
-use super::{PATIENCE, direct, note, note_error};
-use crate::control::client::ask_status;
+use super::{PATIENCE, compare, direct, note, note_error};
 use crate::error::Error;
-use crate::fingerprint;
 use crate::start::Target;
 
 /// Bytes waiting in one direction above which its source is not read.
@@ -41,8 +39,6 @@ const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How long the daemon may take to tell its environment.
-const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A bridge. See the [module's documentation](self).
 pub(super) struct Bridge<'a> {
@@ -517,29 +513,14 @@ impl<'a> Bridge<'a> {
         code
     }
 
-    /// Warns, once, if the daemon's environment is another one in what matters. Beside the loop: a daemon
-    /// that is slow to answer must not hold up anything.
+    /// Compares environments, once. Beside the loop: a daemon that is slow to answer must not hold up
+    /// anything.
     fn compare_environments(&mut self) {
         if std::mem::replace(&mut self.compared, true) || self.link.codex.is_some() {
             return;
         }
-        let ours = fingerprint::of(&self.target.settings.codex_home, self.target.environment);
-        let control_socket = self.target.settings.paths.control_socket.clone();
-        std::thread::spawn(move || {
-            let Ok(status) = ask_status(&control_socket, STATUS_WITHIN) else { return };
-            // One that says nothing of its environment is of an older version.
-            if status.environment.is_empty() {
-                return;
-            }
-            let different = fingerprint::differences(&ours, &status.environment);
-            if !different.is_empty() {
-                note(&format!(
-                    "codexd: warning: the daemon was started with other values of {}; its own are in force\n\
-                     hint: `codexd ctl stop` ends it, and the next client starts one with its environment",
-                    different.join(", ")
-                ));
-            }
-        });
+        let client = compare::Client::of(self.target);
+        std::thread::spawn(move || client.compare());
     }
 }
 

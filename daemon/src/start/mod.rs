@@ -109,6 +109,14 @@ pub(crate) fn attempt(
     }
 }
 
+/// Says what to do for a daemon with another environment: in words, after `hint:`.
+pub(crate) fn how_to_change_environment(target: &Target<'_>) -> String {
+    match service::find(target.settings, target.codex_args, target.environment) {
+        Some(service) => service.how_to_change_environment(),
+        None => "`codexd ctl stop` ends it, and the next client starts one with its environment".to_owned(),
+    }
+}
+
 /// Refuses to connect where that would start a daemon although none may be started: to a socket that a service
 /// manager keeps open for it.
 ///

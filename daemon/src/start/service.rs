@@ -116,6 +116,17 @@ impl Service {
         Err(failed().because(self.end().unwrap_or_else(said)))
     }
 
+    /// Says how a variable gets to the daemon, and the codex of this shell.
+    pub(super) fn how_to_change_environment(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!(
+                "`systemctl --user edit {unit}` sets variables (`Environment=NAME=value`), `codexd install --systemd` \
+                 takes PATH and codex of this shell; then systemctl --user restart {unit}"
+            ),
+            None => "`codexd install --launchd --now` takes PATH and codex of this shell".to_owned(),
+        }
+    }
+
     /// Returns how the daemon of the unit ended, by exit code and in its own last words.
     fn end(&self) -> Option<String> {
         let ask = |property| install::systemd::show(self.unit.as_ref()?, property);

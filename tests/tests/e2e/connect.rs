@@ -6,7 +6,9 @@ mod world;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
+use codexd_tests::binary;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
 use codexd_tests::process;
@@ -339,11 +341,28 @@ fn what_no_daemon_does_is_left_to_codex() {
 fn a_daemon_with_another_environment_is_pointed_out() {
     let world = World::fake("");
     let first = world.client("first");
+    let warned = |name: &str, command: &mut Command| {
+        let mut client = world.spawn(name, command);
+        client.initialize();
+        wait::until("the warning", || client.stderr().contains("hint: `codexd ctl stop`"));
+        client.stderr()
+    };
     let mut command = world.command(&["connect"]);
-    let mut second = world.spawn("second", command.env("https_proxy", "http://me:secret@proxy"));
-    second.initialize();
-    wait::until("the warning", || second.stderr().contains("other values of HTTPS_PROXY;"));
-    assert!(!second.stderr().contains("secret"));
+    let path = std::env::join_paths(
+        std::env::split_paths(&std::env::var_os("PATH").unwrap()).chain(["/venv/bin".into()]),
+    );
+    // A variable that codex acts upon, and a PATH that changes nothing.
+    let said =
+        warned("proxy", command.env("https_proxy", "http://me:secret@proxy").env("PATH", path.unwrap()));
+    assert!(said.contains("other values of HTTPS_PROXY;"), "{said}");
+    assert!(!said.contains("secret") && !said.contains("PATH"), "{said}");
+    // Another codex.
+    let other = world.home().root().join("other-codex");
+    std::fs::copy(binary::fake_codex(), &other).unwrap();
+    let mut command = world.command(&["connect"]);
+    let said = warned("codex", command.env("CODEXD_CODEX", &other));
+    assert!(said.contains(&format!("and not `{}`", other.display())), "{said}");
+    assert!(!said.contains("other values"), "{said}");
     assert_eq!(first.stderr(), "");
     let status = world.run(&["ctl", "status", "--json"]).json();
     assert_eq!(status["environment"]["CODEX_HOME"], json!(world.home().codex_home()));

@@ -1,7 +1,5 @@
 //! `codexd connect` where a unit is installed: the service manager starts the daemon, and nobody else.
 
-use std::path::Path;
-
 use codexd_tests::output::Output;
 use serde_json::json;
 
