@@ -9,6 +9,7 @@ use codexd_proto::exit::ExitCode;
 use super::step::Step;
 use super::{Facts, say, template};
 use crate::control::client::ask_status;
+use crate::environment::lend_runtime_dir;
 use crate::error::Error;
 
 const SERVICE: &str = include_str!("../../../systemd/codexd.service");
@@ -180,15 +181,17 @@ pub(super) fn check_manager() -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ExitCode::Unavailable, "no service manager of systemd answers for this user")
-        .hint(format!(
-            "after `su` or `sudo`: export XDG_RUNTIME_DIR=/run/user/{}; without systemd the first client starts the daemon",
-            nix::unistd::geteuid()
-        )))
+        .hint(
+            "after `su` or `sudo`, `unset XDG_RUNTIME_DIR` if it is another user's; a user without a session has one \
+             after `loginctl enable-linger USER`; without systemd the first client starts the daemon",
+        ))
 }
 
 /// Asks the user's manager for a property of a unit; `None` where there is no manager.
 pub(crate) fn show(unit: &str, property: &str) -> Option<String> {
-    let output = Command::new("systemctl").args(["--user", "show", "-P", property, unit]).output().ok()?;
+    let mut command = Command::new("systemctl");
+    command.args(["--user", "show", "-P", property, unit]);
+    let output = lend_runtime_dir(&mut command).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

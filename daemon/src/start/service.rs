@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use codexd_proto::exit::ExitCode;
 
 use crate::config::Settings;
-use crate::environment::Environment;
+use crate::environment::{Environment, lend_runtime_dir};
 use crate::error::Error;
 use crate::{install, paths};
 
@@ -104,7 +104,7 @@ impl Service {
             )
             .hint(self.inspect.clone())
         };
-        let output = Command::new(self.program)
+        let output = lend_runtime_dir(&mut Command::new(self.program))
             .args(&self.arguments)
             .stdin(Stdio::null())
             .output()

@@ -116,4 +116,23 @@ as_both! {
         }
         assert_eq!(lab.running(), [""; 0]);
     }
+
+    fn a_shell_without_a_session_finds_the_same_daemon(lab) {
+        // As sshd starts commands where PAM does not set up a session.
+        let home = format!("HOME={}", lab.home().display());
+        let codexd = lab.programs().join("codexd").display().to_string();
+        let bare = |words: &str| {
+            let shell = format!("{codexd} {words}");
+            lab.command(["env", "-i", &home, "PATH=/usr/local/bin:/usr/bin:/bin", "sh", "-c", &shell])
+        };
+        lab.install();
+        let mut client = TestClient::spawn("bare", &mut bare("connect"));
+        assert_eq!(client.initialize()["codexd"]["generation"], 1);
+        client.turn_completes();
+        let pid = lab.show(SERVICE, "MainPID");
+        assert_eq!(Output::of(&mut bare("ctl status --field pid")).expect_code(0).stdout.trim(), pid);
+        assert_eq!(status(&lab)["pid"].to_string(), pid);
+        client.finish_sending();
+        assert_eq!(client.wait_exit().code(), Some(0));
+    }
 }
