@@ -337,6 +337,29 @@ fn what_no_daemon_does_is_left_to_codex() {
     assert!(output.stderr.contains("`generate-ts`"), "{output}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_daemon_has_the_clients_environment_without_what_is_the_clients_alone() {
+    let world = World::fake("");
+    let mut command = world.command(&["connect"]);
+    let own =
+        ["TERM", "TMUX", "SSH_TTY", "PWD", "XDG_SESSION_ID", "NOTIFY_SOCKET", "LISTEN_FDS", "INVOCATION_ID"];
+    command.envs(own.map(|name| (name, "1"))).env("PROVIDER_KEY", "k").env("SSH_AUTH_SOCK", "/agent");
+    let mut client = world.spawn("client", &mut command);
+    client.initialize();
+    let upstream = world.status("upstream.pid").unwrap();
+    for pid in [world.daemon().to_string(), upstream] {
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let names: Vec<&str> =
+            environment.split('\0').filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(!own.iter().any(|name| names.contains(name)), "{names:?}");
+        for kept in ["PROVIDER_KEY", "SSH_AUTH_SOCK", "PATH", "HOME", "CODEX_HOME"] {
+            assert!(names.contains(&kept), "{kept}: {names:?}");
+        }
+    }
+    assert_eq!(client.finish(), 0);
+}
+
 #[test]
 fn a_daemon_with_another_environment_is_pointed_out() {
     let world = World::fake("");

@@ -42,6 +42,7 @@ macro_rules! as_both {
 
 mod connect;
 mod linger;
+mod sandbox;
 
 /// Sends a line and reads one line back; empty at the end of the connection.
 fn ask(lab: &Lab, line: &str) -> String {
