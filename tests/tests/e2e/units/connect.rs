@@ -65,6 +65,20 @@ as_both! {
         assert_eq!(lab.show(SOCKET, "LoadState"), "not-found");
     }
 
+    fn a_service_that_starts_at_the_second_try_is_waited_for(lab) {
+        write_service(&lab);
+        let flag = lab.home().join("flag");
+        lab.drop_in(SERVICE, &format!(
+            "[Service]\nRestart=on-failure\nRestartSec=500ms\nExecStartPre=/bin/sh -c 'test -e {0} || ! touch {0}'\n",
+            flag.display()
+        ));
+        let mut client = TestClient::spawn("a", &mut lab.command(["codexd", "connect", "--no-direct"]));
+        assert_eq!(client.initialize()["codexd"]["generation"], 1);
+        assert_eq!(lab.show(SERVICE, "NRestarts"), "1");
+        client.finish_sending();
+        assert_eq!(client.wait_exit().code(), Some(0));
+    }
+
     fn who_starts_a_unit_that_cannot_start_learns_why(lab) {
         let config = lab.home().join(".config/codexd/config.toml");
         let broken = "no_such_key = 1\n";
