@@ -81,6 +81,8 @@ pub struct StatusReport {
     /// What of the daemon's environment matters to clients, by the names of the variables: CODEX_HOME
     /// as it is, of the others a short hash and never a value.
     pub environment: BTreeMap<String, String>,
+    /// How many files the daemon may have open: one for each client and some more.
+    pub open_files_limit: u64,
     /// The `codex app-server` child.
     pub upstream: UpstreamStatus,
     /// Connected clients.

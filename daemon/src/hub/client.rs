@@ -70,16 +70,23 @@ impl Hub {
         if connection.blocked {
             match connection.socket.poll_writable(cx) {
                 Poll::Pending => {}
-                Poll::Ready(_) => {
+                Poll::Ready(Ok(())) => {
                     connection.blocked = false;
                     self.write_client(client);
                     // The write may have found the socket full again: wait for it.
                     if let Some(connection) = self.connections.get_mut(&client)
-                        && connection.blocked
-                        && connection.socket.poll_writable(cx).is_ready()
+                        && (if connection.blocked {
+                            connection.socket.poll_writable(cx).is_ready()
+                        } else {
+                            connection.socket.relax().is_err()
+                        })
                     {
                         cx.waker().wake_by_ref();
                     }
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                    self.disconnect(client);
                 }
             }
         }

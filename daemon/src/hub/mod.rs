@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::open_files::OpenFiles;
 use crate::reload::Reloader;
 use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
@@ -86,6 +87,12 @@ pub(crate) struct Hub {
     reloader: Reloader,
     start: Report,
     max_clients: usize,
+    /// Clients for which there are files; more wait at the door.
+    clients_with_files: usize,
+    /// Wakes who accepts when a client has gone.
+    room: Rc<Notify>,
+    /// Why nobody can be accepted at the moment.
+    cannot_accept: Option<String>,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
     idle_since: Option<Time>,
@@ -107,6 +114,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: Report,
+    pub(crate) files: OpenFiles,
 }
 
 impl Hub {
@@ -134,6 +142,9 @@ impl Hub {
             reloader: parts.reloader,
             start: parts.start,
             max_clients: settings.limits.max_clients,
+            clients_with_files: parts.files.clients(),
+            room: Rc::new(Notify::new()),
+            cannot_accept: None,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
             idle_since: None,

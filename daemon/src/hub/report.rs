@@ -37,6 +37,18 @@ impl Hub {
                 },
             });
         }
+        if let Some(why) = &self.cannot_accept {
+            report.warnings.push(Warning {
+                code: "cannotAccept".to_owned(),
+                message: format!(
+                    "clients that connect have to wait, {} are connected ({why}; the limit on open files is {})",
+                    report.clients, report.open_files_limit
+                ),
+                hint: "raise the hard limit (`LimitNOFILE=` of the unit, or `ulimit -Hn`), or set \
+                       `limits.max_clients` to less"
+                    .to_owned(),
+            });
+        }
         report
     }
 

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use codexd_tests::client::{Message, TestClient};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::Home;
 use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::{Value, json};
@@ -541,25 +542,58 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     assert_eq!(other.exit_code(), Some(0));
 }
 
-#[test]
-fn a_daemon_that_runs_out_of_files_serves_those_who_are_in() {
-    let home = codexd_tests::home::Home::new().unwrap();
+/// A `codexd` with these soft and hard limits on open files.
+fn with_open_files(home: &Home, soft: u32, hard: u32) -> std::path::PathBuf {
     let program = home.root().join("codexd.sh");
+    let codexd = codexd_tests::binary::codexd();
     let text =
-        format!("#!/bin/sh\nulimit -n 48\nexec '{}' \"$@\"\n", codexd_tests::binary::codexd().display());
+        format!("#!/bin/sh\nulimit -Sn {soft}\nulimit -Hn {hard}\nexec '{}' \"$@\"\n", codexd.display());
     std::fs::write(&program, text).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_daemon_that_runs_out_of_files_says_so_and_serves_those_who_are_in() {
+    let home = Home::new().unwrap();
+    let program = with_open_files(&home, 48, 96);
     let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let now = status(&daemon);
+    assert_eq!((&now["openFilesLimit"], &now["warnings"]), (&json!(96), &json!([])));
     let mut first = daemon.client("first");
     let thread = first.start_thread(json!({}));
     // More than it can take; what it cannot take waits at the door.
     let waiting: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    let mut last = daemon.raw_client("last");
+    last.send_request("initialize", json!({"clientInfo": {"name": "last", "version": "1"}}));
+    wait::until("it is told", || status(&daemon)["warnings"][0]["code"] == "cannotAccept");
+    let now = status(&daemon);
+    assert_eq!(now["clients"], 48);
     for _ in 0..3 {
         assert_eq!(first.turn(&thread, "hello").status, "completed");
     }
+    assert_eq!(status(&daemon)["clients"], 48);
+    assert_eq!(daemon.stderr().matches("cannot accept a client").count(), 1, "{}", daemon.stderr());
     drop(waiting);
-    daemon.client("next").settle();
+    assert!(last.recv().is_answer_to(1));
+    wait::until("all is well", || status(&daemon)["warnings"] == json!([]));
     assert_eq!(daemon.stop(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn codex_gets_the_limit_on_open_files_that_the_daemon_was_given() {
+    let home = Home::new().unwrap();
+    let program = with_open_files(&home, 100, 200);
+    let daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let limits = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        let numbers = line.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+        numbers.collect::<Vec<u64>>()
+    };
+    assert_eq!(limits(daemon.pid()), [200, 200]);
+    assert_eq!(limits(daemon.upstream_pid().unsigned_abs()), [100, 200]);
 }
 
 #[test]
