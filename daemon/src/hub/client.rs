@@ -102,6 +102,10 @@ impl Hub {
             if connection.half_closed {
                 break;
             }
+            if self.upstream.is_behind(self.router.upstream_outbox()) {
+                self.paused = true;
+                break;
+            }
             if turn == READS_IN_A_ROW {
                 cx.waker().wake_by_ref();
                 break;
@@ -121,6 +125,16 @@ impl Hub {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Reads clients again once the upstream has caught up.
+    pub(super) fn resume_clients(&mut self) {
+        if self.paused && !self.upstream.is_behind(self.router.upstream_outbox()) {
+            self.paused = false;
+            for waker in self.connections.values().filter_map(|connection| connection.waker.as_ref()) {
+                waker.wake_by_ref();
+            }
+        }
     }
 
     fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {

@@ -91,6 +91,8 @@ pub(crate) struct Hub {
     clients_with_files: usize,
     /// Wakes who accepts when a client has gone.
     room: Rc<Notify>,
+    /// Clients are not read, because the upstream does not take what there is.
+    paused: bool,
     /// Why nobody can be accepted at the moment.
     cannot_accept: Option<String>,
     max_message_bytes: usize,
@@ -144,6 +146,7 @@ impl Hub {
             max_clients: settings.limits.max_clients,
             clients_with_files: parts.files.clients(),
             room: Rc::new(Notify::new()),
+            paused: false,
             cannot_accept: None,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
@@ -197,6 +200,7 @@ impl Hub {
                 break;
             }
         }
+        self.resume_clients();
         self.watch_idleness();
         if let Some(due) = self.next_due()
             && self.sleeps_until.is_none_or(|until| due < until)
