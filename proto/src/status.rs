@@ -135,6 +135,8 @@ pub struct UpstreamStatus {
     pub uptime_ms: Option<u64>,
     /// Time since its last message.
     pub last_message_ms: Option<u64>,
+    /// For how long it has not answered the question whether it lives, while one is open.
+    pub unanswered_probe_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
     /// Methods it named in an answer to a probe, that the routing table does not know.
