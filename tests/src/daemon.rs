@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -42,6 +43,9 @@ enum Upstream {
     Program(PathBuf),
 }
 
+/// How long the end of stderr is waited for once the daemon has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// A daemon that was started.
 ///
 /// On drop it is told to stop, and nothing it started may be left.
@@ -52,6 +56,7 @@ pub struct TestDaemon {
     child: Child,
     status: Option<ExitStatus>,
     stderr: Arc<Mutex<String>>,
+    reader: JoinHandle<()>,
     notify: Option<NotifySocket>,
     model: Option<MockModel>,
     codex: PathBuf,
@@ -156,8 +161,12 @@ impl TestDaemon {
         }
     }
 
-    /// Returns what the daemon has written to stderr so far.
+    /// Returns what the daemon has written to stderr so far; all of it when it has ended.
     pub fn stderr(&self) -> String {
+        if self.status.is_some() {
+            // Somebody it left behind may hold it open.
+            let _ = wait::poll(LAST_WORDS, || self.reader.is_finished().then_some(()));
+        }
         self.stderr.lock().clone()
     }
 
@@ -459,7 +468,7 @@ impl Builder {
         let pipe = child.stderr.take().expect("stderr was asked to be a pipe");
         let stderr = Arc::new(Mutex::new(String::new()));
         let sink = Arc::clone(&stderr);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut pipe = BufReader::new(pipe);
             let mut line = Vec::new();
             while let Ok(1..) = pipe.read_until(b'\n', &mut line) {
@@ -473,6 +482,7 @@ impl Builder {
             child,
             status: None,
             stderr,
+            reader,
             notify,
             model,
             codex,
