@@ -155,7 +155,7 @@ impl TestDaemon {
         }
     }
 
-    /// Returns what the daemon has written to stderr so far.
+    /// Returns what the daemon has written to stderr so far; all of it when it has ended.
     pub fn stderr(&self) -> String {
         // At a place of its own: the daemon writes where the shared position of the file is.
         let length = self.stderr.metadata().map_or(0, |it| usize::try_from(it.len()).unwrap_or(0));

@@ -11,6 +11,7 @@ mod doctor;
 mod fake_codex;
 mod http;
 mod install;
+mod load;
 mod manager;
 mod many;
 mod orphans;
