@@ -35,6 +35,7 @@ mod lock;
 mod log_filter;
 mod log_writer;
 mod notify;
+mod open_files;
 mod paths;
 mod peer;
 mod private_dir;

@@ -233,7 +233,7 @@ impl Router {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let waits = !session.queue.is_empty() || (!long && !self.window.has_room());
-        if waits && session.queue.len() >= self.config.limits.queued_requests_per_client {
+        if waits && session.queue_is_full(&self.config.limits, line.len()) {
             return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         session.in_flight += 1;

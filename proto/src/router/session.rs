@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashSet;
 
+use super::limit::Limits;
 use super::outbox::Outbox;
 use super::pending::Queued;
 use crate::id::ThreadId;
@@ -83,6 +84,13 @@ impl Session {
             early: Vec::new(),
             connected: now,
         }
+    }
+
+    /// Tells whether one more request of this length must not wait. A first one may be of any length.
+    pub(super) fn queue_is_full(&self, limits: &Limits, bytes: usize) -> bool {
+        let waiting: usize = self.queue.iter().map(|queued| queued.line.len()).sum();
+        self.queue.len() >= limits.queued_requests_per_client
+            || (waiting > 0 && waiting + bytes > limits.queued_request_bytes_per_client)
     }
 
     pub(super) fn is_active(&self) -> bool {
