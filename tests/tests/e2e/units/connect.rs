@@ -65,6 +65,23 @@ as_both! {
         assert_eq!(lab.show(SOCKET, "LoadState"), "not-found");
     }
 
+    fn an_unused_daemon_ends_and_the_socket_brings_it_back(lab) {
+        lab.install();
+        lab.write(lab.home().join(".config/codexd/config.toml"), "idle_exit = \"200ms\"\n");
+        for _ in 0..2 {
+            let mut client = TestClient::spawn("a", &mut lab.command(["codexd", "connect", "--no-direct"]));
+            client.initialize();
+            client.turn_completes();
+            client.finish_sending();
+            assert_eq!(client.wait_exit().code(), Some(0));
+            lab.wait_for(SERVICE, "ActiveState", "inactive");
+            assert_eq!(lab.show(SERVICE, "Result"), "success");
+            assert_eq!(lab.show(SOCKET, "SubState"), "listening");
+        }
+        assert_eq!(lab.show(SERVICE, "NRestarts"), "0");
+        assert_eq!(lab.running(), [""; 0]);
+    }
+
     fn a_service_that_starts_at_the_second_try_is_waited_for(lab) {
         write_service(&lab);
         let flag = lab.home().join("flag");
