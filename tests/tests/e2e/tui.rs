@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use codexd_tests::client::TestClient;
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::{CodexConfig, Home};
@@ -13,6 +14,10 @@ use serde_json::json;
 
 /// The line of input, once it takes some.
 const PROMPT: &str = "Ask Codex to do anything";
+
+/// What is asked in a conversation that goes on and on.
+const QUESTIONS: [&str; 4] =
+    ["the first question", "the second question", "the third question", "the last question"];
 
 /// Starts a daemon and, in a terminal, `codex --remote` on it.
 fn start() -> Option<(TestDaemon, Terminal)> {
@@ -39,6 +44,22 @@ fn send(terminal: &Terminal, prompt: &str, ending: &str) {
     terminal.press("Enter");
 }
 
+/// Finds the thread of the conversation in which this was said, and joins it.
+fn join(client: &mut TestClient, said: &str) -> String {
+    let loaded = client.request("thread/loaded/list", json!({}));
+    // The interface starts short-lived threads beside that of the conversation.
+    let threads = loaded["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
+    let threads = threads
+        .filter(|id| {
+            let read = client.try_request("thread/read", json!({"threadId": id, "includeTurns": true}));
+            read.is_ok_and(|result| result.to_string().contains(said))
+        })
+        .collect::<Vec<_>>();
+    let [thread] = &threads[..] else { panic!("one thread has it: {threads:?} of {loaded}") };
+    client.request("thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    thread.clone()
+}
+
 #[test]
 fn the_terminal_interface_and_another_client_share_a_thread() {
     let Some((daemon, terminal)) = start() else { return };
@@ -49,17 +70,7 @@ fn the_terminal_interface_and_another_client_share_a_thread() {
 
     // Another client joins its thread and runs a turn there: the interface shows it.
     let mut other = daemon.client("other");
-    let loaded = other.request("thread/loaded/list", json!({}));
-    // The interface starts short-lived threads beside that of the conversation.
-    let threads = loaded["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
-    let thread = threads
-        .filter(|id| {
-            let read = other.try_request("thread/read", json!({"threadId": id, "includeTurns": true}));
-            read.is_ok_and(|result| result.to_string().contains("echo: hello from the terminal"))
-        })
-        .collect::<Vec<_>>();
-    let [thread] = &thread[..] else { panic!("one thread has the turn: {thread:?} of {loaded}") };
-    other.request("thread/resume", json!({"threadId": thread, "excludeTurns": true}));
+    let thread = &join(&mut other, "echo: hello from the terminal");
     let turn = other.turn(thread, "[[say:0:an answer from elsewhere]] a question from elsewhere");
     assert_eq!(turn.answer.as_deref(), Some("an answer from elsewhere"));
     let screen = terminal.wait_for("• an answer from elsewhere");
@@ -113,13 +124,12 @@ fn a_conversation_in_the_terminal_outlives_its_server_and_the_daemon() {
     let command = format!("'{native}' --remote 'unix://{}' --no-alt-screen", address.display());
     let terminal = Terminal::run(&home, &command);
     terminal.wait_for(PROMPT);
-    let mut said = Vec::new();
-    let mut ask = |question: &str| {
+    let ask = |count: usize| {
+        let question = QUESTIONS[count - 1];
         send(&terminal, question, question);
-        said.push(format!("echo: {question}"));
-        let screen = terminal.wait_for(&said[said.len() - 1]);
-        for answer in &said {
-            assert_eq!(screen.matches(answer).count(), 1, "{answer}:\n{screen}");
+        let screen = terminal.wait_for(&format!("echo: {question}"));
+        for answer in QUESTIONS[..count].iter().map(|question| format!("echo: {question}")) {
+            assert_eq!(screen.matches(&answer).count(), 1, "{answer}:\n{screen}");
         }
         wait::until("the turn has ended", || status("openTurns") == "0");
     };
@@ -131,17 +141,23 @@ fn a_conversation_in_the_terminal_outlives_its_server_and_the_daemon() {
         terminal.wait_without("Reconnecting");
     };
     let pids = || (status("upstream.pid"), lab.show(&unit, "MainPID"));
-    ask("the first question");
+    ask(1);
 
     kill(&pids().0, "1");
-    ask("the second question");
+    ask(2);
 
     kill(&pids().1, "2");
-    ask("the third question");
+    ask(3);
 
     // In the middle of a turn, too: that one is interrupted, and nothing else.
+    let mut other = TestClient::connect("other", &address);
+    other.initialize();
+    let thread = join(&mut other, "echo: the first question");
     send(&terminal, "[[hang]] a question to nobody", "to nobody");
-    wait::until("the turn runs", || status("openTurns") == "1");
+    other.take("the turn of the conversation", |message| {
+        message.method() == Some("turn/started") && message["params"]["threadId"] == thread.as_str()
+    });
+    drop(other);
     kill(&pids().1, "3");
-    ask("the last question");
+    ask(4);
 }
