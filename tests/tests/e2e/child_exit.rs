@@ -415,6 +415,7 @@ fn a_codex_that_cannot_be_run_exits_69() {
         (file("plain", "x", 0o644), "cannot be executed"),
         (home.project(), "cannot be executed"),
         (file("no-interpreter", "#!/no/such/interpreter\n", 0o755), "cannot start"),
+        (file("bare", "exit 0\n", 0o755), "does not begin with `#!`"),
     ];
     for (program, words) in cases {
         let mut daemon = TestDaemon::program(&program).start();
