@@ -32,6 +32,7 @@ mod hub;
 mod install;
 mod listener;
 mod lock;
+mod log_file;
 mod log_filter;
 mod log_writer;
 mod notify;
@@ -99,7 +100,8 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
-        let (log, _flush) = telemetry::start(&settings.log, environment)?;
+        let file = settings.auto_spawned.then(|| settings.paths.log_file());
+        let (log, _flush) = telemetry::start(&settings.log, environment, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start)
     });
