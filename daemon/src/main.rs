@@ -109,6 +109,8 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
         Err(error) => {
             report(&error);
+            // What `systemctl status` shows, and what a client that asked for the start is told.
+            notify::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }

@@ -32,7 +32,7 @@ fn memory_kib(daemon: &TestDaemon, field: &str) -> Option<u64> {
 /// Prints what `docs/operations.md` says of memory: run with `--nocapture`.
 fn print_memory(when: &str, daemon: &TestDaemon) {
     if let (Some(now), Some(most)) = (memory_kib(daemon, "VmRSS"), memory_kib(daemon, "VmHWM")) {
-        println!("{when}: {now} KiB, at the most {most} KiB");
+        eprintln!("{when}: {now} KiB, at the most {most} KiB");
     }
 }
 
