@@ -31,11 +31,19 @@ pub(crate) fn clean_up_afterwards() -> World {
                 clean_up(root);
             }
             eprintln!("\n\n  {signal}: ended, and cleaned up\n");
-            // As a shell reports a program that a signal has ended.
-            std::process::exit(128 + signal as i32);
+            end(signal);
         });
     }
     world
+}
+
+/// Ends this program with the code that a shell gives to one that a signal has ended.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "main waits for what has just been ended; what it would drop is cleaned up"
+)]
+fn end(signal: Signal) -> ! {
+    std::process::exit(128 + signal as i32)
 }
 
 fn clean_up(root: &Path) {
