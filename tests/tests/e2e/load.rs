@@ -237,6 +237,12 @@ fn a_flood_that_asks_for_no_answer_waits_in_its_sender() {
     });
     let waiting = status(&daemon)["queuedToUpstreamBytes"].as_u64().unwrap();
     assert!(waiting < 24 << 20, "{waiting} bytes");
+    // How the daemon is can be asked all the while.
+    let mut asking = connect(&daemon);
+    asking.get_mut().write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    let mut healthy = String::new();
+    asking.read_to_string(&mut healthy).unwrap();
+    assert!(healthy.ends_with("ok\n"), "{healthy}");
     daemon.signal_upstream(Signal::SIGCONT);
     let mut client = sending.join().unwrap();
     other.settle();
