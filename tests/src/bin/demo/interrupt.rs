@@ -1,6 +1,7 @@
 //! Ctrl-C: what was started ends, and the temporary world goes.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -8,11 +9,33 @@ use codexd_tests::process;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-/// The folder of the temporary world, once there is one.
-pub(crate) type World = Arc<OnceLock<PathBuf>>;
-
 /// How long everything may take to end when it is told to.
 const ENDING: Duration = Duration::from_secs(5);
+
+/// What is to be cleaned up.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    root: OnceLock<PathBuf>,
+    interrupted: AtomicBool,
+}
+
+impl World {
+    /// Names the folder of the temporary world.
+    pub(crate) fn is_at(&self, root: &Path) {
+        let _ = self.0.root.set(root.to_owned());
+    }
+
+    /// Returns only when nothing is being cleaned up: then the program is about to end by a signal, and what
+    /// fails meanwhile is no failure.
+    pub(crate) fn wait_while_interrupted(&self) {
+        while self.0.interrupted.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+    }
+}
 
 /// From now on a signal that ends this program cleans up first.
 ///
@@ -24,13 +47,19 @@ pub(crate) fn clean_up_afterwards() -> World {
         signals.add(signal);
     }
     if signals.thread_block().is_ok() {
-        let world = Arc::clone(&world);
+        let world = world.clone();
         std::thread::spawn(move || {
             let Ok(signal) = signals.wait() else { return };
-            if let Some(root) = world.get() {
+            world.0.interrupted.store(true, Ordering::SeqCst);
+            eprintln!("\n\n  {signal}: cleaning up\n");
+            // The rest of the program sees its world end; nobody wants to read that.
+            if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+                let _ = nix::unistd::dup2_stdout(&null);
+                let _ = nix::unistd::dup2_stderr(&null);
+            }
+            if let Some(root) = world.0.root.get() {
                 clean_up(root);
             }
-            eprintln!("\n\n  {signal}: ended, and cleaned up\n");
             end(signal);
         });
     }
@@ -38,10 +67,7 @@ pub(crate) fn clean_up_afterwards() -> World {
 }
 
 /// Ends this program with the code that a shell gives to one that a signal has ended.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "main waits for what has just been ended; what it would drop is cleaned up"
-)]
+#[expect(clippy::disallowed_methods, reason = "what main would drop is cleaned up already")]
 fn end(signal: Signal) -> ! {
     std::process::exit(128 + signal as i32)
 }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     println!("\ncodexd: two clients, one codex\n");
     let shown =
         std::panic::catch_unwind(|| show(&world)).unwrap_or_else(|panic| Err(message_of(&*panic).to_owned()));
+    world.wait_while_interrupted();
     match shown {
         Ok(time) => {
             println!("\nall as promised, in {:.1} s\n", time.as_secs_f32());
@@ -59,7 +60,7 @@ fn show(world: &World) -> Outcome<Duration> {
     let start = Instant::now();
     let builder = TestDaemon::real(Version::Current).ok_or_else(|| "no codex".to_owned())?;
     let home = Home::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
-    let _ = world.set(home.root().to_owned());
+    world.is_at(home.root());
     let daemon = builder.home(home).codexd(&codexd).ready();
     step("model", &format!("scripted, at {}", daemon.model().address()));
     step("daemon", &format!("pid {}, ready after {} ms", daemon.pid(), start.elapsed().as_millis()));
