@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
 use crate::config::Settings;
@@ -52,6 +53,9 @@ mod upstream;
 use codexd_proto::exit::ExitCode as ServeExit;
 
 fn main() -> ExitCode {
+    // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
+    // (`signal(7)`): SIGTERM would end neither this process nor codex.
+    let _ = SigSet::empty().thread_set_mask();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }

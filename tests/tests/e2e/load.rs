@@ -162,6 +162,7 @@ fn a_client_that_never_reads_is_closed_while_another_gets_twenty_thousand_deltas
     }
     // More than the limit went by, so that the other one's time is over.
     let bytes: usize = turn.seen.iter().map(|message| message.raw.len() + 1).sum();
+    println!("the stream: {} KiB", bytes >> 10);
     assert!(bytes > 3_000_000, "{bytes}");
     wait::until("it is closed", || status(&daemon)["counters"]["clientsTooSlow"] == 1);
     wait::until("the log says why", || daemon.stderr().contains("reason=TooSlow"));

@@ -23,9 +23,24 @@ struct Inner {
 }
 
 impl World {
-    /// Names the folder of the temporary world.
-    pub(crate) fn is_at(&self, root: &Path) {
+    /// From now on a signal that ends this program ends what runs in the world at `root` first, and removes it.
+    ///
+    /// To be called before any thread is started: they inherit the mask, and so do programs. `codexd` does
+    /// not keep it.
+    pub(crate) fn begin(&self, root: &Path) {
         let _ = self.0.root.set(root.to_owned());
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            signals.add(signal);
+        }
+        if signals.thread_block().is_ok() {
+            let world = self.clone();
+            std::thread::spawn(move || {
+                if let Ok(signal) = signals.wait() {
+                    world.end_by(signal);
+                }
+            });
+        }
     }
 
     /// Returns only when nothing is being cleaned up: then the program is about to end by a signal, and what
@@ -35,35 +50,20 @@ impl World {
             std::thread::park();
         }
     }
-}
 
-/// From now on a signal that ends this program cleans up first.
-///
-/// To be called before any thread is started: they inherit the mask. Programs started later do not.
-pub(crate) fn clean_up_afterwards() -> World {
-    let world = World::default();
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
+    fn end_by(&self, signal: Signal) -> ! {
+        self.0.interrupted.store(true, Ordering::SeqCst);
+        eprintln!("\n\n  {signal}: cleaning up\n");
+        // The rest of the program sees its world end; nobody wants to read that.
+        if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+            let _ = nix::unistd::dup2_stdout(&null);
+            let _ = nix::unistd::dup2_stderr(&null);
+        }
+        if let Some(root) = self.0.root.get() {
+            clean_up(root);
+        }
+        end(signal)
     }
-    if signals.thread_block().is_ok() {
-        let world = world.clone();
-        std::thread::spawn(move || {
-            let Ok(signal) = signals.wait() else { return };
-            world.0.interrupted.store(true, Ordering::SeqCst);
-            eprintln!("\n\n  {signal}: cleaning up\n");
-            // The rest of the program sees its world end; nobody wants to read that.
-            if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
-                let _ = nix::unistd::dup2_stdout(&null);
-                let _ = nix::unistd::dup2_stderr(&null);
-            }
-            if let Some(root) = world.0.root.get() {
-                clean_up(root);
-            }
-            end(signal);
-        });
-    }
-    world
 }
 
 /// Ends this program with the code that a shell gives to one that a signal has ended.

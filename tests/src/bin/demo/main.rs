@@ -32,7 +32,7 @@ type Outcome<T> = Result<T, String>;
 fn main() -> ExitCode {
     // The harness reports by panics; here they become a line like the others, below.
     std::panic::set_hook(Box::new(|_| {}));
-    let world = interrupt::clean_up_afterwards();
+    let world = World::default();
     println!("\ncodexd: two clients, one codex\n");
     let shown =
         std::panic::catch_unwind(|| show(&world)).unwrap_or_else(|panic| Err(message_of(&*panic).to_owned()));
@@ -60,7 +60,7 @@ fn show(world: &World) -> Outcome<Duration> {
     let start = Instant::now();
     let builder = TestDaemon::real(Version::Current).ok_or_else(|| "no codex".to_owned())?;
     let home = Home::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
-    world.is_at(home.root());
+    world.begin(home.root());
     let daemon = builder.home(home).codexd(&codexd).ready();
     step("model", &format!("scripted, at {}", daemon.model().address()));
     step("daemon", &format!("pid {}, ready after {} ms", daemon.pid(), start.elapsed().as_millis()));
