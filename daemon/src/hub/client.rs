@@ -102,7 +102,9 @@ impl Hub {
             if connection.half_closed {
                 break;
             }
-            if self.upstream.is_behind(self.router.upstream_outbox()) {
+            // Who only asks how the daemon is does not send anything to the upstream.
+            let sends = matches!(connection.wire, Wire::Lines(_) | Wire::WebSocket(_));
+            if sends && self.upstream.is_behind(self.router.upstream_outbox()) {
                 self.paused = true;
                 break;
             }
