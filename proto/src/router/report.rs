@@ -70,6 +70,8 @@ pub struct Bookkeeping {
     pub pending: usize,
     /// Requests that wait for the window, of clients and of codexd itself.
     pub queued: usize,
+    /// Of those, the most that one client has.
+    pub queued_most: usize,
     /// Places taken in the window.
     pub window: usize,
     /// Waiters for the window.
@@ -105,6 +107,7 @@ impl Router {
         Bookkeeping {
             pending: self.pending.values().count(),
             queued: self.own_queue.len() + self.sessions.values().map(|s| s.queue.len()).sum::<usize>(),
+            queued_most: self.sessions.values().map(|s| s.queue.len()).max().unwrap_or_default(),
             window: self.window.open(),
             waiting: self.window.waiting(),
             held: self.held.len(),

@@ -52,6 +52,8 @@ pub(crate) struct Client {
     pub(crate) initialize_sent: bool,
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
+    /// It sends nothing more.
+    pub(crate) half_closed: bool,
     bytes: Vec<u8>,
     pub(crate) outstanding: BTreeMap<String, Request>,
     pub(crate) unreadable: usize,
@@ -74,6 +76,7 @@ impl Client {
             initialize_sent: false,
             blocked: false,
             was_blocked: false,
+            half_closed: false,
             bytes: Vec::new(),
             outstanding: BTreeMap::new(),
             unreadable: 0,

@@ -54,6 +54,8 @@ pub(crate) struct Upstream {
     /// Tags of requests of which the whole line came.
     pub(crate) received: BTreeSet<String>,
     pub(crate) partial: usize,
+    /// Number of the newest request of each client.
+    newest: BTreeMap<u64, u64>,
     unanswered: BTreeSet<i64>,
     pub(crate) short_unanswered: BTreeSet<i64>,
     pub(crate) most_unanswered: usize,
@@ -61,6 +63,8 @@ pub(crate) struct Upstream {
     pub(crate) commands: BTreeMap<String, (i64, String, u64)>,
     pub(crate) watches: BTreeMap<String, u64>,
     pub(crate) broadcasts: u64,
+    /// It answers the handshake with an error.
+    pub(crate) refuses: bool,
 }
 
 fn is_long(method: &str) -> bool {
@@ -79,12 +83,14 @@ impl Upstream {
             answered_asks: BTreeSet::new(),
             received: BTreeSet::new(),
             partial: 0,
+            newest: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             short_unanswered: BTreeSet::new(),
             most_unanswered: 0,
             commands: BTreeMap::new(),
             watches: BTreeMap::new(),
             broadcasts: 0,
+            refuses: false,
         }
     }
 
@@ -114,6 +120,14 @@ impl Upstream {
         assert!(self.unanswered.insert(id), "an id that is in use");
         if let Some(tag) = line["params"]["tag"].as_str() {
             assert!(self.received.insert(tag.to_owned()), "{tag} came twice");
+        }
+        // A goodbye waits for the answer to the client's resume.
+        if let (Some(client), Some(n)) =
+            (line["params"]["from"][0].as_u64(), line["params"]["from"][1].as_u64())
+            && method != "thread/unsubscribe"
+        {
+            let newest = self.newest.insert(client, n);
+            assert!(newest.is_none_or(|newest| newest < n), "the requests of a client are out of order");
         }
         let method = method.to_owned();
         if !is_long(&method) && method != "initialize" && method != "thread/loaded/list" {
@@ -390,6 +404,7 @@ impl Upstream {
                 self.watches.remove(params["watchId"].as_str().unwrap());
                 self.reply(line, json!({}));
             }
+            "initialize" if self.refuses => self.fail(line, -32600, "too old"),
             "initialize" => self.reply(line, json!({"userAgent": "x/0.169.0 (x; x)"})),
             "skills/config/write" => {
                 self.reply(line, json!({}));
