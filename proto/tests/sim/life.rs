@@ -547,7 +547,8 @@ impl World {
             for (name, view) in client.views.iter().filter(|(_, v)| v.next.is_some()) {
                 assert!(view.open.is_empty(), "{}: {name} has a turn without an end", client.id);
             }
-            for (tag, delivered) in &client.lost {
+            for (tag, delivered) in client.lost.iter().filter(|(tag, _)| !self.upstream.refused.contains(tag))
+            {
                 match (self.upstream.received.contains(tag), delivered.as_str()) {
                     (true, "maybe") | (false, "no") => {}
                     (false, "maybe") => unexplained += 1,

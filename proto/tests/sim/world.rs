@@ -7,6 +7,7 @@ use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::health::Health;
 use codexd_proto::lifecycle::{Event, Lifecycle, State};
 use codexd_proto::router::{Bookkeeping, Config, Identity, Limits, Router};
+use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
@@ -38,7 +39,7 @@ coverage! {
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
     sub_agents, departures, waited, steps, floods, interrupts, probes, unresponsive, shutdowns, deaf, mute,
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, garbled, too_long, frozen,
-    refused_handshakes, slow_starts,
+    refused_handshakes, slow_starts, overloads, retried, notifications, calls, failed_calls, long_floods,
 }
 
 const MAX_CLIENTS: usize = 6;
@@ -103,6 +104,8 @@ impl World {
         };
         let now = Time::from_millis(10);
         let plan = Plan::new(&mut random);
+        let mut upstream = Upstream::new();
+        upstream.overloaded = random.one_in(3).then(|| 2 + random.below(10));
         let probe_timeout_ms = 100 + random.below(300) as u64;
         let interval = plan.watched.then(|| 200 + random.below(400) as u64);
         World {
@@ -114,7 +117,7 @@ impl World {
             events: VecDeque::new(),
             process: Process::new(&mut random),
             plan,
-            upstream: Upstream::new(),
+            upstream,
             decoder: LineDecoder::new(LINE_BYTES),
             clients: Vec::new(),
             ready: false,
@@ -183,7 +186,15 @@ impl World {
             }
             assert!(self.upstream.commands.is_empty(), "commands outlive their client");
             assert!(self.upstream.watches.is_empty(), "watches outlive their client");
+            // Its answer tells that everything before it was taken.
+            self.router.probe(self.now);
+            self.settle();
         }
+        self.coverage.overloads += self.upstream.overloads;
+        self.coverage.notifications += self.upstream.notifications;
+        self.coverage.calls += self.upstream.calls;
+        self.coverage.failed_calls += self.upstream.failed_calls;
+        self.coverage.retried += self.retried();
         assert!(self.router.is_quiet());
         assert_eq!(self.router.bookkeeping(), Bookkeeping::default(), "something is never forgotten");
         self.now = self.now + 2_000_000;
@@ -222,7 +233,12 @@ impl World {
         let kept = self.router.bookkeeping();
         assert!(kept.window <= self.limits.window, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
-        assert!(kept.queued_most <= self.limits.queued_requests_per_client, "a queue without a bound");
+        let most = self.limits.queued_requests_per_client + self.limits.window;
+        assert!(kept.queued_most <= most, "a queue without a bound");
+        // Besides the window: answers, the probe, the marker, the handshake.
+        let on_its_way = self.router.upstream_outbox().pending().iter().filter(|b| **b == b'\n').count();
+        let untaken = on_its_way + self.upstream.queue.len();
+        assert!(untaken <= self.limits.window + 24 + 4, "a flood that the real upstream would lose");
         if self.now.since(self.started) < self.limits.window_release_ms {
             assert!(self.upstream.short_unanswered.len() <= self.limits.window, "the window is overrun");
         }
@@ -256,7 +272,7 @@ impl World {
         let bytes = outbox.pending()[..n].to_vec();
         outbox.advance(n, self.random.one_in(2));
         self.note(format!("up: {}", String::from_utf8_lossy(&bytes)));
-        self.upstream.read(&bytes);
+        self.upstream.read(&bytes, &mut self.random);
     }
 
     fn carry_down(&mut self) {
@@ -440,7 +456,18 @@ impl World {
             27 if self.random.one_in(10) => {
                 self.send(at, "broker/shutdown", None, None, json!({}));
             }
-            28 => self.send(at, "broker/status", None, None, json!({})),
+            28 if self.random.one_in(2) => self.send(at, "broker/status", None, None, json!({})),
+            28 => {
+                for _ in 0..if self.random.one_in(4) { 12 } else { 1 } {
+                    self.raw(at, r#"{"method":"some/notification"}"#);
+                }
+            }
+            2 if self.random.one_in(3) => {
+                self.coverage.long_floods += 1;
+                for _ in 0..12 {
+                    self.send(at, "command/exec", None, None, json!({"command": ["x"]}));
+                }
+            }
             _ => {
                 // Sometimes many at once.
                 let many = self.random.one_in(20);
@@ -464,7 +491,12 @@ impl World {
     fn reply(&mut self, at: usize) {
         let seen: Vec<i64> = self.clients[at].views.values().flat_map(|v| v.asks.iter().copied()).collect();
         let open: Vec<i64> = self.upstream.threads.iter().flat_map(|t| t.asks.keys().copied()).collect();
-        let any = if self.random.one_in(4) { open } else { seen };
+        let calls: Vec<i64> = self.clients[at].calls.iter().copied().collect();
+        let any = match self.random.below(6) {
+            0 => open,
+            1 | 2 => calls,
+            _ => seen,
+        };
         if let Some(id) = self.random.pick(&any) {
             let line = match self.random.below(3) {
                 0 => json!({"id": id, "error": {"code": -1, "message": "no"}}),
@@ -519,7 +551,7 @@ impl World {
             let bytes = outbox.pending().to_vec();
             outbox.advance(bytes.len(), false);
             moved |= !bytes.is_empty();
-            self.upstream.read(&bytes);
+            self.upstream.read(&bytes, &mut self.random);
             if !bytes.is_empty() {
                 self.note(format!("up: {}", String::from_utf8_lossy(&bytes)));
             }
@@ -535,10 +567,28 @@ impl World {
                 self.take(at, usize::MAX);
             }
             self.after();
-            if !moved && !self.settle_questions() {
+            if !moved && !self.settle_time() && !self.settle_questions() {
                 break;
             }
         }
+    }
+
+    /// What waits for a time that is near is waited for.
+    fn settle_time(&mut self) -> bool {
+        match self.router.poll_timeout() {
+            Some(due) if due.since(self.now) <= 10_000 => {
+                self.now = due;
+                self.after();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn retried(&self) -> u64 {
+        let mut report = StatusReport::default();
+        self.router.fill_status(self.now, &mut report);
+        report.counters.retried_requests
     }
 
     /// Somebody answers what is still open; without anybody, turns are interrupted.
@@ -567,6 +617,7 @@ impl World {
 
     fn check_settled(&self) {
         assert!(self.upstream.is_idle() && self.upstream.output.is_empty());
+        assert!(self.upstream.open_calls.is_empty(), "a question that nobody answers");
         for client in &self.clients {
             assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
             assert_eq!(client.unreadable, 0);
