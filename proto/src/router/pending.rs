@@ -1,5 +1,7 @@
 //! Requests that wait for the upstream's answer.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
@@ -121,6 +123,15 @@ impl PendingTable {
 
     pub(super) fn remove(&mut self, id: UpstreamId) -> Option<Pending> {
         self.table.remove(&id)
+    }
+
+    /// Takes out a request that was sent. One that still waits cannot have been answered.
+    #[inline]
+    pub(super) fn remove_sent(&mut self, id: UpstreamId) -> Option<Pending> {
+        match self.table.entry(id) {
+            Entry::Occupied(entry) if entry.get().offset.is_some() => Some(entry.remove()),
+            _ => None,
+        }
     }
 
     pub(super) fn get(&self, id: UpstreamId) -> Option<&Pending> {

@@ -38,7 +38,8 @@ impl Router {
                 self.notification(line, method.of(line), params);
             }
             Some(UpstreamMessage::Response { id, id_span, failed, body }) => {
-                match id.and_then(|id| self.pending.remove(UpstreamId(id)).map(|p| (UpstreamId(id), p))) {
+                match id.and_then(|id| self.pending.remove_sent(UpstreamId(id)).map(|p| (UpstreamId(id), p)))
+                {
                     Some((id, pending)) => self.response(line, id, pending, id_span, failed, body),
                     None => self.counters.dropped_messages += 1,
                 }

@@ -283,3 +283,19 @@ fn a_refused_goodbye_of_a_client_that_went_is_said_all_the_same() {
     assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
     assert_eq!(net.got(b), NONE);
 }
+
+#[test]
+fn an_answer_to_what_was_not_sent_yet_is_nobodys() {
+    let mut net = Net::limited(Limits { window: 1, ..Limits::default() });
+    let a = net.join();
+    net.request(a, 1, "thread/list", &json!({}));
+    net.request(a, 2, "thread/list", &json!({}));
+    let first = upstream_id(&net.sent()[0]);
+    net.reply(first + 1, &json!({}));
+    assert_eq!(net.got(a), NONE);
+    net.reply(first, &json!({}));
+    assert_eq!(upstream_id(&net.sent()[0]), first + 1);
+    net.reply(first + 1, &json!({}));
+    assert_eq!(net.got(a).len(), 2);
+    assert_eq!(net.router.bookkeeping().window, 0);
+}
