@@ -567,6 +567,7 @@ impl World {
                 self.take(at, usize::MAX);
             }
             self.after();
+            moved |= !self.router.upstream_outbox().is_empty();
             if !moved && !self.settle_time() && !self.settle_questions() {
                 break;
             }
@@ -577,7 +578,7 @@ impl World {
     fn settle_time(&mut self) -> bool {
         match self.router.poll_timeout() {
             Some(due) if due.since(self.now) <= 10_000 => {
-                self.now = due;
+                self.now = self.now.max(due);
                 self.after();
                 true
             }
