@@ -35,6 +35,7 @@ mod lock;
 mod log_filter;
 mod log_writer;
 mod notify;
+mod open_files;
 mod paths;
 mod peer;
 mod private_dir;
@@ -106,6 +107,8 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
         Err(error) => {
             report(&error);
+            // What `systemctl status` shows, and what a client that asked for the start is told.
+            notify::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }

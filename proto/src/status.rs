@@ -81,6 +81,8 @@ pub struct StatusReport {
     /// What of the daemon's environment matters to clients, by the names of the variables: CODEX_HOME
     /// as it is, of the others a short hash and never a value.
     pub environment: BTreeMap<String, String>,
+    /// How many files the daemon may have open: one for each client and some more.
+    pub open_files_limit: u64,
     /// The `codex app-server` child.
     pub upstream: UpstreamStatus,
     /// Connected clients.
@@ -133,9 +135,14 @@ pub struct UpstreamStatus {
     pub uptime_ms: Option<u64>,
     /// Time since its last message.
     pub last_message_ms: Option<u64>,
+    /// For how long it has not answered the question whether it lives, while one is open.
+    pub unanswered_probe_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
-    /// Methods it named in an answer to a probe, that the routing table does not know.
+    /// Version that the routing table was measured against.
+    pub measured_version: String,
+    /// Methods it names that the routing table does not know: they are passed on as they are. Empty also if
+    /// it did not name any.
     pub unknown_methods: Vec<String>,
 }
 

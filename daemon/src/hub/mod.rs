@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::open_files::OpenFiles;
 use crate::reload::Reloader;
 use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
@@ -86,6 +87,14 @@ pub(crate) struct Hub {
     reloader: Reloader,
     start: Report,
     max_clients: usize,
+    /// Clients for which there are files; more wait at the door.
+    clients_with_files: usize,
+    /// Wakes who accepts when a client has gone.
+    room: Rc<Notify>,
+    /// Clients are not read, because the upstream does not take what there is.
+    paused: bool,
+    /// Why nobody can be accepted at the moment.
+    cannot_accept: Option<String>,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
     idle_since: Option<Time>,
@@ -107,6 +116,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: Report,
+    pub(crate) files: OpenFiles,
 }
 
 impl Hub {
@@ -134,6 +144,10 @@ impl Hub {
             reloader: parts.reloader,
             start: parts.start,
             max_clients: settings.limits.max_clients,
+            clients_with_files: parts.files.clients(),
+            room: Rc::new(Notify::new()),
+            paused: false,
+            cannot_accept: None,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
             idle_since: None,
@@ -186,6 +200,7 @@ impl Hub {
                 break;
             }
         }
+        self.resume_clients();
         self.watch_idleness();
         if let Some(due) = self.next_due()
             && self.sleeps_until.is_none_or(|until| due < until)

@@ -209,15 +209,22 @@ impl Hub {
     fn check_health(&mut self, now: Time) {
         match self.health.handle_timeout(now) {
             Verdict::Alive => {}
-            Verdict::Ask => self.router.probe(now),
+            Verdict::Ask => {
+                tracing::debug!("asking codex app-server whether it lives");
+                self.router.probe(now);
+            }
             Verdict::Unresponsive => {
-                tracing::error!("codex app-server does not answer");
+                tracing::error!(
+                    waited_ms = self.health.waited_ms(now),
+                    queued_bytes = self.router.upstream_outbox().len(),
+                    "codex app-server does not answer"
+                );
                 self.happened(Event::UpstreamUnresponsive);
             }
         }
     }
 
-    fn watches_health(&self) -> bool {
+    pub(super) fn watches_health(&self) -> bool {
         matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
     }
 

@@ -19,9 +19,8 @@ pub struct Limits {
     pub client_queue_max_bytes: usize,
     /// Requests of one client that may wait for their turn; above, they are refused with -32001.
     pub queued_requests_per_client: usize,
-    /// Bytes of one client's requests that may wait for their turn; above, they are refused with
-    /// -32001. A request of any size may wait alone.
-    pub queued_bytes_per_client: usize,
+    /// Bytes of these requests; above, they are refused as well. The first one may be longer.
+    pub queued_request_bytes_per_client: usize,
     /// Requests that the upstream may have unanswered, without those that take long and that it is
     /// known to have taken.
     ///
@@ -48,7 +47,7 @@ impl Default for Limits {
             client_queue_stall_ms: 250,
             client_queue_max_bytes: 64 << 20,
             queued_requests_per_client: 1024,
-            queued_bytes_per_client: 16 << 20,
+            queued_request_bytes_per_client: 64 << 20,
             window: 64,
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,

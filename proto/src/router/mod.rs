@@ -18,6 +18,7 @@
 
 mod answer;
 mod ask;
+mod catalog;
 mod client;
 mod gate;
 mod handshake;
@@ -194,6 +195,8 @@ pub struct Router {
     actions: VecDeque<Action>,
     counters: Counters,
     last_upstream: Option<Time>,
+    /// Methods that the upstream named and the table does not know.
+    unknown_methods: Vec<String>,
 }
 
 impl Router {
@@ -230,6 +233,7 @@ impl Router {
             actions: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
+            unknown_methods: Vec::new(),
         };
         router.begin_handshake();
         router

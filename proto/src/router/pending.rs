@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Probe,
     /// A question whose answer tells that what was sent before it was taken.
     Marker,
+    /// A question that is refused with the names of all methods.
+    Catalog,
     /// Makes a thread.
     Start,
     /// Makes a thread out of another one.

@@ -42,7 +42,7 @@ impl Queue {
     /// Tells whether a line of `bytes` is one too many. One of any length may wait alone.
     pub(super) fn is_full_for(&self, bytes: usize, limits: &Limits) -> bool {
         self.len() >= limits.queued_requests_per_client
-            || (!self.is_empty() && self.bytes + bytes > limits.queued_bytes_per_client)
+            || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
     pub(super) fn push(&mut self, queued: Queued) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::session::SessionState;
 use super::{Router, pending::Origin};
+use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
 
@@ -25,6 +26,8 @@ impl Router {
         report.queued_to_upstream_bytes = self.upstream.len() as u64;
         report.upstream.user_agent = self.handshake.user_agent.clone();
         report.upstream.version = self.handshake.version().map(str::to_owned);
+        report.upstream.measured_version = MEASURED_VERSION.to_owned();
+        report.upstream.unknown_methods.clone_from(&self.unknown_methods);
         report.upstream.last_message_ms = self.last_upstream.map(|at| now.since(at));
         let refused = report.counters.clients_refused;
         report.counters = self.counters.clone();

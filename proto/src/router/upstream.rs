@@ -484,6 +484,7 @@ impl Router {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
             Kind::Marker => self.window.mark(false, self.delivery.now),
+            Kind::Catalog if failed => self.methods_named(line, body),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
                 if let Kind::Resume { target: Some(thread), .. } = &pending.kind {

@@ -51,6 +51,23 @@ fn a_flood_of_one_client_does_not_delay_another() {
 }
 
 #[test]
+fn long_requests_fill_the_queue_by_their_bytes_but_the_first_is_taken() {
+    let limits = Limits { window: 1, queued_request_bytes_per_client: 1000, ..Limits::default() };
+    let mut net = Net::limited(limits);
+    let a = net.join();
+    let long = json!({"x": "y".repeat(600)});
+    for n in 0..3 {
+        net.request(a, n, "thread/list", &long);
+    }
+    // One is under way, one waits, and there is no room for another.
+    let refused = net.got_one(a);
+    assert_eq!((refused["id"].as_i64(), refused["error"]["code"].as_i64()), (Some(2), Some(-32001)));
+    let b = net.join();
+    net.request(b, "b", "thread/list", &json!({"x": "y".repeat(2000)}));
+    assert_eq!(net.got(b).len(), 0);
+}
+
+#[test]
 fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
     let mut net = windowed(1);
     let (a, b) = (net.join(), net.join());
@@ -210,7 +227,7 @@ fn a_marker_that_is_refused_tells_nothing_and_is_sent_again_later() {
 
 #[test]
 fn requests_are_queued_up_to_a_number_of_bytes() {
-    let limits = Limits { window: 1, queued_bytes_per_client: 10_000, ..Limits::default() };
+    let limits = Limits { window: 1, queued_request_bytes_per_client: 10_000, ..Limits::default() };
     let mut net = Net::limited(limits);
     let (a, b) = (net.join(), net.join());
     let long = |n: usize| json!({"pad": "x".repeat(n)});

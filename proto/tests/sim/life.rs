@@ -241,7 +241,7 @@ impl World {
         let watches = matches!(self.state(), State::Serving | State::Draining | State::Interrupting);
         if watches && self.health.poll_timeout().is_some_and(|at| at <= now) {
             match self.health.handle_timeout(now) {
-                Verdict::Alive => panic!("a check that does not move"),
+                Verdict::Alive => {}
                 Verdict::Ask => {
                     self.asked = now;
                     self.router.probe(now);
@@ -253,6 +253,7 @@ impl World {
                     self.events.push_back(Event::UpstreamUnresponsive);
                 }
             }
+            assert!(self.health.poll_timeout().is_none_or(|next| next > now), "a check that does not move");
             return true;
         }
         false
@@ -289,7 +290,8 @@ impl World {
         self.note(format!("{effect:?}"));
         let reason = farewell::reason(self.lifecycle.intent(), self.lifecycle.child());
         match effect {
-            Effect::Ready | Effect::NotifyStopping | Effect::Disarm | Effect::Sweep => {}
+            Effect::NotifyStopping | Effect::Disarm | Effect::Sweep => {}
+            Effect::Ready => self.router.ask_for_methods(self.now),
             Effect::Arm(timer) => self.coverage.interrupts += u64::from(timer == Timer::Interrupt),
             Effect::StopListening => self.door_open = false,
             Effect::AnnounceDrain => {

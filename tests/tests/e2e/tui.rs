@@ -1,8 +1,14 @@
 //! The terminal interface of codex, on the daemon's socket, beside another client.
 
+use std::path::Path;
+
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::{CodexConfig, Home};
+use codexd_tests::lab::{Lab, User};
+use codexd_tests::model::MockModel;
 use codexd_tests::terminal::Terminal;
+use codexd_tests::wait;
 use serde_json::json;
 
 /// The line of input, once it takes some.
@@ -82,4 +88,60 @@ fn the_terminal_interface_notices_the_end_of_the_daemon() {
     terminal.wait_for("echo: before the end");
     assert_eq!(daemon.stop(), 0);
     terminal.wait_for("Reconnecting");
+}
+
+#[test]
+fn a_conversation_in_the_terminal_outlives_its_server_and_the_daemon() {
+    if !Terminal::is_available() {
+        return;
+    }
+    let Some(codex) = Codex::for_test(Version::Current) else { return };
+    // The model is reached over loopback, so the lab shares the network.
+    let Some(lab) = Lab::boot_with(User::Root, &["--share-net"]) else { return };
+    let home = Home::new().unwrap();
+    let model = MockModel::start().unwrap();
+    home.write_codex_config(&model.base_url(), &CodexConfig::default()).unwrap();
+    let variable = format!("CODEX_HOME={}", home.codex_home().display());
+    let codexd = |words: &[&str]| lab.run(&[&["env", &variable, "codexd"], words].concat());
+    let native = codex.native.display().to_string();
+    let _ = codexd(&["install", "--systemd", "--now", "--codex", &native]).expect_code(0);
+    let status = |field: &str| codexd(&["ctl", "status", "--field", field]).stdout.trim().to_owned();
+    let socket = status("socket");
+    let unit = format!("codexd-{}.service", Path::new(&socket).file_stem().unwrap().to_str().unwrap());
+
+    let address = lab.path(&socket);
+    let command = format!("'{native}' --remote 'unix://{}' --no-alt-screen", address.display());
+    let terminal = Terminal::run(&home, &command);
+    terminal.wait_for(PROMPT);
+    let mut said = Vec::new();
+    let mut ask = |question: &str| {
+        send(&terminal, question, question);
+        said.push(format!("echo: {question}"));
+        let screen = terminal.wait_for(&said[said.len() - 1]);
+        for answer in &said {
+            assert_eq!(screen.matches(answer).count(), 1, "{answer}:\n{screen}");
+        }
+        wait::until("the turn has ended", || status("openTurns") == "0");
+    };
+    let kill = |pid: &str, restarts: &str| {
+        lab.expect(0, &["kill", "-KILL", pid]);
+        lab.wait_for(&unit, "NRestarts", restarts);
+        // It is drawn that the connection is lost before the next one is tried.
+        wait::until("the interface has connected again", || status("clients") == "1");
+        terminal.wait_without("Reconnecting");
+    };
+    let pids = || (status("upstream.pid"), lab.show(&unit, "MainPID"));
+    ask("the first question");
+
+    kill(&pids().0, "1");
+    ask("the second question");
+
+    kill(&pids().1, "2");
+    ask("the third question");
+
+    // In the middle of a turn, too: that one is interrupted, and nothing else.
+    send(&terminal, "[[hang]] a question to nobody", "to nobody");
+    wait::until("the turn runs", || status("openTurns") == "1");
+    kill(&pids().1, "3");
+    ask("the last question");
 }

@@ -40,6 +40,10 @@ macro_rules! as_both {
     )*};
 }
 
+mod connect;
+mod linger;
+mod sandbox;
+
 /// Sends a line and reads one line back; empty at the end of the connection.
 fn ask(lab: &Lab, line: &str) -> String {
     let mut stream = UnixStream::connect(lab.socket()).unwrap();
@@ -85,6 +89,10 @@ as_both! {
         assert_eq!(lab.show(SERVICE, "ActiveState"), "inactive");
         // Asking for the status starts nothing.
         lab.expect(3, &["codexd", "ctl", "status"]);
+        let doctor = lab.run(&["codexd", "doctor"]).expect_code(0);
+        assert!(doctor.stdout.contains("ok    daemon: not running"), "{doctor}");
+        assert!(!doctor.stdout.contains("nobody listens"), "{doctor}");
+        lab.expect(69, &["codexd", "connect", "--no-spawn"]);
         assert_eq!(lab.show(SERVICE, "ActiveState"), "inactive");
         lab.client("first").turn_completes();
         assert_eq!(lab.show(SERVICE, "ActiveState"), "active");
