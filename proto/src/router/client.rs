@@ -127,10 +127,8 @@ impl Router {
             self.upstream.push(line);
             self.window.notified(offset, self.delivery.now);
             self.note_newest(client, None);
-        } else if session.queue.is_full_for(line.len(), &self.config.limits) {
-            // There is no way to refuse it.
-            self.counters.dropped_messages += 1;
         } else {
+            // There is no way to refuse it: see `is_held_up`.
             if session.queue.is_empty() {
                 self.window.wait(Waiter::Client(client));
             }

@@ -424,6 +424,12 @@ impl Router {
             .is_some_and(|s| s.in_flight > 0 || !s.early.is_empty() || !s.outbox.is_empty())
     }
 
+    /// Tells whether a client is not to be read for now: so much of it waits for the upstream that cannot
+    /// be refused. What one read brought is taken all the same.
+    pub fn is_held_up(&self, client: ClientId) -> bool {
+        self.sessions.get(&client).is_some_and(|s| s.queue.is_behind(&self.config.limits))
+    }
+
     /// Tells whether nobody is connected and nothing runs.
     pub fn is_unused(&self) -> bool {
         self.sessions.is_empty() && self.is_quiet()

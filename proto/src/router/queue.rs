@@ -20,6 +20,7 @@ pub(super) struct Queued {
 pub(super) struct Queue {
     waiting: VecDeque<Queued>,
     bytes: usize,
+    notifications: usize,
     /// Until when nothing of it is sent, because the upstream had no room for something of it. Only
     /// a queue in which something waits is paused.
     pub(super) paused: Option<Time>,
@@ -45,7 +46,15 @@ impl Queue {
             || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
+    /// Tells whether so much waits that cannot be refused that nothing more is to be read.
+    pub(super) fn is_behind(&self, limits: &Limits) -> bool {
+        self.notifications > 0
+            && (self.notifications >= limits.queued_requests_per_client
+                || self.bytes > limits.queued_request_bytes_per_client)
+    }
+
     pub(super) fn push(&mut self, queued: Queued) {
+        self.notifications += usize::from(queued.id.is_none());
         self.bytes += queued.line.len();
         self.waiting.push_back(queued);
     }
@@ -61,6 +70,7 @@ impl Queue {
     pub(super) fn pop(&mut self) -> Option<Queued> {
         let queued = self.waiting.pop_front()?;
         self.bytes -= queued.line.len();
+        self.notifications -= usize::from(queued.id.is_none());
         Some(queued)
     }
 

@@ -173,7 +173,28 @@ fn notifications_take_their_place_and_their_turn() {
     let marker = net.sent();
     net.reply(upstream_id(&marker[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/list"], "the other client has its turn");
-    assert_eq!(net.router.bookkeeping().queued, 7, "what is too many is dropped");
+    assert_eq!(net.router.bookkeeping().queued, 18, "none is dropped");
+}
+
+#[test]
+fn a_client_that_sends_too_many_notifications_is_not_read_until_there_is_room() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    for _ in 0..8 {
+        assert!(!net.router.is_held_up(a));
+        net.send(a, r#"{"method":"some/notification"}"#);
+    }
+    net.send(a, r#"{"method":"some/notification"}"#);
+    assert!(net.router.is_held_up(a) && !net.router.is_held_up(b));
+    net.sent();
+    net.pass(50);
+    let marker = net.sent();
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    assert!(!net.router.is_held_up(a));
+    flood(&mut net, b, 9);
+    assert!(!net.router.is_held_up(b), "requests are refused instead");
+    net.lose();
+    assert!(!net.router.is_held_up(a));
 }
 
 #[test]

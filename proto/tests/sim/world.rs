@@ -39,7 +39,7 @@ coverage! {
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
     sub_agents, departures, waited, steps, floods, interrupts, probes, unresponsive, shutdowns, deaf, mute,
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, garbled, too_long, frozen,
-    refused_handshakes, slow_starts, overloads, retried, notifications, calls, failed_calls, long_floods,
+    refused_handshakes, slow_starts, overloads, retried, held_up, notifications, calls, failed_calls, long_floods,
 }
 
 const MAX_CLIENTS: usize = 6;
@@ -233,7 +233,8 @@ impl World {
         let kept = self.router.bookkeeping();
         assert!(kept.window <= self.limits.window, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
-        let most = self.limits.queued_requests_per_client + self.limits.window;
+        // A read of notifications comes on top.
+        let most = self.limits.queued_requests_per_client + self.limits.window + 12;
         assert!(kept.queued_most <= most, "a queue without a bound");
         // Besides the window: answers, the probe, the marker, the handshake.
         let on_its_way = self.router.upstream_outbox().pending().iter().filter(|b| **b == b'\n').count();
@@ -367,6 +368,10 @@ impl World {
             return self.connect();
         }
         let at = self.random.below(self.clients.len());
+        if self.router.is_held_up(self.clients[at].id) {
+            self.coverage.held_up += 1;
+            return;
+        }
         if self.clients[at].half_closed {
             return self.end_half_closed(at);
         }
