@@ -24,7 +24,7 @@ use crate::time::Time;
 const ANSWERS: usize = 24;
 
 /// Milliseconds for which something may be in the queue before the marker is sent behind it.
-const MARKER_MS: u64 = 50;
+const MARKER_MS: u64 = 10;
 
 /// Who waits for a place in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,7 +92,7 @@ fn requests_that_take_long_give_their_place_back_once_the_upstream_has_taken_the
     net.request(a, 4, "model/list", &json!({}));
     let sent = net.sent();
     assert_eq!(methods(&sent), ["command/exec", "thread/sample"], "a flood of them fills the queue too");
-    net.pass(49);
+    net.pass(9);
     assert_eq!(net.sent(), [] as [Value; 0]);
     net.pass(1);
     let marker = net.sent();
@@ -165,11 +165,11 @@ fn notifications_take_their_place_and_their_turn() {
     }
     net.request(b, 1, "thread/list", &json!({}));
     assert_eq!(methods(&net.sent()), ["some/notification"]);
-    net.pass(50);
+    net.pass(10);
     let marker = net.sent();
     net.reply(upstream_id(&marker[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["some/notification"]);
-    net.pass(50);
+    net.pass(10);
     let marker = net.sent();
     net.reply(upstream_id(&marker[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/list"], "the other client has its turn");
@@ -187,7 +187,7 @@ fn a_client_that_sends_too_many_notifications_is_not_read_until_there_is_room() 
     net.send(a, r#"{"method":"some/notification"}"#);
     assert!(net.router.is_held_up(a) && !net.router.is_held_up(b));
     net.sent();
-    net.pass(50);
+    net.pass(10);
     let marker = net.sent();
     net.reply(upstream_id(&marker[0]), &json!({}));
     assert!(!net.router.is_held_up(a));
@@ -221,7 +221,7 @@ fn answers_do_not_wait_for_requests_and_do_not_fill_the_upstream_either() {
         if let Some(marker) = marker {
             net.reply(upstream_id(marker), &json!({}));
         }
-        net.pass(50);
+        net.pass(10);
     }
     assert_eq!(answered, (0..100).collect::<Vec<_>>(), "none is lost, doubled or out of order");
     assert_eq!(net.router.bookkeeping().answers, 0);
@@ -234,12 +234,12 @@ fn a_marker_that_is_refused_tells_nothing_and_is_sent_again_later() {
     net.request(a, 1, "command/exec", &json!({"command": ["sleep"]}));
     net.request(a, 2, "thread/list", &json!({}));
     net.sent();
-    net.pass(50);
+    net.pass(10);
     let marker = net.sent();
     net.overloaded(upstream_id(&marker[0]));
     net.pass(0);
     assert_eq!(net.sent(), [] as [Value; 0]);
-    net.pass(50);
+    net.pass(10);
     let marker = net.sent();
     assert_eq!(methods(&marker), ["thread/loaded/list"]);
     net.reply(upstream_id(&marker[0]), &json!({}));
