@@ -433,8 +433,12 @@ impl<'a> Bridge<'a> {
         let found = if now < until {
             dial::obtain(self.target, &wait)
         } else {
-            Err(Error::new(ExitCode::Unavailable, "no daemon took this client in time")
-                .hint("`codexd ctl status` shows what it does"))
+            let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
+                .hint("`codexd ctl status` shows what it does");
+            Err(match self.ledger.refusal() {
+                Some(refusal) => error.because(refusal.to_owned()),
+                None => error,
+            })
         };
         match found {
             Ok(stream) => self.begin(Link::to(stream, None)),

@@ -21,6 +21,8 @@ pub(super) struct Ledger {
     /// The client's `initialized`.
     initialized: Option<Vec<u8>>,
     greeting: Greeting,
+    /// What the last daemon said that did not take this client.
+    refusal: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
@@ -170,6 +172,8 @@ impl Ledger {
             (retryable.of(line) == b"true" && delivered.of(line) == b"\"no\"").then_some(())
         };
         if failed && again().is_some() {
+            let message = member_at(line, body, &["message"]).map(|span| span.of(line));
+            self.refusal = message.and_then(|text| serde_json::from_slice(text).ok());
             return Verdict::Elsewhere;
         }
         if failed && let Some(why) = cannot_start(line, body) {
@@ -227,6 +231,11 @@ impl Ledger {
             self.greeting = Greeting::Repeated;
         }
         lines
+    }
+
+    /// Returns what the last daemon said that did not take this client.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Returns the number of requests without an answer.
@@ -328,6 +337,7 @@ mod tests {
         );
         let refusal = br#"{"id":"i","error":{"code":-32001,"message":"m","data":{"codexd":{"reason":"draining","delivered":"no","retryable":true}}}}"#;
         assert_eq!(ledger.incoming(refusal), Verdict::Elsewhere);
+        assert_eq!(ledger.refusal(), Some("m"));
         assert!(ledger.can_move());
         assert_eq!(ledger.replay().len(), 1);
         assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);

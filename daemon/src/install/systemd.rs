@@ -108,15 +108,19 @@ pub(super) fn install(facts: &Facts, now: bool) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// A daemon that was started by hand or by a client would make the service fail with 75.
+/// Returns the process of a daemon that was started by hand or by a client.
+fn stranger(facts: &Facts, service: &str) -> Option<u32> {
+    let status = ask_status(&facts.settings.paths.control_socket, ANSWER_WITHIN).ok()?;
+    let own = show(service, "MainPID").as_deref() == Some(status.pid.to_string().as_str());
+    (!own).then_some(status.pid)
+}
+
+/// A daemon of somebody else's would make the service fail with 75.
 fn refuse_stranger(facts: &Facts, service: &str) -> Result<(), Error> {
-    let Ok(status) = ask_status(&facts.settings.paths.control_socket, ANSWER_WITHIN) else { return Ok(()) };
-    if show(service, "MainPID").as_deref() == Some(status.pid.to_string().as_str()) {
-        return Ok(());
-    }
+    let Some(pid) = stranger(facts, service) else { return Ok(()) };
     Err(Error::new(
         ExitCode::AlreadyRunning,
-        format!("codexd runs already as process {}, and not as a service", status.pid),
+        format!("codexd runs already as process {pid}, and not as a service"),
     )
     .hint("`codexd ctl stop` lets running turns finish and ends it; then install again"))
 }
@@ -139,6 +143,11 @@ pub(super) fn farewell(facts: &Facts, now: bool, stale: bool) -> Result<(), Erro
         say(&format!("clients connect to {}", facts.settings.paths.socket.display()))?;
     } else {
         say(&format!("next: systemctl --user enable --now {name}.socket"))?;
+    }
+    if let Some(pid) = stranger(facts, &format!("{name}.service")).filter(|_| !now) {
+        say(&format!(
+            "note: codexd runs already as process {pid}, and not as a service; `codexd ctl stop` ends it first"
+        ))?;
     }
     if stale {
         say(&format!("note: `systemctl --user restart {name}.service` puts the new unit into force"))?;
@@ -167,6 +176,7 @@ pub(super) fn uninstall(facts: &Facts) -> Vec<Step> {
     for folder in ["sockets.target.wants", "default.target.wants"].map(|wants| folder.join(wants)) {
         steps.push(Step::RemoveEmpty { path: folder });
     }
+    steps.push(Step::Remove { path: facts.settings.paths.start_lock() });
     steps.push(Step::RemoveEmpty { path: facts.settings.paths.runtime_dir.clone() });
     steps
 }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -56,8 +56,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
 /// Starts the process; returns it and the pipe on which it tells how the start went.
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
-    let program =
-        std::env::current_exe().map_err(|error| Error::os("cannot find codexd itself").because(error))?;
+    let program = own_program()?;
     let log = open_log(&settings.paths.state_dir, log_path).map_err(|error| {
         Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
             .because(error)
@@ -96,6 +95,21 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     Ok((child, reader))
 }
 
+/// Returns the program of this process, or what was put in its place: a client may outlive an update of codexd.
+fn own_program() -> Result<PathBuf, Error> {
+    let path =
+        std::env::current_exe().map_err(|error| Error::os("cannot find codexd itself").because(error))?;
+    Ok(in_its_place(path))
+}
+
+/// Linux marks the name of a file that was removed, or replaced by another one (`proc_pid_exe(5)`).
+fn in_its_place(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
+        Some(name) if !path.exists() => PathBuf::from(name),
+        _ => path,
+    }
+}
+
 /// Opens the log to append to it, a new one if the old one has grown large.
 fn open_log(dir: &Path, path: &Path) -> io::Result<File> {
     private_dir::ensure_state(dir)?;
@@ -129,6 +143,16 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        assert_eq!(in_its_place(path("codexd (deleted)")), path("codexd"));
+        assert_eq!(in_its_place(path("codexd")), path("codexd"));
+        std::fs::write(path("odd (deleted)"), "").unwrap();
+        assert_eq!(in_its_place(path("odd (deleted)")), path("odd (deleted)"));
+    }
 
     #[test]
     fn a_large_log_is_put_aside_once() {

@@ -130,7 +130,12 @@ pub(crate) fn check_runs(target: &Target<'_>) -> Result<(), Error> {
         return Ok(());
     }
     match UnixStream::connect(&paths.control_socket).map_err(|error| error.kind()) {
-        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => Err(no_daemon(target.settings)),
+        // One that is starting holds the lock before it listens.
+        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+            if instance_lock::is_free(&paths.lock) =>
+        {
+            Err(no_daemon(target.settings))
+        }
         _ => Ok(()),
     }
 }

@@ -112,8 +112,16 @@ impl Service {
         if output.status.success() {
             return Ok(());
         }
+        // The manager goes on by itself where trying again may help.
+        if matches!(self.ask("ActiveState").as_deref(), Some("activating" | "active")) {
+            return Ok(());
+        }
         let said = || String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
         Err(failed().because(self.end().unwrap_or_else(said)))
+    }
+
+    fn ask(&self, property: &str) -> Option<String> {
+        install::systemd::show(self.unit.as_ref()?, property)
     }
 
     /// Says how a variable gets to the daemon, and the codex of this shell.
@@ -129,13 +137,12 @@ impl Service {
 
     /// Returns how the daemon of the unit ended, by exit code and in its own last words.
     fn end(&self) -> Option<String> {
-        let ask = |property| install::systemd::show(self.unit.as_ref()?, property);
         // That of the last life, also when there were too many of them.
-        if ask("Result")? != "exit-code" {
+        if self.ask("Result")? != "exit-code" {
             return None;
         }
-        let code = ask("ExecMainStatus")?;
-        let words = ask("StatusText").filter(|words| !words.is_empty());
+        let code = self.ask("ExecMainStatus")?;
+        let words = self.ask("StatusText").filter(|words| !words.is_empty());
         let words = words.map(|words| format!(": {words}")).unwrap_or_default();
         Some(format!("exit code {code}{words}"))
     }

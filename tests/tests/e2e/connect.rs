@@ -231,6 +231,28 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
 }
 
 #[test]
+fn a_client_outlives_an_update_of_codexd() {
+    let world = World::fake("");
+    let installed = world.home().root().join("codexd");
+    let install = || {
+        let new = world.home().root().join("new");
+        std::fs::copy(binary::codexd(), &new).unwrap();
+        std::fs::rename(new, &installed).unwrap();
+    };
+    install();
+    let like = world.command(&["connect"]);
+    let mut command = world.home().command(&installed);
+    command.args(like.get_args()).envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut client = world.spawn("client", &mut command);
+    client.initialize();
+    install();
+    world.kill9();
+    assert_eq!(client.request("thread/list", json!({}))["data"], json!([]));
+    assert!(!client.stderr().contains("directly"), "{}", client.stderr());
+    assert_eq!(client.finish(), 0);
+}
+
+#[test]
 fn the_end_of_a_handshake_is_no_reason_to_start_a_daemon() {
     let world = World::fake("");
     let mut client = world.raw_client("client", &[]);

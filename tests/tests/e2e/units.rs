@@ -332,6 +332,10 @@ as_both! {
         let doctor = lab.run(&["codexd", "doctor", "--json"]).expect_code(0).json();
         let service = doctor["findings"].as_array().unwrap().iter().find(|it| it["check"] == "service").unwrap();
         assert_eq!(service["level"], "ok", "{service}");
+        // Something that a client leaves in the folder of the sockets.
+        lab.expect(0, &["codexd", "ctl", "stop"]);
+        lab.expect_systemctl(0, &["stop", SOCKET, SERVICE]);
+        lab.expect(0, &["codexd", "connect"]);
         assert!(!doctor["findings"].as_array().unwrap().iter().any(|it| it["check"] == "unit"), "{doctor}");
 
         for _ in 0..2 {
@@ -348,6 +352,8 @@ as_both! {
         let mut serve = lab.command(["codexd", "serve"]);
         let mut other = serve.stderr(std::process::Stdio::null()).spawn().unwrap();
         lab.expect(0, &["codexd", "ctl", "wait", "ready"]);
+        let written = lab.run(&["codexd", "install", "--systemd"]).expect_code(0).stdout;
+        assert!(written.contains("and not as a service; `codexd ctl stop`"), "{written}");
         let refused = lab.run(&["codexd", "install", "--systemd", "--now"]).expect_code(75);
         assert!(refused.stderr.contains("codexd ctl stop"), "{refused}");
         lab.client("a").turn_completes();

@@ -65,6 +65,37 @@ as_both! {
         assert_eq!(lab.show(SOCKET, "LoadState"), "not-found");
     }
 
+    fn an_unused_daemon_ends_and_the_socket_brings_it_back(lab) {
+        lab.install();
+        lab.write(lab.home().join(".config/codexd/config.toml"), "idle_exit = \"200ms\"\n");
+        for _ in 0..2 {
+            let mut client = TestClient::spawn("a", &mut lab.command(["codexd", "connect", "--no-direct"]));
+            client.initialize();
+            client.turn_completes();
+            client.finish_sending();
+            assert_eq!(client.wait_exit().code(), Some(0));
+            lab.wait_for(SERVICE, "ActiveState", "inactive");
+            assert_eq!(lab.show(SERVICE, "Result"), "success");
+            assert_eq!(lab.show(SOCKET, "SubState"), "listening");
+        }
+        assert_eq!(lab.show(SERVICE, "NRestarts"), "0");
+        assert_eq!(lab.running(), [""; 0]);
+    }
+
+    fn a_service_that_starts_at_the_second_try_is_waited_for(lab) {
+        write_service(&lab);
+        let flag = lab.home().join("flag");
+        lab.drop_in(SERVICE, &format!(
+            "[Service]\nRestart=on-failure\nRestartSec=500ms\nExecStartPre=/bin/sh -c 'test -e {0} || ! touch {0}'\n",
+            flag.display()
+        ));
+        let mut client = TestClient::spawn("a", &mut lab.command(["codexd", "connect", "--no-direct"]));
+        assert_eq!(client.initialize()["codexd"]["generation"], 1);
+        assert_eq!(lab.show(SERVICE, "NRestarts"), "1");
+        client.finish_sending();
+        assert_eq!(client.wait_exit().code(), Some(0));
+    }
+
     fn who_starts_a_unit_that_cannot_start_learns_why(lab) {
         let config = lab.home().join(".config/codexd/config.toml");
         let broken = "no_such_key = 1\n";
