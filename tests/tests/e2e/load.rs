@@ -254,6 +254,27 @@ fn a_flood_that_asks_for_no_answer_waits_in_its_sender() {
     }
 }
 
+#[test]
+fn a_flood_of_small_notifications_is_lost_nowhere_and_holds_up_nobody_else() {
+    const NUMBER: usize = 3_000;
+    let daemon = TestDaemon::fake("").ready();
+    let mut client = quiet_client(&daemon, "flood");
+    let mut other = quiet_client(&daemon, "other");
+    let sending = std::thread::spawn(move || {
+        for _ in 0..NUMBER {
+            client.send_bytes(b"{\"method\":\"no/such\"}\n").unwrap();
+        }
+        // What waits fills the queue, for requests too.
+        wait::until("there is room for a request", || client.try_request("thread/list", json!({})).is_ok());
+        client
+    });
+    for _ in 0..20 {
+        other.request("thread/list", json!({}));
+    }
+    drop(sending.join().unwrap());
+    assert_eq!(daemon.fake_log().matches("\"no/such\"").count(), NUMBER);
+}
+
 /// A request of exactly so many bytes.
 fn request_of(method: &str, bytes: usize) -> String {
     let frame = format!(r#"{{"id":"long","method":"{method}","params":{{"a":""}}}}"#);
