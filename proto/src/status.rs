@@ -164,6 +164,8 @@ pub struct Counters {
     pub delivered_messages: u64,
     /// Lines from clients that were answered with an error by codexd itself.
     pub rejected_messages: u64,
+    /// Requests sent again because the upstream had no room for them.
+    pub retried_requests: u64,
     /// Turns that ended.
     pub turns_completed: u64,
     /// Lines that the upstream sent and nobody wanted.

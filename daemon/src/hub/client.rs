@@ -102,8 +102,14 @@ impl Hub {
             if connection.half_closed {
                 break;
             }
-            if self.upstream.is_behind(self.router.upstream_outbox()) {
+            // Who only asks how the daemon is does not send anything to the upstream.
+            let sends = matches!(connection.wire, Wire::Lines(_) | Wire::WebSocket(_));
+            if sends && self.upstream.is_behind(self.router.upstream_outbox()) {
                 self.paused = true;
+                break;
+            }
+            if self.router.is_held_up(client) {
+                self.held_up.insert(client);
                 break;
             }
             if turn == READS_IN_A_ROW {
@@ -129,6 +135,16 @@ impl Hub {
 
     /// Reads clients again once the upstream has caught up.
     pub(super) fn resume_clients(&mut self) {
+        if !self.held_up.is_empty() {
+            let (router, connections) = (&self.router, &self.connections);
+            self.held_up.retain(|client| {
+                let waits = router.is_held_up(*client);
+                if !waits && let Some(waker) = connections.get(client).and_then(|c| c.waker.as_ref()) {
+                    waker.wake_by_ref();
+                }
+                waits
+            });
+        }
         if self.paused && !self.upstream.is_behind(self.router.upstream_outbox()) {
             self.paused = false;
             for waker in self.connections.values().filter_map(|connection| connection.waker.as_ref()) {

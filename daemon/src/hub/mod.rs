@@ -93,6 +93,8 @@ pub(crate) struct Hub {
     room: Rc<Notify>,
     /// Clients are not read, because the upstream does not take what there is.
     paused: bool,
+    /// Clients that are not read, because the upstream does not take what they have sent.
+    held_up: BTreeSet<ClientId>,
     /// Why nobody can be accepted at the moment.
     cannot_accept: Option<String>,
     max_message_bytes: usize,
@@ -147,6 +149,7 @@ impl Hub {
             clients_with_files: parts.files.clients(),
             room: Rc::new(Notify::new()),
             paused: false,
+            held_up: BTreeSet::new(),
             cannot_accept: None,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),

@@ -1,8 +1,6 @@
 //! A daemon of its own session, started by a client and outliving it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,14 +13,12 @@ use super::report::Word;
 use super::{Target, report};
 use crate::error::Error;
 use crate::notify::STRIPPED_ENV;
-use crate::{paths, private_dir};
+use crate::{log_file, paths};
 
 /// How long a daemon may take until it is ready: longer than the upstream may take for its handshake.
 const READY_WITHIN: Duration = Duration::from_secs(45);
 /// How often a daemon is started that somebody kills before it is ready.
 const KILLED_ATTEMPTS: u32 = 5;
-/// Bytes of a log beyond which the next daemon begins a new one; one old log is kept.
-const LOG_BYTES: u64 = 1 << 20;
 
 /// Starts `codexd serve` and waits until it is ready.
 ///
@@ -57,7 +53,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
     let program = own_program()?;
-    let log = open_log(&settings.paths.state_dir, log_path).map_err(|error| {
+    let log = log_file::open(log_path).map_err(|error| {
         Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
             .because(error)
     })?;
@@ -110,15 +106,6 @@ fn in_its_place(path: PathBuf) -> PathBuf {
     }
 }
 
-/// Opens the log to append to it, a new one if the old one has grown large.
-fn open_log(dir: &Path, path: &Path) -> io::Result<File> {
-    private_dir::ensure_state(dir)?;
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        std::fs::rename(path, paths::with_suffix(path, ".1"))?;
-    }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
-}
-
 /// Makes this process independent of the client that started it: a session of its own, and none of the
 /// files that the client happened to leave open.
 ///
@@ -140,8 +127,6 @@ pub(crate) fn detach() {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     #[test]
@@ -152,17 +137,5 @@ mod tests {
         assert_eq!(in_its_place(path("codexd")), path("codexd"));
         std::fs::write(path("odd (deleted)"), "").unwrap();
         assert_eq!(in_its_place(path("odd (deleted)")), path("odd (deleted)"));
-    }
-
-    #[test]
-    fn a_large_log_is_put_aside_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state/x.log");
-        let state = dir.path().join("state");
-        open_log(&state, &path).unwrap().write_all(b"first").unwrap();
-        open_log(&state, &path).unwrap().set_len(LOG_BYTES + 1).unwrap();
-        open_log(&state, &path).unwrap().write_all(b"second").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"second");
-        assert_eq!(std::fs::metadata(state.join("x.log.1")).unwrap().len(), LOG_BYTES + 1);
     }
 }

@@ -1,13 +1,10 @@
 //! One client connection.
 
-use std::collections::VecDeque;
-
 use rustc_hash::FxHashSet;
 
-use super::limit::Limits;
 use super::outbox::Outbox;
-use super::pending::Queued;
-use crate::id::ThreadId;
+use super::queue::Queue;
+use crate::id::{ThreadId, UpstreamId};
 use crate::routes::{NotificationSet, Resource};
 use crate::time::Time;
 
@@ -54,7 +51,9 @@ pub(super) struct Session {
     /// Since when its outbox is above the soft limit.
     pub(super) over_soft_since: Option<Time>,
     /// Requests that wait for the pacing window.
-    pub(super) queue: VecDeque<Queued>,
+    pub(super) queue: Queue,
+    /// The newest request that was sent; higher when something went after it that has no id.
+    pub(super) newest_sent: Option<UpstreamId>,
     /// Requests without an answer yet, those in `queue` included.
     pub(super) in_flight: usize,
     /// Lines that came while the upstream was still starting.
@@ -79,18 +78,12 @@ impl Session {
             dirty: false,
             took: now,
             over_soft_since: None,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            newest_sent: None,
             in_flight: 0,
             early: Vec::new(),
             connected: now,
         }
-    }
-
-    /// Tells whether one more request of this length must not wait. A first one may be of any length.
-    pub(super) fn queue_is_full(&self, limits: &Limits, bytes: usize) -> bool {
-        let waiting: usize = self.queue.iter().map(|queued| queued.line.len()).sum();
-        self.queue.len() >= limits.queued_requests_per_client
-            || (waiting > 0 && waiting + bytes > limits.queued_request_bytes_per_client)
     }
 
     pub(super) fn is_active(&self) -> bool {

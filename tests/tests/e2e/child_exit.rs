@@ -260,7 +260,7 @@ fn a_busy_upstream_that_answers_no_probe_is_not_dead() {
 
 #[test]
 fn a_machine_that_was_suspended_is_no_death() {
-    let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "50ms", "--probe-timeout", "8s"]);
+    let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "50ms", "--probe-timeout", "15s"]);
     let mut daemon = builder.ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
@@ -272,10 +272,10 @@ fn a_machine_that_was_suspended_is_no_death() {
     });
     daemon.signal(Signal::SIGSTOP);
     // Only a little longer than the answer may take, which is the hardest to tell from a death.
-    codexd_tests::wait::pause(std::time::Duration::from_secs(9));
+    codexd_tests::wait::pause(std::time::Duration::from_secs(16));
     daemon.signal(Signal::SIGCONT);
     // What it has waited did not grow by the time in which it slept.
-    assert!(waited().is_some_and(|ms| ms < 8000));
+    assert!(waited().is_some_and(|ms| ms < 15_000));
     daemon.signal_upstream(Signal::SIGCONT);
     assert_eq!(client.turn(&thread, "hello").status, "completed");
     client.settle();
@@ -383,6 +383,22 @@ fn an_upstream_that_ends_in_the_handshake_exits_1() {
 }
 
 #[test]
+fn an_upstream_that_never_answers_the_handshake_is_lost_in_the_end() {
+    let mut daemon = TestDaemon::fake("[[init-hang]]").start();
+    wait_for_state(&daemon, "handshaking");
+    let mut client = daemon.raw_client("early");
+    // The handshake may take half a minute, in which a test would have given up.
+    client.set_patience(4 * codexd_tests::wait::PATIENCE);
+    let info = json!({"clientInfo": {"name": "early", "version": "1"}});
+    let id = client.send_request("initialize", info);
+    let error = client.response(id).unwrap_err();
+    assert_eq!((error.code, reason(&error)), (-32010, "upstreamUnresponsive"));
+    client.recv_to_end();
+    expect_end(&mut daemon, 1);
+    assert_eq!(status(&daemon)["lastExit"]["code"], 1);
+}
+
+#[test]
 fn a_client_that_came_before_a_failed_handshake_gets_its_errors() {
     let mut daemon = TestDaemon::fake("[[init-hang]]").start();
     wait_for_state(&daemon, "handshaking");
@@ -415,6 +431,7 @@ fn a_codex_that_cannot_be_run_exits_69() {
         (file("plain", "x", 0o644), "cannot be executed"),
         (home.project(), "cannot be executed"),
         (file("no-interpreter", "#!/no/such/interpreter\n", 0o755), "cannot start"),
+        (file("bare", "exit 0\n", 0o755), "does not begin with `#!`"),
     ];
     for (program, words) in cases {
         let mut daemon = TestDaemon::program(&program).start();

@@ -162,6 +162,7 @@ fn a_client_that_never_reads_is_closed_while_another_gets_twenty_thousand_deltas
     }
     // More than the limit went by, so that the other one's time is over.
     let bytes: usize = turn.seen.iter().map(|message| message.raw.len() + 1).sum();
+    println!("the stream: {} KiB", bytes >> 10);
     assert!(bytes > 3_000_000, "{bytes}");
     wait::until("it is closed", || status(&daemon)["counters"]["clientsTooSlow"] == 1);
     wait::until("the log says why", || daemon.stderr().contains("reason=TooSlow"));
@@ -237,6 +238,12 @@ fn a_flood_that_asks_for_no_answer_waits_in_its_sender() {
     });
     let waiting = status(&daemon)["queuedToUpstreamBytes"].as_u64().unwrap();
     assert!(waiting < 24 << 20, "{waiting} bytes");
+    // How the daemon is can be asked all the while.
+    let mut asking = connect(&daemon);
+    asking.get_mut().write_all(b"GET /healthz HTTP/1.1\r\n\r\n").unwrap();
+    let mut healthy = String::new();
+    asking.read_to_string(&mut healthy).unwrap();
+    assert!(healthy.ends_with("ok\n"), "{healthy}");
     daemon.signal_upstream(Signal::SIGCONT);
     let mut client = sending.join().unwrap();
     other.settle();
@@ -245,6 +252,27 @@ fn a_flood_that_asks_for_no_answer_waits_in_its_sender() {
     if let (Some(before), Some(most)) = (before, memory_kib(&daemon, "VmHWM")) {
         assert!(most < before + 64 * 1024, "{before} KiB before, {most} KiB at the most");
     }
+}
+
+#[test]
+fn a_flood_of_small_notifications_is_lost_nowhere_and_holds_up_nobody_else() {
+    const NUMBER: usize = 3_000;
+    let daemon = TestDaemon::fake("").ready();
+    let mut client = quiet_client(&daemon, "flood");
+    let mut other = quiet_client(&daemon, "other");
+    let sending = std::thread::spawn(move || {
+        for _ in 0..NUMBER {
+            client.send_bytes(b"{\"method\":\"no/such\"}\n").unwrap();
+        }
+        // What waits fills the queue, for requests too.
+        wait::until("there is room for a request", || client.try_request("thread/list", json!({})).is_ok());
+        client
+    });
+    for _ in 0..20 {
+        other.request("thread/list", json!({}));
+    }
+    drop(sending.join().unwrap());
+    assert_eq!(daemon.fake_log().matches("\"no/such\"").count(), NUMBER);
 }
 
 /// A request of exactly so many bytes.

@@ -7,6 +7,7 @@ mod bad_input;
 mod child_exit;
 mod connect;
 mod control;
+mod demo;
 mod doctor;
 mod fake_codex;
 mod http;

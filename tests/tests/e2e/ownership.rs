@@ -12,6 +12,7 @@ use codexd_tests::output::Output;
 use codexd_tests::process;
 use codexd_tests::wait;
 use codexd_tests::{binary, notify::NotifySocket};
+use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
 use crate::support::{Started, expect_end, status, waiting_turn};
@@ -100,6 +101,19 @@ fn after_a_hard_kill_the_next_one_does_not_wait_for_the_old_upstream() {
     TestClient::connect("one", &daemon.socket()).initialize();
     next.terminate();
     assert_eq!(next.exit_code(), Some(0));
+}
+
+#[test]
+fn a_daemon_whose_starter_has_blocked_signals_hears_them() {
+    // A program inherits the mask of the thread that starts it; this thread keeps its own.
+    let daemon = std::thread::spawn(|| {
+        SigSet::all().thread_block().unwrap();
+        TestDaemon::fake("[[strict]]").start()
+    });
+    let mut daemon = daemon.join().unwrap().wait_ready();
+    daemon.client("one").settle();
+    assert_eq!(daemon.stop(), 0);
+    expect_end(&mut daemon, 0);
 }
 
 #[test]
