@@ -100,6 +100,8 @@ pub(crate) struct Hub {
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
     idle_since: Option<Time>,
+    /// When an unused daemon looks next whether it can still be found.
+    looks_at: Time,
     refused: u64,
     /// How the upstream ended, in words, for the record.
     ended: Option<String>,
@@ -154,6 +156,7 @@ impl Hub {
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
             idle_since: None,
+            looks_at: Time::ZERO,
             refused: 0,
             ended: None,
         }
@@ -256,6 +259,7 @@ impl Hub {
         match (idle, self.idle_since) {
             (true, None) => {
                 self.idle_since = Some(self.now());
+                self.looks_at = self.now();
                 self.wake.notify_one();
             }
             (false, Some(_)) => self.idle_since = None,

@@ -337,6 +337,19 @@ fn a_socket_of_somebody_else_exits_75_and_stays() {
 }
 
 #[test]
+fn an_unused_daemon_whose_socket_was_removed_makes_room_for_the_next() {
+    let mut daemon = TestDaemon::fake("").args(["--idle-exit", "1h"]).ready();
+    let client = daemon.client("one");
+    std::fs::remove_file(daemon.socket()).unwrap();
+    assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");
+    // As long as somebody uses it, it stays.
+    assert_eq!(status(&daemon)["state"], "serving");
+    drop(client);
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+    assert!(daemon.stderr().contains("the socket was removed or replaced"), "{}", daemon.stderr());
+}
+
+#[test]
 fn a_socket_that_was_removed_is_a_warning_and_those_who_are_in_stay() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.client("one");
