@@ -349,10 +349,6 @@ impl Router {
         }
         self.end_pauses();
         self.fail_overdue_questions();
-        if self.window.marker_due(limits.window_release_ms).is_some_and(|due| due <= now) {
-            self.window.mark(true, now);
-            self.send_own("thread/loaded/list", Kind::Marker, |out| out.extend_from_slice(b"{}"));
-        }
         if self.delivery.over_soft > 0 {
             let slow: Vec<ClientId> = self
                 .sessions
@@ -365,6 +361,11 @@ impl Router {
             self.delivery.overflowed.extend(slow);
         }
         self.close_overflowed();
+        // Last: what was closed may have left something that waits.
+        if self.window.marker_due(limits.window_release_ms).is_some_and(|due| due <= now) {
+            self.window.mark(true, now);
+            self.send_own("thread/loaded/list", Kind::Marker, |out| out.extend_from_slice(b"{}"));
+        }
     }
 
     /// Stops taking new work, and tells every client why and for how long.
