@@ -1,0 +1,394 @@
+//! One run: a daemon, its clients, what goes wrong, and what is left.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::after;
+use super::fault::{Fault, Outcome};
+use super::guest;
+use super::ledger::{Fate, Trace};
+use super::plan::{LinkKind, Plan, Step, hits_a_client};
+use super::random::Random;
+use super::report::Report;
+use super::shared::{Hit, Shared};
+use super::violation::{Kind, Violation};
+use super::worker::{Story, Worker};
+use crate::client::TestClient;
+use crate::codex::Version;
+use crate::daemon::{Builder, TestDaemon};
+use crate::home::Home;
+use crate::process;
+use crate::wait;
+
+/// Carries out a plan and returns what came of it.
+///
+/// It does not panic: what the harness has to complain about is a violation like any other.
+pub fn run(plan: &Plan) -> Report {
+    let start = Instant::now();
+    let mut report = Report::new(plan.clone());
+    let went = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| go(plan, &mut report)));
+    if let Err(panic) = went {
+        report.broken(Violation::new(Kind::Harness, words(&*panic)));
+    }
+    report.time = start.elapsed();
+    report
+}
+
+fn go(plan: &Plan, report: &mut Report) {
+    let home = Arc::new(Home::new().expect("the temporary folder can be written"));
+    if plan.ending().is_some_and(Fault::is_at_start) {
+        start(plan, &home, report);
+    } else {
+        Run::new(plan, &home).whole(report);
+    }
+    after::next_daemon_works(plan, &home, report);
+}
+
+/// The story of a daemon that does not get ready.
+fn start(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
+    let Some(step) = plan.steps.last() else { return };
+    let times = if matches!(step.fault, Fault::HandshakeExit(_)) { 3 } else { 1 };
+    for _ in 0..times {
+        let shared = Shared::new(0, Instant::now() + BOUND, false, home.project());
+        let mut daemon = builder(plan, home).start();
+        let hangs = step.fault == Fault::HandshakeHangs;
+        let found = wait::poll(BOUND, || daemon.socket().exists().then_some(true).or(ended(&mut daemon)));
+        // It may be faster than its clients, but for one that waits.
+        let count = if found == Some(true) { plan.clients.len() } else { 0 };
+        let mut guests: Vec<_> =
+            (0..count).filter_map(|n| guest::early(&format!("e{n}"), &daemon.socket(), &shared)).collect();
+        if hangs {
+            wait::until("the clients are known", || {
+                daemon.ctl(&["status", "--json"]).json()["clients"] == guests.len()
+            });
+            guests.iter_mut().for_each(|guest| guest.ledger.prove());
+            daemon.term();
+        }
+        after::wait_for_end(&mut daemon, step.fault.outcome(), &shared, report);
+        for mut guest in guests {
+            guest.pump("the end of the daemon", |_| false);
+            let fate = if hangs { Fate::Told } else { Fate::Late };
+            close(guest.into_story(Some(fate)), fate, report);
+        }
+        after::is_clean(&mut daemon, step.fault.outcome(), report);
+        let tail = daemon.stderr();
+        report.log(&tail);
+    }
+}
+
+fn ended(daemon: &mut TestDaemon) -> Option<bool> {
+    daemon.exit_within(Duration::ZERO).map(|_| false)
+}
+
+/// Prepares the daemon of a plan.
+fn builder(plan: &Plan, home: &Arc<Home>) -> Builder {
+    let script: String = plan.steps.iter().map(|step| step.fault.script()).collect();
+    let builder = match plan.real {
+        true => TestDaemon::real(Version::Current).expect("looked for before the first run"),
+        false => TestDaemon::fake(&script),
+    };
+    let drain = format!("{}ms", plan.drain.as_millis());
+    let mut builder = builder.home(Arc::clone(home)).args(["--drain-timeout", &drain]).config(LIMITS);
+    if plan.steps.iter().any(|step| step.fault.is_silence()) {
+        builder = builder.args(["--probe-interval", "300ms", "--probe-timeout", "700ms"]);
+    } else if plan.steps.iter().any(|step| matches!(step.fault, Fault::DaemonSuspended(_))) {
+        // Shorter than the pause, and longer than a busy machine makes the upstream wait.
+        builder = builder.args(["--probe-interval", "500ms", "--probe-timeout", "1000ms"]);
+    }
+    builder
+}
+
+/// A run with a daemon that gets ready.
+struct Run<'a> {
+    plan: &'a Plan,
+    daemon: TestDaemon,
+    shared: Shared,
+    random: Random,
+}
+
+/// What the director has to clean up.
+#[derive(Default)]
+struct Stage<'scope> {
+    guests: Vec<ScopedJoinHandle<'scope, Option<Story>>>,
+    open: Vec<std::os::unix::net::UnixStream>,
+    commands: Vec<ScopedJoinHandle<'scope, Option<i32>>>,
+    victims: Vec<usize>,
+    serial: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new(plan: &'a Plan, home: &Arc<Home>) -> Run<'a> {
+        let daemon = builder(plan, home).ready();
+        let shared = Shared::new(plan.clients.len(), Instant::now() + BOUND, plan.real, home.project());
+        Run { plan, daemon, shared, random: Random::new(!plan.seed) }
+    }
+
+    fn whole(mut self, report: &mut Report) {
+        let Run { plan, daemon, shared, random } = &mut self;
+        let (plan, shared) = (*plan, &*shared);
+        let outcome = plan.ending().map_or(Outcome::Ends(0), Fault::outcome);
+        let mut stories = Vec::new();
+        std::thread::scope(|scope| {
+            let mut stage = Stage { victims: plan.victims(), ..Stage::default() };
+            let workers: Vec<_> = plan
+                .clients
+                .iter()
+                .enumerate()
+                .map(|(index, client)| {
+                    let link = connect(&format!("c{index}"), client.link, daemon);
+                    let worker = Worker::new(index, client, plan.idle, link, shared);
+                    scope.spawn(move || worker.run())
+                })
+                .collect();
+            // A panic in here must not wait for clients that nobody tells to leave.
+            let directed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                direct(plan, daemon, shared, random, scope, &mut stage, report);
+                if plan.ending().is_none() {
+                    leave(plan, daemon, shared);
+                    daemon.term();
+                }
+                after::wait_for_end(daemon, outcome, shared, report);
+            }));
+            if let Err(panic) = directed {
+                report.broken(Violation::new(Kind::Harness, words(&*panic)));
+                shared.set_gone();
+                process::sweep(daemon.home().root(), Duration::ZERO);
+            }
+            for (index, worker) in workers.into_iter().enumerate() {
+                stories.push((format!("c{index}"), worker.join().map(Some)));
+            }
+            for (index, guest) in stage.guests.into_iter().enumerate() {
+                stories.push((format!("guest {index}"), guest.join()));
+            }
+            for command in stage.commands {
+                if let Ok(Some(code)) = command.join()
+                    && code != 0
+                {
+                    report.broken(Violation::new(Kind::ExitCode, format!("ctl stop exited with {code}")));
+                }
+            }
+        });
+        let mut traces = Vec::new();
+        for (name, story) in stories {
+            match story {
+                Ok(Some(story)) => {
+                    let decided = match (plan.ending().is_some(), outcome) {
+                        (true, Outcome::Killed) => Fate::Cut,
+                        (true, _) => Fate::Told,
+                        // Nobody had a reason to end the connection of a client that still worked.
+                        (false, _) => Fate::Served,
+                    };
+                    let fate = story.fate.unwrap_or(decided);
+                    traces.push(close(story, fate, report));
+                }
+                Ok(None) => {}
+                Err(panic) => {
+                    report.broken(Violation::new(Kind::Harness, format!("{name}: {}", words(&*panic))));
+                }
+            }
+        }
+        after::is_clean(daemon, outcome, report);
+        if !plan.real {
+            after::upstream_saw(&daemon.fake_log(), &traces, report);
+        }
+        report.log(&daemon.stderr());
+    }
+}
+
+fn connect(name: &str, link: LinkKind, daemon: &TestDaemon) -> TestClient {
+    match link {
+        LinkKind::Lines => TestClient::connect(name, &daemon.socket()),
+        LinkKind::WebSocket => TestClient::connect_websocket(name, &daemon.socket()),
+        LinkKind::Connect => {
+            let mut command = daemon.command(&["connect", "--no-spawn"]);
+            TestClient::spawn(name, command.stderr(std::process::Stdio::null()))
+        }
+    }
+}
+
+/// Closes the books of a client.
+fn close(story: Story, fate: Fate, report: &mut Report) -> Vec<Trace> {
+    let (violations, sums, traces) = story.ledger.close(fate);
+    report.add(sums);
+    if !violations.is_empty() {
+        report.past.push(story.past);
+    }
+    violations.into_iter().for_each(|violation| report.broken(violation));
+    traces
+}
+
+/// Lets things go wrong, one after the other; after each that passes, all others have to go on.
+fn direct<'scope>(
+    plan: &Plan,
+    daemon: &mut TestDaemon,
+    shared: &'scope Shared,
+    random: &mut Random,
+    scope: &'scope Scope<'scope, '_>,
+    stage: &mut Stage<'scope>,
+    report: &mut Report,
+) {
+    if plan.steps.iter().all(|step| step.fault != Fault::UpstreamNeverReads) {
+        wait::poll(BOUND, || (shared.all_ready() || Instant::now() > shared.deadline).then_some(()));
+    }
+    for step in &plan.steps {
+        wait::pause(step.after);
+        let before: Vec<u64> = (0..plan.clients.len()).map(|client| shared.tasks(client)).collect();
+        inject(step, plan, daemon, shared, random, scope, stage, report);
+        if step.fault.outcome() == Outcome::Lives && !plan.idle {
+            goes_on(plan, shared, &before, &step.fault, report);
+        }
+    }
+}
+
+/// Waits until each client that was not hit has done more work.
+fn goes_on(plan: &Plan, shared: &Shared, before: &[u64], fault: &Fault, report: &mut Report) {
+    let late = |client: usize| {
+        shared.is_hit(client).is_none()
+            && !shared.has_left(client)
+            && shared.tasks(client) < before[client] + 2
+    };
+    let clients = || (0..plan.clients.len()).filter(|client| late(*client));
+    let done = wait::poll(BOUND, || {
+        (clients().next().is_none() || Instant::now() > shared.deadline).then(|| clients().next().is_none())
+    });
+    if done != Some(true) {
+        let names: Vec<String> = clients().map(|client| format!("c{client}")).collect();
+        let text = format!("after {fault:?}, these did not go on: {names:?}");
+        report.broken(Violation::new(Kind::Hang, text));
+    }
+}
+
+/// Lets all clients finish and leave.
+fn leave(plan: &Plan, daemon: &mut TestDaemon, shared: &Shared) {
+    shared.stop();
+    let mut all_left = || {
+        let left = (0..plan.clients.len()).all(|client| shared.has_left(client));
+        left || daemon.exit_within(Duration::ZERO).is_some() || Instant::now() > shared.deadline
+    };
+    wait::poll(BOUND * 2, || all_left().then_some(()));
+}
+
+#[expect(clippy::too_many_arguments, reason = "the director hands over all it has")]
+fn inject<'scope>(
+    step: &Step,
+    plan: &Plan,
+    daemon: &mut TestDaemon,
+    shared: &'scope Shared,
+    random: &mut Random,
+    scope: &'scope Scope<'scope, '_>,
+    stage: &mut Stage<'scope>,
+    report: &mut Report,
+) {
+    let socket = daemon.socket();
+    stage.serial += 1;
+    let name = format!("g{}", stage.serial);
+    let mut guest = |visit: Box<dyn FnOnce(&str, &Path) -> Option<Story> + Send + 'scope>| {
+        let (name, socket) = (name.clone(), socket.clone());
+        stage.guests.push(scope.spawn(move || visit(&name, &socket)));
+    };
+    match &step.fault {
+        Fault::UpstreamSignal(signal) => daemon.signal_upstream(*signal),
+        Fault::UpstreamScript(marker) => {
+            let marker: &'static str = marker;
+            guest(Box::new(move |name, socket| Some(guest::bomber(name, socket, shared, marker))));
+        }
+        Fault::UpstreamStopped { full } => {
+            if *full {
+                // It has to be in before nothing is answered any more.
+                guest(Box::new(move |name, socket| Some(guest::filler(name, socket, shared))));
+            }
+            daemon.signal_upstream(Signal::SIGSTOP);
+        }
+        // It is as it is from the start.
+        Fault::UpstreamNeverReads
+        | Fault::HandshakeRefused
+        | Fault::HandshakeExit(_)
+        | Fault::HandshakeHangs => {}
+        Fault::Signals(signals, pause) => {
+            for (index, signal) in signals.iter().enumerate() {
+                if index > 0 {
+                    wait::pause(*pause);
+                }
+                daemon.signal(*signal);
+            }
+        }
+        Fault::CtlStop { now } => {
+            let arguments: &[&str] = if *now { &["ctl", "stop", "--now"] } else { &["ctl", "stop"] };
+            let mut command = daemon.command(arguments);
+            stage.commands.push(scope.spawn(move || quiet(&mut command)));
+        }
+        Fault::LateClients => {
+            daemon.term();
+            for n in 0..4 {
+                let (name, socket, pause) = (format!("l{n}"), socket.clone(), random.millis(30));
+                stage.guests.push(scope.spawn(move || {
+                    wait::pause(pause);
+                    guest::late(&name, &socket, shared)
+                }));
+            }
+        }
+        Fault::DaemonKilled => daemon.kill9(),
+        Fault::DaemonSuspended(time) => {
+            daemon.signal(Signal::SIGSTOP);
+            wait::pause(*time);
+            daemon.signal(Signal::SIGCONT);
+        }
+        Fault::SocketRemoved => {
+            if let Err(error) = std::fs::remove_file(&socket) {
+                report.broken(Violation::new(Kind::Harness, format!("cannot remove the socket: {error}")));
+            }
+        }
+        fault if hits_a_client(fault) => {
+            let hit = match fault {
+                Fault::ClientHalfCloses => Hit::HalfClose,
+                Fault::ClientKilled => Hit::Kill,
+                _ => Hit::Gone,
+            };
+            shared.hit(stage.victims.remove(0), hit);
+        }
+        Fault::ClientNeverReads => match guest::never_reads(&socket) {
+            Ok(stream) => stage.open.push(stream),
+            Err(violation) => report.broken(violation),
+        },
+        Fault::ClientGarbage => report.maybe(guest::garbage(&socket, random)),
+        Fault::ClientTornLine => report.maybe(guest::torn_line(&socket, random)),
+        Fault::ClientByteByByte => {
+            guest(Box::new(move |name, socket| Some(guest::byte_by_byte(name, socket, shared))));
+        }
+        Fault::ClientFlood => {
+            guest(Box::new(move |name, socket| Some(guest::flood(name, socket, shared))));
+        }
+        Fault::ShutdownBeside => {
+            guest(Box::new(move |name, socket| Some(guest::shutdown(name, socket, shared))));
+        }
+        Fault::ShutdownLast => {
+            leave(plan, daemon, shared);
+            guest(Box::new(move |name, socket| Some(guest::shutdown(name, socket, shared))));
+        }
+        other => report.broken(Violation::new(Kind::Harness, format!("nobody injects {other:?}"))),
+    }
+    report.tried(&step.fault);
+}
+
+/// Runs a command to its end and returns its exit code.
+fn quiet(command: &mut Command) -> Option<i32> {
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command.stderr(std::process::Stdio::null()).status().ok()?.code()
+}
+
+pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
+}
+
+/// What takes longer hangs: much more than any run needs.
+pub(crate) const BOUND: Duration = Duration::from_secs(60);
+
+/// Small, so that a client that does not read is found soon; all others stay far below.
+const LIMITS: &str = "[limits]\nclient_queue_soft_bytes = 500000\nclient_queue_soft_time = \"5s\"\n\
+                      client_queue_hard_bytes = 2000000\nclient_queue_max_bytes = 8000000\n";
