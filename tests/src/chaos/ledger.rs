@@ -465,7 +465,8 @@ impl Ledger {
             }
             _ => {}
         }
-        if self.announced > 1 {
+        // Once when the drain begins, and once at the end.
+        if self.announced > 2 {
             self.break_promise(Kind::Doubled, &format!("the announcement came {} times", self.announced));
         }
         for id in owed {

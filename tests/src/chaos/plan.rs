@@ -80,6 +80,10 @@ impl Plan {
             if fault.is_at_start() || fault == Fault::UpstreamNeverReads {
                 steps.clear();
             }
+            // The turns of a client that is gone stay open, and somebody may still be there.
+            if fault == Fault::ShutdownLast {
+                steps.retain(|step| matches!(step.fault, Fault::DaemonSuspended(_) | Fault::ClientTornLine));
+            }
             steps.push(Step { after: random.millis(250), fault });
         }
         let count = 1 + random.index(if real { 3 } else { 5 });

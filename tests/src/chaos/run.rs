@@ -72,8 +72,8 @@ fn start(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
         after::wait_for_end(&mut daemon, step.fault.outcome(), &shared, report);
         for mut guest in guests {
             guest.pump("the end of the daemon", |_| false);
-            let fate = if hangs { Fate::Told } else { Fate::Late };
-            close(guest.into_story(Some(fate)), fate, report);
+            // Who is not introduced yet hears of the end by the answer to its request.
+            close(guest.into_story(None), Fate::Late, report);
         }
         after::is_clean(&mut daemon, step.fault.outcome(), report);
         let tail = daemon.stderr();
@@ -368,6 +368,10 @@ fn inject<'scope>(
         }
         Fault::ShutdownLast => {
             leave(plan, daemon, shared);
+            wait::until("nobody is there", || {
+                let status = daemon.ctl(&["status", "--json"]).json();
+                status["clients"] == 0 && status["openTurns"] == 0
+            });
             guest(Box::new(move |name, socket| Some(guest::shutdown(name, socket, shared))));
         }
         other => report.broken(Violation::new(Kind::Harness, format!("nobody injects {other:?}"))),
