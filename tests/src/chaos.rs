@@ -14,6 +14,7 @@
 
 mod after;
 mod campaign;
+mod director;
 pub mod fault;
 mod guest;
 pub mod ledger;

@@ -34,10 +34,8 @@ fn a_run_on_the_real_codex_keeps_every_promise() {
     }
     let mut plan = Plan::new(1, true);
     plan.idle = false;
-    plan.steps = vec![Step {
-        after: Duration::from_millis(100),
-        fault: Fault::UpstreamSignal(Signal::SIGKILL),
-    }];
+    plan.steps =
+        vec![Step { after: Duration::from_millis(100), fault: Fault::UpstreamSignal(Signal::SIGKILL) }];
     plan.clients.truncate(2);
     expect_good(&run(&plan));
 }

@@ -39,6 +39,18 @@ pub enum Fault {
     DaemonKilled,
     /// The daemon is suspended for this long, as with the lid of a laptop.
     DaemonSuspended(Duration),
+    /// The daemon is suspended, and told to stop (SIGTERM) before it goes on.
+    DaemonSuspendedStop,
+    /// The daemon is suspended, and the upstream killed before it goes on.
+    DaemonSuspendedLoss,
+    /// The daemon is told to stop, and so much later the upstream is killed.
+    DrainLoss(Duration),
+    /// The daemon is told to stop, and a client goes while it drains.
+    DrainClientGone,
+    /// The daemon is told to stop in the middle of a flood of requests.
+    DrainFlood,
+    /// The upstream is killed in the middle of a flood of requests.
+    UpstreamKilledInFlood,
     /// The socket's file is removed.
     SocketRemoved,
     /// A client ends its connection in the middle of its work.
@@ -82,12 +94,18 @@ impl Fault {
             | Fault::UpstreamScript(_)
             | Fault::UpstreamStopped { .. }
             | Fault::UpstreamNeverReads
+            | Fault::UpstreamKilledInFlood
+            | Fault::DaemonSuspendedLoss
             | Fault::HandshakeExit(_) => Outcome::Ends(1),
             Fault::HandshakeRefused => Outcome::Ends(76),
             Fault::HandshakeHangs
             | Fault::Signals(..)
             | Fault::CtlStop { .. }
             | Fault::LateClients
+            | Fault::DaemonSuspendedStop
+            | Fault::DrainLoss(_)
+            | Fault::DrainClientGone
+            | Fault::DrainFlood
             | Fault::ShutdownLast => Outcome::Ends(0),
             Fault::DaemonKilled => Outcome::Killed,
             Fault::DaemonSuspended(_)
@@ -123,7 +141,9 @@ impl Fault {
             self,
             Fault::UpstreamScript(_)
                 | Fault::UpstreamStopped { full: true }
+                | Fault::UpstreamKilledInFlood
                 | Fault::LateClients
+                | Fault::DrainFlood
                 | Fault::ShutdownLast
         )
     }
@@ -155,9 +175,15 @@ impl Fault {
             }
             Fault::CtlStop { now: false } => "daemon: ctl stop".to_owned(),
             Fault::CtlStop { now: true } => "daemon: ctl stop --now".to_owned(),
-            Fault::LateClients => "daemon: clients come in the drain".to_owned(),
+            Fault::LateClients => "drain: clients come".to_owned(),
             Fault::DaemonKilled => "daemon: SIGKILL".to_owned(),
             Fault::DaemonSuspended(_) => "daemon: suspended".to_owned(),
+            Fault::DaemonSuspendedStop => "daemon: suspended, SIGTERM".to_owned(),
+            Fault::DaemonSuspendedLoss => "daemon: suspended, upstream SIGKILL".to_owned(),
+            Fault::DrainLoss(_) => "drain: upstream SIGKILL".to_owned(),
+            Fault::DrainClientGone => "drain: client gone".to_owned(),
+            Fault::DrainFlood => "drain: in a flood".to_owned(),
+            Fault::UpstreamKilledInFlood => "upstream: SIGKILL in a flood".to_owned(),
             Fault::SocketRemoved => "daemon: socket removed".to_owned(),
             Fault::ClientGone => "client: gone in its work".to_owned(),
             Fault::ClientHalfCloses => "client: half-closes".to_owned(),
@@ -193,7 +219,7 @@ impl Fault {
 
     /// Picks a fault that ends the daemon; of the real codex, one that it can have.
     pub(crate) fn ending(random: &mut Random, real: bool) -> Fault {
-        match random.below(if real { 12 } else { 22 }) {
+        match random.below(if real { 18 } else { 30 }) {
             0..=2 => Fault::UpstreamSignal(random.pick(&[
                 Signal::SIGKILL,
                 Signal::SIGTERM,
@@ -211,9 +237,15 @@ impl Fault {
             9 => Fault::LateClients,
             10 => Fault::DaemonKilled,
             11 => Fault::ShutdownLast,
-            12..=18 => Fault::UpstreamScript(random.pick(&SCRIPTS)),
-            19 => Fault::UpstreamNeverReads,
-            20 => random.pick(&[Fault::HandshakeRefused, Fault::HandshakeHangs]),
+            12 => Fault::DaemonSuspendedStop,
+            13 => Fault::DaemonSuspendedLoss,
+            14 => Fault::DrainLoss(random.millis(200)),
+            15 => Fault::DrainClientGone,
+            16 => Fault::DrainFlood,
+            17 => Fault::UpstreamKilledInFlood,
+            18..=26 => Fault::UpstreamScript(random.pick(&SCRIPTS)),
+            27 => Fault::UpstreamNeverReads,
+            28 => random.pick(&[Fault::HandshakeRefused, Fault::HandshakeHangs]),
             _ => Fault::HandshakeExit(random.pick(&[0, 1, 42])),
         }
     }

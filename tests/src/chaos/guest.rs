@@ -64,8 +64,22 @@ pub(crate) fn flood(name: &str, socket: &Path, shared: &Shared) -> Story {
         lines.push_str(&talk.enter("model/list", json!({}), Purpose::Flood).1);
     }
     talk.write(lines.as_bytes());
-    talk.pump("the answers to its flood", |talk| talk.ledger.is_answered());
-    talk.into_story(Some(Fate::Served))
+    let served = talk.pump("the answers to its flood", |talk| talk.ledger.is_answered());
+    talk.into_story(served.then_some(Fate::Served))
+}
+
+/// Sends many requests at once, and takes what comes until the daemon ends.
+pub(crate) fn flood_to_the_end(name: &str, socket: &Path, shared: &Shared) -> Story {
+    let mut talk = Talk::guest(name, socket, shared, 0);
+    let mut lines = String::new();
+    for _ in 0..SMALL_FLOOD {
+        lines.push_str(&talk.enter("model/list", json!({}), Purpose::Flood).1);
+    }
+    talk.write(lines.as_bytes());
+    talk.ask("broker/status", json!({}), Purpose::Any);
+    shared.set_flooded();
+    talk.pump("the end of the daemon", |_| false);
+    talk.into_story(None)
 }
 
 /// Sends its lines one byte at a time: they are answered like any others.
@@ -80,8 +94,8 @@ pub(crate) fn byte_by_byte(name: &str, socket: &Path, shared: &Shared) -> Story 
             talk.write(std::slice::from_ref(byte));
         }
     }
-    talk.pump("the answers to its bytes", |talk| talk.ledger.is_answered());
-    talk.into_story(Some(Fate::Served))
+    let served = talk.pump("the answers to its bytes", |talk| talk.ledger.is_answered());
+    talk.into_story(served.then_some(Fate::Served))
 }
 
 /// Asks for `broker/shutdown` and reads to the end.
@@ -186,6 +200,9 @@ pub(crate) fn torn_line(socket: &Path, random: &mut Random) -> Option<Violation>
 }
 
 const FLOOD: usize = 5000;
+
+/// More than may wait for one client, and few enough that all answers are taken at once.
+const SMALL_FLOOD: usize = 1500;
 
 /// Longer than anything takes on a busy machine.
 const TIME: Duration = Duration::from_secs(30);

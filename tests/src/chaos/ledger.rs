@@ -55,6 +55,8 @@ pub enum Purpose {
         /// Its exit code.
         code: i64,
     },
+    /// Changes of this path are told from now on.
+    Path(String),
     /// This turn is interrupted by its own client.
     Interrupt(String),
     /// May run when the client leaves.
@@ -77,6 +79,7 @@ pub struct Ledger {
     watched: BTreeSet<String>,
     turns: BTreeMap<String, Turn>,
     processes: BTreeMap<String, (i64, u32)>,
+    paths: BTreeSet<String>,
     questions: BTreeMap<String, (u32, u32)>,
     /// Threads of messages that came before it was known whose they are.
     foreign: BTreeMap<String, String>,
@@ -161,6 +164,7 @@ impl Ledger {
             watched: BTreeSet::new(),
             turns: BTreeMap::new(),
             processes: BTreeMap::new(),
+            paths: BTreeSet::new(),
             questions: BTreeMap::new(),
             foreign: BTreeMap::new(),
             interrupted: BTreeSet::new(),
@@ -178,6 +182,7 @@ impl Ledger {
         match &purpose {
             Purpose::Watch(thread) => drop(self.watched.insert(thread.clone())),
             Purpose::Process { handle, code } => drop(self.processes.insert(handle.clone(), (*code, 0))),
+            Purpose::Path(path) => drop(self.paths.insert(path.clone())),
             Purpose::Interrupt(turn) => drop(self.interrupted.insert(turn.clone())),
             _ => {}
         }
@@ -343,6 +348,12 @@ impl Ledger {
                 };
                 self.break_promise(Kind::Stray, &text);
             }
+            "fs/changed" => {
+                let path = params["changedPaths"][0].as_str().unwrap_or_default();
+                if !self.paths.contains(path) {
+                    self.break_promise(Kind::Stray, &format!("a change of {path}"));
+                }
+            }
             _ if method.starts_with("item/") => {
                 if let Some(id) = params["turnId"].as_str() {
                     let id = Value::from(id);
@@ -423,8 +434,7 @@ impl Ledger {
         self.announced > 0
     }
 
-    /// Returns how many deltas have come.
-    pub fn deltas(&self) -> usize {
+    fn deltas(&self) -> usize {
         self.turns.values().map(|turn| turn.seen.len()).sum()
     }
 
@@ -730,6 +740,20 @@ mod tests {
         assert_eq!(turn(&["w0 ", "w0 ", "w1 ", "| echo: x"]), [Kind::Doubled]);
         assert_eq!(turn(&["w0 ", "w1 ", "| echo: x", "| echo: x"]), [Kind::Doubled]);
         assert_eq!(turn(&["w0 ", "v1 ", "| echo: x"]), [Kind::Stray]);
+    }
+
+    #[test]
+    fn a_process_that_ends_twice_and_a_change_of_another_path_are_found() {
+        let mut ledger = Ledger::new("c");
+        let exited = json!({"method": "process/exited", "params": {"processHandle": "p", "exitCode": 3}});
+        ledger.sent(1, "process/spawn", "", Purpose::Process { handle: "p".to_owned(), code: 3 });
+        ledger.received(&answer(1));
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Lost]);
+        ledger.received(&exited);
+        assert_eq!(kinds(ledger.clone(), Fate::Served), []);
+        ledger.received(&exited);
+        ledger.received(&json!({"method": "fs/changed", "params": {"changedPaths": ["/y"]}}));
+        assert_eq!(kinds(ledger, Fate::Hit), [Kind::Doubled, Kind::Stray]);
     }
 
     #[test]

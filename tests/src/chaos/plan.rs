@@ -128,7 +128,10 @@ impl Plan {
 
 /// Tells whether a fault is one of a client that works.
 pub(crate) fn hits_a_client(fault: &Fault) -> bool {
-    matches!(fault, Fault::ClientGone | Fault::ClientHalfCloses | Fault::ClientKilled)
+    matches!(
+        fault,
+        Fault::ClientGone | Fault::ClientHalfCloses | Fault::ClientKilled | Fault::DrainClientGone
+    )
 }
 
 fn victim(fault: &Fault, random: &mut Random) -> Option<LinkKind> {

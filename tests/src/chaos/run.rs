@@ -1,21 +1,17 @@
 //! One run: a daemon, its clients, what goes wrong, and what is left.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
-use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
-
 use super::after;
+use super::director::Director;
 use super::fault::{Fault, Outcome};
 use super::guest;
 use super::ledger::{Fate, Trace};
-use super::plan::{LinkKind, Plan, Step, hits_a_client};
+use super::plan::{LinkKind, Plan};
 use super::random::Random;
 use super::report::Report;
-use super::shared::{Hit, Shared};
+use super::shared::Shared;
 use super::violation::{Kind, Violation};
 use super::worker::{Story, Worker};
 use crate::client::TestClient;
@@ -111,16 +107,6 @@ struct Run<'a> {
     random: Random,
 }
 
-/// What the director has to clean up.
-#[derive(Default)]
-struct Stage<'scope> {
-    guests: Vec<ScopedJoinHandle<'scope, Option<Story>>>,
-    open: Vec<std::os::unix::net::UnixStream>,
-    commands: Vec<ScopedJoinHandle<'scope, Option<i32>>>,
-    victims: Vec<usize>,
-    serial: usize,
-}
-
 impl<'a> Run<'a> {
     fn new(plan: &'a Plan, home: &Arc<Home>) -> Run<'a> {
         let daemon = builder(plan, home).ready();
@@ -134,7 +120,6 @@ impl<'a> Run<'a> {
         let outcome = plan.ending().map_or(Outcome::Ends(0), Fault::outcome);
         let mut stories = Vec::new();
         std::thread::scope(|scope| {
-            let mut stage = Stage { victims: plan.victims(), ..Stage::default() };
             let workers: Vec<_> = plan
                 .clients
                 .iter()
@@ -145,15 +130,13 @@ impl<'a> Run<'a> {
                     scope.spawn(move || worker.run())
                 })
                 .collect();
+            let mut director = Director::new(plan, daemon, shared, random, scope);
             // A panic in here must not wait for clients that nobody tells to leave.
             let directed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                direct(plan, daemon, shared, random, scope, &mut stage, report);
-                if plan.ending().is_none() {
-                    leave(plan, daemon, shared);
-                    daemon.term();
-                }
-                after::wait_for_end(daemon, outcome, shared, report);
+                director.direct(report);
+                after::wait_for_end(director.daemon, outcome, shared, report);
             }));
+            let extras = director.extras;
             if let Err(panic) = directed {
                 report.broken(Violation::new(Kind::Harness, words(&*panic)));
                 shared.set_gone();
@@ -162,10 +145,10 @@ impl<'a> Run<'a> {
             for (index, worker) in workers.into_iter().enumerate() {
                 stories.push((format!("c{index}"), worker.join().map(Some)));
             }
-            for (index, guest) in stage.guests.into_iter().enumerate() {
+            for (index, guest) in extras.guests.into_iter().enumerate() {
                 stories.push((format!("guest {index}"), guest.join()));
             }
-            for command in stage.commands {
+            for command in extras.commands {
                 if let Ok(Some(code)) = command.join()
                     && code != 0
                 {
@@ -220,169 +203,6 @@ fn close(story: Story, fate: Fate, report: &mut Report) -> Vec<Trace> {
     }
     violations.into_iter().for_each(|violation| report.broken(violation));
     traces
-}
-
-/// Lets things go wrong, one after the other; after each that passes, all others have to go on.
-fn direct<'scope>(
-    plan: &Plan,
-    daemon: &mut TestDaemon,
-    shared: &'scope Shared,
-    random: &mut Random,
-    scope: &'scope Scope<'scope, '_>,
-    stage: &mut Stage<'scope>,
-    report: &mut Report,
-) {
-    if plan.steps.iter().all(|step| step.fault != Fault::UpstreamNeverReads) {
-        wait::poll(BOUND, || (shared.all_ready() || Instant::now() > shared.deadline).then_some(()));
-    }
-    for step in &plan.steps {
-        wait::pause(step.after);
-        let before: Vec<u64> = (0..plan.clients.len()).map(|client| shared.tasks(client)).collect();
-        inject(step, plan, daemon, shared, random, scope, stage, report);
-        if step.fault.outcome() == Outcome::Lives && !plan.idle {
-            goes_on(plan, shared, &before, &step.fault, report);
-        }
-    }
-}
-
-/// Waits until each client that was not hit has done more work.
-fn goes_on(plan: &Plan, shared: &Shared, before: &[u64], fault: &Fault, report: &mut Report) {
-    let late = |client: usize| {
-        shared.is_hit(client).is_none()
-            && !shared.has_left(client)
-            && shared.tasks(client) < before[client] + 2
-    };
-    let clients = || (0..plan.clients.len()).filter(|client| late(*client));
-    let done = wait::poll(BOUND, || {
-        (clients().next().is_none() || Instant::now() > shared.deadline).then(|| clients().next().is_none())
-    });
-    if done != Some(true) {
-        let names: Vec<String> = clients().map(|client| format!("c{client}")).collect();
-        let text = format!("after {fault:?}, these did not go on: {names:?}");
-        report.broken(Violation::new(Kind::Hang, text));
-    }
-}
-
-/// Lets all clients finish and leave.
-fn leave(plan: &Plan, daemon: &mut TestDaemon, shared: &Shared) {
-    shared.stop();
-    let mut all_left = || {
-        let left = (0..plan.clients.len()).all(|client| shared.has_left(client));
-        left || daemon.exit_within(Duration::ZERO).is_some() || Instant::now() > shared.deadline
-    };
-    wait::poll(BOUND * 2, || all_left().then_some(()));
-}
-
-#[expect(clippy::too_many_arguments, reason = "the director hands over all it has")]
-fn inject<'scope>(
-    step: &Step,
-    plan: &Plan,
-    daemon: &mut TestDaemon,
-    shared: &'scope Shared,
-    random: &mut Random,
-    scope: &'scope Scope<'scope, '_>,
-    stage: &mut Stage<'scope>,
-    report: &mut Report,
-) {
-    let socket = daemon.socket();
-    stage.serial += 1;
-    let name = format!("g{}", stage.serial);
-    let mut guest = |visit: Box<dyn FnOnce(&str, &Path) -> Option<Story> + Send + 'scope>| {
-        let (name, socket) = (name.clone(), socket.clone());
-        stage.guests.push(scope.spawn(move || visit(&name, &socket)));
-    };
-    match &step.fault {
-        Fault::UpstreamSignal(signal) => daemon.signal_upstream(*signal),
-        Fault::UpstreamScript(marker) => {
-            let marker: &'static str = marker;
-            guest(Box::new(move |name, socket| Some(guest::bomber(name, socket, shared, marker))));
-        }
-        Fault::UpstreamStopped { full } => {
-            if *full {
-                // It has to be in before nothing is answered any more.
-                guest(Box::new(move |name, socket| Some(guest::filler(name, socket, shared))));
-            }
-            daemon.signal_upstream(Signal::SIGSTOP);
-        }
-        // It is as it is from the start.
-        Fault::UpstreamNeverReads
-        | Fault::HandshakeRefused
-        | Fault::HandshakeExit(_)
-        | Fault::HandshakeHangs => {}
-        Fault::Signals(signals, pause) => {
-            for (index, signal) in signals.iter().enumerate() {
-                if index > 0 {
-                    wait::pause(*pause);
-                }
-                daemon.signal(*signal);
-            }
-        }
-        Fault::CtlStop { now } => {
-            let arguments: &[&str] = if *now { &["ctl", "stop", "--now"] } else { &["ctl", "stop"] };
-            let mut command = daemon.command(arguments);
-            stage.commands.push(scope.spawn(move || quiet(&mut command)));
-        }
-        Fault::LateClients => {
-            daemon.term();
-            for n in 0..4 {
-                let (name, socket, pause) = (format!("l{n}"), socket.clone(), random.millis(30));
-                stage.guests.push(scope.spawn(move || {
-                    wait::pause(pause);
-                    guest::late(&name, &socket, shared)
-                }));
-            }
-        }
-        Fault::DaemonKilled => daemon.kill9(),
-        Fault::DaemonSuspended(time) => {
-            daemon.signal(Signal::SIGSTOP);
-            wait::pause(*time);
-            daemon.signal(Signal::SIGCONT);
-        }
-        Fault::SocketRemoved => {
-            if let Err(error) = std::fs::remove_file(&socket) {
-                report.broken(Violation::new(Kind::Harness, format!("cannot remove the socket: {error}")));
-            }
-        }
-        fault if hits_a_client(fault) => {
-            let hit = match fault {
-                Fault::ClientHalfCloses => Hit::HalfClose,
-                Fault::ClientKilled => Hit::Kill,
-                _ => Hit::Gone,
-            };
-            shared.hit(stage.victims.remove(0), hit);
-        }
-        Fault::ClientNeverReads => match guest::never_reads(&socket) {
-            Ok(stream) => stage.open.push(stream),
-            Err(violation) => report.broken(violation),
-        },
-        Fault::ClientGarbage => report.maybe(guest::garbage(&socket, random)),
-        Fault::ClientTornLine => report.maybe(guest::torn_line(&socket, random)),
-        Fault::ClientByteByByte => {
-            guest(Box::new(move |name, socket| Some(guest::byte_by_byte(name, socket, shared))));
-        }
-        Fault::ClientFlood => {
-            guest(Box::new(move |name, socket| Some(guest::flood(name, socket, shared))));
-        }
-        Fault::ShutdownBeside => {
-            guest(Box::new(move |name, socket| Some(guest::shutdown(name, socket, shared))));
-        }
-        Fault::ShutdownLast => {
-            leave(plan, daemon, shared);
-            wait::until("nobody is there", || {
-                let status = daemon.ctl(&["status", "--json"]).json();
-                status["clients"] == 0 && status["openTurns"] == 0
-            });
-            guest(Box::new(move |name, socket| Some(guest::shutdown(name, socket, shared))));
-        }
-        other => report.broken(Violation::new(Kind::Harness, format!("nobody injects {other:?}"))),
-    }
-    report.tried(&step.fault);
-}
-
-/// Runs a command to its end and returns its exit code.
-fn quiet(command: &mut Command) -> Option<i32> {
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-    command.stderr(std::process::Stdio::null()).status().ok()?.code()
 }
 
 pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {

@@ -1,7 +1,7 @@
 //! What the clients of a run and its director tell each other.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ pub(crate) struct Shared {
     pub(crate) project: PathBuf,
     stop: AtomicBool,
     gone: AtomicBool,
-    deltas: AtomicUsize,
+    flooded: AtomicBool,
     clients: Vec<Place>,
 }
 
@@ -44,7 +44,7 @@ impl Shared {
             project,
             stop: AtomicBool::new(false),
             gone: AtomicBool::new(false),
-            deltas: AtomicUsize::new(0),
+            flooded: AtomicBool::new(false),
             clients: (0..clients).map(|_| Place::default()).collect(),
         }
     }
@@ -67,8 +67,13 @@ impl Shared {
         self.gone.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn heard(&self, deltas: usize) {
-        self.deltas.fetch_add(deltas, Ordering::Relaxed);
+    /// Says that a flood of requests was sent.
+    pub(crate) fn set_flooded(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_ready(&self, client: usize) {

@@ -22,7 +22,6 @@ pub(crate) struct Talk<'a> {
     /// The connection has ended, or nothing more is expected of it.
     pub(crate) over: bool,
     next_id: i64,
-    heard: usize,
 }
 
 impl<'a> Talk<'a> {
@@ -42,7 +41,6 @@ impl<'a> Talk<'a> {
             random: Random::new(seed),
             over: false,
             next_id: 0,
-            heard: 0,
         }
     }
 
@@ -145,9 +143,6 @@ impl<'a> Talk<'a> {
 
     fn take(&mut self, message: &Message) {
         self.ledger.received(message);
-        let heard = self.ledger.deltas();
-        self.shared.heard(heard - self.heard);
-        self.heard = heard;
         if message.is_server_request() && message.method().is_some_and(|it| it.ends_with("/requestApproval"))
         {
             let decision = self.random.pick(&["accept", "decline"]);

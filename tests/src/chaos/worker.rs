@@ -68,6 +68,12 @@ impl<'a> Worker<'a> {
             let params = json!({"command": ["sleep", "300"], "processId": "all the time"});
             self.talk.ask("command/exec", params, Purpose::Background);
         }
+        if !shared.real && !self.talk.over && self.talk.random.one_in(2) {
+            // The same name for all clients, and a path for each.
+            let path = format!("/c{}", self.index);
+            let params = json!({"watchId": "w", "path": path});
+            self.talk.ask("fs/watch", params, Purpose::Path(path));
+        }
         shared.set_ready(self.index);
         loop {
             if let Some(hit) = shared.is_hit(self.index) {
@@ -137,10 +143,15 @@ impl<'a> Worker<'a> {
 
     fn turn(&mut self) {
         let Some(thread) = self.free_thread() else { return self.reads() };
-        let word = self.word();
+        let mut word = self.word();
         let random = &mut self.talk.random;
-        let (deltas, pause) = match random.below(6) {
-            0 => (1 + random.index(400), 0),
+        let (deltas, pause) = match random.below(8) {
+            0 => {
+                // More than a pipe holds.
+                word.push_str(&"w".repeat(random.index(100_000)));
+                (1 + random.index(4), 0)
+            }
+            2 => (1 + random.index(400), 0),
             1 => (1 + random.index(60), 5),
             _ => (1 + random.index(20), random.below(4)),
         };
@@ -153,7 +164,16 @@ impl<'a> Worker<'a> {
             true => format!("[[deltas:{deltas}:{pause}]]"),
             false => format!("[[deltas:{deltas}:{pause}:{word}]]"),
         };
-        self.talk.start_turn(&thread, &word, deltas, &format!("{approve}{numbers}{word}"));
+        let change = match !self.talk.shared.real && self.talk.random.one_in(6) {
+            true => "[[fs-change]]",
+            false => "",
+        };
+        self.talk.start_turn(
+            &thread,
+            &word,
+            deltas,
+            &format!("{approve}{change}{numbers}of c{}", self.index),
+        );
     }
 
     fn reads(&mut self) {
