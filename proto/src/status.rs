@@ -135,7 +135,10 @@ pub struct UpstreamStatus {
     pub last_message_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
-    /// Methods it named in an answer to a probe, that the routing table does not know.
+    /// Version that the routing table was measured against.
+    pub measured_version: String,
+    /// Methods it names that the routing table does not know: they are passed on as they are. Empty also if
+    /// it did not name any.
     pub unknown_methods: Vec<String>,
 }
 

@@ -108,6 +108,9 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
     };
     if let Some(version) = &upstream.version {
         let _ = write!(line, ", codex {version}");
+        if !upstream.measured_version.is_empty() && *version != upstream.measured_version {
+            let _ = write!(line, " (methods known as of {})", upstream.measured_version);
+        }
     }
     if let Some(uptime) = upstream.uptime_ms.filter(|_| upstream.ended.is_none()) {
         let _ = write!(line, ", up {}", duration(uptime));
@@ -123,7 +126,13 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
         screen.line("", &format!("asked for as {requested}"));
     }
     if !upstream.unknown_methods.is_empty() {
-        screen.line("", &format!("methods unknown to codexd: {}", upstream.unknown_methods.join(", ")));
+        screen.line(
+            "",
+            &format!(
+                "methods unknown to codexd, passed on as they are: {}",
+                upstream.unknown_methods.join(", ")
+            ),
+        );
     }
 }
 

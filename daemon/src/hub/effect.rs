@@ -46,6 +46,7 @@ impl Hub {
             Effect::Ready => {
                 notify::ready(&self.status_line());
                 self.start.ready();
+                self.router.ask_for_methods(now);
                 tracing::info!(
                     socket.path = self.identity.socket,
                     upstream.pid = self.identity.upstream.pid,

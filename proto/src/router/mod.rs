@@ -18,6 +18,7 @@
 
 mod answer;
 mod ask;
+mod catalog;
 mod client;
 mod gate;
 mod handshake;
@@ -188,6 +189,8 @@ pub struct Router {
     actions: VecDeque<Action>,
     counters: Counters,
     last_upstream: Option<Time>,
+    /// Methods that the upstream named and the table does not know.
+    unknown_methods: Vec<String>,
 }
 
 impl Router {
@@ -222,6 +225,7 @@ impl Router {
             actions: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
+            unknown_methods: Vec::new(),
         };
         router.begin_handshake();
         router

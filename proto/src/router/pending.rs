@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Initialize,
     /// A question whose only purpose is the answer.
     Probe,
+    /// A question that is refused with the names of all methods.
+    Catalog,
     /// Makes a thread.
     Start,
     /// Makes a thread out of another one.

@@ -2,6 +2,7 @@
 
 use super::session::SessionState;
 use super::{Router, pending::Origin};
+use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport};
 use crate::time::Time;
 
@@ -23,6 +24,8 @@ impl Router {
         report.queued_to_upstream_bytes = self.upstream.len() as u64;
         report.upstream.user_agent = self.handshake.user_agent.clone();
         report.upstream.version = self.handshake.version().map(str::to_owned);
+        report.upstream.measured_version = MEASURED_VERSION.to_owned();
+        report.upstream.unknown_methods.clone_from(&self.unknown_methods);
         report.upstream.last_message_ms = self.last_upstream.map(|at| now.since(at));
         let refused = report.counters.clients_refused;
         report.counters = self.counters.clone();

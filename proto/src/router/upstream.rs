@@ -474,6 +474,7 @@ impl Router {
         match &pending.kind {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
+            Kind::Catalog if failed => self.methods_named(line, body),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
                 if let Kind::Resume { target: Some(thread), .. } = &pending.kind {

@@ -3,6 +3,7 @@
 
 mod approvals;
 mod broker;
+mod catalog;
 mod draining;
 mod handshake;
 mod loss;

@@ -135,7 +135,8 @@ fn view(record: &Record, names: &mut Names) -> View {
     let mut answers: Vec<Option<Value>> = vec![None; record.requests.len()];
     let mut unasked = Vec::new();
     let mut sequences: BTreeMap<Lane, Vec<Value>> = BTreeMap::new();
-    for message in lanes::without_usage_of_interrupted(&record.received) {
+    let messages = lanes::without_repeated_unload(lanes::without_usage_of_interrupted(&record.received));
+    for message in messages {
         if !message["method"].is_null() {
             sequences.entry(lanes::lane(message)).or_default().push(message.clone());
             continue;

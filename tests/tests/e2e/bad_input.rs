@@ -44,7 +44,7 @@ fn methods_upstream(daemon: &TestDaemon) -> BTreeSet<String> {
 }
 
 fn expected_methods(more: &[&str]) -> BTreeSet<String> {
-    let usual = ["initialize", "initialized", "thread/loaded/list"];
+    let usual = ["initialize", "initialized", "thread/loaded/list", "codexd/whichMethodsAreThere"];
     usual.iter().chain(more).map(|method| (*method).to_owned()).collect()
 }
 

@@ -25,6 +25,10 @@ fn status_for_people_is_one_screen_with_the_facts() {
     has("socket", &daemon.socket().display().to_string());
     has("control", &daemon.control_socket().display().to_string());
     has("codex", &format!("pid {}, codex 0.0.0-fake", daemon.upstream_pid()));
+    assert!(
+        output.stdout.contains("methods unknown to codexd, passed on as they are: fake/method"),
+        "{output}"
+    );
     has("clients", "1 connected, 1 thread loaded, 1 turn open");
     has("requests", "0 in flight; 0 held back");
     has("approvals", "1 pending, 0 of them with nobody to answer");
@@ -48,6 +52,7 @@ fn status_for_programs_has_the_members_of_the_contract() {
     assert_eq!(now["upstream"]["pid"], daemon.upstream_pid());
     assert_eq!(now["upstream"]["executable"], daemon.codex().display().to_string());
     assert_eq!(now["upstream"]["version"], "0.0.0-fake");
+    assert_eq!(now["upstream"]["unknownMethods"], json!(["fake/method"]));
     assert_eq!((&now["clients"], &now["openTurns"]), (&json!(1), &json!(1)));
     assert_eq!((&now["warnings"], &now["lastExit"]), (&json!([]), &Value::Null));
     let fields = daemon.ctl(&["status", "--field", "state,upstream.version,openTurns"]).expect_code(0);

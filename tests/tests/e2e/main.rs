@@ -15,6 +15,7 @@ mod manager;
 mod many;
 mod orphans;
 mod ownership;
+mod plugin;
 mod real;
 mod stopping;
 mod support;

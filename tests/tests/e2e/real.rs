@@ -1,5 +1,6 @@
 //! The main job on the real codex with a scripted model.
 
+use codexd_proto::routes::MEASURED_VERSION;
 use codexd_tests::client::{TestClient, Turn};
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::{Builder, TestDaemon};
@@ -254,5 +255,25 @@ fn the_old_codex_is_served_too() {
     let thread = start_thread(&mut client, &daemon);
     let turn = client.turn(&thread, "[[deltas:5]]old");
     assert_eq!((turn.status.as_str(), turn.deltas), ("completed", tokens(5, "old")));
+    let screen = daemon.ctl(&["status"]).expect_code(0).stdout;
+    let line = format!("codex {} (methods known as of {MEASURED_VERSION})", Version::Old.number());
+    assert!(screen.contains(&line), "{screen}");
+    // What it had and the current one has not.
+    let unknown =
+        "methods unknown to codexd, passed on as they are: thread/rollback, thread/turns/items/list";
+    assert!(screen.contains(unknown), "{screen}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn every_method_of_the_pinned_codex_is_in_the_routing_table() {
+    let Some(builder) = TestDaemon::real(Version::Current) else { return };
+    let mut daemon = builder.ready();
+    // Answered behind the question for the methods, which goes out first of all.
+    daemon.client("one").request("model/list", json!({}));
+    let upstream = daemon.ctl(&["status", "--json"]).expect_code(0).json()["upstream"].clone();
+    assert_eq!(upstream["version"], MEASURED_VERSION);
+    assert_eq!(upstream["measuredVersion"], MEASURED_VERSION);
+    assert_eq!(upstream["unknownMethods"], json!([]));
     assert_eq!(daemon.stop(), 0);
 }

@@ -191,7 +191,8 @@ impl Server {
                 if method == "initialize" {
                     return self.initialize(&id, &params);
                 }
-                self.requests += u64::from(self.initialized);
+                // What no codex has is asked for its answer only, and not by a client.
+                self.requests += u64::from(self.initialized && requests::METHODS.contains(&method.as_str()));
                 if self.behaviour.overload.is_some_and(|every| self.requests.is_multiple_of(every)) {
                     self.refuse(&id, &Refusal::overloaded());
                 } else if let Err(refusal) = self.request(&id, &method, &params) {

@@ -13,7 +13,6 @@ use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
 use codexd_tests::output::Output;
 use codexd_tests::process::{self, Process};
-use codexd_tests::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

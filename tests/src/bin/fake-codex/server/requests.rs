@@ -12,7 +12,7 @@ use crate::thread::Thread;
 use crate::turn::{self, Step, Turn};
 
 /// The methods the fake knows; the order is that of its refusals.
-const METHODS: [&str; 25] = [
+pub(super) const METHODS: [&str; 25] = [
     "initialize",
     "server/diagnostics",
     "thread/start",
@@ -40,14 +40,23 @@ const METHODS: [&str; 25] = [
     "process/kill",
 ];
 
+/// What a broker asks for to be told the names of all of them.
+const CATALOG: &str = "codexd/whichMethodsAreThere";
+
+/// A method that the stand-in names and no broker knows.
+const FAKE_ONLY: &str = "fake/method";
+
 /// Those of them that need the experimental API.
 const EXPERIMENTAL: [&str; 4] = ["server/diagnostics", "process/spawn", "process/writeStdin", "process/kill"];
 
 impl Server {
     pub(super) fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<(), Refusal> {
         if !METHODS.contains(&method) {
-            self.wire.complain(&format!("unknown method `{method}`"));
-            return Err(Refusal::unknown_method(method, &METHODS));
+            if method != CATALOG {
+                self.wire.complain(&format!("unknown method `{method}`"));
+            }
+            let names: Vec<&str> = METHODS.iter().copied().chain([FAKE_ONLY]).collect();
+            return Err(Refusal::unknown_method(method, &names));
         }
         if !self.initialized {
             self.wire.complain(&format!("`{method}` before `initialize`"));
