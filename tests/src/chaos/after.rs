@@ -2,20 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::fault::Outcome;
+use super::fault::{Fault, Outcome};
 use super::ledger::Trace;
 use super::plan::Plan;
+use super::random::Random;
 use super::report::Report;
 use super::shared::Shared;
 use super::violation::{Kind, Violation};
+use crate::binary;
+use crate::client::TestClient;
 use crate::codex::Version;
 use crate::daemon::TestDaemon;
 use crate::home::Home;
+use crate::output::Output;
 use crate::process;
 
 /// Waits for the end of the daemon and looks at its exit code.
@@ -102,27 +108,65 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut Repor
 
 /// Starts the next daemon in the same world and runs a turn on it.
 pub(crate) fn next_daemon_works(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
-    let next = || {
-        let builder = match plan.real {
-            true => TestDaemon::real(Version::Current).expect("looked for before the first run"),
-            false => TestDaemon::fake(""),
-        };
-        let mut daemon = builder.home(Arc::clone(home)).ready();
-        let mut client = daemon.client("next");
-        let thread = client.start_thread(json!({"cwd": daemon.home().project()}));
-        let turn = client.turn(&thread, "[[deltas:5]]once more");
-        assert_eq!(
-            (turn.status.as_str(), turn.deltas.len()),
-            ("completed", 6),
-            "the turn of the next daemon"
-        );
-        drop(client);
-        assert_eq!(daemon.stop(), 0, "the exit code of the next daemon");
-    };
+    let failing = matches!(plan.ending(), Some(Fault::HandshakeExit(_)));
+    // Clients do not start one at once that has failed three times.
+    let by_clients = !plan.real && !failing && Random::new(plan.seed ^ 0xc0de).one_in(4);
+    let next = || if by_clients { started_by_clients(home) } else { started(plan, home) };
     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(next)) {
         let text = super::run::words(&*panic);
         report.broken(Violation::new(Kind::Restart, format!("the next daemon: {text}")));
     }
+    let left = process::sweep(home.root(), ENDING);
+    if !left.is_empty() {
+        report.broken(Violation::new(Kind::Orphan, format!("of the next daemon: {left:?}")));
+    }
+}
+
+fn started(plan: &Plan, home: &Arc<Home>) {
+    let builder = match plan.real {
+        true => TestDaemon::real(Version::Current).expect("looked for before the first run"),
+        false => TestDaemon::fake(""),
+    };
+    let mut daemon = builder.home(Arc::clone(home)).ready();
+    turn(&mut daemon.client("next"), home);
+    assert_eq!(daemon.stop(), 0, "the exit code of the next daemon");
+}
+
+/// Several clients at once start one daemon.
+fn started_by_clients(home: &Home) {
+    let command = |arguments: &[&str]| {
+        let mut command = home.command(&binary::codexd());
+        // Where the daemon before has been.
+        command.args(arguments).env("CODEXD_SOCKET", home.runtime().join("s"));
+        command.env("CODEXD_CONTROL_SOCKET", home.runtime().join("c"));
+        command.env("CODEXD_CODEX", binary::fake_codex());
+        command
+    };
+    let generations: Vec<Value> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|n| {
+                let mut command = command(&["connect", "--no-direct"]);
+                command.stderr(Stdio::null());
+                scope.spawn(move || {
+                    let mut client = TestClient::spawn(&format!("next {n}"), &mut command);
+                    let result = client.initialize();
+                    turn(&mut client, home);
+                    result["codexd"]["generation"].clone()
+                })
+            })
+            .collect();
+        let ended = clients.into_iter().map(ScopedJoinHandle::join);
+        ended.map(|client| client.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let stopped = Output::of(&mut command(&["ctl", "stop"]));
+    assert_eq!(stopped.code(), Some(0), "{stopped}");
+    assert!(generations.windows(2).all(|two| two[0] == two[1]), "one daemon for all: {generations:?}");
+}
+
+fn turn(client: &mut TestClient, home: &Home) {
+    let thread = client.start_thread(json!({"cwd": home.project()}));
+    let turn = client.turn(&thread, "[[deltas:5]]once more");
+    assert_eq!((turn.status.as_str(), turn.deltas.len()), ("completed", 6), "the turn of the next daemon");
 }
 
 /// Time for what ends by itself after its daemon was killed.

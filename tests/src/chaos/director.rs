@@ -13,7 +13,7 @@ use super::guest;
 use super::plan::{Plan, hits_a_client};
 use super::random::Random;
 use super::report::Report;
-use super::run::BOUND;
+use super::run::{BOUND, LIMITS};
 use super::shared::{Hit, Shared};
 use super::violation::{Kind, Violation};
 use super::worker::Story;
@@ -94,12 +94,13 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
         }
     }
 
-    /// Lets all clients finish and leave.
+    /// Lets all clients finish and leave; those that came for a fault that passed, too.
     fn dismiss(&mut self) {
         let shared = self.shared;
         shared.stop();
         wait::poll(BOUND * 2, || {
-            let left = (0..self.plan.clients.len()).all(|client| shared.has_left(client));
+            let left = (0..self.plan.clients.len()).all(|client| shared.has_left(client))
+                && self.extras.guests.iter().all(ScopedJoinHandle::is_finished);
             let ended = self.daemon.exit_within(Duration::ZERO).is_some();
             (left || ended || is_late(shared)).then_some(())
         });
@@ -174,6 +175,25 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
             Fault::DaemonSuspendedLoss => {
                 self.suspended(PAUSE, |daemon| daemon.signal_upstream(Signal::SIGKILL));
             }
+            Fault::Reload { broken } => {
+                if *broken {
+                    self.configure("probe_interval = \"no time\"\n", report);
+                }
+                self.daemon.signal(Signal::SIGHUP);
+                wait::pause(PAUSE);
+                self.configure(LIMITS, report);
+            }
+            Fault::ControlGarbage => {
+                let socket = self.daemon.control_socket();
+                match guest::control_garbage(&socket, self.random) {
+                    Ok(streams) => self.extras._open.extend(streams),
+                    Err(violation) => report.broken(violation),
+                }
+                let status = self.daemon.ctl(&["status", "--json"]);
+                if status.code() != Some(0) {
+                    report.broken(Violation::new(Kind::Disturbed, format!("ctl beside garbage: {status}")));
+                }
+            }
             Fault::SocketRemoved => {
                 if let Err(error) = std::fs::remove_file(&socket) {
                     let text = format!("cannot remove the socket: {error}");
@@ -208,6 +228,13 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
             }
         }
         debug_assert!(!hits_a_client(fault) || self.victims.len() < self.plan.victims().len());
+    }
+
+    /// Writes the daemon's configuration file.
+    fn configure(&self, text: &str, report: &mut Report) {
+        if let Err(error) = self.daemon.home().write_config(text) {
+            report.broken(Violation::new(Kind::Harness, format!("cannot write the configuration: {error}")));
+        }
     }
 
     /// Brings in a client for one fault.

@@ -51,6 +51,13 @@ pub enum Fault {
     DrainFlood,
     /// The upstream is killed in the middle of a flood of requests.
     UpstreamKilledInFlood,
+    /// The daemon is told to read its configuration again (SIGHUP).
+    Reload {
+        /// What stands there cannot be used.
+        broken: bool,
+    },
+    /// The control socket gets garbage, and connections that say nothing.
+    ControlGarbage,
     /// The socket's file is removed.
     SocketRemoved,
     /// A client ends its connection in the middle of its work.
@@ -109,6 +116,8 @@ impl Fault {
             | Fault::ShutdownLast => Outcome::Ends(0),
             Fault::DaemonKilled => Outcome::Killed,
             Fault::DaemonSuspended(_)
+            | Fault::Reload { .. }
+            | Fault::ControlGarbage
             | Fault::SocketRemoved
             | Fault::ClientGone
             | Fault::ClientHalfCloses
@@ -184,6 +193,9 @@ impl Fault {
             Fault::DrainClientGone => "drain: client gone".to_owned(),
             Fault::DrainFlood => "drain: in a flood".to_owned(),
             Fault::UpstreamKilledInFlood => "upstream: SIGKILL in a flood".to_owned(),
+            Fault::Reload { broken: false } => "daemon: reload".to_owned(),
+            Fault::Reload { broken: true } => "daemon: reload of a broken file".to_owned(),
+            Fault::ControlGarbage => "daemon: garbage on the control socket".to_owned(),
             Fault::SocketRemoved => "daemon: socket removed".to_owned(),
             Fault::ClientGone => "client: gone in its work".to_owned(),
             Fault::ClientHalfCloses => "client: half-closes".to_owned(),
@@ -200,7 +212,7 @@ impl Fault {
 
     /// Picks a fault after which the daemon lives.
     pub(crate) fn passing(random: &mut Random, real: bool) -> Fault {
-        match random.below(11) {
+        match random.below(13) {
             // Only the stand-in can be told to say so much.
             5 if real => Fault::ClientFlood,
             0 => Fault::DaemonSuspended(Duration::from_millis(50 + random.below(1500))),
@@ -213,6 +225,8 @@ impl Fault {
             7 => Fault::ClientByteByByte,
             8 => Fault::ClientFlood,
             9 => Fault::ClientTornLine,
+            10 => Fault::Reload { broken: random.one_in(2) },
+            11 => Fault::ControlGarbage,
             _ => Fault::ShutdownBeside,
         }
     }

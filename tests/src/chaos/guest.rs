@@ -165,12 +165,13 @@ pub(crate) fn never_reads(socket: &Path) -> Result<UnixStream, Violation> {
 
 /// Sends what no client should, and expects that the connection still ends as it ought to.
 pub(crate) fn garbage(socket: &Path, random: &mut Random) -> Option<Violation> {
-    let bytes: Vec<u8> = match random.below(6) {
+    let bytes: Vec<u8> = match random.below(7) {
         0 => (0..1 + random.index(3000)).map(|_| random.below(256).to_le_bytes()[0]).collect(),
         1 => b"{\"id\":1,\"method\":\"initialize\",\"params\":{\"clientInfo\":\xff\xfe}}\n".repeat(50),
         2 => {
             b"{\n[]\n1\nnull\n{\"id\":null,\"method\":\"x\"}\n{\"id\":1.5,\"method\":\"x\"}\n{}\n".repeat(100)
         }
+        6 => b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
         3 => b"GET / HTTP/9.9\r\nnonsense\r\n\r\n".to_vec(),
         4 => format!("{}{}\n", "[".repeat(50_000), "]".repeat(50_000)).into_bytes(),
         _ => format!("{{\"id\":1,\"method\":\"{}\"}}\n", "m".repeat(1_000_000)).into_bytes(),
@@ -189,6 +190,21 @@ pub(crate) fn garbage(socket: &Path, random: &mut Random) -> Option<Violation> {
     });
     let text = |error| format!("a client that sent garbage ({} bytes): {error}", bytes.len());
     sent.err().map(|error| Violation::new(Kind::Hang, text(error)))
+}
+
+/// Sends the control socket what it does not understand; returns connections that are to be kept open.
+pub(crate) fn control_garbage(socket: &Path, random: &mut Random) -> Result<Vec<UnixStream>, Violation> {
+    let connect = |bytes: Vec<u8>| {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_write_timeout(Some(TIME))?;
+        // It may be closed before all of it is written.
+        let _ = stream.write_all(&bytes);
+        Ok(stream)
+    };
+    let noise = (0..1 + random.index(3000)).map(|_| random.below(256).to_le_bytes()[0]).collect();
+    let pieces = [noise, b"GET / HTTP/1.1\r\n".to_vec(), b"{\"jsonrpc\":\"2.0\"}\n".to_vec(), Vec::new()];
+    let streams: std::io::Result<Vec<UnixStream>> = pieces.into_iter().map(connect).collect();
+    streams.map_err(|error| Violation::new(Kind::Disturbed, format!("the control socket: {error}")))
 }
 
 /// Sends half a line and goes.

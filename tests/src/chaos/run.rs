@@ -48,6 +48,7 @@ fn go(plan: &Plan, report: &mut Report) {
 /// The story of a daemon that does not get ready.
 fn start(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
     let Some(step) = plan.steps.last() else { return };
+    report.tried(&step.fault);
     let times = if matches!(step.fault, Fault::HandshakeExit(_)) { 3 } else { 1 };
     for _ in 0..times {
         let shared = Shared::new(0, Instant::now() + BOUND, false, home.project());
@@ -214,5 +215,5 @@ pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
 pub(crate) const BOUND: Duration = Duration::from_secs(60);
 
 /// Small, so that a client that does not read is found soon; all others stay far below.
-const LIMITS: &str = "[limits]\nclient_queue_soft_bytes = 500000\nclient_queue_soft_time = \"5s\"\n\
+pub(crate) const LIMITS: &str = "[limits]\nclient_queue_soft_bytes = 500000\nclient_queue_soft_time = \"5s\"\n\
                       client_queue_hard_bytes = 2000000\nclient_queue_max_bytes = 8000000\n";

@@ -133,9 +133,9 @@ impl<'a> Talk<'a> {
                 self.ledger.end(&how.unwrap_or_else(|| "end of file".to_owned()));
                 self.over = true;
             }
-            // A bridge that has lost its daemon and owes nothing waits for the next one.
+            // A bridge that has lost its daemon, and nothing that lived in it, waits for the next one.
             Heard::Silence if self.link == LinkKind::Connect && self.shared.is_gone() => {
-                self.over = self.ledger.is_answered();
+                self.over = self.ledger.is_answered() && self.ledger.threads().next().is_none();
             }
             Heard::Silence => {}
         }
