@@ -42,6 +42,17 @@ pub struct RpcError {
     pub data: Value,
 }
 
+/// What a client has heard for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// A message.
+    Message(Message),
+    /// Nothing.
+    Silence,
+    /// The end of the connection.
+    End,
+}
+
 /// One turn, from its start to its end.
 #[derive(Clone, Debug)]
 pub struct Turn {
@@ -310,6 +321,15 @@ impl TestClient {
         self.kept.pop_front().or_else(|| self.next_by(deadline, "a message or the end"))
     }
 
+    /// Listens for at most this time; that nothing comes is no failure.
+    #[track_caller]
+    pub fn hear(&mut self, patience: Duration) -> Heard {
+        match self.kept.pop_front() {
+            Some(message) => Heard::Message(message),
+            None => self.hear_by(Instant::now() + patience),
+        }
+    }
+
     /// Returns all messages up to and with the first for which `last` is true, in order.
     #[track_caller]
     pub fn recv_until(&mut self, mut last: impl FnMut(&Message) -> bool) -> Vec<Message> {
@@ -477,6 +497,11 @@ impl TestClient {
         self.finish_turn(thread, &turn)
     }
 
+    /// Returns the last lines that were sent and received, shortened, for people.
+    pub fn past(&self, lines: usize) -> &[String] {
+        &self.history[self.history.len().saturating_sub(lines)..]
+    }
+
     /// Returns the process id of a spawned program.
     pub fn pid(&self) -> Option<u32> {
         match &self.link {
@@ -514,8 +539,17 @@ impl TestClient {
     /// Returns the next message from the connection, or `None` at its end.
     #[track_caller]
     fn next_by(&mut self, deadline: Instant, what: &str) -> Option<Message> {
+        match self.hear_by(deadline) {
+            Heard::Message(message) => Some(message),
+            Heard::End => None,
+            Heard::Silence => self.fail(&format!("waited {:?} in vain for {what}", self.patience)),
+        }
+    }
+
+    #[track_caller]
+    fn hear_by(&mut self, deadline: Instant) -> Heard {
         if self.ended {
-            return None;
+            return Heard::End;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let bytes = match self.incoming.recv_timeout(left) {
@@ -523,22 +557,20 @@ impl TestClient {
             Ok(Arrival::Closed(code, reason)) => {
                 self.history.push(format!("<- (close {code}: {reason})"));
                 self.close_frame = Some((code, reason));
-                return self.next_by(deadline, what);
+                return self.hear_by(deadline);
             }
             Ok(Arrival::Broken(error)) => {
                 // A reset is an end, and one worth reading about.
                 self.history.push(format!("<- (end: {error})"));
                 self.ended = true;
-                return None;
+                return Heard::End;
             }
             Err(RecvTimeoutError::Disconnected) => {
                 self.history.push("<- (end)".to_owned());
                 self.ended = true;
-                return None;
+                return Heard::End;
             }
-            Err(RecvTimeoutError::Timeout) => {
-                self.fail(&format!("waited {:?} in vain for {what}", self.patience))
-            }
+            Err(RecvTimeoutError::Timeout) => return Heard::Silence,
         };
         let raw = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
         self.history.push(format!("<- {}", short(&raw)));
@@ -548,7 +580,7 @@ impl TestClient {
         };
         let message = Message { raw, value };
         self.decide(&message);
-        Some(message)
+        Heard::Message(message)
     }
 
     #[track_caller]

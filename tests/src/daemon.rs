@@ -317,7 +317,8 @@ impl TestDaemon {
         panic!("{reason} ({status})");
     }
 
-    fn exit_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+    /// Waits at most so long for the end of the daemon; that it does not come is no failure.
+    pub fn exit_within(&mut self, patience: Duration) -> Option<ExitStatus> {
         if self.status.is_none() {
             let child = &mut self.child;
             self.status = wait::poll(patience, || child.try_wait().ok().flatten());

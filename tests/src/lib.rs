@@ -8,6 +8,7 @@
 //! - [`output::Output`]: a run of a program to its end.
 //! - [`model::MockModel`]: the scripted model; [`marker`] is how prompts steer it.
 //! - [`codex::Codex`]: the pinned real codex.
+//! - [`chaos`]: a campaign of faults against all of it.
 //! - [`lab::Lab`]: a real systemd with a user manager.
 //!
 //! Functions of the harness panic with what was expected and what was there instead: a test has no use
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binary;
+pub mod chaos;
 pub mod client;
 pub mod codex;
 pub mod daemon;

@@ -173,6 +173,8 @@ impl Service {
         let (reply, answer) = oneshot::channel();
         self.handle.commands.send(command(reply)).ok()?;
         tokio::select! {
+            // Told to stop, the core may have ended before this task runs again; its answer counts all the same.
+            biased;
             answer = tokio::time::timeout(CORE_ANSWERS_WITHIN, answer) => answer.ok()?.ok(),
             () = self.stop.cancelled() => None,
         }
@@ -333,6 +335,21 @@ mod tests {
             assert_eq!(connection.stop(StopMode::Now).await.unwrap().open_turns, 2);
         };
         tokio::join!(core, client);
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_also_when_the_daemon_has_ended_meanwhile() {
+        let (_publisher, _commands, handle) = channel(StatusReport::default());
+        let service = Service { handle, stop: CancellationToken::new() };
+        service.stop.cancel();
+        // As often as it takes to see a choice by chance.
+        for _ in 0..64 {
+            let answer = service.ask(|reply| {
+                reply.send(7).unwrap();
+                Command::Status(oneshot::channel().0)
+            });
+            assert_eq!(answer.await, Some(7));
+        }
     }
 
     #[tokio::test]

@@ -189,7 +189,11 @@ impl Net {
     // ---- the upstream --------------------------------------------------------------------------
 
     pub(crate) fn feed(&mut self, line: &str) {
-        self.router.upstream_line(self.now, line.as_bytes());
+        self.feed_bytes(line.as_bytes());
+    }
+
+    pub(crate) fn feed_bytes(&mut self, line: &[u8]) {
+        self.router.upstream_line(self.now, line);
     }
 
     pub(crate) fn reply(&mut self, id: i64, result: &Value) {

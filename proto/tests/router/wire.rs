@@ -222,6 +222,15 @@ fn garbage_from_the_upstream_is_reported_and_reaches_nobody() {
 }
 
 #[test]
+fn a_line_of_the_upstream_that_is_not_utf8_is_reported_and_reaches_nobody() {
+    let mut net = Net::new();
+    let client = net.join();
+    net.feed_bytes(b"{\"method\":\"warning\",\"params\":{\"message\":\"\xff\"}}");
+    assert_eq!(net.actions(), [Action::UpstreamGarbled]);
+    assert_eq!(net.got_raw(client), [] as [&str; 0]);
+}
+
+#[test]
 fn answers_that_nobody_asked_for_reach_nobody() {
     let mut net = Net::new();
     let client = net.join();

@@ -145,6 +145,8 @@ fn a_torn_last_line_is_not_passed_on() {
 fn a_line_that_is_no_message_ends_the_trust() {
     let exit = dies_in_a_turn("[[deltas:2]][[garbage]][[hang]]", "failed", "upstreamGarbled");
     assert_eq!(exit["code"], 1);
+    let exit = dies_in_a_turn("[[deltas:2]][[bad-utf8]][[hang]]", "failed", "upstreamGarbled");
+    assert_eq!(exit["code"], 1);
 }
 
 #[test]

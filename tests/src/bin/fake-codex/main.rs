@@ -8,7 +8,7 @@
 //!
 //! | marker | effect |
 //! | --- | --- |
-//! | `[[deltas:N]]`, `[[deltas:N:MS]]` | N deltas of the answer, MS milliseconds apart |
+//! | `[[deltas:N]]`, `[[deltas:N:MS]]`, `[[deltas:N:MS:WORD]]` | N deltas of the answer, MS milliseconds apart, numbered behind a word |
 //! | `[[flood:N:SIZE]]` | N deltas of SIZE bytes, as fast as possible |
 //! | `[[big:BYTES]]` | one delta of so many bytes |
 //! | `[[wait:MS]]` | a pause |
@@ -22,6 +22,7 @@
 //! | `[[fs-change]]` | a change for each watch |
 //! | `[[exit:CODE]]`, `[[abort]]`, `[[signal:N]]` | the process ends so |
 //! | `[[garbage]]` | a line that is not JSON |
+//! | `[[bad-utf8]]` | a line that is not UTF-8 |
 //! | `[[torn]]` | half a line, then exit 0 |
 //! | `[[eof]]` | closes standard output and stays alive |
 //! | `[[hold-pipe]]`, `[[hold-pipe:CODE]]` | a grandchild in a session of its own keeps standard output open; exit |

@@ -27,6 +27,7 @@ pub(crate) enum Step {
     Abort,
     Signal(i32),
     Garbage,
+    BadUtf8,
     Torn,
     CloseStdout,
     HoldPipe(u8),
@@ -70,8 +71,9 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
         match marker.kind.as_str() {
             "deltas" => {
                 let (count, pause) = (marker.number(0, 3)?, Duration::from_millis(marker.number(1, 0)?));
+                let word = marker.part(2).unwrap_or("tok");
                 for index in 0..count {
-                    steps.push_back(Step::Delta(format!("tok{index} ")));
+                    steps.push_back(Step::Delta(format!("{word}{index} ")));
                     if !pause.is_zero() {
                         steps.push_back(Step::Pause(pause));
                     }
@@ -105,6 +107,7 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             "abort" => steps.push_back(Step::Abort),
             "signal" => steps.push_back(Step::Signal(marker.number(0, 9)?)),
             "garbage" => steps.push_back(Step::Garbage),
+            "bad-utf8" => steps.push_back(Step::BadUtf8),
             "torn" => steps.push_back(Step::Torn),
             "eof" => steps.push_back(Step::CloseStdout),
             "hold-pipe" => steps.push_back(Step::HoldPipe(marker.number(0, 0)?)),

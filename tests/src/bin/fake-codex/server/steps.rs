@@ -123,6 +123,9 @@ impl Server {
                 }
             }
             Step::Garbage => self.wire.bytes(b"this line is not JSON\n".to_vec()),
+            Step::BadUtf8 => {
+                self.wire.bytes(b"{\"method\":\"warning\",\"params\":{\"message\":\"\xff\"}}\n".to_vec());
+            }
             Step::CloseStdout => self.wire.close(),
             Step::Orphan => self.detach(false),
             Step::HoldPipe(code) => {

@@ -1,0 +1,787 @@
+//! What one client has asked, is owed, and got: a value without I/O, so that it can be shown to fail.
+//!
+//! The daemon reads a client's lines in order. An answer therefore proves that everything the client had
+//! sent before was read; only what is proven so can be owed when a connection ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::violation::{Kind, Violation};
+
+/// How a client's story was meant to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It left by itself and has everything; nothing may have disturbed it.
+    Served,
+    /// The daemon ended and has told it before.
+    Told,
+    /// As [`Fate::Told`], but the daemon may have ended before it had heard of the client.
+    Late,
+    /// The daemon was killed: the connection ends, and nothing more is promised.
+    Cut,
+    /// It ended its sending half: its requests are answered.
+    HalfClosed,
+    /// It did something to itself: nothing is owed, but nothing wrong may have come either.
+    Hit,
+}
+
+/// What a request is for, as far as its answer shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Any result will do.
+    Any,
+    /// A thread of its own.
+    Thread,
+    /// To look on at this thread.
+    Watch(String),
+    /// This thread is read.
+    Read(String),
+    /// A turn in this thread.
+    Turn {
+        /// The thread.
+        thread: String,
+        /// The word of its numbered deltas, and their number.
+        word: String,
+        /// How many, without the echo.
+        deltas: usize,
+    },
+    /// The result holds this text.
+    Says(String),
+    /// A process with this handle, which ends with this code.
+    Process {
+        /// Its handle.
+        handle: String,
+        /// Its exit code.
+        code: i64,
+    },
+    /// Changes of this path are told from now on.
+    Path(String),
+    /// This turn is interrupted by its own client.
+    Interrupt(String),
+    /// May run when the client leaves.
+    Background,
+    /// May be refused as too much.
+    Flood,
+}
+
+/// The books of one client.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    name: String,
+    requests: BTreeMap<i64, Request>,
+    /// Those without an answer.
+    open: BTreeSet<i64>,
+    /// The highest serial that was surely read.
+    proven: u64,
+    serial: u64,
+    threads: BTreeSet<String>,
+    watched: BTreeSet<String>,
+    turns: BTreeMap<String, Turn>,
+    processes: BTreeMap<String, (i64, u32)>,
+    paths: BTreeSet<String>,
+    questions: BTreeMap<String, (u32, u32)>,
+    /// Threads of messages that came before it was known whose they are.
+    foreign: BTreeMap<String, String>,
+    interrupted: BTreeSet<String>,
+    announced: u32,
+    ended: Option<String>,
+    violations: Vec<Violation>,
+}
+
+#[derive(Clone, Debug)]
+struct Request {
+    serial: u64,
+    method: String,
+    purpose: Purpose,
+    tag: String,
+    answers: u32,
+    /// `None` while there is none; else the error's code, 0 for a result.
+    outcome: Option<i64>,
+    delivered: Option<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Turn {
+    thread: String,
+    own: bool,
+    word: String,
+    deltas: usize,
+    seen: Vec<String>,
+    ends: u32,
+    status: String,
+    synthetic: bool,
+}
+
+/// A request as the upstream may have seen it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Stands in its parameters, and nowhere else.
+    pub tag: String,
+    /// It was answered with a result.
+    pub done: bool,
+    /// It was answered with the claim that it never reached the upstream.
+    pub denied: bool,
+    /// It waits its turn among the other requests of its client.
+    pub ordered: bool,
+}
+
+/// What is owed and given, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Answers owed.
+    pub owed: u64,
+    /// Answers given.
+    pub given: u64,
+    /// Turns that were opened and whose end was owed.
+    pub turns: u64,
+    /// Ends of them.
+    pub ends: u64,
+    /// Deltas that came.
+    pub deltas: u64,
+}
+
+impl Sums {
+    pub(crate) fn add(&mut self, more: Sums) {
+        self.owed += more.owed;
+        self.given += more.given;
+        self.turns += more.turns;
+        self.ends += more.ends;
+        self.deltas += more.deltas;
+    }
+}
+
+impl Ledger {
+    /// Opens the books of a client.
+    pub fn new(name: &str) -> Ledger {
+        Ledger {
+            name: name.to_owned(),
+            requests: BTreeMap::new(),
+            open: BTreeSet::new(),
+            proven: 0,
+            serial: 0,
+            threads: BTreeSet::new(),
+            watched: BTreeSet::new(),
+            turns: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            paths: BTreeSet::new(),
+            questions: BTreeMap::new(),
+            foreign: BTreeMap::new(),
+            interrupted: BTreeSet::new(),
+            announced: 0,
+            ended: None,
+            violations: Vec::new(),
+        }
+    }
+
+    // What the client does.
+
+    /// Notes a request before it is written.
+    pub fn sent(&mut self, id: i64, method: &str, tag: &str, purpose: Purpose) {
+        self.serial += 1;
+        match &purpose {
+            Purpose::Watch(thread) => drop(self.watched.insert(thread.clone())),
+            Purpose::Process { handle, code } => drop(self.processes.insert(handle.clone(), (*code, 0))),
+            Purpose::Path(path) => drop(self.paths.insert(path.clone())),
+            Purpose::Interrupt(turn) => drop(self.interrupted.insert(turn.clone())),
+            _ => {}
+        }
+        let (method, tag) = (method.to_owned(), tag.to_owned());
+        let request =
+            Request { serial: self.serial, method, purpose, tag, answers: 0, outcome: None, delivered: None };
+        self.requests.insert(id, request);
+        self.open.insert(id);
+    }
+
+    /// Notes that the daemon is known to have read everything so far.
+    pub fn prove(&mut self) {
+        self.proven = self.serial;
+    }
+
+    /// Notes the end of the connection, and how it ended.
+    pub fn end(&mut self, how: &str) {
+        self.ended.get_or_insert_with(|| how.to_owned());
+    }
+
+    /// Notes that this did not come in time.
+    pub fn hang(&mut self, what: &str) {
+        let open: Vec<String> =
+            self.open_requests().map(|(id, it)| format!("{} ({id})", it.method)).collect();
+        let turns: Vec<&String> = self.open_turns().collect();
+        let text = format!("waits for {what}; open requests: {open:?}, open turns: {turns:?}");
+        self.break_promise(Kind::Hang, &text);
+    }
+
+    /// Notes what else went wrong for this client.
+    pub fn break_promise(&mut self, kind: Kind, text: &str) {
+        self.violations.push(Violation::new(kind, format!("client {}: {text}", self.name)));
+    }
+
+    // What the client gets.
+
+    /// Takes a message.
+    pub fn received(&mut self, message: &Value) {
+        match (message["method"].as_str(), message.get("id")) {
+            (Some(method), Some(id)) => self.question(method, &id.to_string(), &message["params"]),
+            (Some(method), None) => self.notification(method, &message["params"]),
+            (None, Some(id)) => self.answer(id, message),
+            (None, None) => self.break_promise(Kind::Stray, &format!("neither method nor id: {message}")),
+        }
+    }
+
+    fn answer(&mut self, id: &Value, message: &Value) {
+        let known = id.as_i64().and_then(|id| self.requests.get_mut(&id));
+        let Some(request) = known else {
+            let text = format!("an answer to {id}, which was never asked: {}", short(message));
+            return self.break_promise(Kind::Stray, &text);
+        };
+        request.answers += 1;
+        self.proven = self.proven.max(request.serial);
+        if let Some(id) = id.as_i64() {
+            self.open.remove(&id);
+        }
+        if request.answers > 1 {
+            let text = format!("`{}` ({id}) was answered {} times", request.method, request.answers);
+            return self.break_promise(Kind::AnsweredTwice, &text);
+        }
+        let error = &message["error"];
+        if !error.is_null() {
+            request.outcome = Some(error["code"].as_i64().unwrap_or(-1));
+            request.delivered = error["data"]["codexd"]["delivered"].as_str().map(str::to_owned);
+            return;
+        }
+        request.outcome = Some(0);
+        let (purpose, method) = (request.purpose.clone(), request.method.clone());
+        self.result(&method, purpose, &message["result"]);
+    }
+
+    fn result(&mut self, method: &str, purpose: Purpose, result: &Value) {
+        match purpose {
+            Purpose::Thread => {
+                if let Some(id) = result["thread"]["id"].as_str() {
+                    self.threads.insert(id.to_owned());
+                } else {
+                    self.break_promise(Kind::Stray, &format!("`{method}` gave {}", short(result)));
+                }
+            }
+            Purpose::Turn { thread, word, deltas } => {
+                let Some(id) = result["turn"]["id"].as_str() else {
+                    return self.break_promise(Kind::Stray, &format!("`{method}` gave {}", short(result)));
+                };
+                let turn = self.turns.entry(id.to_owned()).or_default();
+                (turn.thread, turn.own, turn.word, turn.deltas) = (thread, true, word, deltas);
+            }
+            Purpose::Read(thread) | Purpose::Watch(thread) if result["thread"]["id"] != thread.as_str() => {
+                let text = format!("`{method}` of {thread} gave {}", short(result));
+                self.break_promise(Kind::Stray, &text);
+            }
+            Purpose::Says(text) if !result.to_string().contains(&text) => {
+                let text = format!("`{method}` should say {text} and gave {}", short(result));
+                self.break_promise(Kind::Stray, &text);
+            }
+            _ => {}
+        }
+    }
+
+    fn question(&mut self, method: &str, id: &str, params: &Value) {
+        let thread = params["threadId"].as_str().unwrap_or_default();
+        self.belongs(method, thread);
+        let (asked, _) = self.questions.entry(id.to_owned()).or_default();
+        *asked += 1;
+        let asked = *asked;
+        // Who looks on is told again what was open when it came.
+        if asked > 1 && !self.watched.contains(thread) {
+            self.break_promise(Kind::Doubled, &format!("the question {id} was asked {asked} times"));
+        }
+    }
+
+    fn notification(&mut self, method: &str, params: &Value) {
+        let thread = params["threadId"].as_str().unwrap_or_default();
+        match method {
+            "notifications/broker/shuttingDown" => self.announced += 1,
+            "item/agentMessage/delta" => {
+                let text = params["delta"].as_str().unwrap_or_default().to_owned();
+                if let Some(turn) = self.turn_of(method, thread, &params["turnId"]) {
+                    turn.seen.push(text);
+                }
+            }
+            "turn/completed" => {
+                let end = &params["turn"];
+                let (status, synthetic) = (end["status"].as_str(), params["codexd"]["synthetic"] == true);
+                let status = status.unwrap_or_default().to_owned();
+                self.belongs(method, thread);
+                let Some(id) = end["id"].as_str() else { return };
+                let turn = self.turns.entry(id.to_owned()).or_default();
+                turn.ends += 1;
+                (turn.status, turn.synthetic) = (status, synthetic);
+                thread.clone_into(&mut turn.thread);
+                let ends = turn.ends;
+                if ends > 1 {
+                    self.break_promise(Kind::TurnEndedTwice, &format!("turn {id} ended {ends} times"));
+                }
+            }
+            "turn/started" => {
+                self.belongs(method, thread);
+                let id = &params["turn"]["id"];
+                self.turn_of(method, thread, id);
+            }
+            "serverRequest/resolved" => {
+                self.belongs(method, thread);
+                let (_, resolved) = self.questions.entry(params["requestId"].to_string()).or_default();
+                *resolved += 1;
+                if *resolved > 1 {
+                    let text = format!("the question {} was resolved twice", params["requestId"]);
+                    self.break_promise(Kind::Doubled, &text);
+                }
+            }
+            "process/exited" => {
+                let handle = params["processHandle"].as_str().unwrap_or_default();
+                let code = params["exitCode"].as_i64();
+                let text = match self.processes.get_mut(handle) {
+                    None => format!("an unknown process: {params}"),
+                    Some((wanted, _)) if Some(*wanted) != code => format!("not {wanted}: {params}"),
+                    Some((_, 0)) => {
+                        self.processes.insert(handle.to_owned(), (code.unwrap_or_default(), 1));
+                        return;
+                    }
+                    Some(_) => return self.break_promise(Kind::Doubled, &format!("twice: {params}")),
+                };
+                self.break_promise(Kind::Stray, &text);
+            }
+            "fs/changed" => {
+                let path = params["changedPaths"][0].as_str().unwrap_or_default();
+                if !self.paths.contains(path) {
+                    self.break_promise(Kind::Stray, &format!("a change of {path}"));
+                }
+            }
+            _ if method.starts_with("item/") => {
+                if let Some(id) = params["turnId"].as_str() {
+                    let id = Value::from(id);
+                    self.turn_of(method, thread, &id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns the turn that a message is of, unless it has ended.
+    fn turn_of(&mut self, method: &str, thread: &str, id: &Value) -> Option<&mut Turn> {
+        self.belongs(method, thread);
+        let id = id.as_str()?.to_owned();
+        let ended = self.turns.get(&id).is_some_and(|turn| turn.ends > 0);
+        if ended {
+            self.break_promise(Kind::TurnEndedTwice, &format!("`{method}` behind the end of turn {id}"));
+            return None;
+        }
+        let turn = self.turns.entry(id).or_default();
+        thread.clone_into(&mut turn.thread);
+        Some(turn)
+    }
+
+    /// A thread may be this client's own and its answer still on the way.
+    fn belongs(&mut self, method: &str, thread: &str) {
+        if !self.threads.contains(thread) && !self.watched.contains(thread) {
+            self.foreign.entry(thread.to_owned()).or_insert_with(|| method.to_owned());
+        }
+    }
+
+    // What the client may ask its books.
+
+    /// Returns the result of a request: `None` while there is none, else whether it is no error.
+    pub fn is_done(&self, id: i64) -> Option<bool> {
+        self.requests.get(&id).and_then(|request| request.outcome).map(|code| code == 0)
+    }
+
+    /// Returns the threads of its own, in the order of their names.
+    pub fn threads(&self) -> impl Iterator<Item = &String> {
+        self.threads.iter()
+    }
+
+    /// Tells whether a turn of this thread is open, of whomever.
+    pub fn is_busy(&self, thread: &str) -> bool {
+        let asked = self
+            .open_requests()
+            .any(|(_, it)| matches!(&it.purpose, Purpose::Turn { thread: other, .. } if other == thread));
+        asked || self.turns.values().any(|turn| turn.thread == thread && turn.ends == 0)
+    }
+
+    /// Returns the open turn whose deltas carry this word.
+    pub fn turn_with(&self, word: &str) -> Option<(String, String)> {
+        let found = self.turns.iter().find(|(_, turn)| turn.own && turn.word == word && turn.ends == 0);
+        found.map(|(id, turn)| (id.clone(), turn.thread.clone()))
+    }
+
+    /// Tells whether a turn of this thread has come to its end.
+    pub fn has_ended_turn(&self, thread: &str) -> bool {
+        self.turns.values().any(|turn| turn.thread == thread && turn.ends > 0)
+    }
+
+    /// Tells whether everything that was asked is answered and every own turn and process ended; what may
+    /// run in the background is not looked at.
+    pub fn is_settled(&self) -> bool {
+        self.open_requests().all(|(_, request)| request.purpose == Purpose::Background)
+            && self.open_turns().next().is_none()
+            && self.open_processes().next().is_none()
+    }
+
+    /// Tells whether every request has its answer, also those in the background.
+    pub fn is_answered(&self) -> bool {
+        self.open_requests().next().is_none()
+    }
+
+    /// Tells whether the daemon has said that it goes.
+    pub fn is_announced(&self) -> bool {
+        self.announced > 0
+    }
+
+    fn deltas(&self) -> usize {
+        self.turns.values().map(|turn| turn.seen.len()).sum()
+    }
+
+    fn open_requests(&self) -> impl Iterator<Item = (&i64, &Request)> {
+        self.open.iter().filter_map(|id| self.requests.get_key_value(id))
+    }
+
+    fn open_turns(&self) -> impl Iterator<Item = &String> {
+        self.turns.iter().filter(|(_, turn)| turn.own && turn.ends == 0).map(|(id, _)| id)
+    }
+
+    fn open_processes(&self) -> impl Iterator<Item = &String> {
+        let started = |handle: &str| {
+            self.requests.values().any(|request| {
+                matches!(&request.purpose, Purpose::Process { handle: own, .. } if own == handle)
+                    && request.outcome == Some(0)
+            })
+        };
+        self.processes.iter().filter(move |(handle, (_, ends))| *ends == 0 && started(handle)).map(|it| it.0)
+    }
+
+    // The end.
+
+    /// Closes the books: returns what was broken, given how this client's story was meant to end.
+    pub fn close(mut self, fate: Fate) -> (Vec<Violation>, Sums, Vec<Trace>) {
+        self.check_owners();
+        self.check_deltas();
+        let owed: Vec<i64> = self.owed(fate);
+        let sums = self.sums(&owed, fate);
+        match fate {
+            Fate::Served => self.check_served(),
+            Fate::Told if self.announced == 0 => {
+                let text = format!("the connection ended ({:?}) without an announcement", self.ended);
+                self.break_promise(Kind::Untold, &text);
+            }
+            Fate::HalfClosed if self.ended.is_none() => {
+                self.break_promise(Kind::Hang, "the connection did not end after the half-close");
+            }
+            _ => {}
+        }
+        // Once when the drain begins, and once at the end.
+        if self.announced > 2 {
+            self.break_promise(Kind::Doubled, &format!("the announcement came {} times", self.announced));
+        }
+        for id in owed {
+            let Some(request) = self.requests.get(&id) else { continue };
+            if request.answers == 0 {
+                let text = format!("`{}` ({id}, {})", request.method, request.tag);
+                self.break_promise(Kind::Unanswered, &text);
+            }
+        }
+        if matches!(fate, Fate::Served | Fate::Told) {
+            let open: Vec<String> = self.open_turns().cloned().collect();
+            for turn in open {
+                self.break_promise(Kind::TurnWithoutEnd, &turn);
+            }
+        }
+        let traces = self.requests.values().filter(|request| !request.tag.is_empty());
+        let traces = traces.map(Request::trace).collect();
+        (self.violations, sums, traces)
+    }
+
+    fn owed(&self, fate: Fate) -> Vec<i64> {
+        let owes = |request: &Request| match fate {
+            Fate::Served => request.purpose != Purpose::Background,
+            Fate::HalfClosed => true,
+            Fate::Told | Fate::Late => request.serial <= self.proven,
+            Fate::Cut | Fate::Hit => false,
+        };
+        self.requests.iter().filter(|(_, request)| owes(request)).map(|(id, _)| *id).collect()
+    }
+
+    fn sums(&self, owed: &[i64], fate: Fate) -> Sums {
+        let own = || self.turns.values().filter(|turn| turn.own);
+        let due = matches!(fate, Fate::Served | Fate::Told);
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        let given = owed.iter().filter(|id| self.requests.get(id).is_some_and(|it| it.answers > 0));
+        Sums {
+            owed: count(owed.len()),
+            given: count(given.count()),
+            turns: if due { count(own().count()) } else { 0 },
+            ends: if due { count(own().filter(|turn| turn.ends > 0).count()) } else { 0 },
+            deltas: count(self.deltas()),
+        }
+    }
+
+    /// Nothing may have disturbed a client that was not concerned.
+    fn check_served(&mut self) {
+        if let Some(how) = self.ended.clone() {
+            self.break_promise(Kind::Untold, &format!("the connection ended while it worked: {how}"));
+        }
+        let errors: Vec<String> = self
+            .requests
+            .iter()
+            .filter(|(_, it)| !matches!(it.purpose, Purpose::Flood | Purpose::Interrupt(_)))
+            .filter_map(|(id, it)| Some((id, it, it.outcome.filter(|code| *code != 0)?)))
+            .map(|(id, it, code)| format!("`{}` ({id}) was refused with {code}", it.method))
+            .collect();
+        let turns = self.turns.iter().filter(|(_, turn)| turn.own && turn.ends > 0);
+        let ends: Vec<String> = turns
+            .filter(|(id, turn)| {
+                let meant = match turn.status.as_str() {
+                    "completed" => true,
+                    "interrupted" => self.interrupted.contains(*id),
+                    _ => false,
+                };
+                turn.synthetic || !meant
+            })
+            .map(|(id, turn)| format!("turn {id} ended as {} ({})", turn.status, turn.synthetic))
+            .collect();
+        for text in errors.into_iter().chain(ends) {
+            self.break_promise(Kind::Disturbed, &text);
+        }
+        let left: Vec<String> = self.open_processes().cloned().collect();
+        for handle in left {
+            self.break_promise(Kind::Lost, &format!("the end of process {handle}"));
+        }
+    }
+
+    fn check_owners(&mut self) {
+        for (thread, method) in std::mem::take(&mut self.foreign) {
+            if !self.threads.contains(&thread) && !self.watched.contains(&thread) {
+                // A start that was not answered any more has a thread, too.
+                let starting = self.open_requests().any(|(_, it)| it.purpose == Purpose::Thread);
+                if !starting {
+                    self.break_promise(Kind::Stray, &format!("`{method}` of the thread {thread}"));
+                }
+            }
+        }
+    }
+
+    fn check_deltas(&mut self) {
+        let broken: Vec<(Kind, String)> = self
+            .turns
+            .iter()
+            .filter_map(|(id, turn)| turn.check().map(|(kind, text)| (kind, format!("turn {id}: {text}"))))
+            .collect();
+        for (kind, text) in broken {
+            self.break_promise(kind, &text);
+        }
+    }
+}
+
+impl Request {
+    fn trace(&self) -> Trace {
+        Trace {
+            tag: self.tag.clone(),
+            done: self.outcome == Some(0),
+            denied: self.delivered.as_deref() == Some("no"),
+            // Long-running requests pass those that wait.
+            ordered: !self.method.starts_with("command/"),
+        }
+    }
+}
+
+impl Turn {
+    /// Deltas are `WORD0 `, `WORD1 `, ... and at last the echo.
+    fn check(&self) -> Option<(Kind, String)> {
+        let (mut word, mut next) = match self.own {
+            true => (self.word.clone(), Some(0)),
+            // Who looks on may have come in the middle.
+            false => (String::new(), None),
+        };
+        let mut echoed = false;
+        for delta in &self.seen {
+            if echoed {
+                return Some((Kind::Doubled, format!("{delta:?} behind the echo")));
+            }
+            if delta.starts_with("| echo: ") {
+                if self.own && next != Some(self.deltas) {
+                    return Some((Kind::Lost, format!("the echo came behind delta {next:?}")));
+                }
+                echoed = true;
+                continue;
+            }
+            let text = delta.trim_end();
+            let digits = text.len() - text.trim_end_matches(|it: char| it.is_ascii_digit()).len();
+            let (own, number) = text.split_at(text.len() - digits);
+            let Ok(number) = number.parse::<usize>() else {
+                return Some((Kind::Stray, format!("{delta:?}")));
+            };
+            if word.is_empty() {
+                own.clone_into(&mut word);
+            }
+            if word != own {
+                return Some((Kind::Stray, format!("{delta:?} among those of {word}")));
+            }
+            match next {
+                Some(next) if number > next => return Some((Kind::Lost, format!("{delta:?}, not {next}"))),
+                Some(next) if number < next => {
+                    return Some((Kind::Doubled, format!("{delta:?}, not {next}")));
+                }
+                _ => next = Some(number + 1),
+            }
+        }
+        let complete = self.ends > 0 && self.status == "completed";
+        if complete && !echoed && (self.own || !self.seen.is_empty()) {
+            return Some((Kind::Lost, format!("completed without its echo, after {next:?} deltas")));
+        }
+        None
+    }
+}
+
+fn short(value: &Value) -> String {
+    value.to_string().chars().take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn kinds(ledger: Ledger, fate: Fate) -> Vec<Kind> {
+        ledger.close(fate).0.into_iter().map(|violation| violation.kind).collect()
+    }
+
+    fn answer(id: i64) -> Value {
+        json!({"id": id, "result": {}})
+    }
+
+    /// Returns books with one thread and one turn of two deltas in it.
+    fn with_turn() -> Ledger {
+        let mut ledger = Ledger::new("c");
+        ledger.sent(1, "thread/start", "", Purpose::Thread);
+        ledger.received(&json!({"id": 1, "result": {"thread": {"id": "t"}}}));
+        let (thread, word) = ("t".to_owned(), "w".to_owned());
+        ledger.sent(2, "turn/start", "", Purpose::Turn { thread, word, deltas: 2 });
+        ledger.received(&json!({"id": 2, "result": {"turn": {"id": "u"}}}));
+        ledger
+    }
+
+    fn delta(text: &str) -> Value {
+        let params = json!({"threadId": "t", "turnId": "u", "delta": text});
+        json!({"method": "item/agentMessage/delta", "params": params})
+    }
+
+    fn completed(status: &str) -> Value {
+        let params = json!({"threadId": "t", "turn": {"id": "u", "status": status}});
+        json!({"method": "turn/completed", "params": params})
+    }
+
+    fn turn(deltas: &[&str]) -> Vec<Kind> {
+        let mut ledger = with_turn();
+        for text in deltas {
+            ledger.received(&delta(text));
+        }
+        ledger.received(&completed("completed"));
+        kinds(ledger, Fate::Served)
+    }
+
+    #[test]
+    fn one_answer_to_each_request_is_in_order() {
+        let mut ledger = Ledger::new("c");
+        ledger.sent(1, "model/list", "", Purpose::Any);
+        ledger.received(&answer(1));
+        assert_eq!(kinds(ledger, Fate::Served), []);
+        assert_eq!(turn(&["w0 ", "w1 ", "| echo: x"]), []);
+    }
+
+    #[test]
+    fn a_second_answer_is_found() {
+        let mut ledger = Ledger::new("c");
+        ledger.sent(1, "model/list", "", Purpose::Any);
+        ledger.received(&answer(1));
+        ledger.received(&answer(1));
+        for fate in [Fate::Served, Fate::Told, Fate::Cut, Fate::Hit] {
+            assert!(kinds(ledger.clone(), fate).contains(&Kind::AnsweredTwice), "{fate:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_answer_is_found() {
+        let mut ledger = Ledger::new("c");
+        ledger.sent(1, "model/list", "", Purpose::Any);
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Unanswered]);
+        assert_eq!(kinds(ledger.clone(), Fate::Cut), []);
+        // Perhaps it was never read ...
+        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+        assert_eq!(kinds(ledger.clone(), Fate::Told), []);
+        // ... but not if what came behind it was.
+        ledger.sent(2, "model/list", "", Purpose::Any);
+        ledger.received(&answer(2));
+        assert_eq!(kinds(ledger, Fate::Told), [Kind::Unanswered]);
+    }
+
+    #[test]
+    fn an_answer_to_somebody_else_is_found() {
+        let mut ledger = Ledger::new("c");
+        ledger.received(&answer(7));
+        assert_eq!(kinds(ledger, Fate::Hit), [Kind::Stray]);
+        let mut ledger = Ledger::new("c");
+        ledger.sent(1, "command/exec", "", Purpose::Says("mine".to_owned()));
+        ledger.received(&json!({"id": 1, "result": {"stdout": "yours"}}));
+        assert_eq!(kinds(ledger, Fate::Served), [Kind::Stray]);
+    }
+
+    #[test]
+    fn lost_doubled_reordered_and_strange_deltas_are_found() {
+        assert_eq!(turn(&["w1 ", "| echo: x"]), [Kind::Lost]);
+        assert_eq!(turn(&["w0 ", "| echo: x"]), [Kind::Lost]);
+        assert_eq!(turn(&["w0 ", "w1 "]), [Kind::Lost]);
+        assert_eq!(turn(&["w0 ", "w0 ", "w1 ", "| echo: x"]), [Kind::Doubled]);
+        assert_eq!(turn(&["w0 ", "w1 ", "| echo: x", "| echo: x"]), [Kind::Doubled]);
+        assert_eq!(turn(&["w0 ", "v1 ", "| echo: x"]), [Kind::Stray]);
+    }
+
+    #[test]
+    fn a_process_that_ends_twice_and_a_change_of_another_path_are_found() {
+        let mut ledger = Ledger::new("c");
+        let exited = json!({"method": "process/exited", "params": {"processHandle": "p", "exitCode": 3}});
+        ledger.sent(1, "process/spawn", "", Purpose::Process { handle: "p".to_owned(), code: 3 });
+        ledger.received(&answer(1));
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Lost]);
+        ledger.received(&exited);
+        assert_eq!(kinds(ledger.clone(), Fate::Served), []);
+        ledger.received(&exited);
+        ledger.received(&json!({"method": "fs/changed", "params": {"changedPaths": ["/y"]}}));
+        assert_eq!(kinds(ledger, Fate::Hit), [Kind::Doubled, Kind::Stray]);
+    }
+
+    #[test]
+    fn a_message_of_a_thread_of_others_is_found() {
+        let mut ledger = Ledger::new("c");
+        ledger.received(&delta("w0 "));
+        assert_eq!(kinds(ledger, Fate::Served), [Kind::Stray]);
+    }
+
+    #[test]
+    fn a_turn_has_one_end_and_nothing_behind_it() {
+        let mut ledger = with_turn();
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::TurnWithoutEnd]);
+        ledger.received(&completed("failed"));
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Disturbed]);
+        let mut behind = ledger.clone();
+        behind.received(&delta("w0 "));
+        assert!(kinds(behind, Fate::Hit).contains(&Kind::TurnEndedTwice));
+        ledger.received(&completed("failed"));
+        assert!(kinds(ledger, Fate::Hit).contains(&Kind::TurnEndedTwice));
+    }
+
+    #[test]
+    fn an_end_without_a_word_is_found() {
+        let mut ledger = Ledger::new("c");
+        ledger.end("end of file");
+        assert_eq!(kinds(ledger.clone(), Fate::Told), [Kind::Untold]);
+        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Untold]);
+        assert_eq!(kinds(ledger, Fate::Cut), []);
+    }
+}

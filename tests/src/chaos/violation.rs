@@ -1,0 +1,61 @@
+//! What was promised and not kept.
+
+use std::fmt;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise.
+    pub kind: Kind,
+    /// Who, what, and what was there instead.
+    pub text: String,
+}
+
+/// The promises as this campaign can see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A request without an answer.
+    Unanswered,
+    /// A second answer to a request.
+    AnsweredTwice,
+    /// A turn without an end.
+    TurnWithoutEnd,
+    /// A second end of a turn, or something of it behind its end.
+    TurnEndedTwice,
+    /// Something is missing.
+    Lost,
+    /// Something came twice.
+    Doubled,
+    /// Something came out of order.
+    Reordered,
+    /// Something came to the wrong client.
+    Stray,
+    /// A connection ended and nobody had said so.
+    Untold,
+    /// A client that was not concerned noticed something.
+    Disturbed,
+    /// Something did not come to its end in time.
+    Hang,
+    /// A process was left behind.
+    Orphan,
+    /// A socket was left behind, or the next start failed.
+    Restart,
+    /// Another exit code than stated, or another one in the record.
+    ExitCode,
+    /// `fake-codex` received what it should not.
+    Complaint,
+    /// The campaign itself failed.
+    Harness,
+}
+
+impl Violation {
+    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Violation {
+        Violation { kind, text: text.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.text)
+    }
+}
