@@ -131,6 +131,18 @@ impl Fault {
         }
     }
 
+    /// Tells whether it leaves running turns the time to end.
+    pub(crate) fn lets_turns_end(&self) -> bool {
+        match self {
+            Fault::Signals(signals, _) => signals.len() == 1,
+            Fault::CtlStop { now } => !now,
+            Fault::LateClients | Fault::DrainClientGone | Fault::DrainFlood | Fault::DaemonSuspendedStop => {
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Tells whether it happens before the daemon is ready.
     pub fn is_at_start(&self) -> bool {
         matches!(self, Fault::HandshakeRefused | Fault::HandshakeExit(_) | Fault::HandshakeHangs)

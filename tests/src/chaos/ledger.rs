@@ -16,6 +16,8 @@ pub enum Fate {
     Served,
     /// The daemon ended and has told it before.
     Told,
+    /// As [`Fate::Told`], and its turns ended by themselves or were interrupted: the upstream was there to say so.
+    Drained,
     /// As [`Fate::Told`], but the daemon may have ended before it had heard of the client.
     Late,
     /// The daemon was killed: the connection ends, and nothing more is promised.
@@ -466,7 +468,7 @@ impl Ledger {
         let sums = self.sums(&owed, fate);
         match fate {
             Fate::Served => self.check_served(),
-            Fate::Told if self.announced == 0 => {
+            Fate::Told | Fate::Drained if self.announced == 0 => {
                 let text = format!("the connection ended ({:?}) without an announcement", self.ended);
                 self.break_promise(Kind::Untold, &text);
             }
@@ -486,7 +488,15 @@ impl Ledger {
                 self.break_promise(Kind::Unanswered, &text);
             }
         }
-        if matches!(fate, Fate::Served | Fate::Told) {
+        if fate == Fate::Drained {
+            let cut = self.turns.iter().filter(|(_, turn)| turn.own && turn.synthetic);
+            let cut: Vec<String> =
+                cut.map(|(id, turn)| format!("turn {id} ended as {}", turn.status)).collect();
+            for text in cut {
+                self.break_promise(Kind::Disturbed, &format!("{text} in the drain, and not by the upstream"));
+            }
+        }
+        if matches!(fate, Fate::Served | Fate::Told | Fate::Drained) {
             let open: Vec<String> = self.open_turns().cloned().collect();
             for turn in open {
                 self.break_promise(Kind::TurnWithoutEnd, &turn);
@@ -501,7 +511,7 @@ impl Ledger {
         let owes = |request: &Request| match fate {
             Fate::Served => request.purpose != Purpose::Background,
             Fate::HalfClosed => true,
-            Fate::Told | Fate::Late => request.serial <= self.proven,
+            Fate::Told | Fate::Drained | Fate::Late => request.serial <= self.proven,
             Fate::Cut | Fate::Hit => false,
         };
         self.requests.iter().filter(|(_, request)| owes(request)).map(|(id, _)| *id).collect()
@@ -509,7 +519,7 @@ impl Ledger {
 
     fn sums(&self, owed: &[i64], fate: Fate) -> Sums {
         let own = || self.turns.values().filter(|turn| turn.own);
-        let due = matches!(fate, Fate::Served | Fate::Told);
+        let due = matches!(fate, Fate::Served | Fate::Told | Fate::Drained);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         let given = owed.iter().filter(|id| self.requests.get(id).is_some_and(|it| it.answers > 0));
         Sums {
@@ -774,6 +784,17 @@ mod tests {
         assert!(kinds(behind, Fate::Hit).contains(&Kind::TurnEndedTwice));
         ledger.received(&completed("failed"));
         assert!(kinds(ledger, Fate::Hit).contains(&Kind::TurnEndedTwice));
+    }
+
+    #[test]
+    fn a_turn_that_is_cut_off_in_a_drain_is_found() {
+        let mut ledger = with_turn();
+        let turn = json!({"id": "u", "status": "failed"});
+        let params = json!({"threadId": "t", "turn": turn, "codexd": {"synthetic": true}});
+        ledger.received(&json!({"method": "turn/completed", "params": params}));
+        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+        assert_eq!(kinds(ledger.clone(), Fate::Told), []);
+        assert_eq!(kinds(ledger, Fate::Drained), [Kind::Disturbed]);
     }
 
     #[test]

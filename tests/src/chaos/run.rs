@@ -163,6 +163,7 @@ impl<'a> Run<'a> {
                 Ok(Some(story)) => {
                     let decided = match (plan.ending().is_some(), outcome) {
                         (true, Outcome::Killed) => Fate::Cut,
+                        (true, _) if plan.ending().is_some_and(Fault::lets_turns_end) => Fate::Drained,
                         (true, _) => Fate::Told,
                         // Nobody had a reason to end the connection of a client that still worked.
                         (false, _) => Fate::Served,
