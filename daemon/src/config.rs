@@ -296,6 +296,9 @@ mod tests {
         assert_eq!(settings.codex, Path::new("codex"));
         assert_eq!(settings.codex_home, dir.path().join(".codex"));
         assert_eq!(settings.idle_exit, TimeLimit::Never);
+        let spawned = ServeArgs { auto_spawned: true, ..ServeArgs::default() };
+        let spawned = Settings::load(&spawned, &Environment::of([("HOME", home(&dir))])).unwrap();
+        assert_eq!(spawned.idle_exit, TimeLimit::seconds(600));
         assert_eq!(settings.limits, Limits::default());
         assert_eq!(settings.config_file, None);
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The variables of the process as they were at the start.
 #[derive(Clone, Debug, Default)]
@@ -12,8 +14,16 @@ pub(crate) struct Environment {
 
 impl Environment {
     /// Reads the variables of this process.
+    ///
+    /// Where XDG_RUNTIME_DIR is not set, it is the folder that logind makes for the user, if that is there:
+    /// over `ssh`, from cron and after `su`, the daemon is to be found that the user's sessions find.
     pub(crate) fn of_process() -> Environment {
-        Environment { variables: std::env::vars_os().filter(|(name, _)| is_read(name)).collect() }
+        let mut variables: BTreeMap<OsString, OsString> =
+            std::env::vars_os().filter(|(name, _)| is_read(name)).collect();
+        if let Some(dir) = missing_runtime_dir() {
+            variables.insert(RUNTIME_DIR.into(), dir.into());
+        }
+        Environment { variables }
     }
 
     /// Makes an environment of the given variables.
@@ -53,6 +63,32 @@ impl Environment {
     }
 }
 
+/// Gives a program that talks to the user's service manager the variable by which it finds it.
+pub(crate) fn lend_runtime_dir(command: &mut Command) -> &mut Command {
+    match missing_runtime_dir() {
+        Some(dir) => command.env(RUNTIME_DIR, dir),
+        None => command,
+    }
+}
+
+const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
+
+/// Returns the user's runtime folder where the variable for it is missing (`pam_systemd(8)`, `user@.service(5)`).
+fn missing_runtime_dir() -> Option<PathBuf> {
+    let is_set = std::env::var_os(RUNTIME_DIR).is_some_and(|value| !value.is_empty());
+    if is_set || !cfg!(target_os = "linux") {
+        return None;
+    }
+    let uid = nix::unistd::geteuid().as_raw();
+    Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|dir| is_private(dir, uid))
+}
+
+/// Tells whether a path is a folder that only this user can enter.
+fn is_private(dir: &Path, uid: u32) -> bool {
+    std::fs::symlink_metadata(dir)
+        .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
+}
+
 /// Tells whether a variable is one that is ever asked for; the others are not kept.
 fn is_read(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| {
@@ -62,4 +98,28 @@ fn is_read(name: &std::ffi::OsStr) -> bool {
             || name.to_ascii_uppercase().ends_with("_PROXY")
             || matches!(name, "HOME" | "PATH" | "TMPDIR" | "STATE_DIRECTORY" | "JOURNAL_STREAM")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_a_folder_of_ones_own_that_is_closed_is_a_runtime_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, link) = (root.path().join("dir"), root.path().join("link"));
+        let uid = nix::unistd::geteuid().as_raw();
+        assert!(!is_private(&dir, uid));
+        std::fs::create_dir(&dir).unwrap();
+        symlink(&dir, &link).unwrap();
+        let mode = |mode| std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o700);
+        assert!(is_private(&dir, uid));
+        assert!(!is_private(&link, uid));
+        assert!(!is_private(&dir, uid + 1));
+        mode(0o710);
+        assert!(!is_private(&dir, uid));
+    }
 }

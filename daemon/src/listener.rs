@@ -82,7 +82,8 @@ enum Occupant {
 ///
 /// The caller holds the lock that covers `path` and has checked its folder. A socket that nobody
 /// listens on is replaced. The mode is set before the socket has a name (Linux) or at once after; what
-/// protects it in between is the check of the peer at each connection.
+/// protects it in between is the check of the peer at each connection. The file is there only when somebody
+/// listens.
 ///
 /// # Errors
 ///
@@ -123,7 +124,35 @@ fn cannot_listen(path: &Path) -> Error {
     Error::new(ExitCode::CannotCreate, format!("cannot listen on `{}`", path.display()))
 }
 
+/// Makes the socket under a name beside its own and gives it that when somebody listens: whoever waits for
+/// the file to appear can connect. The system goes on showing the first name (`ss -xl`).
+///
+/// Where there is no room for the longer name, or something is there, the socket has its own from the start.
 fn bind_and_listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
+    let beside = paths::with_suffix(path, ".new");
+    let free = paths::check_socket_path(&beside).is_ok()
+        && match occupant(&beside)? {
+            Occupant::Nothing => true,
+            // Of one that was killed right here.
+            Occupant::StaleSocket => std::fs::remove_file(&beside).is_ok(),
+            Occupant::LiveSocket | Occupant::OtherFile => false,
+        };
+    if !free {
+        return listen_at(path);
+    }
+    let (fd, first) = listen_at(&beside)?;
+    // Unlike a rename, this replaces nothing that somebody puts there at this moment.
+    match std::fs::hard_link(&beside, path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+        // Not every file system has hard links.
+        Err(_) => std::fs::rename(&beside, path)?,
+    }
+    drop(first);
+    Ok((fd, SocketFile::of(path)?))
+}
+
+fn listen_at(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     let fd = nonblocking_socket()?;
     #[cfg(target_os = "linux")]
     {
@@ -195,6 +224,46 @@ mod tests {
         assert!(file.still_ours());
         file.remove();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn who_finds_the_file_can_connect() {
+        const TIMES: usize = 200;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |n: usize| dir.path().join(n.to_string());
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                for n in 0..TIMES {
+                    while let Err(error) = UnixStream::connect(path(n)) {
+                        assert_eq!(error.kind(), io::ErrorKind::NotFound, "{n}");
+                    }
+                }
+            });
+            let _bound: Vec<_> = (0..TIMES).map(|n| bind_private(&path(n)).unwrap()).collect();
+            looking.join().unwrap();
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), TIMES);
+        });
+    }
+
+    #[test]
+    fn what_is_beside_the_socket_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, beside) = (dir.path().join("s"), dir.path().join("s.new"));
+        drop(UnixListener::bind(&beside).unwrap());
+        drop(bind_private(&path).unwrap());
+        assert!(!beside.exists(), "a stale one is cleared away");
+        std::fs::write(&beside, "precious").unwrap();
+        let (_listener, file) = bind_private(&path).unwrap();
+        assert!(file.still_ours());
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&beside).unwrap(), "precious");
+        // As long as a path may be: no room for more.
+        let long = dir.path().join("x".repeat(107 - 1 - dir.path().as_os_str().len()));
+        if paths::check_socket_path(&long).is_ok() {
+            let (_listener, file) = bind_private(&long).unwrap();
+            assert!(file.still_ours());
+            UnixStream::connect(&long).unwrap();
+        }
     }
 
     #[test]

@@ -113,7 +113,12 @@ enum Attempt {
     Held(File),
 }
 
-fn attempt(path: &Path) -> Result<Attempt, Error> {
+/// Opens the file of a lock, and makes it if it is not there.
+///
+/// # Errors
+///
+/// With exit code 77 when it is a symbolic link, 73 when it cannot be made or is no regular file.
+pub(crate) fn open(path: &Path) -> Result<File, Error> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -134,6 +139,11 @@ fn attempt(path: &Path) -> Result<Attempt, Error> {
     if !file.metadata().map_err(|error| cannot_lock(path).because(error))?.is_file() {
         return Err(cannot_lock(path).because("not a regular file"));
     }
+    Ok(file)
+}
+
+fn attempt(path: &Path) -> Result<Attempt, Error> {
+    let file = open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(file) => match same_file(&file, path) {
             Ok(true) => Ok(Attempt::Taken(file)),
@@ -171,7 +181,8 @@ fn pid_text(file: &mut File) -> String {
     }
 }
 
-fn cannot_lock(path: &Path) -> Error {
+/// Begins the error of a lock that cannot be taken.
+pub(crate) fn cannot_lock(path: &Path) -> Error {
     Error::new(ExitCode::CannotCreate, format!("cannot lock `{}`", path.display()))
 }
 

@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
 use crate::config::Settings;
@@ -32,9 +33,11 @@ mod hub;
 mod install;
 mod listener;
 mod lock;
+mod log_file;
 mod log_filter;
 mod log_writer;
 mod notify;
+mod open_files;
 mod paths;
 mod peer;
 mod private_dir;
@@ -50,6 +53,9 @@ mod upstream;
 use codexd_proto::exit::ExitCode as ServeExit;
 
 fn main() -> ExitCode {
+    // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
+    // (`signal(7)`): SIGTERM would end neither this process nor codex.
+    let _ = SigSet::empty().thread_set_mask();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
@@ -98,7 +104,8 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
-        let (log, _flush) = telemetry::start(&settings.log, environment)?;
+        let file = settings.auto_spawned.then(|| settings.paths.log_file());
+        let (log, _flush) = telemetry::start(&settings.log, environment, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start)
     });
@@ -106,6 +113,8 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
         Err(error) => {
             report(&error);
+            // What `systemctl status` shows, and what a client that asked for the start is told.
+            notify::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }

@@ -2,7 +2,7 @@
 //!
 //! | | Linux and others | macOS |
 //! | --- | --- | --- |
-//! | runtime folder | `$XDG_RUNTIME_DIR/codexd`, else `codexd-UID` in the temporary folder | `codexd` in `$TMPDIR`, else as Linux |
+//! | runtime folder | `$XDG_RUNTIME_DIR/codexd`, else `/run/user/UID/codexd` where that folder is there (Linux), else `codexd-UID` in the temporary folder | `codexd` in `$TMPDIR`, else as Linux |
 //! | state folder | `$STATE_DIRECTORY`, else `codexd` in `$XDG_STATE_HOME` or `~/.local/state` | `$STATE_DIRECTORY`, else `~/Library/Application Support/codexd` |
 //! | configuration | `codexd/config.toml` in `$XDG_CONFIG_HOME` or `~/.config` | the same |
 

@@ -6,7 +6,7 @@
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{LastExit, Warning};
@@ -26,6 +26,8 @@ pub(crate) struct Record {
     lock: PathBuf,
     generation: u64,
     started_unix_ms: u64,
+    /// For the uptime: whoever sets the clock does not change it.
+    began: Instant,
     last_exit: Option<LastExit>,
     warning: Option<Warning>,
     early_ends: EarlyEnds,
@@ -137,6 +139,7 @@ impl Record {
             lock,
             generation,
             started_unix_ms,
+            began: Instant::now(),
             last_exit,
             warning,
             early_ends,
@@ -174,7 +177,7 @@ impl Record {
     fn write_exit(&mut self, code: ExitCode, reason: String, upstream: Option<String>) {
         self.finished = true;
         let now = unix_ms();
-        let uptime_ms = now.saturating_sub(self.started_unix_ms);
+        let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let early_ends = self.early_ends.after(self.auto_spawned, code, &reason, uptime_ms, now);
         let last_exit = LastExit {
             code: Some(code.number()),
@@ -344,6 +347,19 @@ mod tests {
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
         assert!(last.at_unix_ms >= second.started_unix_ms() - last.uptime_ms - 60_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        let mut record = Record::begin(&paths, true);
+        record.started_unix_ms += 3_600_000;
+        let Some(began) = record.began.checked_sub(std::time::Duration::from_secs(60)) else { return };
+        record.began = began;
+        record.finish(ExitCode::UpstreamLost, "lost", None);
+        assert!(last_exit(&paths.record).unwrap().uptime_ms >= 60_000);
+        assert_eq!(early_ends(&paths.record).count, 0);
     }
 
     #[test]

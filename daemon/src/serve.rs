@@ -21,6 +21,7 @@ use crate::fingerprint;
 use crate::hub::{self, Hub};
 use crate::listener::{SocketFile, bind_private};
 use crate::lock::InstanceLock;
+use crate::open_files::OpenFiles;
 use crate::private_dir;
 use crate::record::Record;
 use crate::reload::Reloader;
@@ -48,6 +49,7 @@ pub(crate) fn run(
     }
     let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
+    let files = OpenFiles::raise();
     let clock = Instant::now();
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
@@ -75,7 +77,7 @@ pub(crate) fn run(
     // last, when everything else is gone.
     let record = Record::begin(paths, settings.auto_spawned);
     let environment = fingerprint::of(&settings.codex_home, environment);
-    let core = Core { start: start.clone(), reloader, environment, clock };
+    let core = Core { start: start.clone(), reloader, environment, clock, files };
     let result = serve(settings, &program, sockets, &record, core);
     match &result {
         Ok(ended) => {
@@ -100,6 +102,7 @@ struct Core {
     reloader: Reloader,
     environment: BTreeMap<String, String>,
     clock: Instant,
+    files: OpenFiles,
 }
 
 fn serve(
@@ -123,15 +126,17 @@ fn serve(
 
         let mut identity = identity(settings, program, record);
         identity.environment = core.environment;
+        identity.open_files_limit = core.files.limit;
         let (publisher, commands, handle) = control::channel(identity.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let router = Router::new(router_config(settings, record), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args)?;
+        let (process, pipes) = Process::spawn(program, &settings.codex_args, core.files)?;
         identity.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
             upstream.executable = %program.executable.display(),
+            files.limit = core.files.limit,
             "started codex app-server"
         );
         let signal = process.signals();
@@ -147,6 +152,7 @@ fn serve(
             publisher,
             reloader: core.reloader,
             start: core.start,
+            files: core.files,
         };
         let hub = Hub::new(parts, settings);
         // A task of its own: what this one awaits is polled at every message.

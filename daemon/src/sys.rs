@@ -5,25 +5,31 @@
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
-/// Ties the child's life to that of this thread, and gives it the default reaction to signals.
+/// Ties the child's life to that of this thread, and gives it the default reaction to signals and, with
+/// `open_files`, these soft and hard limits on open files.
 ///
 /// An ignored SIGINT, SIGHUP or SIGQUIT is inherited through exec (`signal(7)`), for instance from
-/// `nohup`; codex would keep it.
-pub(crate) fn prepare_child(command: &mut Command) {
+/// `nohup`; codex would keep it. A limit raised for the daemon would be inherited as well.
+pub(crate) fn prepare_child(command: &mut Command, open_files: Option<(rlim_t, rlim_t)>) {
     #[cfg(target_os = "linux")]
     let parent = nix::unistd::getpid();
-    // SAFETY: only async-signal-safe calls (`signal-safety(7)`): prctl, getppid, signal. No
-    // allocation: the errors are made from an errno.
+    // SAFETY: only async-signal-safe calls (`signal-safety(7)`): prctl, getppid, signal; setrlimit is not
+    // listed there and is a bare system call. No allocation: the errors are made from an errno.
     unsafe {
         command.pre_exec(move || {
             for number in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTERM] {
                 signal(number, SigHandler::SigDfl)?;
+            }
+            if let Some((soft, hard)) = open_files {
+                setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
             }
             #[cfg(target_os = "linux")]
             {
@@ -87,8 +93,8 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
 /// # Errors
 ///
 /// When the system cannot watch it.
-pub(crate) fn watch(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+pub(crate) fn watch(socket: Rc<UnixStream>, interest: Interest) -> io::Result<AsyncFd<Rc<UnixStream>>> {
     // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
-    // it open until it is dropped, which is when the `AsyncFd` that owns it is.
+    // it open until it is dropped, which is not before the `AsyncFd` that shares it.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }

@@ -1,6 +1,7 @@
 //! The log: lines on stderr, which the service manager or the terminal takes from there.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write};
+use std::path::Path;
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -10,6 +11,7 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::log_file::BoundedLog;
 use crate::log_filter::LogFilter;
 use crate::log_writer::{self, Flush};
 
@@ -27,7 +29,7 @@ impl LogControl {
     }
 }
 
-/// Starts logging to stderr.
+/// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
 /// Lines have no colours when stderr is not a terminal, and no time stamps when the journal, which
 /// stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
@@ -35,9 +37,17 @@ impl LogControl {
 /// # Errors
 ///
 /// When the process has a subscriber already, or the system refuses a thread.
-pub(crate) fn start(filter: &LogFilter, environment: &Environment) -> Result<(LogControl, Flush), Error> {
+pub(crate) fn start(
+    filter: &LogFilter,
+    environment: &Environment,
+    file: Option<&Path>,
+) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
-    let (writer, flush) = log_writer::start(std::io::stderr()).map_err(|error| failed().because(error))?;
+    let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
+        Some(file) => Box::new(file),
+        None => Box::new(std::io::stderr()),
+    };
+    let (writer, flush) = log_writer::start(target).map_err(|error| failed().because(error))?;
     let terminal = std::io::stderr().is_terminal();
     let (targets, reload) = reload::Layer::new(filter.to_targets());
     let lines = fmt::layer().compact().with_writer(writer).with_ansi(terminal);

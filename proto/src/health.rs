@@ -2,11 +2,15 @@
 
 use crate::time::Time;
 
-/// Milliseconds by which a check may come late before codexd itself is taken to have been asleep.
+/// Looks at an open question before its time is over.
 ///
-/// A machine that was suspended, or a daemon that was stopped, knows nothing of the time between:
-/// the wait begins again.
-const ASLEEP_MS: u64 = 5_000;
+/// What passes between two looks counts for no more than the time that was meant to: a machine that was
+/// suspended, or a daemon that was stopped, knows nothing of the rest, and the upstream may have been
+/// stopped with it.
+const LOOKS: u64 = 8;
+
+/// Milliseconds between two looks, at the most.
+const LONGEST_LOOK_MS: u64 = 1_000;
 
 /// Watches whether the upstream says anything; asks when it has been silent.
 ///
@@ -18,7 +22,15 @@ pub struct Health {
     /// Silence after the question that is no life any more; `None` for ever.
     timeout_ms: Option<u64>,
     heard: Time,
-    asked: Option<Time>,
+    asked: Option<Question>,
+}
+
+/// A question without an answer.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    looked: Time,
+    /// How long the answer was waited for, as far as that is known.
+    waited_ms: u64,
 }
 
 /// What is to be done.
@@ -50,25 +62,42 @@ impl Health {
         self.asked = None;
     }
 
+    /// Returns for how many milliseconds an answer was waited for, while a question is open.
+    pub fn waited_ms(&self, now: Time) -> Option<u64> {
+        let question = self.asked?;
+        let since = now.since(question.looked);
+        Some(question.waited_ms + self.look_ms(question).map_or(since, |look| since.min(look)))
+    }
+
+    /// Returns the time to the next look at a question.
+    fn look_ms(&self, question: Question) -> Option<u64> {
+        let timeout = self.timeout_ms?;
+        let look = (timeout / LOOKS).clamp(1, LONGEST_LOOK_MS);
+        Some(look.min(timeout.saturating_sub(question.waited_ms)))
+    }
+
     /// Returns when [`Health::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Time> {
         match self.asked {
             None => self.interval_ms.map(|ms| self.heard + ms),
-            Some(asked) => self.timeout_ms.map(|ms| asked + ms),
+            Some(question) => self.look_ms(question).map(|ms| question.looked + ms),
         }
     }
 
     /// Says what is to be done now.
     pub fn handle_timeout(&mut self, now: Time) -> Verdict {
-        let Some(due) = self.poll_timeout().filter(|due| *due <= now) else { return Verdict::Alive };
-        let asleep = now.since(due) > ASLEEP_MS;
-        match self.asked {
-            Some(_) if !asleep => Verdict::Unresponsive,
-            _ => {
-                self.asked = Some(now);
-                Verdict::Ask
-            }
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return Verdict::Alive;
         }
+        let Some(waited_ms) = self.waited_ms(now) else {
+            self.asked = Some(Question { looked: now, waited_ms: 0 });
+            return Verdict::Ask;
+        };
+        self.asked = Some(Question { looked: now, waited_ms });
+        if self.timeout_ms.is_some_and(|timeout| waited_ms >= timeout) {
+            return Verdict::Unresponsive;
+        }
+        Verdict::Alive
     }
 }
 
@@ -80,13 +109,25 @@ mod tests {
         Time::from_millis(ms)
     }
 
+    /// Looks whenever it is due, until there is a verdict.
+    fn wait(health: &mut Health) -> (Time, Verdict) {
+        loop {
+            let due = health.poll_timeout().unwrap();
+            assert_eq!(health.handle_timeout(at(due.as_millis() - 1)), Verdict::Alive);
+            match health.handle_timeout(due) {
+                Verdict::Alive => {}
+                verdict => return (due, verdict),
+            }
+        }
+    }
+
     #[test]
     fn silence_is_asked_about_and_no_answer_is_death() {
         let mut health = Health::new(Some(1_000), Some(500), at(0));
         assert_eq!(health.handle_timeout(at(999)), Verdict::Alive);
         assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
-        assert_eq!(health.handle_timeout(at(1_400)), Verdict::Alive);
-        assert_eq!(health.handle_timeout(at(1_500)), Verdict::Unresponsive);
+        assert_eq!(wait(&mut health), (at(1_500), Verdict::Unresponsive));
+        assert_eq!(health.waited_ms(at(1_500)), Some(500));
     }
 
     #[test]
@@ -100,10 +141,26 @@ mod tests {
 
     #[test]
     fn a_machine_that_slept_does_not_judge() {
-        let mut health = Health::new(Some(1_000), Some(500), at(0));
-        assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
-        assert_eq!(health.handle_timeout(at(3_600_000)), Verdict::Ask);
-        assert_eq!(health.handle_timeout(at(3_600_500)), Verdict::Unresponsive);
+        // However long it slept, and whenever: just over the time is the hardest to tell from a silence.
+        for slept in [501, 700, 5_000, 3_600_000] {
+            let mut health = Health::new(Some(1_000), Some(500), at(0));
+            assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
+            assert_eq!(health.handle_timeout(at(1_000 + slept)), Verdict::Alive);
+            let (end, verdict) = wait(&mut health);
+            assert_eq!(verdict, Verdict::Unresponsive);
+            // The sleep counted for one look.
+            assert_eq!(end, at(1_000 + slept + 500 - 500 / LOOKS));
+        }
+    }
+
+    #[test]
+    fn the_shortest_times_end_too() {
+        let mut health = Health::new(Some(0), Some(0), at(0));
+        assert_eq!(health.handle_timeout(at(0)), Verdict::Ask);
+        assert_eq!(health.handle_timeout(at(0)), Verdict::Unresponsive);
+        let mut health = Health::new(Some(1), Some(1), at(0));
+        assert_eq!(wait(&mut health), (at(1), Verdict::Ask));
+        assert_eq!(wait(&mut health), (at(2), Verdict::Unresponsive));
     }
 
     #[test]

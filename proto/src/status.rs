@@ -81,6 +81,8 @@ pub struct StatusReport {
     /// What of the daemon's environment matters to clients, by the names of the variables: CODEX_HOME
     /// as it is, of the others a short hash and never a value.
     pub environment: BTreeMap<String, String>,
+    /// How many files the daemon may have open: one for each client and some more.
+    pub open_files_limit: u64,
     /// The `codex app-server` child.
     pub upstream: UpstreamStatus,
     /// Connected clients.
@@ -133,6 +135,8 @@ pub struct UpstreamStatus {
     pub uptime_ms: Option<u64>,
     /// Time since its last message.
     pub last_message_ms: Option<u64>,
+    /// For how long it has not answered the question whether it lives, while one is open.
+    pub unanswered_probe_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
     /// Version that the routing table was measured against.
@@ -160,6 +164,8 @@ pub struct Counters {
     pub delivered_messages: u64,
     /// Lines from clients that were answered with an error by codexd itself.
     pub rejected_messages: u64,
+    /// Requests sent again because the upstream had no room for them.
+    pub retried_requests: u64,
     /// Turns that ended.
     pub turns_completed: u64,
     /// Lines that the upstream sent and nobody wanted.

@@ -36,6 +36,16 @@ pub fn mock_mcp() -> PathBuf {
     beside("mock-mcp")
 }
 
+/// Returns the demonstration.
+///
+/// # Panics
+///
+/// When there is none.
+#[track_caller]
+pub fn demo() -> PathBuf {
+    beside("demo")
+}
+
 /// Test programs are in `target/PROFILE/deps`, programs in `target/PROFILE`.
 #[track_caller]
 fn beside(name: &str) -> PathBuf {

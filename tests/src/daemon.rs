@@ -1,7 +1,7 @@
 //! A running `codexd` for a test, in a world of its own.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use parking_lot::Mutex;
 
 use crate::binary;
 use crate::client::TestClient;
@@ -51,7 +50,7 @@ pub struct TestDaemon {
     codexd: PathBuf,
     child: Child,
     status: Option<ExitStatus>,
-    stderr: Arc<Mutex<String>>,
+    stderr: File,
     notify: Option<NotifySocket>,
     model: Option<MockModel>,
     codex: PathBuf,
@@ -156,9 +155,13 @@ impl TestDaemon {
         }
     }
 
-    /// Returns what the daemon has written to stderr so far.
+    /// Returns what the daemon has written to stderr so far; all of it when it has ended.
     pub fn stderr(&self) -> String {
-        self.stderr.lock().clone()
+        // At a place of its own: the daemon writes where the shared position of the file is.
+        let length = self.stderr.metadata().map_or(0, |it| usize::try_from(it.len()).unwrap_or(0));
+        let mut bytes = vec![0; length];
+        self.stderr.read_exact_at(&mut bytes, 0).expect("the file can be read");
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Returns what the stand-in for codex has received so far, raw; lines that start with `!!` are its
@@ -452,22 +455,14 @@ impl Builder {
         }
         // In the group of the test: who interrupts that at the terminal interrupts the daemon, too.
         command.envs(self.variables);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = match command.spawn() {
+        // A file and no pipe: what was written is there when the daemon has ended.
+        let stderr = tempfile::tempfile_in(home.root()).expect("the temporary folder can be written");
+        let its_own = stderr.try_clone().expect("a file can be opened");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(its_own);
+        let child = match command.spawn() {
             Ok(child) => child,
             Err(error) => panic!("cannot start {:?}: {error}", command.get_program()),
         };
-        let pipe = child.stderr.take().expect("stderr was asked to be a pipe");
-        let stderr = Arc::new(Mutex::new(String::new()));
-        let sink = Arc::clone(&stderr);
-        std::thread::spawn(move || {
-            let mut pipe = BufReader::new(pipe);
-            let mut line = Vec::new();
-            while let Ok(1..) = pipe.read_until(b'\n', &mut line) {
-                sink.lock().push_str(&String::from_utf8_lossy(&line));
-                line.clear();
-            }
-        });
         TestDaemon {
             home,
             codexd,

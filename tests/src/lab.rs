@@ -117,11 +117,21 @@ impl Lab {
 
     /// Returns a command that runs in the lab as its user, with the programs under test in PATH.
     pub fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
+        self.command_of(self.user, words)
+    }
+
+    /// Runs words to their end as the lab's root, whoever its user is.
+    #[track_caller]
+    pub fn run_as_root(&self, words: &[&str]) -> Output {
+        Output::of(&mut self.command_of(User::Root, words))
+    }
+
+    fn command_of<S: AsRef<OsStr>>(&self, user: User, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = plain(&self.script);
         let path = std::env::var("PATH").unwrap_or_default();
         command
             .env("PATH", format!("{}:{path}", self.programs.path().display()))
-            .args(["run", "--name", &self.name, "--as", self.user.name(), "--"])
+            .args(["run", "--name", &self.name, "--as", user.name(), "--"])
             .args(words);
         command
     }

@@ -86,6 +86,18 @@ impl Terminal {
         }
     }
 
+    /// Waits until `text` is not on the screen.
+    ///
+    /// # Panics
+    ///
+    /// After [`wait::PATIENCE`], with the screen.
+    #[track_caller]
+    pub fn wait_without(&self, text: &str) {
+        if wait::poll(wait::PATIENCE, || (!self.screen().contains(text)).then_some(())).is_none() {
+            panic!("`{text}` stays on the screen:\n{}", self.screen());
+        }
+    }
+
     #[track_caller]
     fn tmux(&self, arguments: &[&str]) -> Output {
         Output::of(Command::new("tmux").arg("-S").arg(&self.socket).args(arguments)).expect_code(0)

@@ -20,9 +20,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::dial::{self, Wait};
 use super::ledger::{Kind, Ledger, Outgoing, Verdict};
 use super::lines::{Lines, Piece};
-use super::{PATIENCE, direct, note, note_error};
-use crate::control::client::ask_status;
-use crate::fingerprint;
+use super::{PATIENCE, compare, direct, note, note_error};
+use crate::error::Error;
 use crate::start::Target;
 
 /// Bytes waiting in one direction above which its source is not read.
@@ -40,8 +39,6 @@ const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
-/// How long the daemon may take to tell its environment.
-const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A bridge. See the [module's documentation](self).
 pub(super) struct Bridge<'a> {
@@ -90,6 +87,8 @@ struct Search {
 enum Event {
     Lost,
     NotServing,
+    /// There is no daemon and there will be none: the reason, and the line that said so.
+    NoDaemon(Error, Vec<u8>),
 }
 
 impl<'a> Bridge<'a> {
@@ -159,7 +158,7 @@ impl<'a> Bridge<'a> {
                 return self.farewell(0);
             }
             if let Some(event) = event
-                && let Some(code) = self.lost(&event)
+                && let Some(code) = self.lost(event)
             {
                 return self.farewell(code);
             }
@@ -342,8 +341,13 @@ impl<'a> Bridge<'a> {
             Piece::Line(line) => {
                 let greeting = self.ledger.is_greeting();
                 let verdict = self.ledger.incoming(line);
-                if verdict == Verdict::Elsewhere {
-                    return Some(Event::NotServing);
+                match &verdict {
+                    Verdict::Elsewhere => return Some(Event::NotServing),
+                    Verdict::NoDaemon(why) => {
+                        let why = Error::new(ExitCode::Unavailable, why);
+                        return Some(Event::NoDaemon(why, line.clone()));
+                    }
+                    Verdict::Deliver | Verdict::Swallow => {}
                 }
                 if greeting && !self.ledger.is_greeting() {
                     self.search = None;
@@ -384,7 +388,7 @@ impl<'a> Bridge<'a> {
     // When the daemon is gone.
 
     /// Finds another daemon, or says how this ends.
-    fn lost(&mut self, event: &Event) -> Option<u8> {
+    fn lost(&mut self, event: Event) -> Option<u8> {
         if let Some(codex) = &mut self.link.codex {
             let code =
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
@@ -399,6 +403,12 @@ impl<'a> Bridge<'a> {
             || self.from_daemon.is_inside_long_line()
         {
             return Some(self.settle("the connection to codexd was lost", 1));
+        }
+        if let Event::NoDaemon(why, answer) = event {
+            if !self.may_run_codex && self.ledger.refused() {
+                self.to_client.extend_from_slice(&answer);
+            }
+            return self.run_codex(&why);
         }
         if !self.ledger.is_greeting() && !self.needs_daemon() {
             self.parked = true;
@@ -423,28 +433,44 @@ impl<'a> Bridge<'a> {
         let found = if now < until {
             dial::obtain(self.target, &wait)
         } else {
-            Err(crate::error::Error::new(ExitCode::Unavailable, "no daemon took this client in time")
-                .hint("`codexd ctl status` shows what it does"))
+            let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
+                .hint("`codexd ctl status` shows what it does");
+            Err(match self.ledger.refusal() {
+                Some(refusal) => error.because(refusal.to_owned()),
+                None => error,
+            })
         };
-        let link = match found {
-            Ok(stream) => Link::to(stream, None),
+        match found {
+            Ok(stream) => self.begin(Link::to(stream, None)),
             Err(_) if client_gone() => return Some(0),
+            Err(error) => return self.run_codex(&error),
+        }
+        None
+    }
+
+    /// Runs codex itself because there is no daemon, or tells the client that there is nothing, and people `why`.
+    fn run_codex(&mut self, why: &Error) -> Option<u8> {
+        note_error(why);
+        let unavailable = ExitCode::Unavailable.number();
+        if !self.may_run_codex {
+            return Some(self.settle("no daemon can be had", unavailable));
+        }
+        note("codexd: no daemon can be had; running codex directly, for this client alone");
+        let Target { settings, environment, codex_args, .. } = self.target;
+        match direct::spawn(settings, codex_args, environment) {
+            Ok((stream, child)) => {
+                self.begin(Link::to(stream, Some(child)));
+                None
+            }
             Err(error) => {
                 note_error(&error);
-                if !self.may_run_codex {
-                    return Some(self.settle("no daemon can be had", ExitCode::Unavailable.number()));
-                }
-                note("codexd: no daemon can be had; running codex directly, for this client alone");
-                let Target { settings, environment, codex_args, .. } = self.target;
-                match direct::spawn(settings, codex_args, environment) {
-                    Ok((stream, child)) => Link::to(stream, Some(child)),
-                    Err(error) => {
-                        note_error(&error);
-                        return Some(self.settle("no daemon can be had", ExitCode::Unavailable.number()));
-                    }
-                }
+                Some(self.settle("no daemon can be had", unavailable))
             }
-        };
+        }
+    }
+
+    /// Begins anew at another end, which is told what the last one was told.
+    fn begin(&mut self, link: Link) {
         self.link = link;
         self.from_daemon = Lines::default();
         self.first_written = 0;
@@ -453,7 +479,6 @@ impl<'a> Bridge<'a> {
             self.to_daemon.push_front(line);
         }
         self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
-        None
     }
 
     /// Tells the client what it is owed, and people what to do; returns `code`.
@@ -492,29 +517,14 @@ impl<'a> Bridge<'a> {
         code
     }
 
-    /// Warns, once, if the daemon's environment is another one in what matters. Beside the loop: a daemon
-    /// that is slow to answer must not hold up anything.
+    /// Compares environments, once. Beside the loop: a daemon that is slow to answer must not hold up
+    /// anything.
     fn compare_environments(&mut self) {
         if std::mem::replace(&mut self.compared, true) || self.link.codex.is_some() {
             return;
         }
-        let ours = fingerprint::of(&self.target.settings.codex_home, self.target.environment);
-        let control_socket = self.target.settings.paths.control_socket.clone();
-        std::thread::spawn(move || {
-            let Ok(status) = ask_status(&control_socket, STATUS_WITHIN) else { return };
-            // One that says nothing of its environment is of an older version.
-            if status.environment.is_empty() {
-                return;
-            }
-            let different = fingerprint::differences(&ours, &status.environment);
-            if !different.is_empty() {
-                note(&format!(
-                    "codexd: warning: the daemon was started with other values of {}; its own are in force\n\
-                     hint: `codexd ctl stop` ends it, and the next client starts one with its environment",
-                    different.join(", ")
-                ));
-            }
-        });
+        let client = compare::Client::of(self.target);
+        std::thread::spawn(move || client.compare());
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) struct Wait<'a> {
 pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream, Error> {
     let socket = &target.settings.paths.socket;
     check_socket_path(socket)?;
+    start::check_runs(target)?;
     let mut pause = FIRST_PAUSE;
     loop {
         let busy = match dial(socket)? {

@@ -7,6 +7,7 @@ use codexd_proto::json::edit::write_string;
 use codexd_proto::json::scan::{Members, member_at, string_inner};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
 use codexd_proto::router::{Announcement, UPSTREAM_LOST};
+use serde_json::Value;
 
 use super::cwd;
 
@@ -20,6 +21,8 @@ pub(super) struct Ledger {
     /// The client's `initialized`.
     initialized: Option<Vec<u8>>,
     greeting: Greeting,
+    /// What the last daemon said that did not take this client.
+    refusal: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
@@ -75,6 +78,8 @@ pub(super) enum Verdict {
     Swallow,
     /// The daemon does not take clients: look for another one.
     Elsewhere,
+    /// The daemon cannot start, for this reason, and another one could not either.
+    NoDaemon(String),
 }
 
 impl Ledger {
@@ -167,7 +172,12 @@ impl Ledger {
             (retryable.of(line) == b"true" && delivered.of(line) == b"\"no\"").then_some(())
         };
         if failed && again().is_some() {
+            let message = member_at(line, body, &["message"]).map(|span| span.of(line));
+            self.refusal = message.and_then(|text| serde_json::from_slice(text).ok());
             return Verdict::Elsewhere;
+        }
+        if failed && let Some(why) = cannot_start(line, body) {
+            return Verdict::NoDaemon(why);
         }
         if let Some(span) = member_at(line, body, &["codexd", "generation"]) {
             self.generation =
@@ -193,6 +203,17 @@ impl Ledger {
         matches!(self.greeting, Greeting::Asked | Greeting::Repeated)
     }
 
+    /// Takes note that the client gets the refusal of its handshake; false if it has been greeted before and
+    /// must not see it.
+    pub(super) fn refused(&mut self) -> bool {
+        let asked = self.greeting == Greeting::Asked;
+        self.greeting = Greeting::None;
+        if let Some((_, id)) = self.initialize.take().filter(|_| asked) {
+            self.unanswered.remove(&id);
+        }
+        asked
+    }
+
     /// Tells whether another daemon can go on where one was lost, without the client noticing.
     pub(super) fn can_move(&self) -> bool {
         let owed = self.initialize.as_ref().filter(|_| self.greeting == Greeting::Asked).map(|(_, id)| id);
@@ -210,6 +231,11 @@ impl Ledger {
             self.greeting = Greeting::Repeated;
         }
         lines
+    }
+
+    /// Returns what the last daemon said that did not take this client.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Returns the number of requests without an answer.
@@ -244,6 +270,21 @@ impl Ledger {
     }
 }
 
+/// Returns why no daemon can start, if this error says that: a daemon that a service manager started answers
+/// so before it exits.
+fn cannot_start(line: &[u8], body: usize) -> Option<String> {
+    let reason = member_at(line, body, &["data", "codexd", "reason"])?;
+    if reason.of(line) != b"\"startFailed\"" {
+        return None;
+    }
+    let value = |path: &[&str]| serde_json::from_slice::<Value>(member_at(line, body, path)?.of(line)).ok();
+    let code = value(&["data", "codexd", "exitCode"])?;
+    let message = value(&["message"])?;
+    let message = message.as_str()?;
+    let why = message.strip_prefix("codexd cannot start: ").unwrap_or(message);
+    Some(format!("the daemon did not start (exit code {code}): {why}"))
+}
+
 /// Returns id and method of a line of which only the beginning is known.
 fn head(start: &[u8]) -> (Option<&[u8]>, Option<&[u8]>) {
     let (mut id, mut method) = (None, None);
@@ -267,8 +308,6 @@ fn is_passing(method: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     const INITIALIZE: &str = r#"{"id":"i","method":"initialize","params":{"clientInfo":{}}}"#;
@@ -298,10 +337,33 @@ mod tests {
         );
         let refusal = br#"{"id":"i","error":{"code":-32001,"message":"m","data":{"codexd":{"reason":"draining","delivered":"no","retryable":true}}}}"#;
         assert_eq!(ledger.incoming(refusal), Verdict::Elsewhere);
+        assert_eq!(ledger.refusal(), Some("m"));
         assert!(ledger.can_move());
         assert_eq!(ledger.replay().len(), 1);
         assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
         assert_eq!(ledger.unanswered(), 0);
+    }
+
+    #[test]
+    fn a_daemon_that_cannot_start_is_not_tried_again() {
+        let refusal = br#"{"id":"i","error":{"code":-32010,"message":"codexd cannot start: no \"key\"","data":{"codexd":{"reason":"startFailed","delivered":"no","retryable":false,"exitCode":78}}}}"#;
+        let why = "the daemon did not start (exit code 78): no \"key\"".to_owned();
+        let mut ledger = Ledger::default();
+        send(&mut ledger, INITIALIZE);
+        assert_eq!(ledger.incoming(refusal), Verdict::NoDaemon(why.clone()));
+        // What takes its place gets the handshake, and the answer is the client's.
+        assert_eq!(ledger.replay().len(), 1);
+        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
+        let mut moved = greeted();
+        assert_eq!(moved.replay().len(), 2);
+        assert_eq!(moved.incoming(refusal), Verdict::NoDaemon(why));
+        assert_eq!(moved.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
+        // Where nothing takes its place, the client is told once.
+        let mut alone = Ledger::default();
+        send(&mut alone, INITIALIZE);
+        alone.incoming(refusal);
+        assert!(alone.refused());
+        assert_eq!((alone.unanswered(), alone.refused()), (0, false));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod arguments;
 mod bridge;
+mod compare;
 mod cwd;
 mod dial;
 mod direct;

@@ -45,6 +45,7 @@ pub(super) fn text(report: &StatusReport) -> String {
     counter("delivered_messages_total", "Messages delivered to clients.", counters.delivered_messages);
     counter("rejected_messages_total", "Messages refused by codexd itself.", counters.rejected_messages);
     counter("dropped_messages_total", "Messages that nobody wanted.", counters.dropped_messages);
+    counter("retried_requests_total", "Requests the upstream had no room for.", counters.retried_requests);
     counter("turns_completed_total", "Turns that ended.", counters.turns_completed);
     out
 }

@@ -7,6 +7,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
@@ -17,9 +18,11 @@ use crate::sys;
 /// A non-blocking connected socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: AsyncFd<UnixStream>,
-    /// A second descriptor of the same socket, watched for writing while it is full.
-    full: Option<AsyncFd<UnixStream>>,
+    stream: Rc<UnixStream>,
+    /// Absent only when the system refused to watch it anew.
+    watch: Option<AsyncFd<Rc<UnixStream>>>,
+    /// It is watched for writing too.
+    full: bool,
 }
 
 impl Socket {
@@ -28,14 +31,31 @@ impl Socket {
     /// # Errors
     /// When the system cannot watch it.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Socket> {
-        Ok(Socket { stream: sys::watch(stream, Interest::READABLE)?, full: None })
+        let mut socket = Socket { stream: Rc::new(stream), watch: None, full: false };
+        socket.watch_for(Interest::READABLE)?;
+        Ok(socket)
+    }
+
+    /// Watches the socket for something else than before. Takes no descriptor, so that it works when there
+    /// are none left.
+    fn watch_for(&mut self, interest: Interest) -> io::Result<()> {
+        // A descriptor can be registered only once.
+        self.watch = None;
+        self.watch = Some(sys::watch(Rc::clone(&self.stream), interest)?);
+        self.full = interest.is_writable();
+        Ok(())
+    }
+
+    fn watch(&self) -> io::Result<&AsyncFd<Rc<UnixStream>>> {
+        self.watch.as_ref().ok_or_else(|| io::Error::other("the socket cannot be watched"))
     }
 
     /// Reads what is there into `buffer`; `Ok(0)` is the end. Pending registers the task.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let watch = self.watch()?;
         loop {
-            let mut guard = ready!(self.stream.poll_read_ready(cx))?;
-            match guard.try_io(|socket| socket.get_ref().read(buffer)) {
+            let mut guard = ready!(watch.poll_read_ready(cx))?;
+            match guard.try_io(|socket| (&**socket.get_ref()).read(buffer)) {
                 Ok(Ok(n)) => {
                     if 0 < n && n < buffer.len() {
                         // It gave less than there was room for: it is empty, and says so when it is not.
@@ -56,7 +76,7 @@ impl Socket {
     /// `WouldBlock` when it is full; then [`Socket::poll_writable`] tells when it is not.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.stream.get_ref().write(bytes) {
+            match (&*self.stream).write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -67,7 +87,7 @@ impl Socket {
     /// [`Socket::try_write`].
     pub(crate) fn try_write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            match self.stream.get_ref().write_vectored(pieces) {
+            match (&*self.stream).write_vectored(pieces) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -75,22 +95,28 @@ impl Socket {
     }
 
     /// Ready when the socket may take something again. Pending registers the task.
+    ///
+    /// Whoever waits for reading has to ask anew after this and after [`Socket::relax`].
     pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let full = match &mut self.full {
-            Some(full) => full,
-            none => {
-                let second = self.stream.get_ref().try_clone()?;
-                none.insert(sys::watch(second, Interest::WRITABLE)?)
-            }
-        };
-        ready!(full.poll_write_ready(cx))?.retain_ready();
-        self.full = None;
+        if !self.full {
+            self.watch_for(Interest::READABLE | Interest::WRITABLE)?;
+        }
+        // The write that follows finds out what is left of it.
+        ready!(self.watch()?.poll_write_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes note that the socket took everything: it is watched for reading only.
+    ///
+    /// # Errors
+    /// When the system cannot watch it any more.
+    pub(crate) fn relax(&mut self) -> io::Result<()> {
+        if self.full { self.watch_for(Interest::READABLE) } else { Ok(()) }
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.get_ref().as_fd()
+        self.stream.as_fd()
     }
 }

@@ -108,13 +108,19 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
     let builder = ServerBuilder::new().set_config(config).to_service_builder();
     let methods: Methods = Service { handle, stop: stop.clone() }.into_rpc().into();
     let handshakes = TaskTracker::new();
+    let mut failing = false;
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => {
+                    failing = false;
+                    stream
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a control connection");
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(%error, "cannot accept control connections");
+                    }
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
                     continue;
                 }

@@ -1,6 +1,8 @@
 //! The running daemon, as it says itself and as its sockets show.
 
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -22,8 +24,11 @@ pub(super) fn ask(settings: &Settings) -> Result<StatusReport, Unreachable> {
 
 /// Checks that the daemon serves, or is cleanly away.
 pub(super) fn check(settings: &Settings, status: &Result<StatusReport, Unreachable>) -> Vec<Finding> {
-    if let Some(blocked) = sandbox(&settings.paths.control_socket).or_else(|| sandbox(&settings.paths.socket))
-    {
+    let paths = &settings.paths;
+    // The control socket is never a service manager's, which would start the daemon. A sandbox refuses before
+    // it is looked whether the file is there.
+    let clients = || status.is_ok().then(|| sandbox(&paths.socket)).flatten();
+    if let Some(blocked) = sandbox(&paths.control_socket).or_else(clients) {
         return vec![blocked];
     }
     match status {
@@ -81,7 +86,8 @@ fn blocked(path: &Path, error: &io::Error) -> Option<Finding> {
 fn stale(settings: &Settings) -> Vec<Finding> {
     let paths = &settings.paths;
     let mut findings = Vec::new();
-    for socket in [&paths.socket, &paths.control_socket] {
+    let clients = (!may_be_listened_on(&paths.socket)).then_some(&paths.socket);
+    for socket in clients.into_iter().chain([&paths.control_socket]) {
         if let Err(error) = UnixStream::connect(socket)
             && error.kind() == io::ErrorKind::ConnectionRefused
         {
@@ -100,6 +106,24 @@ fn stale(settings: &Settings) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// Tells whether somebody listens at a path, without a connection: for a service manager, that would be a
+/// reason to start the daemon (`proc_net(5)`: the flag 0x10000 marks a listening socket).
+#[cfg(target_os = "linux")]
+fn may_be_listened_on(path: &Path) -> bool {
+    let table = std::fs::read("/proc/net/unix").unwrap_or_default();
+    let path = path.as_os_str().as_bytes();
+    table.split(|byte| *byte == b'\n').any(|line| {
+        let flags = line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).nth(3);
+        line.ends_with(path) && flags == Some(b"00010000")
+    })
+}
+
+/// Cannot tell here.
+#[cfg(not(target_os = "linux"))]
+fn may_be_listened_on(_path: &Path) -> bool {
+    true
 }
 
 #[cfg(test)]

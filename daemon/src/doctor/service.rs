@@ -33,14 +33,6 @@ fn unit(settings: &Settings, environment: &Environment) -> Vec<Finding> {
     let name = systemd::unit_name(&settings.instance);
     let (service, socket) = (format!("{name}.service"), format!("{name}.socket"));
     let Some(load_state) = systemd::show(&service, "LoadState") else {
-        let usual = format!("/run/user/{}", nix::unistd::geteuid());
-        if environment.path("XDG_RUNTIME_DIR").is_none() && Path::new(&usual).is_dir() {
-            return vec![Finding::warn(
-                "service",
-                "XDG_RUNTIME_DIR is not set: sockets are looked for elsewhere, and the service manager is not found",
-                format!("export XDG_RUNTIME_DIR={usual}"),
-            )];
-        }
         return vec![Finding::ok("service", "no service manager of systemd answers here")];
     };
     if load_state == "not-found" {

@@ -70,16 +70,23 @@ impl Hub {
         if connection.blocked {
             match connection.socket.poll_writable(cx) {
                 Poll::Pending => {}
-                Poll::Ready(_) => {
+                Poll::Ready(Ok(())) => {
                     connection.blocked = false;
                     self.write_client(client);
                     // The write may have found the socket full again: wait for it.
                     if let Some(connection) = self.connections.get_mut(&client)
-                        && connection.blocked
-                        && connection.socket.poll_writable(cx).is_ready()
+                        && (if connection.blocked {
+                            connection.socket.poll_writable(cx).is_ready()
+                        } else {
+                            connection.socket.relax().is_err()
+                        })
                     {
                         cx.waker().wake_by_ref();
                     }
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                    self.disconnect(client);
                 }
             }
         }
@@ -93,6 +100,16 @@ impl Hub {
         for turn in 0.. {
             let Some(connection) = self.connections.get_mut(&client) else { break };
             if connection.half_closed {
+                break;
+            }
+            // Who only asks how the daemon is does not send anything to the upstream.
+            let sends = matches!(connection.wire, Wire::Lines(_) | Wire::WebSocket(_));
+            if sends && self.upstream.is_behind(self.router.upstream_outbox()) {
+                self.paused = true;
+                break;
+            }
+            if self.router.is_held_up(client) {
+                self.held_up.insert(client);
                 break;
             }
             if turn == READS_IN_A_ROW {
@@ -114,6 +131,26 @@ impl Hub {
             }
         }
         self.scratch = scratch;
+    }
+
+    /// Reads clients again once the upstream has caught up.
+    pub(super) fn resume_clients(&mut self) {
+        if !self.held_up.is_empty() {
+            let (router, connections) = (&self.router, &self.connections);
+            self.held_up.retain(|client| {
+                let waits = router.is_held_up(*client);
+                if !waits && let Some(waker) = connections.get(client).and_then(|c| c.waker.as_ref()) {
+                    waker.wake_by_ref();
+                }
+                waits
+            });
+        }
+        if self.paused && !self.upstream.is_behind(self.router.upstream_outbox()) {
+            self.paused = false;
+            for waker in self.connections.values().filter_map(|connection| connection.waker.as_ref()) {
+                waker.wake_by_ref();
+            }
+        }
     }
 
     fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {

@@ -137,6 +137,7 @@ impl Hub {
         let Some(connection) = self.connections.remove(&client) else { return };
         tracing::debug!(client.id = client.0, "client disconnected");
         self.router.client_gone(self.now(), client);
+        self.room.notify_one();
         if let Some(waker) = connection.waker {
             waker.wake();
         }

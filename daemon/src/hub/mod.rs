@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Settings;
 use crate::control::Publisher;
 use crate::listener::SocketFile;
+use crate::open_files::OpenFiles;
 use crate::reload::Reloader;
 use crate::start::Report;
 use crate::upstream::process::{Pipes, Signals};
@@ -86,9 +87,21 @@ pub(crate) struct Hub {
     reloader: Reloader,
     start: Report,
     max_clients: usize,
+    /// Clients for which there are files; more wait at the door.
+    clients_with_files: usize,
+    /// Wakes who accepts when a client has gone.
+    room: Rc<Notify>,
+    /// Clients are not read, because the upstream does not take what there is.
+    paused: bool,
+    /// Clients that are not read, because the upstream does not take what they have sent.
+    held_up: BTreeSet<ClientId>,
+    /// Why nobody can be accepted at the moment.
+    cannot_accept: Option<String>,
     max_message_bytes: usize,
     idle_exit_ms: Option<u64>,
     idle_since: Option<Time>,
+    /// When an unused daemon looks next whether it can still be found.
+    looks_at: Time,
     refused: u64,
     /// How the upstream ended, in words, for the record.
     ended: Option<String>,
@@ -107,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: Report,
+    pub(crate) files: OpenFiles,
 }
 
 impl Hub {
@@ -134,9 +148,15 @@ impl Hub {
             reloader: parts.reloader,
             start: parts.start,
             max_clients: settings.limits.max_clients,
+            clients_with_files: parts.files.clients(),
+            room: Rc::new(Notify::new()),
+            paused: false,
+            held_up: BTreeSet::new(),
+            cannot_accept: None,
             max_message_bytes: settings.limits.max_message_bytes,
             idle_exit_ms: ms(settings.idle_exit),
             idle_since: None,
+            looks_at: Time::ZERO,
             refused: 0,
             ended: None,
         }
@@ -186,6 +206,7 @@ impl Hub {
                 break;
             }
         }
+        self.resume_clients();
         self.watch_idleness();
         if let Some(due) = self.next_due()
             && self.sleeps_until.is_none_or(|until| due < until)
@@ -238,6 +259,7 @@ impl Hub {
         match (idle, self.idle_since) {
             (true, None) => {
                 self.idle_since = Some(self.now());
+                self.looks_at = self.now();
                 self.wake.notify_one();
             }
             (false, Some(_)) => self.idle_since = None,

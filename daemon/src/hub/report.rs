@@ -25,6 +25,8 @@ impl Hub {
             report.upstream.pid = None;
         }
         report.upstream.ended = self.ended.clone();
+        report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.watches_health());
+        report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
         report.warnings.extend(self.reloader.warnings());
         if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
             report.warnings.push(Warning {
@@ -35,6 +37,18 @@ impl Hub {
                 } else {
                     "stop this daemon with `codexd ctl stop` and start it again".to_owned()
                 },
+            });
+        }
+        if let Some(why) = &self.cannot_accept {
+            report.warnings.push(Warning {
+                code: "cannotAccept".to_owned(),
+                message: format!(
+                    "clients that connect have to wait, {} are connected ({why}; the limit on open files is {})",
+                    report.clients, report.open_files_limit
+                ),
+                hint: "raise the hard limit (`LimitNOFILE=` of the unit, or `ulimit -Hn`), or set \
+                       `limits.max_clients` to less"
+                    .to_owned(),
             });
         }
         report
@@ -67,6 +81,20 @@ impl Hub {
             _ => self.reason(),
         }
     }
+}
+
+/// Milliseconds without an answer from which on it is worth a word: it comes within a few (measured).
+const SILENT_MS: u64 = 1_000;
+
+/// Warns of an upstream that does not say whether it lives.
+fn silence(waited_ms: u64) -> Option<Warning> {
+    (waited_ms >= SILENT_MS).then(|| Warning {
+        code: "upstreamSilent".to_owned(),
+        message: format!(
+            "codex app-server was asked whether it lives and has not answered for {waited_ms} ms"
+        ),
+        hint: "wait: it is ended after `probe_timeout`, unless it says something before".to_owned(),
+    })
 }
 
 fn daemon_state(state: State) -> DaemonState {

@@ -124,6 +124,9 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
+/// Milliseconds between two looks at the socket's file, of a daemon that nobody uses.
+const LOOK_MS: u64 = 5_000;
+
 impl Hub {
     /// The upstream runs.
     fn begin(&mut self) {
@@ -178,7 +181,7 @@ impl Hub {
     /// Returns when something is due next.
     pub(super) fn next_due(&self) -> Option<Time> {
         let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
-        let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| since + ms);
+        let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| (since + ms).min(self.looks_at));
         let connection = self.deadlines.first().map(|(at, _)| *at);
         [self.lifecycle.poll_timeout(), self.router.poll_timeout(), health, idle, connection]
             .into_iter()
@@ -198,7 +201,7 @@ impl Hub {
             self.check_health(now);
         }
         if let (Some(since), Some(ms)) = (self.idle_since, self.idle_exit_ms)
-            && now.since(since) >= ms
+            && (now.since(since) >= ms || self.cannot_be_found(now))
         {
             self.idle_since = None;
             self.happened(Event::StopRequested(StopSource::Idle));
@@ -206,18 +209,42 @@ impl Hub {
         self.settle();
     }
 
+    /// Looks, now and then, whether the socket is still there: without it nobody will ever need this daemon
+    /// again, and who starts the next one has to wait for its end.
+    fn cannot_be_found(&mut self, now: Time) -> bool {
+        if self.looks_at > now {
+            return false;
+        }
+        self.looks_at = now + LOOK_MS;
+        let gone = self.socket_file.as_ref().is_some_and(|file| !file.still_ours());
+        if gone {
+            tracing::warn!(
+                socket.path = self.identity.socket,
+                "the socket was removed or replaced, and nobody is connected: stopping"
+            );
+        }
+        gone
+    }
+
     fn check_health(&mut self, now: Time) {
         match self.health.handle_timeout(now) {
             Verdict::Alive => {}
-            Verdict::Ask => self.router.probe(now),
+            Verdict::Ask => {
+                tracing::debug!("asking codex app-server whether it lives");
+                self.router.probe(now);
+            }
             Verdict::Unresponsive => {
-                tracing::error!("codex app-server does not answer");
+                tracing::error!(
+                    waited_ms = self.health.waited_ms(now),
+                    queued_bytes = self.router.upstream_outbox().len(),
+                    "codex app-server does not answer"
+                );
                 self.happened(Event::UpstreamUnresponsive);
             }
         }
     }
 
-    fn watches_health(&self) -> bool {
+    pub(super) fn watches_health(&self) -> bool {
         matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
     }
 

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::lifecycle::{ChildStatus, Event};
+use codexd_proto::router::Outbox;
 use nix::errno::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
@@ -15,6 +16,10 @@ use crate::upstream::process::{Pipes, Signals};
 
 /// Reads of the upstream before clients have their turn.
 const READS_IN_A_ROW: usize = 4;
+
+/// Bytes that may wait for the upstream; above, no client is read. What one read brought still comes on top,
+/// and a message that was begun.
+const BACKLOG_BYTES: usize = 16 << 20;
 
 /// The upstream's ends of the pipes that this process holds.
 pub(super) struct UpstreamIo {
@@ -40,6 +45,12 @@ impl UpstreamIo {
             waker: None,
             blocked: false,
         }
+    }
+
+    /// Tells whether so much waits for the upstream that clients must not send more: what they send without
+    /// asking for an answer is bounded by nothing else.
+    pub(super) fn is_behind(&self, outbox: &Outbox) -> bool {
+        self.stdin.is_some() && outbox.len() > BACKLOG_BYTES
     }
 
     pub(super) fn signals(&self) -> Signals {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use codexd_proto::exit::ExitCode;
 
+use crate::environment::lend_runtime_dir;
 use crate::error::Error;
 
 /// One step of a plan.
@@ -110,7 +111,7 @@ fn write(path: &Path, contents: &str) -> Result<String, Error> {
 fn run(words: &[String], failure: OnFailure) -> Result<String, Error> {
     let line = words.join(" ");
     let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
-    let output = Command::new(program).args(arguments).output();
+    let output = lend_runtime_dir(&mut Command::new(program)).args(arguments).output();
     match (output, failure) {
         (Ok(output), _) if output.status.success() => Ok(format!("ran {line}")),
         (_, OnFailure::Ignore) => Ok(String::new()),

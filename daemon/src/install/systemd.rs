@@ -9,6 +9,7 @@ use codexd_proto::exit::ExitCode;
 use super::step::Step;
 use super::{Facts, say, template};
 use crate::control::client::ask_status;
+use crate::environment::lend_runtime_dir;
 use crate::error::Error;
 
 const SERVICE: &str = include_str!("../../../systemd/codexd.service");
@@ -107,15 +108,19 @@ pub(super) fn install(facts: &Facts, now: bool) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
-/// A daemon that was started by hand or by a client would make the service fail with 75.
+/// Returns the process of a daemon that was started by hand or by a client.
+fn stranger(facts: &Facts, service: &str) -> Option<u32> {
+    let status = ask_status(&facts.settings.paths.control_socket, ANSWER_WITHIN).ok()?;
+    let own = show(service, "MainPID").as_deref() == Some(status.pid.to_string().as_str());
+    (!own).then_some(status.pid)
+}
+
+/// A daemon of somebody else's would make the service fail with 75.
 fn refuse_stranger(facts: &Facts, service: &str) -> Result<(), Error> {
-    let Ok(status) = ask_status(&facts.settings.paths.control_socket, ANSWER_WITHIN) else { return Ok(()) };
-    if show(service, "MainPID").as_deref() == Some(status.pid.to_string().as_str()) {
-        return Ok(());
-    }
+    let Some(pid) = stranger(facts, service) else { return Ok(()) };
     Err(Error::new(
         ExitCode::AlreadyRunning,
-        format!("codexd runs already as process {}, and not as a service", status.pid),
+        format!("codexd runs already as process {pid}, and not as a service"),
     )
     .hint("`codexd ctl stop` lets running turns finish and ends it; then install again"))
 }
@@ -138,6 +143,11 @@ pub(super) fn farewell(facts: &Facts, now: bool, stale: bool) -> Result<(), Erro
         say(&format!("clients connect to {}", facts.settings.paths.socket.display()))?;
     } else {
         say(&format!("next: systemctl --user enable --now {name}.socket"))?;
+    }
+    if let Some(pid) = stranger(facts, &format!("{name}.service")).filter(|_| !now) {
+        say(&format!(
+            "note: codexd runs already as process {pid}, and not as a service; `codexd ctl stop` ends it first"
+        ))?;
     }
     if stale {
         say(&format!("note: `systemctl --user restart {name}.service` puts the new unit into force"))?;
@@ -166,6 +176,7 @@ pub(super) fn uninstall(facts: &Facts) -> Vec<Step> {
     for folder in ["sockets.target.wants", "default.target.wants"].map(|wants| folder.join(wants)) {
         steps.push(Step::RemoveEmpty { path: folder });
     }
+    steps.push(Step::Remove { path: facts.settings.paths.start_lock() });
     steps.push(Step::RemoveEmpty { path: facts.settings.paths.runtime_dir.clone() });
     steps
 }
@@ -180,27 +191,42 @@ pub(super) fn check_manager() -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ExitCode::Unavailable, "no service manager of systemd answers for this user")
-        .hint(format!(
-            "after `su` or `sudo`: export XDG_RUNTIME_DIR=/run/user/{}; without systemd the first client starts the daemon",
-            nix::unistd::geteuid()
-        )))
+        .hint(
+            "after `su` or `sudo`, `unset XDG_RUNTIME_DIR` if it is another user's; a user without a session has one \
+             after `loginctl enable-linger USER`; without systemd the first client starts the daemon",
+        ))
 }
 
 /// Asks the user's manager for a property of a unit; `None` where there is no manager.
 pub(crate) fn show(unit: &str, property: &str) -> Option<String> {
-    let output = Command::new("systemctl").args(["--user", "show", "-P", property, unit]).output().ok()?;
+    let mut command = Command::new("systemctl");
+    command.args(["--user", "show", "-P", property, unit]);
+    let output = lend_runtime_dir(&mut command).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Tells whether the user's services outlive the last session; `None` where that cannot be told.
+/// Tells whether the user's services outlive the last session; `None` where that cannot be told, or where
+/// there are no sessions (no logind).
 pub(crate) fn linger() -> Option<bool> {
-    // What logind itself goes by (`loginctl(1)`, enable-linger).
-    let folder = Path::new("/var/lib/systemd/linger");
-    if !folder.is_dir() && !Path::new("/run/systemd/seats").is_dir() {
-        return None;
-    }
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
-    Some(folder.join(user.name).exists())
+    let folder = Path::new("/var/lib/systemd/linger");
+    let sessions = Path::new("/run/systemd/seats").is_dir();
+    ask_linger(&user.name).or_else(|| noted_linger(folder, &user.name, sessions))
+}
+
+/// Asks logind. It answers for users that have a session or linger, and only over the system's D-Bus.
+fn ask_linger(user: &str) -> Option<bool> {
+    let output = Command::new("loginctl").args(["show-user", user, "--property=Linger", "--value"]).output();
+    match output.ok().filter(|output| output.status.success())?.stdout.trim_ascii() {
+        b"yes" => Some(true),
+        b"no" => Some(false),
+        _ => None,
+    }
+}
+
+/// Looks at the files that logind keeps, one for each user that lingers, and goes by when it starts.
+fn noted_linger(folder: &Path, user: &str, sessions: bool) -> Option<bool> {
+    (sessions || folder.is_dir()).then(|| folder.join(user).exists())
 }
 
 #[cfg(test)]
@@ -253,6 +279,19 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn lingering_is_looked_up_where_logind_notes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("linger");
+        assert_eq!(noted_linger(&folder, "x", false), None);
+        // The folder is made for the first one who lingers.
+        assert_eq!(noted_linger(&folder, "x", true), Some(false));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("x"), "").unwrap();
+        assert_eq!(noted_linger(&folder, "x", false), Some(true));
+        assert_eq!(noted_linger(&folder, "y", false), Some(false));
     }
 
     #[test]

@@ -1,10 +1,8 @@
 //! A daemon of its own session, started by a client and outliving it.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,14 +13,12 @@ use super::report::Word;
 use super::{Target, report};
 use crate::error::Error;
 use crate::notify::STRIPPED_ENV;
-use crate::{paths, private_dir};
+use crate::{log_file, paths};
 
 /// How long a daemon may take until it is ready: longer than the upstream may take for its handshake.
 const READY_WITHIN: Duration = Duration::from_secs(45);
 /// How often a daemon is started that somebody kills before it is ready.
 const KILLED_ATTEMPTS: u32 = 5;
-/// Bytes of a log beyond which the next daemon begins a new one; one old log is kept.
-const LOG_BYTES: u64 = 1 << 20;
 
 /// Starts `codexd serve` and waits until it is ready.
 ///
@@ -56,9 +52,8 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
 /// Starts the process; returns it and the pipe on which it tells how the start went.
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
-    let program =
-        std::env::current_exe().map_err(|error| Error::os("cannot find codexd itself").because(error))?;
-    let log = open_log(&settings.paths.state_dir, log_path).map_err(|error| {
+    let program = own_program()?;
+    let log = log_file::open(log_path).map_err(|error| {
         Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
             .because(error)
     })?;
@@ -96,13 +91,19 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     Ok((child, reader))
 }
 
-/// Opens the log to append to it, a new one if the old one has grown large.
-fn open_log(dir: &Path, path: &Path) -> io::Result<File> {
-    private_dir::ensure_state(dir)?;
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        std::fs::rename(path, paths::with_suffix(path, ".1"))?;
+/// Returns the program of this process, or what was put in its place: a client may outlive an update of codexd.
+fn own_program() -> Result<PathBuf, Error> {
+    let path =
+        std::env::current_exe().map_err(|error| Error::os("cannot find codexd itself").because(error))?;
+    Ok(in_its_place(path))
+}
+
+/// Linux marks the name of a file that was removed, or replaced by another one (`proc_pid_exe(5)`).
+fn in_its_place(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
+        Some(name) if !path.exists() => PathBuf::from(name),
+        _ => path,
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 /// Makes this process independent of the client that started it: a session of its own, and none of the
@@ -126,19 +127,15 @@ pub(crate) fn detach() {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::*;
 
     #[test]
-    fn a_large_log_is_put_aside_once() {
+    fn a_program_that_was_replaced_is_found() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state/x.log");
-        let state = dir.path().join("state");
-        open_log(&state, &path).unwrap().write_all(b"first").unwrap();
-        open_log(&state, &path).unwrap().set_len(LOG_BYTES + 1).unwrap();
-        open_log(&state, &path).unwrap().write_all(b"second").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"second");
-        assert_eq!(std::fs::metadata(state.join("x.log.1")).unwrap().len(), LOG_BYTES + 1);
+        let path = |name: &str| dir.path().join(name);
+        assert_eq!(in_its_place(path("codexd (deleted)")), path("codexd"));
+        assert_eq!(in_its_place(path("codexd")), path("codexd"));
+        std::fs::write(path("odd (deleted)"), "").unwrap();
+        assert_eq!(in_its_place(path("odd (deleted)")), path("odd (deleted)"));
     }
 }

@@ -2,17 +2,17 @@
 //!
 //! The file stays: it is locked by many in turn, and unlinking it would let two hold one each.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use codexd_proto::exit::ExitCode;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::lock;
 use crate::record::unix_ms;
 
 /// The start lock, held.
@@ -36,22 +36,13 @@ impl StartLock {
     ///
     /// # Errors
     ///
-    /// With exit code 73 when the file cannot be made.
+    /// With exit code 77 when the file is a symbolic link, 73 when it cannot be made.
     pub(super) fn try_acquire(path: &Path) -> Result<Option<StartLock>, Error> {
-        let cannot = || Error::new(ExitCode::CannotCreate, format!("cannot lock `{}`", path.display()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(path)
-            .map_err(|error| cannot().because(error))?;
+        let file = lock::open(path)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => Ok(Some(StartLock { file })),
             Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(cannot().because(errno)),
+            Err((_, errno)) => Err(lock::cannot_lock(path).because(errno)),
         }
     }
 

@@ -17,6 +17,8 @@ mod lock;
 mod report;
 mod service;
 
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use codexd_proto::exit::ExitCode;
@@ -69,11 +71,7 @@ pub(crate) fn attempt(
         if taken(&paths.lock) {
             elsewhere(target.settings)?;
         } else {
-            return Err(Error::new(
-                ExitCode::Unavailable,
-                format!("no daemon listens on `{}`", paths.socket.display()),
-            )
-            .hint("start one with `codexd serve`, or leave out `--no-spawn`"));
+            return Err(no_daemon(target.settings));
         }
         return Ok(Attempt::Wait);
     }
@@ -109,6 +107,42 @@ pub(crate) fn attempt(
             Err(error)
         }
     }
+}
+
+/// Says what to do for a daemon with another environment: in words, after `hint:`.
+pub(crate) fn how_to_change_environment(target: &Target<'_>) -> String {
+    match service::find(target.settings, target.codex_args, target.environment) {
+        Some(service) => service.how_to_change_environment(),
+        None => "`codexd ctl stop` ends it, and the next client starts one with its environment".to_owned(),
+    }
+}
+
+/// Refuses to connect where that would start a daemon although none may be started: to a socket that a service
+/// manager keeps open for it.
+///
+/// # Errors
+///
+/// With exit code 69 when no daemon runs.
+pub(crate) fn check_runs(target: &Target<'_>) -> Result<(), Error> {
+    let paths = &target.settings.paths;
+    // Of a socket that was named it is not known which control socket goes with it.
+    if target.may_spawn || !paths.socket_is_default() || !paths.control_socket_is_default() {
+        return Ok(());
+    }
+    match UnixStream::connect(&paths.control_socket).map_err(|error| error.kind()) {
+        // One that is starting holds the lock before it listens.
+        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+            if instance_lock::is_free(&paths.lock) =>
+        {
+            Err(no_daemon(target.settings))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_daemon(settings: &Settings) -> Error {
+    Error::new(ExitCode::Unavailable, format!("no daemon listens on `{}`", settings.paths.socket.display()))
+        .hint("start one with `codexd serve`, or leave out `--no-spawn`")
 }
 
 /// Refuses to wait for a daemon that serves the instance on another socket than the one that was named.

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use codexd_proto::exit::ExitCode;
 
 use crate::config::Settings;
-use crate::environment::Environment;
+use crate::environment::{Environment, lend_runtime_dir};
 use crate::error::Error;
 use crate::{install, paths};
 
@@ -19,6 +19,8 @@ use crate::{install, paths};
 pub(super) struct Service {
     program: &'static str,
     arguments: Vec<String>,
+    /// The unit that runs the daemon, where systemd has it.
+    unit: Option<String>,
     /// How people look at it.
     inspect: String,
 }
@@ -57,10 +59,16 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         .map(|kind| format!("{name}.{kind}"))
         .into_iter()
         .find(|unit| folders.iter().any(|folder| folder.join(unit).exists()))?;
+    let service = format!("{name}.service");
+    // A socket fails when its service was started too often, and would do so again with the next client,
+    // without a word. The service says why.
+    let failed = || install::systemd::show(&unit, "ActiveState").as_deref() == Some("failed");
+    let unit = if unit != service && failed() { service.clone() } else { unit };
     Some(Service {
         program: "systemctl",
         arguments: ["--user", "--no-ask-password", "start", &unit].map(str::to_owned).into(),
-        inspect: format!("systemctl --user status {name}.service"),
+        inspect: format!("systemctl --user status {service}"),
+        unit: Some(service),
     })
 }
 
@@ -72,6 +80,7 @@ fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
     plist.exists().then(|| Service {
         program: "launchctl",
         arguments: vec!["kickstart".to_owned(), target.clone()],
+        unit: None,
         inspect: format!("launchctl print {target}"),
     })
 }
@@ -82,7 +91,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// With exit code 69 and the manager's words.
+    /// With exit code 69: how the daemon ended if it did, else the manager's words.
     pub(super) fn start(&self) -> Result<(), Error> {
         let failed = || {
             Error::new(
@@ -95,7 +104,7 @@ impl Service {
             )
             .hint(self.inspect.clone())
         };
-        let output = Command::new(self.program)
+        let output = lend_runtime_dir(&mut Command::new(self.program))
             .args(&self.arguments)
             .stdin(Stdio::null())
             .output()
@@ -103,7 +112,39 @@ impl Service {
         if output.status.success() {
             return Ok(());
         }
-        Err(failed().because(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        // The manager goes on by itself where trying again may help.
+        if matches!(self.ask("ActiveState").as_deref(), Some("activating" | "active")) {
+            return Ok(());
+        }
+        let said = || String::from_utf8_lossy(&output.stderr).trim().replace('\n', " ");
+        Err(failed().because(self.end().unwrap_or_else(said)))
+    }
+
+    fn ask(&self, property: &str) -> Option<String> {
+        install::systemd::show(self.unit.as_ref()?, property)
+    }
+
+    /// Says how a variable gets to the daemon, and the codex of this shell.
+    pub(super) fn how_to_change_environment(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!(
+                "`systemctl --user edit {unit}` sets variables (`Environment=NAME=value`), `codexd install --systemd` \
+                 takes PATH and codex of this shell; then systemctl --user restart {unit}"
+            ),
+            None => "`codexd install --launchd --now` takes PATH and codex of this shell".to_owned(),
+        }
+    }
+
+    /// Returns how the daemon of the unit ended, by exit code and in its own last words.
+    fn end(&self) -> Option<String> {
+        // That of the last life, also when there were too many of them.
+        if self.ask("Result")? != "exit-code" {
+            return None;
+        }
+        let code = self.ask("ExecMainStatus")?;
+        let words = self.ask("StatusText").filter(|words| !words.is_empty());
+        let words = words.map(|words| format!(": {words}")).unwrap_or_default();
+        Some(format!("exit code {code}{words}"))
     }
 }
 

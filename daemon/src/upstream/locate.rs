@@ -42,6 +42,13 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
         let what = if found.exists() { "it cannot be executed" } else { "there is no such file" };
         return Err(not_there(format!("cannot run `{}`: {what}", found.display())));
     }
+    if is_bare_script(&found) {
+        return Err(Error::new(
+            ExitCode::Unavailable,
+            format!("cannot run `{}`: it is a text that does not begin with `#!`", found.display()),
+        )
+        .hint("name its interpreter in the first line (`#!/bin/sh`), or name another program with `--codex PATH`"));
+    }
     Ok(match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
@@ -56,6 +63,16 @@ fn not_there(context: String) -> Error {
 
 fn is_executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+}
+
+/// Tells whether a file is text without an interpreter. The system refuses to run that (ENOEXEC, `execve(2)`);
+/// the C library would hand it to a shell instead, and whatever that made of it would pass for codex
+/// (`exec(3)`). A file that cannot be read is left to the system.
+fn is_bare_script(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut start));
+    let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace() || *byte == b'\x1b';
+    read.is_ok() && !start.starts_with(b"#!") && start.iter().all(is_text)
 }
 
 /// Returns the native binary if `found` is the wrapper of the npm package.
@@ -141,9 +158,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("codex");
         fs::write(&file, "").unwrap();
+        let (script, empty) = (dir.path().join("script"), dir.path().join("empty"));
+        program(&script, "exec codex \"$@\"\n");
+        program(&empty, "");
         for (path, says) in [
             (dir.path().join("none"), "no such file"),
             (file, "cannot be executed"),
+            (script, "does not begin with `#!`"),
+            (empty, "does not begin with `#!`"),
             (PathBuf::from("codex"), "in PATH"),
         ] {
             let error = locate(&path, Some(OsStr::new("/nowhere"))).unwrap_err();

@@ -15,6 +15,7 @@ use super::locate::Program;
 use super::stderr;
 use crate::error::Error;
 use crate::notify::STRIPPED_ENV;
+use crate::open_files::OpenFiles;
 
 /// Bytes that the pipe from the upstream may hold, where the system allows it: more than its
 /// default (64 KiB, `pipe(7)`), so that a burst is read in few pieces.
@@ -36,7 +37,7 @@ pub(crate) struct Pipes {
 }
 
 impl Process {
-    /// Starts `codex app-server` with `args`.
+    /// Starts `codex app-server` with `args`, and with the limits on open files that this process was given.
     ///
     /// To be called from a thread that lives as long as the process: on Linux the child is sent
     /// SIGTERM when the *thread* that started it ends (`PR_SET_PDEATHSIG`, `prctl(2)`). SIGTERM and
@@ -45,7 +46,11 @@ impl Process {
     /// # Errors
     ///
     /// With exit code 69 when the program cannot be executed, 71 when the system refuses.
-    pub(crate) fn spawn(program: &Program, args: &[String]) -> Result<(Process, Pipes), Error> {
+    pub(crate) fn spawn(
+        program: &Program,
+        args: &[String],
+        files: OpenFiles,
+    ) -> Result<(Process, Pipes), Error> {
         let mut command = Command::new(&program.executable);
         command
             .arg("app-server")
@@ -58,7 +63,7 @@ impl Process {
         for name in STRIPPED_ENV {
             command.env_remove(name);
         }
-        crate::sys::prepare_child(&mut command);
+        crate::sys::prepare_child(&mut command, files.given);
         let mut child = command.spawn().map_err(|error| {
             let code = match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ExitCode::Unavailable,

@@ -2,7 +2,9 @@
 //!
 //! The id of a question passes unchanged. The first answer wins, whoever gives it (measured: the
 //! upstream takes it from any connection); later ones are dropped here. A question that nobody can
-//! see waits: the upstream repeats it to whoever resumes its thread.
+//! see waits: the upstream repeats it to whoever resumes its thread. One that belongs to no thread's
+//! subscribers is repeated to nobody, so it fails when the last client that got it goes; one that the
+//! upstream gives up by itself fails at that time, so that it is not kept for ever.
 
 use super::thread::Thread;
 use super::{Phase, Router, Topic};
@@ -23,6 +25,10 @@ pub(super) struct Ask {
     /// Whether `serverRequest/resolved` follows the answer.
     pub(super) resolved: bool,
     pub(super) since: Time,
+    /// Whether it fails when nobody is left who got it.
+    needs_somebody: bool,
+    /// When the upstream gives it up.
+    deadline: Option<Time>,
 }
 
 impl Router {
@@ -40,7 +46,7 @@ impl Router {
         if !ask.resolved {
             self.asks.remove(&id);
         }
-        self.upstream.push(line);
+        self.send_answer(line);
     }
 
     /// Passes a question on to those it is for.
@@ -125,6 +131,7 @@ impl Router {
         to: &[ClientId],
     ) {
         let now = self.delivery.now;
+        let of_thread = known.is_none() && thread.is_some();
         let ask = self.asks.entry(id).or_insert_with(|| Ask {
             thread,
             seen_by: Vec::new(),
@@ -132,6 +139,8 @@ impl Router {
             // One that is not known is taken for settled by its answer.
             resolved: known.is_some_and(|k| k.resolved),
             since: now,
+            needs_somebody: known.is_none_or(|k| k.audience != AskAudience::Thread) && !of_thread,
+            deadline: known.and_then(|k| k.within_ms).map(|ms| now + ms),
         });
         if ask.answered {
             return;
@@ -153,13 +162,48 @@ impl Router {
 
     /// Answers a question that nobody can answer.
     fn ask_failed(&mut self, id: AskId, message: &str) {
-        self.upstream.push_with(|out| {
-            out.extend_from_slice(b"{\"id\":");
-            write_i64(out, id.0);
-            out.extend_from_slice(b",\"error\":{\"code\":-32000,\"message\":");
-            write_string(out, message);
-            out.extend_from_slice(b"}}");
-        });
+        let mut line = b"{\"id\":".to_vec();
+        write_i64(&mut line, id.0);
+        line.extend_from_slice(b",\"error\":{\"code\":-32000,\"message\":");
+        write_string(&mut line, message);
+        line.extend_from_slice(b"}}");
+        self.send_answer(&line);
+    }
+
+    /// Takes note that a client sees no question any more: those that only it could answer fail.
+    pub(super) fn forget_asked(&mut self, client: ClientId) {
+        let mut failed = Vec::new();
+        for (id, ask) in &mut self.asks {
+            let before = ask.seen_by.len();
+            ask.seen_by.retain(|c| *c != client);
+            if ask.seen_by.is_empty() && before > 0 && ask.needs_somebody && !ask.answered {
+                failed.push(*id);
+            }
+        }
+        for id in failed {
+            self.asks.remove(&id);
+            self.ask_failed(id, "the client that was asked has gone");
+        }
+    }
+
+    /// Returns when the upstream gives up a question.
+    pub(super) fn next_question_deadline(&self) -> Option<Time> {
+        self.asks.values().filter_map(|ask| ask.deadline).min()
+    }
+
+    /// Fails the questions that nobody answered in time.
+    pub(super) fn fail_overdue_questions(&mut self) {
+        let now = self.delivery.now;
+        let overdue: Vec<AskId> = self
+            .asks
+            .iter()
+            .filter(|(_, ask)| ask.deadline.is_some_and(|deadline| deadline <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in overdue {
+            self.asks.remove(&id);
+            self.ask_failed(id, "no client answered in time");
+        }
     }
 
     /// Takes note that a question is settled.

@@ -1,7 +1,8 @@
 //! What clients send.
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
-use super::pending::{Kind, Origin, Part, Pending, Queued};
+use super::pending::{Kind, Origin, Part, Pending};
+use super::queue::Queued;
 use super::session::{OpenResource, Session, SessionState};
 use super::thread::Thread;
 use super::window::Waiter;
@@ -117,8 +118,21 @@ impl Router {
     /// `initialized` has no effect upstream and was sent by codexd itself; what is not known passes.
     fn client_notification(&mut self, client: ClientId, method: &[u8], line: &[u8]) {
         let active = self.sessions.get(&client).is_some_and(|s| s.is_active());
-        if active && method != b"initialized" && !matches!(self.phase, Phase::Lost(_)) {
+        if !active || method == b"initialized" || matches!(self.phase, Phase::Lost(_)) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&client) else { return };
+        if session.queue.is_empty() && self.window.has_room() {
+            let offset = self.upstream.queued_total();
             self.upstream.push(line);
+            self.window.notified(offset, self.delivery.now);
+            self.note_newest(client, None);
+        } else {
+            // There is no way to refuse it: see `is_held_up`.
+            if session.queue.is_empty() {
+                self.window.wait(Waiter::Client(client));
+            }
+            session.queue.push(Queued { id: None, line: line.to_vec(), long: false });
         }
     }
 
@@ -176,9 +190,9 @@ impl Router {
         }
         match known.map_or(Route::Forward, |r| r.route) {
             Route::Forward | Route::Local => self.forward(incoming, known),
-            Route::Unsubscribe => self.unsubscribe(incoming),
+            Route::Unsubscribe => self.unsubscribe(incoming, known),
             Route::Namespace { resource, id, opens } => self.namespaced(incoming, known, resource, id, opens),
-            Route::TranslateRequestId(param) => self.translated(incoming, param),
+            Route::TranslateRequestId(param) => self.translated(incoming, known, param),
         }
     }
 
@@ -195,7 +209,7 @@ impl Router {
             None => Kind::Plain,
             Some(known) => self.kind(known, &incoming),
         };
-        self.dispatch(incoming, kind, known.is_some_and(|r| r.long), Edits::new());
+        self.dispatch(incoming, kind, known, Edits::new());
     }
 
     /// Says what the answer to a request will change.
@@ -229,11 +243,18 @@ impl Router {
     }
 
     /// Gives a request its upstream id and puts it on its way, or in its client's queue.
-    fn dispatch(&mut self, incoming: Incoming<'_>, kind: Kind, long: bool, mut edits: Edits<'_>) {
+    fn dispatch(
+        &mut self,
+        incoming: Incoming<'_>,
+        kind: Kind,
+        known: Option<&'static Request>,
+        mut edits: Edits<'_>,
+    ) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let Some(session) = self.sessions.get_mut(&client) else { return };
-        let waits = !session.queue.is_empty() || (!long && !self.window.has_room());
-        if waits && session.queue.len() >= self.config.limits.queued_requests_per_client {
+        let long = known.is_some_and(|r| r.long);
+        let waits = !session.queue.is_empty() || !self.window.has_room();
+        if waits && session.queue.is_full_for(line.len(), &self.config.limits) {
             return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         session.in_flight += 1;
@@ -243,13 +264,8 @@ impl Router {
         if kind == Kind::WindowsSetup {
             self.windows_setup = Some(client);
         }
-        let upstream_id = self.pending.insert(Pending {
-            origin: Origin::Client { client, id },
-            kind,
-            since: self.delivery.now,
-            offset: None,
-            counted: false,
-        });
+        let origin = Origin::Client { client, id };
+        let upstream_id = self.pending.insert(Pending::new(origin, kind, known, self.delivery.now));
         if hydrates {
             self.hydrating.push_back((upstream_id, client));
         }
@@ -273,11 +289,13 @@ impl Router {
             if session.queue.is_empty() {
                 self.window.wait(Waiter::Client(client));
             }
-            session.queue.push_back(Queued { id: upstream_id, line: text, long });
+            session.queue.push(Queued { id: Some(upstream_id), line: text, long });
         } else {
             let offset = self.upstream.queued_total();
             self.upstream.push_with(|out| write(out, &mut edits));
-            self.sent(upstream_id, offset, long);
+            let kept = self.kept.copy(self.upstream.last_line(offset));
+            self.note_newest(client, Some(upstream_id));
+            self.sent(upstream_id, offset, long, kept);
         }
     }
 
@@ -308,9 +326,8 @@ impl Router {
         param: &'static str,
         opens: bool,
     ) {
-        let long = known.is_some_and(|r| r.long);
         let Some(params) = incoming.params.filter(|p| incoming.line[p.start] == b'{') else {
-            return self.dispatch(incoming, Kind::Plain, long, Edits::new());
+            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
         let line = incoming.line;
         let value = namespace::last_member(line, params, param);
@@ -323,7 +340,7 @@ impl Router {
                 inner.of(line).into()
             }
             // Not a string: the upstream says so.
-            Some(None) => return self.dispatch(incoming, Kind::Plain, long, edits),
+            Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
             // A buffered command without an id gets one, so that it can be ended with its client.
             None if opens && resource == Resource::Exec && !namespace::streams(line, params) => {
                 let mut id = b"~".to_vec();
@@ -333,14 +350,14 @@ impl Router {
                 inject(&mut edits, line, params, param, value, &prefix);
                 id.into()
             }
-            None => return self.dispatch(incoming, Kind::Plain, long, edits),
+            None => return self.dispatch(incoming, Kind::Plain, known, edits),
         };
         let part = match known {
             _ if opens => Part::Opens,
             Some(known) if known.method == resource.close_method() => Part::Closes,
             _ => Part::Uses,
         };
-        self.dispatch(incoming, Kind::Resource { resource, id, part }, long, edits);
+        self.dispatch(incoming, Kind::Resource { resource, id, part }, known, edits);
     }
 
     /// Ends a resource whose client has gone.
@@ -355,7 +372,7 @@ impl Router {
         });
     }
 
-    fn translated(&mut self, incoming: Incoming<'_>, param: &'static str) {
+    fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
         let line = incoming.line;
         let mut edits = Edits::new();
         if let Some(value) = incoming.params.and_then(|p| namespace::last_member(line, p, param))
@@ -369,20 +386,24 @@ impl Router {
             }
             edits.replace_owned(value, text);
         }
-        self.dispatch(incoming, Kind::Plain, false, edits);
+        self.dispatch(incoming, Kind::Plain, known, edits);
     }
 
     // ---- subscriptions -----------------------------------------------------------------------------
 
-    fn unsubscribe(&mut self, incoming: Incoming<'_>) {
+    fn unsubscribe(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let Some(thread) = incoming.text("threadId").and_then(|text| ThreadId::from_text(&text)) else {
             // The upstream words the error.
-            return self.dispatch(incoming, Kind::Plain, false, Edits::new());
+            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
         let before = self.pending.next_id();
         if self.resumes_in_flight(incoming.client, &thread, before) {
             // Else the answer to the resume would subscribe it again, against its last word.
             let Incoming { client, id, id_span, line, .. } = incoming;
+            let waiting = self.deferred.iter().filter(|d| d.client == client).count();
+            if waiting >= self.config.limits.queued_requests_per_client {
+                return self.refuse(client, Some(&id), &QUEUE_FULL);
+            }
             let line = line.into();
             self.deferred.push(DeferredUnsubscribe { client, id, id_span, thread, line, before });
             return;
@@ -392,9 +413,11 @@ impl Router {
 
     fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
         let Incoming { client, id, id_span, line, .. } = incoming;
-        if self.sessions.get(&client).is_some_and(|s| {
-            !s.queue.is_empty() && s.queue.len() >= self.config.limits.queued_requests_per_client
-        }) {
+        if self
+            .sessions
+            .get(&client)
+            .is_some_and(|s| !s.queue.is_empty() && s.queue.is_full_for(line.len(), &self.config.limits))
+        {
             // Before anything is changed for it.
             return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
@@ -410,10 +433,11 @@ impl Router {
             return self.unsubscribe_answer(client, &id, "unsubscribed");
         }
         let kind = Kind::Unsubscribe { thread };
-        self.dispatch(Incoming { client, id, id_span, line, params: None }, kind, false, Edits::new());
+        let known = self.routes.request(b"thread/unsubscribe");
+        self.dispatch(Incoming { client, id, id_span, line, params: None }, kind, known, Edits::new());
     }
 
-    fn unsubscribe_answer(&mut self, client: ClientId, id: &RequestId, status: &str) {
+    pub(super) fn unsubscribe_answer(&mut self, client: ClientId, id: &RequestId, status: &str) {
         self.deliver_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
@@ -501,7 +525,8 @@ impl Router {
         let Some(session) = self.sessions.get_mut(&client) else { return };
         let subscriptions = std::mem::take(&mut session.subscriptions);
         let resources = std::mem::take(&mut session.resources);
-        let queue = std::mem::take(&mut session.queue);
+        self.paused -= usize::from(session.queue.paused.is_some());
+        let queue = session.queue.take();
         session.in_flight = 0;
         if session.over_soft_since.take().is_some() {
             self.delivery.over_soft -= 1;
@@ -512,15 +537,18 @@ impl Router {
         }
         self.window.forget(Waiter::Client(client));
         for queued in queue {
-            // Never sent: it has no effect that would have to be undone, but others may wait for it.
-            let Some(pending) = self.pending.remove(queued.id) else { continue };
+            // Never sent, or refused: it has no effect that would have to be undone, but others may wait
+            // for it.
+            let Some(id) = queued.id else { continue };
+            let Some(pending) = self.pending.remove(id) else { continue };
             self.note_opening(&pending.kind, -1);
-            self.hydrating.retain(|(id, _)| *id != queued.id);
+            self.hydrating.retain(|(other, _)| *other != id);
             if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
                 self.release_if_loaded(&thread);
             }
         }
-        for (_, kind) in self.pending.orphan(client) {
+        for (_, kind, line) in self.pending.orphan(client) {
+            self.kept.forget(line);
             if let Kind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
                 self.end_resource(client, Resource::Exec, &id);
             }
@@ -528,9 +556,7 @@ impl Router {
         for OpenResource { resource, id } in resources {
             self.end_resource(client, resource, &id);
         }
-        for ask in self.asks.values_mut() {
-            ask.seen_by.retain(|c| *c != client);
-        }
+        self.forget_asked(client);
         for thread in &subscriptions {
             if let Some(state) = self.threads.get_mut(thread) {
                 state.unsubscribe(client);

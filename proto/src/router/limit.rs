@@ -19,12 +19,17 @@ pub struct Limits {
     pub client_queue_max_bytes: usize,
     /// Requests of one client that may wait for their turn; above, they are refused with -32001.
     pub queued_requests_per_client: usize,
-    /// Requests that the upstream may have unanswered, without those that take long.
+    /// Bytes of these requests; above, they are refused as well. The first one may be longer.
+    pub queued_request_bytes_per_client: usize,
+    /// Requests that the upstream may have unanswered, without those that take long and that it is
+    /// known to have taken.
     ///
     /// The upstream loses requests past 128 (measured), so this stays well below.
     pub window: usize,
     /// Milliseconds after which an unanswered request counts as one that takes long.
     pub window_release_ms: u64,
+    /// Milliseconds after which an unanswered request that does not take long is worth a warning.
+    pub unanswered_warning_ms: u64,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
     pub hold_ms: u64,
     /// Bytes of a client's lines that are kept while the upstream is still starting.
@@ -42,8 +47,10 @@ impl Default for Limits {
             client_queue_stall_ms: 250,
             client_queue_max_bytes: 64 << 20,
             queued_requests_per_client: 1024,
+            queued_request_bytes_per_client: 64 << 20,
             window: 64,
             window_release_ms: 2_000,
+            unanswered_warning_ms: 60_000,
             hold_ms: 10_000,
             early_bytes: 1 << 20,
             remembered_threads: 4096,

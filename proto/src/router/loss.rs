@@ -50,11 +50,13 @@ impl Router {
         self.replay_early();
         let written = self.upstream.written_total();
         for session in self.sessions.values_mut() {
-            session.queue.clear();
+            session.queue.take();
             session.in_flight = 0;
         }
-        self.own_queue.clear();
-        for pending in self.pending.drain() {
+        self.own_queue.take();
+        self.paused = 0;
+        for mut pending in self.pending.drain() {
+            self.kept.forget(pending.line.take());
             if let Origin::Client { client, id } = &pending.origin {
                 let delivered = match pending.offset {
                     Some(offset) if offset < written => Delivered::Maybe,

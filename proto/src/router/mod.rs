@@ -27,7 +27,9 @@ mod loss;
 mod namespace;
 mod outbox;
 mod pending;
+mod queue;
 mod report;
+mod retry;
 mod session;
 mod thread;
 mod upstream;
@@ -54,7 +56,8 @@ pub use session::SessionState;
 
 use ask::Ask;
 use handshake::Handshake;
-use pending::{Kind, Origin, Pending, PendingTable, Queued};
+use pending::{Kind, Origin, Pending, PendingTable};
+use queue::{Queue, Queued};
 use session::Session;
 use thread::{Held, Thread};
 use window::{Waiter, Window};
@@ -169,7 +172,10 @@ pub struct Router {
     pending: PendingTable,
     window: Window,
     /// codexd's own requests that wait for the window.
-    own_queue: VecDeque<Queued>,
+    own_queue: Queue,
+    /// Queues that are paused.
+    paused: usize,
+    kept: retry::Kept,
     /// Requests in flight that may make any thread known.
     opening: usize,
     /// Requests in flight that will make this thread known.
@@ -211,7 +217,9 @@ impl Router {
             threads: FxHashMap::default(),
             pending: PendingTable::default(),
             window,
-            own_queue: VecDeque::new(),
+            own_queue: Queue::default(),
+            paused: 0,
+            kept: retry::Kept::default(),
             opening: 0,
             resuming: FxHashMap::default(),
             held: VecDeque::new(),
@@ -311,7 +319,15 @@ impl Router {
             .then(|| self.sessions.values().filter_map(|s| s.over_soft_since).min())
             .flatten()
             .map(|since| since + limits.client_queue_soft_ms);
-        [held, window, soft].into_iter().flatten().min()
+        let marker = self.window.marker_due(limits.window_release_ms);
+        let paused = (self.paused > 0)
+            .then(|| {
+                let queues = self.sessions.values().map(|s| &s.queue);
+                queues.chain([&self.own_queue]).filter_map(|q| q.paused).min()
+            })
+            .flatten();
+        let question = self.next_question_deadline();
+        [held, window, soft, marker, paused, question].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -326,16 +342,13 @@ impl Router {
             }
         }
         if let Some(before) = now.as_millis().checked_sub(limits.window_release_ms) {
-            while let Some(id) = self.window.take_older(Time::from_millis(before)) {
-                if let Some(pending) = self.pending.get_mut(id)
-                    && pending.counted
-                {
-                    pending.counted = false;
-                    self.window.closed();
-                }
+            while let Some(sent) = self.window.take_older(Time::from_millis(before)) {
+                self.give_back(sent);
             }
             self.pump();
         }
+        self.end_pauses();
+        self.fail_overdue_questions();
         if self.delivery.over_soft > 0 {
             let slow: Vec<ClientId> = self
                 .sessions
@@ -348,6 +361,11 @@ impl Router {
             self.delivery.overflowed.extend(slow);
         }
         self.close_overflowed();
+        // Last: what was closed may have left something that waits.
+        if self.window.marker_due(limits.window_release_ms).is_some_and(|due| due <= now) {
+            self.window.mark(true, now);
+            self.send_own("thread/loaded/list", Kind::Marker, |out| out.extend_from_slice(b"{}"));
+        }
     }
 
     /// Stops taking new work, and tells every client why and for how long.
@@ -405,6 +423,12 @@ impl Router {
         self.sessions
             .get(&client)
             .is_some_and(|s| s.in_flight > 0 || !s.early.is_empty() || !s.outbox.is_empty())
+    }
+
+    /// Tells whether a client is not to be read for now: so much of it waits for the upstream that cannot
+    /// be refused. What one read brought is taken all the same.
+    pub fn is_held_up(&self, client: ClientId) -> bool {
+        self.sessions.get(&client).is_some_and(|s| s.queue.is_behind(&self.config.limits))
     }
 
     /// Tells whether nobody is connected and nothing runs.
@@ -494,14 +518,8 @@ impl Router {
         if matches!(self.phase, Phase::Lost(_)) {
             return;
         }
-        let urgent = matches!(kind, Kind::Initialize | Kind::Probe);
-        let id = self.pending.insert(Pending {
-            origin: Origin::Codexd,
-            kind,
-            since: self.now(),
-            offset: None,
-            counted: false,
-        });
+        let urgent = matches!(kind, Kind::Initialize | Kind::Probe | Kind::Marker);
+        let id = self.pending.insert(Pending::new(Origin::Codexd, kind, None, self.now()));
         let mut line = Vec::new();
         line.extend_from_slice(b"{\"id\":");
         crate::id::write_u64(&mut line, id.0);
@@ -517,37 +535,87 @@ impl Router {
             return;
         }
         if urgent {
-            self.send(id, &line, true);
+            // Not counted: there is one of each at most.
+            let offset = self.upstream.queued_total();
+            self.upstream.push(&line);
+            if let Some(pending) = self.pending.get_mut(id) {
+                pending.offset = Some(offset);
+            }
         } else if self.own_queue.is_empty() && self.window.has_room() {
-            self.send(id, &line, false);
+            self.send(Waiter::Codexd, Queued { id: Some(id), line, long: false });
         } else {
             if self.own_queue.is_empty() {
                 self.window.wait(Waiter::Codexd);
             }
-            self.own_queue.push_back(Queued { id, line, long: false });
+            self.own_queue.push(Queued { id: Some(id), line, long: false });
         }
     }
 
-    /// Puts a request on its way.
-    fn send(&mut self, id: UpstreamId, line: &[u8], long: bool) {
+    /// Puts a request or a notification on its way.
+    fn send(&mut self, whose: Waiter, queued: Queued) {
         let offset = self.upstream.queued_total();
-        self.upstream.push(line);
-        self.sent(id, offset, long);
+        self.upstream.push(&queued.line);
+        match queued.id {
+            Some(id) => {
+                let line = match whose {
+                    Waiter::Codexd => self.kept.keep_own(queued.line),
+                    Waiter::Client(_) => self.kept.keep(queued.line),
+                };
+                self.sent(id, offset, queued.long, line);
+            }
+            None => self.window.notified(offset, self.delivery.now),
+        }
     }
 
     /// Takes note that a request was put into the upstream's outbox at `offset`.
-    fn sent(&mut self, id: UpstreamId, offset: u64, long: bool) {
+    fn sent(&mut self, id: UpstreamId, offset: u64, long: bool, line: Option<Vec<u8>>) {
         if let Some(pending) = self.pending.get_mut(id) {
             pending.offset = Some(offset);
-            pending.counted = !long;
+            pending.counted = true;
+            pending.line = line;
         }
-        if !long {
-            self.window.opened(id, self.delivery.now);
+        self.window.opened(id, offset, long, self.delivery.now);
+    }
+
+    /// Gives back the place of a request that the upstream has taken and that takes long.
+    fn give_back(&mut self, sent: window::Sent) {
+        // It may have been sent again since, elsewhere in the stream.
+        if let Some(pending) = self.pending.get_mut(sent.id)
+            && pending.counted
+            && pending.offset == Some(sent.offset)
+        {
+            pending.counted = false;
+            self.kept.forget(pending.line.take());
+            self.window.closed();
+        }
+    }
+
+    /// Takes note that the upstream has taken what was sent up to `offset`.
+    fn took(&mut self, offset: u64) {
+        self.window.took(offset);
+        while let Some(sent) = self.window.next_taken() {
+            self.give_back(sent);
+        }
+    }
+
+    /// Puts an answer to a question of the upstream on its way.
+    fn send_answer(&mut self, line: &[u8]) {
+        if self.window.has_room_for_answer() {
+            let offset = self.upstream.queued_total();
+            self.upstream.push(line);
+            self.window.answered(offset, self.delivery.now);
+        } else {
+            self.window.keep_answer(line);
         }
     }
 
     /// Sends what waits, in turn, as far as the window has room.
     fn pump(&mut self) {
+        while let Some(line) = self.window.next_answer() {
+            let offset = self.upstream.queued_total();
+            self.upstream.push(&line);
+            self.window.answered(offset, self.delivery.now);
+        }
         while self.window.has_room() {
             let Some(waiter) = self.window.next() else { return };
             let queue = match waiter {
@@ -557,14 +625,25 @@ impl Router {
                     None => continue,
                 },
             };
-            let Some(Queued { id, line, long }) = queue.pop_front() else { continue };
-            let more = !queue.is_empty();
-            if more {
+            let Some(queued) = queue.pop() else { continue };
+            if !queue.is_empty() {
                 self.window.wait(waiter);
             }
-            if !self.is_overtaken(id) {
-                self.send(id, &line, long);
+            if queued.id.is_some_and(|id| self.is_overtaken(id)) {
+                continue;
             }
+            if let Waiter::Client(client) = waiter {
+                self.note_newest(client, queued.id);
+            }
+            self.send(waiter, queued);
+        }
+    }
+
+    /// Takes note of the newest request of a client that was sent, or that something else was.
+    fn note_newest(&mut self, client: ClientId, id: Option<UpstreamId>) {
+        let id = id.unwrap_or_else(|| self.pending.next_id());
+        if let Some(session) = self.sessions.get_mut(&client) {
+            session.newest_sent = session.newest_sent.max(Some(id));
         }
     }
 }

@@ -85,6 +85,12 @@ impl Outbox {
         self.queued_total += line.len() as u64 + 1;
     }
 
+    /// Returns the line that was queued last at `offset`, which is not written yet.
+    pub(super) fn last_line(&self, offset: u64) -> &[u8] {
+        let bytes = (self.queued_total - offset) as usize;
+        &self.bytes[self.bytes.len() - bytes..self.bytes.len() - 1]
+    }
+
     /// Queues the line that `write` appends; the line feed is added.
     #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {

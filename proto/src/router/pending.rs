@@ -1,9 +1,11 @@
 //! Requests that wait for the upstream's answer.
 
+use std::collections::hash_map::Entry;
+
 use rustc_hash::FxHashMap;
 
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
-use crate::routes::Resource;
+use crate::routes::{Request, Resource};
 use crate::time::Time;
 
 /// Whose request it is.
@@ -36,6 +38,8 @@ pub(super) enum Kind {
     Initialize,
     /// A question whose only purpose is the answer.
     Probe,
+    /// A question whose answer tells that what was sent before it was taken.
+    Marker,
     /// A question that is refused with the names of all methods.
     Catalog,
     /// Makes a thread.
@@ -79,14 +83,23 @@ pub(super) struct Pending {
     pub(super) offset: Option<u64>,
     /// Whether it takes a place in the window.
     pub(super) counted: bool,
+    /// What the table knows of it.
+    pub(super) known: Option<&'static Request>,
+    /// Its line, as long as the upstream may refuse it, unless that is too long.
+    pub(super) line: Option<Vec<u8>>,
+    /// How often it was sent again.
+    pub(super) tries: u32,
 }
 
-/// A line that waits for the pacing window.
-#[derive(Debug)]
-pub(super) struct Queued {
-    pub(super) id: UpstreamId,
-    pub(super) line: Vec<u8>,
-    pub(super) long: bool,
+impl Pending {
+    pub(super) fn new(origin: Origin, kind: Kind, known: Option<&'static Request>, since: Time) -> Pending {
+        Pending { origin, kind, since, offset: None, counted: false, known, line: None, tries: 0 }
+    }
+
+    /// Tells whether it may take long for good reasons.
+    pub(super) fn is_long(&self) -> bool {
+        self.known.is_some_and(|known| known.long)
+    }
 }
 
 /// All requests without an answer, by the id the upstream knows them by.
@@ -105,8 +118,22 @@ impl PendingTable {
         id
     }
 
+    /// Puts a request back that was removed.
+    pub(super) fn put_back(&mut self, id: UpstreamId, pending: Pending) {
+        self.table.insert(id, pending);
+    }
+
     pub(super) fn remove(&mut self, id: UpstreamId) -> Option<Pending> {
         self.table.remove(&id)
+    }
+
+    /// Takes out a request that was sent. One that still waits cannot have been answered.
+    #[inline]
+    pub(super) fn remove_sent(&mut self, id: UpstreamId) -> Option<Pending> {
+        match self.table.entry(id) {
+            Entry::Occupied(entry) if entry.get().offset.is_some() => Some(entry.remove()),
+            _ => None,
+        }
     }
 
     pub(super) fn get(&self, id: UpstreamId) -> Option<&Pending> {
@@ -141,18 +168,19 @@ impl PendingTable {
             .map(|(upstream, _)| *upstream)
     }
 
-    /// Makes orphans of a client's requests and returns them, oldest first.
-    pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(UpstreamId, Kind)> {
+    /// Makes orphans of a client's requests and returns them with the lines that were kept of them,
+    /// oldest first.
+    pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(UpstreamId, Kind, Option<Vec<u8>>)> {
         let mut orphans: Vec<_> = self
             .table
             .iter_mut()
             .filter(|(_, p)| matches!(p.origin, Origin::Client { client: c, .. } if c == client))
             .map(|(id, p)| {
                 p.origin = Origin::Orphan { client };
-                (*id, p.kind.clone())
+                (*id, p.kind.clone(), p.line.take())
             })
             .collect();
-        orphans.sort_unstable_by_key(|(id, _)| *id);
+        orphans.sort_unstable_by_key(|(id, ..)| *id);
         orphans
     }
 

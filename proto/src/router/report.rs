@@ -1,9 +1,11 @@
 //! What the router contributes to the status.
 
+use std::collections::BTreeMap;
+
 use super::session::SessionState;
 use super::{Router, pending::Origin};
 use crate::routes::MEASURED_VERSION;
-use crate::status::{ClientStatus, StatusReport};
+use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
 
 impl Router {
@@ -31,6 +33,39 @@ impl Router {
         report.counters = self.counters.clone();
         report.counters.clients_refused = refused;
         report.counters.delivered_messages = self.delivery.delivered;
+        report.warnings.extend(self.unanswered_warnings(now));
+    }
+
+    /// Returns a warning for each method whose requests should take no time and have no answer: how
+    /// many, and the age of the oldest.
+    ///
+    /// That the upstream is dead does not follow from it: one slow request is not a dead server.
+    fn unanswered_warnings(&self, now: Time) -> Vec<Warning> {
+        let mut late: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
+        for pending in self.pending.values() {
+            let Some(known) = pending.known.filter(|known| known.answers_soon()) else { continue };
+            let age = now.since(pending.since);
+            if age >= self.config.limits.unanswered_warning_ms
+                && pending.offset.is_some()
+                && matches!(pending.origin, Origin::Client { .. })
+            {
+                let (count, oldest) = late.entry(known.method).or_default();
+                *count += 1;
+                *oldest = age.max(*oldest);
+            }
+        }
+        late.into_iter()
+            .map(|(method, (count, oldest))| Warning {
+                code: "requestUnanswered".to_owned(),
+                message: match count {
+                    1 => format!("`{method}` has had no answer for {} s", oldest / 1_000),
+                    n => {
+                        format!("{n} requests `{method}` have no answer, the oldest for {} s", oldest / 1_000)
+                    }
+                },
+                hint: "other requests go on; its client can give it up and ask again".to_owned(),
+            })
+            .collect()
     }
 
     /// Describes every connected client, in the order of their connection.
@@ -73,10 +108,22 @@ pub struct Bookkeeping {
     pub pending: usize,
     /// Requests that wait for the window, of clients and of codexd itself.
     pub queued: usize,
+    /// Of those, the most that one client has.
+    pub queued_most: usize,
+    /// Bytes that wait, of clients and of codexd itself.
+    pub queued_bytes: usize,
     /// Places taken in the window.
     pub window: usize,
+    /// Answers to questions that the upstream is not known to have taken.
+    pub untaken_answers: usize,
     /// Waiters for the window.
     pub waiting: usize,
+    /// Answers to questions that wait.
+    pub answers: usize,
+    /// Bytes of lines that may have to be sent again.
+    pub kept_bytes: usize,
+    /// Queues that are paused.
+    pub paused: usize,
     /// Messages held back.
     pub held: usize,
     /// Requests in flight that may make threads known.
@@ -108,8 +155,15 @@ impl Router {
         Bookkeeping {
             pending: self.pending.values().count(),
             queued: self.own_queue.len() + self.sessions.values().map(|s| s.queue.len()).sum::<usize>(),
+            queued_bytes: self.own_queue.bytes()
+                + self.sessions.values().map(|s| s.queue.bytes()).sum::<usize>(),
+            queued_most: self.sessions.values().map(|s| s.queue.len()).max().unwrap_or_default(),
             window: self.window.open(),
+            untaken_answers: self.window.answers(),
             waiting: self.window.waiting(),
+            answers: self.window.waiting_answers(),
+            kept_bytes: self.kept.bytes(),
+            paused: self.paused,
             held: self.held.len(),
             opening: self.opening + self.resuming.values().sum::<usize>(),
             hydrating: self.hydrating.len(),

@@ -1,12 +1,10 @@
 //! One client connection.
 
-use std::collections::VecDeque;
-
 use rustc_hash::FxHashSet;
 
 use super::outbox::Outbox;
-use super::pending::Queued;
-use crate::id::ThreadId;
+use super::queue::Queue;
+use crate::id::{ThreadId, UpstreamId};
 use crate::routes::{NotificationSet, Resource};
 use crate::time::Time;
 
@@ -53,7 +51,9 @@ pub(super) struct Session {
     /// Since when its outbox is above the soft limit.
     pub(super) over_soft_since: Option<Time>,
     /// Requests that wait for the pacing window.
-    pub(super) queue: VecDeque<Queued>,
+    pub(super) queue: Queue,
+    /// The newest request that was sent; higher when something went after it that has no id.
+    pub(super) newest_sent: Option<UpstreamId>,
     /// Requests without an answer yet, those in `queue` included.
     pub(super) in_flight: usize,
     /// Lines that came while the upstream was still starting.
@@ -78,7 +78,8 @@ impl Session {
             dirty: false,
             took: now,
             over_soft_since: None,
-            queue: VecDeque::new(),
+            queue: Queue::default(),
+            newest_sent: None,
             in_flight: 0,
             early: Vec::new(),
             connected: now,

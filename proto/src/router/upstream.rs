@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use serde::Deserialize;
 
 use super::pending::{Kind, Origin, Part, Pending};
+use super::retry::is_refusal;
 use super::session::OpenResource;
 use super::thread::{Held, KnownTo, Replay};
 use super::{Action, Phase, Router, Topic, namespace};
@@ -43,7 +44,8 @@ impl Router {
                 self.notification(line, method.of(line), params);
             }
             Some(UpstreamMessage::Response { id, id_span, failed, body }) => {
-                match id.and_then(|id| self.pending.remove(UpstreamId(id)).map(|p| (UpstreamId(id), p))) {
+                match id.and_then(|id| self.pending.remove_sent(UpstreamId(id)).map(|p| (UpstreamId(id), p)))
+                {
                     Some((id, pending)) => self.response(line, id, pending, id_span, failed, body),
                     None => self.counters.dropped_messages += 1,
                 }
@@ -455,7 +457,7 @@ impl Router {
         &mut self,
         line: &[u8],
         upstream_id: UpstreamId,
-        pending: Pending,
+        mut pending: Pending,
         id_span: Span,
         failed: bool,
         body: Span,
@@ -463,6 +465,19 @@ impl Router {
         if pending.counted {
             self.window.closed();
         }
+        if is_refusal(line, failed, body) {
+            match self.take_back(upstream_id, pending) {
+                Ok(()) => return self.pump(),
+                Err(given_back) => pending = given_back,
+            }
+            if let Kind::Unsubscribe { thread } = &pending.kind {
+                self.kept.forget(pending.line.take());
+                return self.take_over_goodbye(thread, &pending.origin);
+            }
+        } else if let Some(offset) = pending.offset {
+            self.took(offset);
+        }
+        self.kept.forget(pending.line.take());
         self.note_opening(&pending.kind, -1);
         self.hydrating.retain(|(id, _)| *id != upstream_id);
         let client = match &pending.origin {
@@ -474,6 +489,7 @@ impl Router {
         match &pending.kind {
             Kind::Initialize => self.handshake_answered(line, failed, body),
             Kind::Probe => self.actions.push_back(Action::ProbeAnswered),
+            Kind::Marker => self.window.mark(false, self.delivery.now),
             Kind::Catalog if failed => self.methods_named(line, body),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {

@@ -81,7 +81,7 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
         notes.push("refused while draining".to_owned());
     }
     if request.long {
-        notes.push("not counted in the window".to_owned());
+        notes.push("not counted in the window once it was taken".to_owned());
     }
     (request.method, notes)
 }
@@ -117,6 +117,9 @@ fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
     }];
     if request.resolved {
         notes.push("`serverRequest/resolved` follows the answer".to_owned());
+    }
+    if let Some(ms) = request.within_ms {
+        notes.push(format!("an error when nobody answers within {ms} ms"));
     }
     if let Some(param) = request.strip {
         notes.push(format!("`{param}` only with `experimentalApi`"));

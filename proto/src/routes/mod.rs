@@ -43,6 +43,19 @@ pub struct Request {
 }
 
 impl Request {
+    /// Tells whether it changes nothing, as its name says.
+    pub fn only_reads(&self) -> bool {
+        let verb = self.method.rsplit('/').next().unwrap_or_default();
+        self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
+    }
+
+    /// Tells whether its answer is a matter of moments.
+    ///
+    /// A login waits for a person, and what starts something may wait for that.
+    pub fn answers_soon(&self) -> bool {
+        !self.long && !self.work && !self.method.contains("login")
+    }
+
     /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
     /// some.
     pub fn is_read(&self) -> bool {
@@ -315,6 +328,8 @@ pub struct ServerRequest {
     pub resolved: bool,
     /// Member of `params` that clients without `experimentalApi` do not see.
     pub strip: Option<&'static str>,
+    /// Milliseconds after which the upstream gives it up; `None` if it waits.
+    pub within_ms: Option<u64>,
 }
 
 /// Who is asked.
@@ -331,7 +346,7 @@ pub enum AskAudience {
 }
 
 const fn ask(method: &'static str, audience: AskAudience) -> ServerRequest {
-    ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None }
+    ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None, within_ms: None }
 }
 
 impl ServerRequest {
@@ -342,6 +357,11 @@ impl ServerRequest {
 
     const fn resolved(mut self) -> ServerRequest {
         self.resolved = true;
+        self
+    }
+
+    const fn within_ms(mut self, ms: u64) -> ServerRequest {
+        self.within_ms = Some(ms);
         self
     }
 

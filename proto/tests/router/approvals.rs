@@ -293,3 +293,60 @@ fn a_question_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() 
     net.feed(&turn_completed(&t, "u"));
     assert_eq!(net.router.bookkeeping().asks, 0);
 }
+
+#[test]
+fn a_question_for_clients_fails_when_the_last_one_that_was_asked_goes() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    net.feed(&question(0, "account/chatgptAuthTokens/refresh", &json!({})));
+    net.leave(a);
+    assert_eq!(net.sent_raw(), [""; 0]);
+    net.leave(b);
+    let failed = net.sent();
+    assert_eq!((failed.len(), &failed[0]["id"]), (1, &json!(0)));
+    assert!(failed[0]["error"]["message"].is_string());
+    assert_eq!(net.router.bookkeeping().asks, 0);
+}
+
+#[test]
+fn a_question_for_the_only_subscriber_fails_when_it_goes() {
+    let mut net = Net::new();
+    let (a, _b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.feed(&question(3, "currentTime/read", &json!({"threadId": t})));
+    net.leave(a);
+    let sent = net.sent();
+    assert!(sent.iter().any(|l| l["id"] == 3 && l["error"].is_object()), "{sent:?}");
+    assert_eq!(net.router.bookkeeping().asks, 0);
+}
+
+#[test]
+fn an_approval_does_not_fail_when_its_client_goes() {
+    let mut net = Net::new();
+    let (a, _b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&approval(0, &t));
+    net.leave(a);
+    net.pass(3_600_000);
+    assert!(net.sent().iter().all(|l| l.get("error").is_none()));
+    assert_eq!(net.router.bookkeeping().asks, 1);
+}
+
+#[test]
+fn a_question_fails_when_the_upstream_gives_it_up() {
+    for (method, within) in [("account/chatgptAuthTokens/refresh", 10_000), ("attestation/generate", 100)] {
+        let mut net = Net::new();
+        let a = net.join_with(&json!({"requestAttestation": true}));
+        net.feed(&question(5, method, &json!({})));
+        assert_eq!(net.router.poll_timeout().map(|t| t.since(net.now)), Some(within));
+        net.pass(within - 1);
+        assert_eq!(net.sent_raw(), [""; 0]);
+        net.pass(1);
+        let failed = net.sent();
+        assert_eq!((failed.len(), &failed[0]["id"]), (1, &json!(5)));
+        net.send(a, &answer(5, "late"));
+        assert_eq!(net.sent_raw(), [""; 0], "it is answered once");
+        assert_eq!(net.router.poll_timeout(), None);
+    }
+}

@@ -204,6 +204,12 @@ impl Net {
         self.feed(&json!({"error": {"code": -32600, "message": message}, "id": id}).to_string());
     }
 
+    /// The upstream has no room for a request.
+    pub(crate) fn overloaded(&mut self, id: i64) {
+        let error = json!({"code": -32001, "message": "Server overloaded; retry later."});
+        self.feed(&json!({"error": error, "id": id}).to_string());
+    }
+
     /// The lines that went up since the last time, byte for byte.
     pub(crate) fn sent_raw(&mut self) -> Vec<String> {
         let outbox = self.router.upstream_outbox();

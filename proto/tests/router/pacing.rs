@@ -4,7 +4,7 @@ use codexd_proto::id::ClientId;
 use codexd_proto::router::Limits;
 use serde_json::{Value, json};
 
-use crate::net::{Net, methods};
+use crate::net::{Net, approval, methods};
 
 fn windowed(window: usize) -> Net {
     Net::limited(Limits { window, queued_requests_per_client: 8, ..Limits::default() })
@@ -51,6 +51,23 @@ fn a_flood_of_one_client_does_not_delay_another() {
 }
 
 #[test]
+fn long_requests_fill_the_queue_by_their_bytes_but_the_first_is_taken() {
+    let limits = Limits { window: 1, queued_request_bytes_per_client: 1000, ..Limits::default() };
+    let mut net = Net::limited(limits);
+    let a = net.join();
+    let long = json!({"x": "y".repeat(600)});
+    for n in 0..3 {
+        net.request(a, n, "thread/list", &long);
+    }
+    // One is under way, one waits, and there is no room for another.
+    let refused = net.got_one(a);
+    assert_eq!((refused["id"].as_i64(), refused["error"]["code"].as_i64()), (Some(2), Some(-32001)));
+    let b = net.join();
+    net.request(b, "b", "thread/list", &json!({"x": "y".repeat(2000)}));
+    assert_eq!(net.got(b).len(), 0);
+}
+
+#[test]
 fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
     let mut net = windowed(1);
     let (a, b) = (net.join(), net.join());
@@ -66,18 +83,39 @@ fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
 }
 
 #[test]
-fn requests_that_take_long_are_not_counted() {
-    let mut net = windowed(1);
+fn requests_that_take_long_give_their_place_back_once_the_upstream_has_taken_them() {
+    let mut net = windowed(2);
     let a = net.join();
     net.request(a, 1, "command/exec", &json!({"command": ["sleep"], "processId": "p"}));
     net.request(a, 2, "thread/sample", &json!({"threadId": "t"}));
     net.request(a, 3, "thread/list", &json!({}));
     net.request(a, 4, "model/list", &json!({}));
-    net.request(a, 5, "command/exec", &json!({"command": ["sleep"], "processId": "q"}));
     let sent = net.sent();
-    assert_eq!(methods(&sent), ["command/exec", "thread/sample", "thread/list"], "order of a client is kept");
-    net.reply(upstream_id(&sent[2]), &json!({}));
-    assert_eq!(methods(&net.sent()), ["model/list"]);
+    assert_eq!(methods(&sent), ["command/exec", "thread/sample"], "a flood of them fills the queue too");
+    net.pass(9);
+    assert_eq!(net.sent(), [] as [Value; 0]);
+    net.pass(1);
+    let marker = net.sent();
+    assert_eq!(methods(&marker), ["thread/loaded/list"], "codexd asks what is answered at once");
+    assert_eq!(net.router.poll_timeout(), None, "and only once");
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/list", "model/list"], "both still run, and neither counts");
+    assert_eq!(net.got(a), [] as [Value; 0]);
+}
+
+#[test]
+fn any_answer_tells_that_what_was_sent_before_it_was_taken() {
+    let mut net = windowed(2);
+    let a = net.join();
+    net.request(a, 1, "command/exec", &json!({"command": ["sleep"], "processId": "p"}));
+    net.request(a, 2, "thread/list", &json!({}));
+    net.request(a, 3, "model/list", &json!({}));
+    net.request(a, 4, "config/read", &json!({}));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["command/exec", "thread/list"]);
+    net.reply(upstream_id(&sent[1]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["model/list", "config/read"]);
 }
 
 #[test]
@@ -91,13 +129,158 @@ fn an_unanswered_request_counts_as_long_after_a_while() {
     net.pass(1_999);
     assert_eq!(net.sent().len(), 0);
     net.pass(1);
+    let marker = net.sent();
+    assert_eq!(methods(&marker), ["thread/loaded/list"]);
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    net.pass(0);
     let second = net.sent();
-    assert_eq!(second.len(), 1);
+    assert_eq!(methods(&second), ["thread/list"]);
     // The late answer gives back no place a second time.
     net.reply(upstream_id(&slow[0]), &json!({}));
     assert_eq!(net.sent().len(), 0);
     net.reply(upstream_id(&second[0]), &json!({}));
     assert_eq!(net.sent().len(), 1);
+}
+
+#[test]
+fn an_upstream_that_stands_still_is_not_filled_up() {
+    let mut net = windowed(3);
+    let a = net.join();
+    flood(&mut net, a, 8);
+    for n in 0..40 {
+        net.request(a, format!("exec {n}"), "command/exec", &json!({"command": ["sleep"]}));
+        net.send(a, r#"{"method":"some/notification"}"#);
+        net.pass(1_000);
+    }
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/list", "thread/list", "thread/list", "thread/loaded/list"]);
+}
+
+#[test]
+fn notifications_take_their_place_and_their_turn() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    for _ in 0..20 {
+        net.send(a, r#"{"method":"some/notification"}"#);
+    }
+    net.request(b, 1, "thread/list", &json!({}));
+    assert_eq!(methods(&net.sent()), ["some/notification"]);
+    net.pass(10);
+    let marker = net.sent();
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["some/notification"]);
+    net.pass(10);
+    let marker = net.sent();
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["thread/list"], "the other client has its turn");
+    assert_eq!(net.router.bookkeeping().queued, 18, "none is dropped");
+}
+
+#[test]
+fn a_client_that_sends_too_many_notifications_is_not_read_until_there_is_room() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    for _ in 0..8 {
+        assert!(!net.router.is_held_up(a));
+        net.send(a, r#"{"method":"some/notification"}"#);
+    }
+    net.send(a, r#"{"method":"some/notification"}"#);
+    assert!(net.router.is_held_up(a) && !net.router.is_held_up(b));
+    net.sent();
+    net.pass(10);
+    let marker = net.sent();
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    assert!(!net.router.is_held_up(a));
+    flood(&mut net, b, 9);
+    assert!(!net.router.is_held_up(b), "requests are refused instead");
+    net.lose();
+    assert!(!net.router.is_held_up(a));
+}
+
+#[test]
+fn answers_do_not_wait_for_requests_and_do_not_fill_the_upstream_either() {
+    let mut net = Net::limited(Limits { window: 1, ..Limits::default() });
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    flood(&mut net, a, 2);
+    net.sent();
+    for id in 0..100 {
+        net.feed(&approval(id, &t));
+    }
+    for id in 0..100 {
+        net.send(a, &json!({"id": id, "result": {"decision": "accept"}}).to_string());
+    }
+    let mut answered: Vec<i64> = Vec::new();
+    for _ in 0..20 {
+        let sent = net.sent();
+        let answers = sent.iter().filter(|l| l.get("method").is_none());
+        let before = answered.len();
+        answered.extend(answers.map(upstream_id));
+        assert!(answered.len() - before <= 24);
+        let marker = sent.iter().find(|l| l["method"] == "thread/loaded/list");
+        if let Some(marker) = marker {
+            net.reply(upstream_id(marker), &json!({}));
+        }
+        net.pass(10);
+    }
+    assert_eq!(answered, (0..100).collect::<Vec<_>>(), "none is lost, doubled or out of order");
+    assert_eq!(net.router.bookkeeping().answers, 0);
+}
+
+#[test]
+fn a_marker_that_is_refused_tells_nothing_and_is_sent_again_later() {
+    let mut net = windowed(1);
+    let a = net.join();
+    net.request(a, 1, "command/exec", &json!({"command": ["sleep"]}));
+    net.request(a, 2, "thread/list", &json!({}));
+    net.sent();
+    net.pass(10);
+    let marker = net.sent();
+    net.overloaded(upstream_id(&marker[0]));
+    net.pass(0);
+    assert_eq!(net.sent(), [] as [Value; 0]);
+    net.pass(10);
+    let marker = net.sent();
+    assert_eq!(methods(&marker), ["thread/loaded/list"]);
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    assert_eq!(methods(&net.sent()), ["thread/list"]);
+}
+
+#[test]
+fn requests_are_queued_up_to_a_number_of_bytes() {
+    let limits = Limits { window: 1, queued_request_bytes_per_client: 10_000, ..Limits::default() };
+    let mut net = Net::limited(limits);
+    let (a, b) = (net.join(), net.join());
+    let long = |n: usize| json!({"pad": "x".repeat(n)});
+    net.request(a, 0, "thread/list", &json!({}));
+    net.request(a, 1, "thread/list", &long(50_000));
+    assert_eq!(net.got(a), [] as [Value; 0], "one of any length may wait");
+    net.request(a, 2, "thread/list", &json!({}));
+    let refused = net.got_one(a);
+    assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(2), &json!(-32001)));
+    assert_eq!(refused["error"]["data"]["codexd"]["retryable"], true);
+    net.request(b, 0, "thread/list", &long(5_000));
+    net.request(b, 1, "thread/list", &long(4_000));
+    net.request(b, 2, "thread/list", &long(4_000));
+    net.request(b, 3, "thread/list", &json!({}));
+    assert_eq!(net.got_one(b)["id"], 2, "a small one still has its place");
+}
+
+#[test]
+fn the_place_of_a_request_whose_client_has_gone_comes_back() {
+    let mut net = windowed(2);
+    let (a, b) = (net.join(), net.join());
+    flood(&mut net, a, 4);
+    net.request(a, "x", "command/exec", &json!({"command": ["sleep"]}));
+    let lost = net.sent();
+    net.leave(a);
+    flood(&mut net, b, 1);
+    net.pass(2_000);
+    let marker = net.sent();
+    net.reply(upstream_id(&marker[0]), &json!({}));
+    net.pass(0);
+    assert_eq!(methods(&net.sent()), ["thread/list"]);
+    assert_eq!(net.router.bookkeeping().window, 1, "{lost:?} are never answered");
 }
 
 #[test]

@@ -52,6 +52,8 @@ pub(crate) struct Client {
     pub(crate) initialize_sent: bool,
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
+    /// It sends nothing more.
+    pub(crate) half_closed: bool,
     bytes: Vec<u8>,
     pub(crate) outstanding: BTreeMap<String, Request>,
     pub(crate) unreadable: usize,
@@ -60,6 +62,8 @@ pub(crate) struct Client {
     pub(crate) commands: BTreeMap<String, u64>,
     pub(crate) watches: BTreeMap<String, u64>,
     pub(crate) next_broadcast: Option<u64>,
+    /// Questions that everybody is asked.
+    pub(crate) calls: BTreeSet<i64>,
     pub(crate) announced: usize,
     /// Answers that say that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
@@ -74,6 +78,7 @@ impl Client {
             initialize_sent: false,
             blocked: false,
             was_blocked: false,
+            half_closed: false,
             bytes: Vec::new(),
             outstanding: BTreeMap::new(),
             unreadable: 0,
@@ -82,6 +87,7 @@ impl Client {
             commands: BTreeMap::new(),
             watches: BTreeMap::new(),
             next_broadcast: None,
+            calls: BTreeSet::new(),
             announced: 0,
             lost: Vec::new(),
             requests: 0,
@@ -254,7 +260,10 @@ impl Client {
     }
 
     fn question(&mut self, id: i64, params: &Value, coverage: &mut Coverage) {
-        let thread = params["threadId"].as_str().unwrap();
+        let Some(thread) = params["threadId"].as_str() else {
+            assert!(self.joined && self.calls.insert(id), "question {id} is asked twice");
+            return;
+        };
         let opening = self.outstanding.values().any(|r| r.opens(thread));
         let view = self.view(thread);
         if let Some(repeated) = view.repeated.get_mut(&id).filter(|n| **n > 0) {

@@ -1,14 +1,17 @@
 //! A seeded simulation: clients, the router, a model of the upstream, and a clock that is a number.
 //!
 //! Each seed is one run: a few hundred steps in random order (requests, answers, partial reads and
-//! writes, blocked clients, departures, a drain, the loss of the upstream), then everything is
-//! brought to an end. What the clients see is checked as they read it ([`client`]); what must hold
-//! of the router is checked after every step ([`world`]).
+//! writes, blocked and half-closed clients, departures, an upstream that freezes, a machine that
+//! sleeps, signals, losses of every kind), then everything is brought to an end. Router, lifecycle and
+//! health check work together as they do in the daemon ([`life`]). What the clients see is checked as
+//! they read it ([`client`]); what must hold of the router is checked after every step ([`world`]);
+//! at the end, the daemon has exited in time and with the right code.
 //!
 //! `CODEXD_SIM_SEEDS=100000` runs more seeds, `CODEXD_SIM_SEED=42` one of them.
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod life;
 mod random;
 mod upstream;
 mod world;

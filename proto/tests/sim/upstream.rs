@@ -3,15 +3,12 @@
 //! Every message of a thread carries its number `seq` in that thread, counted whether or not the
 //! connection is subscribed; so a client that should have got it can tell that it is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use codexd_proto::frame::{Frame, LineDecoder};
 use serde_json::{Value, json};
 
 use crate::random::Random;
-
-/// Messages that the real one can have waiting before it loses some.
-const QUEUE: usize = 128;
 
 #[derive(Default)]
 pub(crate) struct Thread {
@@ -44,6 +41,9 @@ struct Todo {
 
 pub(crate) struct Upstream {
     pub(crate) threads: Vec<Thread>,
+    /// What was read and not taken yet, in order.
+    pub(crate) queue: VecDeque<Value>,
+    /// What was taken: it works on all of that at once.
     todo: Vec<Todo>,
     decoder: LineDecoder,
     /// Bytes written and not read by codexd yet.
@@ -53,7 +53,12 @@ pub(crate) struct Upstream {
     pub(crate) answered_asks: BTreeSet<i64>,
     /// Tags of requests of which the whole line came.
     pub(crate) received: BTreeSet<String>,
+    /// Of those, the ones that were refused the last time they came.
+    pub(crate) refused: BTreeSet<String>,
+    taken: BTreeSet<String>,
     pub(crate) partial: usize,
+    /// Number of the newest request of each client.
+    newest: BTreeMap<u64, u64>,
     unanswered: BTreeSet<i64>,
     pub(crate) short_unanswered: BTreeSet<i64>,
     pub(crate) most_unanswered: usize,
@@ -61,6 +66,16 @@ pub(crate) struct Upstream {
     pub(crate) commands: BTreeMap<String, (i64, String, u64)>,
     pub(crate) watches: BTreeMap<String, u64>,
     pub(crate) broadcasts: u64,
+    /// It answers the handshake with an error.
+    pub(crate) refuses: bool,
+    /// It refuses one in so many requests, as if its queue were full.
+    pub(crate) overloaded: Option<usize>,
+    pub(crate) overloads: u64,
+    pub(crate) notifications: u64,
+    /// Questions to everybody, without an answer.
+    pub(crate) open_calls: BTreeSet<i64>,
+    pub(crate) calls: u64,
+    pub(crate) failed_calls: u64,
 }
 
 fn is_long(method: &str) -> bool {
@@ -71,6 +86,7 @@ impl Upstream {
     pub(crate) fn new() -> Upstream {
         Upstream {
             threads: Vec::new(),
+            queue: VecDeque::new(),
             todo: Vec::new(),
             decoder: LineDecoder::new(1 << 20),
             output: Vec::new(),
@@ -78,19 +94,29 @@ impl Upstream {
             next_turn: 0,
             answered_asks: BTreeSet::new(),
             received: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            taken: BTreeSet::new(),
             partial: 0,
+            newest: BTreeMap::new(),
             unanswered: BTreeSet::new(),
             short_unanswered: BTreeSet::new(),
             most_unanswered: 0,
             commands: BTreeMap::new(),
             watches: BTreeMap::new(),
             broadcasts: 0,
+            refuses: false,
+            overloaded: None,
+            overloads: 0,
+            notifications: 0,
+            open_calls: BTreeSet::new(),
+            calls: 0,
+            failed_calls: 0,
         }
     }
 
     // ---- input -------------------------------------------------------------------------------------
 
-    pub(crate) fn read(&mut self, mut bytes: &[u8]) {
+    pub(crate) fn read(&mut self, mut bytes: &[u8], random: &mut Random) {
         let mut lines = Vec::new();
         while let Some(frame) = self.decoder.decode(&mut bytes) {
             let Frame::Line(line) = frame else { panic!("a line too long") };
@@ -100,27 +126,66 @@ impl Upstream {
         for line in lines {
             let text = String::from_utf8(line).expect("invalid UTF-8 ends the real upstream");
             let line: Value = serde_json::from_str(&text).expect("the real upstream drops what is not JSON");
-            self.take(line);
+            if let Some(tag) = line["params"]["tag"].as_str() {
+                self.received.insert(tag.to_owned());
+                self.refused.remove(tag);
+            }
+            if line["method"].is_string() && line["id"].is_i64() && self.refuses_for_now(&line, random) {
+                continue;
+            }
+            self.queue.push_back(line);
         }
+    }
+
+    /// Refuses a request before it is taken, as the real one does when its queue is full.
+    fn refuses_for_now(&mut self, line: &Value, random: &mut Random) -> bool {
+        if line["method"] == "initialize" || !self.overloaded.is_some_and(|n| random.one_in(n)) {
+            return false;
+        }
+        self.overloads += 1;
+        let tag = &line["params"]["tag"];
+        if let Some(tag) = tag.as_str() {
+            self.refused.insert(tag.to_owned());
+        }
+        let message = "Server overloaded; retry later.";
+        let error = json!({"code": -32001, "message": message, "data": {"tag": tag}});
+        self.write(&json!({"error": error, "id": line["id"]}).to_string());
+        true
+    }
+
+    /// Takes the next message.
+    fn take_one(&mut self) -> bool {
+        let Some(line) = self.queue.pop_front() else { return false };
+        self.take(line);
+        true
     }
 
     fn take(&mut self, line: Value) {
         let Some(method) = line["method"].as_str() else { return self.answered(&line) };
         if line.get("id").is_none() {
-            assert_eq!(method, "initialized");
+            self.notifications += u64::from(method != "initialized");
             return;
         }
         let id = line["id"].as_i64().expect("codexd counts its requests");
         assert!(self.unanswered.insert(id), "an id that is in use");
         if let Some(tag) = line["params"]["tag"].as_str() {
-            assert!(self.received.insert(tag.to_owned()), "{tag} came twice");
+            assert!(self.taken.insert(tag.to_owned()), "{tag} is carried out twice");
+        }
+        // A goodbye waits for the answer to the client's resume.
+        if let (Some(client), Some(n)) =
+            (line["params"]["from"][0].as_u64(), line["params"]["from"][1].as_u64())
+            && method != "thread/unsubscribe"
+        {
+            let newest = self.newest.get(&client).copied();
+            let reads = method == "thread/list";
+            assert!(reads || newest.is_none_or(|old| old < n), "the requests of a client are out of order");
+            self.newest.insert(client, newest.unwrap_or(n).max(n));
         }
         let method = method.to_owned();
         if !is_long(&method) && method != "initialize" && method != "thread/loaded/list" {
             self.short_unanswered.insert(id);
             self.most_unanswered = self.most_unanswered.max(self.short_unanswered.len());
         }
-        assert!(self.todo.len() < QUEUE, "a flood that the real upstream would lose");
         let thread = line["params"]["threadId"].as_str().and_then(|name| self.find(name));
         self.todo.push(Todo { line, method, thread, begun: None });
     }
@@ -133,6 +198,9 @@ impl Upstream {
         let id = line["id"].as_i64().expect("questions have integer ids");
         assert!(id < self.next_ask, "an answer to a question of nobody");
         assert!(self.answered_asks.insert(id), "question {id} is answered twice");
+        if self.open_calls.remove(&id) {
+            self.failed_calls += u64::from(line["error"]["code"] == -32000);
+        }
         let Some(at) = self.threads.iter().position(|t| t.asks.contains_key(&id)) else { return };
         self.threads[at].asks.remove(&id);
         self.settled(at, id);
@@ -205,11 +273,23 @@ impl Upstream {
     // ---- work --------------------------------------------------------------------------------------
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.todo.is_empty()
+        self.todo.is_empty() && self.queue.is_empty()
+    }
+
+    /// It asks everybody for something that one of them has to know.
+    fn call(&mut self) {
+        let id = self.next_ask;
+        self.next_ask += 1;
+        self.calls += 1;
+        self.open_calls.insert(id);
+        self.write(&format!(r#"{{"method":"account/chatgptAuthTokens/refresh","id":{id},"params":{{}}}}"#));
     }
 
     /// Works on one request: any, but those of one thread in their order.
     pub(crate) fn work(&mut self, random: &mut Random) -> bool {
+        if self.take_one() {
+            return true;
+        }
         if self.todo.is_empty() {
             return false;
         }
@@ -390,6 +470,7 @@ impl Upstream {
                 self.watches.remove(params["watchId"].as_str().unwrap());
                 self.reply(line, json!({}));
             }
+            "initialize" if self.refuses => self.fail(line, -32600, "too old"),
             "initialize" => self.reply(line, json!({"userAgent": "x/0.169.0 (x; x)"})),
             "skills/config/write" => {
                 self.reply(line, json!({}));
@@ -397,7 +478,7 @@ impl Upstream {
                 self.broadcasts += 1;
                 self.note("skills/changed", &params);
             }
-            _ if random.one_in(8) => self.fail(line, -32001, "Server overloaded; retry later."),
+            _ if random.one_in(8) => self.fail(line, -32603, "internal error"),
             _ => self.reply(line, json!({"data": []})),
         }
     }
@@ -443,6 +524,10 @@ impl Upstream {
 
     /// Something happens by itself: a turn goes on, a command writes, a file changes.
     pub(crate) fn stir(&mut self, random: &mut Random, winding_down: bool) -> bool {
+        if random.one_in(150) && !winding_down {
+            self.call();
+            return true;
+        }
         let commands: Vec<String> = self.commands.keys().cloned().collect();
         if !commands.is_empty() && random.one_in(8) {
             let name = &commands[random.below(commands.len())];

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use codexd_proto::exit::ExitCode;
 use codexd_proto::frame::{Frame, LineDecoder};
-use codexd_proto::router::{
-    Action, Announcement, Bookkeeping, CloseReason, Config, Identity, Limits, Loss, Router,
-};
+use codexd_proto::health::Health;
+use codexd_proto::lifecycle::{Event, Lifecycle, State};
+use codexd_proto::router::{Bookkeeping, Config, Identity, Limits, Router};
+use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
 use crate::client::{Client, Request};
+use crate::life::{Ending, LINE_BYTES, Plan, Process};
 use crate::random::Random;
 use crate::upstream::Upstream;
 
@@ -34,23 +37,40 @@ macro_rules! coverage {
 coverage! {
     answers, refused, errors, lost_requests, resumes, unsubscribes, early, numbered, asks, repeated_asks,
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
-    sub_agents, departures, waited,
+    sub_agents, departures, waited, steps, floods, interrupts, probes, unresponsive, shutdowns, deaf, mute,
+    sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, garbled, too_long, frozen,
+    refused_handshakes, slow_starts, overloads, retried, held_up, notifications, calls, failed_calls, long_floods,
 }
 
 const MAX_CLIENTS: usize = 6;
 
 pub(crate) struct World {
-    random: Random,
-    now: Time,
-    router: Router,
-    limits: Limits,
-    upstream: Upstream,
+    pub(crate) random: Random,
+    pub(crate) now: Time,
+    pub(crate) router: Router,
+    pub(crate) limits: Limits,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) health: Health,
+    pub(crate) events: VecDeque<Event>,
+    pub(crate) plan: Plan,
+    pub(crate) process: Process,
+    pub(crate) upstream: Upstream,
     /// Cuts what the upstream wrote into lines, as the shell does.
-    decoder: LineDecoder,
-    clients: Vec<Client>,
-    ready: bool,
-    draining: bool,
-    lost: bool,
+    pub(crate) decoder: LineDecoder,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) ready: bool,
+    pub(crate) draining: bool,
+    pub(crate) lost: bool,
+    pub(crate) door_open: bool,
+    pub(crate) slept: bool,
+    /// Why the daemon ends, by what happened first.
+    pub(crate) cause: Option<ExitCode>,
+    pub(crate) ends_since: Option<Time>,
+    /// By how much timers of the lifecycle fired late since then.
+    pub(crate) late_ms: u64,
+    pub(crate) probe_timeout_ms: u64,
+    pub(crate) asked: Time,
+    pub(crate) heard: Time,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
     /// Questions that somebody tried to answer at the end.
@@ -83,28 +103,46 @@ impl World {
             ..Config::default()
         };
         let now = Time::from_millis(10);
+        let plan = Plan::new(&mut random);
+        let mut upstream = Upstream::new();
+        upstream.overloaded = random.one_in(3).then(|| 2 + random.below(10));
+        let probe_timeout_ms = 100 + random.below(300) as u64;
+        let interval = plan.watched.then(|| 200 + random.below(400) as u64);
         World {
-            random,
             now,
             router: Router::new(config, now),
             limits,
-            upstream: Upstream::new(),
-            decoder: LineDecoder::new(1 << 20),
+            lifecycle: Lifecycle::new(plan.timeouts, now),
+            health: Health::new(interval, Some(probe_timeout_ms), now),
+            events: VecDeque::new(),
+            process: Process::new(&mut random),
+            plan,
+            upstream,
+            decoder: LineDecoder::new(LINE_BYTES),
             clients: Vec::new(),
             ready: false,
             draining: false,
             lost: false,
+            door_open: true,
+            slept: false,
+            cause: None,
+            ends_since: None,
+            late_ms: 0,
+            probe_timeout_ms,
+            asked: now,
+            heard: now,
             known_sub_agents: BTreeSet::new(),
             next_tag: 0,
             tried: BTreeSet::new(),
             log: VecDeque::new(),
             coverage: Coverage::default(),
             started: now,
+            random,
         }
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
-        self.log.push_back(text());
+    pub(crate) fn note(&mut self, text: String) {
+        self.log.push_back(text);
         if self.log.len() > 5_000 {
             self.log.pop_front();
         }
@@ -112,36 +150,51 @@ impl World {
 
     pub(crate) fn run(&mut self) {
         let steps = 150 + self.random.below(500);
-        let ends = self.random.below(3);
         let end_at = self.random.below(steps);
+        self.begin();
         for step in 0..steps {
-            self.step();
-            if step == end_at && ends == 1 {
-                self.lose();
+            if self.state() == State::Exited {
                 break;
             }
-            if step == end_at && ends == 2 && self.ready {
-                self.drain();
+            if step == end_at {
+                self.turn_for_the_end(self.plan.ending);
+            }
+            self.step();
+        }
+        if self.is_up() && !self.never_recovers() {
+            self.heal();
+            self.settle();
+        }
+        if self.is_up() && !self.never_recovers() {
+            self.check_settled();
+            match self.random.below(8) {
+                0 => self.turn_for_the_end(Ending::Exit),
+                1 => self.turn_for_the_end(Ending::Stop),
+                _ => {}
             }
         }
-        if !self.lost {
-            self.settle();
-            self.check_settled();
-            if self.random.one_in(4) {
-                self.lose();
-            }
+        if !self.is_up() || self.never_recovers() {
+            self.run_out();
         }
         while !self.clients.is_empty() {
             self.leave(0);
         }
-        if !self.lost {
+        if self.is_up() {
             self.settle();
             for thread in &self.upstream.threads {
                 assert!(!thread.subscribed, "{} is kept loaded for nobody", thread.name);
             }
             assert!(self.upstream.commands.is_empty(), "commands outlive their client");
             assert!(self.upstream.watches.is_empty(), "watches outlive their client");
+            // Its answer tells that everything before it was taken.
+            self.router.probe(self.now);
+            self.settle();
         }
+        self.coverage.overloads += self.upstream.overloads;
+        self.coverage.notifications += self.upstream.notifications;
+        self.coverage.calls += self.upstream.calls;
+        self.coverage.failed_calls += self.upstream.failed_calls;
+        self.coverage.retried += self.retried();
         assert!(self.router.is_quiet());
         assert_eq!(self.router.bookkeeping(), Bookkeeping::default(), "something is never forgotten");
         self.now = self.now + 2_000_000;
@@ -151,8 +204,9 @@ impl World {
 
     // ---- one step ----------------------------------------------------------------------------------
 
-    fn step(&mut self) {
-        match self.random.below(40) {
+    pub(crate) fn step(&mut self) {
+        self.coverage.steps += 1;
+        match self.random.below(42) {
             0 => self.connect(),
             1 if self.random.one_in(8) && !self.clients.is_empty() => {
                 let at = self.random.below(self.clients.len());
@@ -164,79 +218,70 @@ impl World {
             }
             3..=8 => self.act(),
             9..=14 => self.carry_up(),
-            15..=21 => drop(self.upstream.work(&mut self.random)),
-            22..=28 => drop(self.upstream.stir(&mut self.random, false)),
+            15..=21 if self.process.is_working() => drop(self.upstream.work(&mut self.random)),
+            22..=28 if self.process.is_working() => drop(self.upstream.stir(&mut self.random, false)),
             29..=33 => self.carry_down(),
+            40 => self.live(),
+            41 => self.trouble(),
             _ => self.deliver(),
         }
         self.after();
     }
 
-    fn after(&mut self) {
-        while let Some(action) = self.router.poll_action() {
-            self.note(|| format!("{action:?}"));
-            match action {
-                Action::UpstreamReady => {
-                    self.ready = true;
-                    for client in &mut self.clients {
-                        client.joined = client.initialize_sent;
-                    }
-                }
-                Action::Close { client, reason } => {
-                    let at = self.clients.iter().position(|c| c.id == client).unwrap();
-                    match reason {
-                        CloseReason::TooSlow => {
-                            assert!(self.clients[at].was_blocked, "a client that reads was closed");
-                            self.coverage.too_slow += 1;
-                        }
-                        CloseReason::Detached => {
-                            self.clients[at].blocked = false;
-                            self.take(at, usize::MAX);
-                            self.coverage.detached += 1;
-                        }
-                        CloseReason::TooEarly => panic!("nobody sends that much"),
-                    }
-                    self.leave(at);
-                }
-                Action::ShutdownRequested { .. } => {}
-                other => panic!("{other:?}"),
-            }
-        }
-        if let Some(at) = self.router.poll_timeout()
-            && at <= self.now
-        {
-            self.router.handle_timeout(self.now);
-            assert!(
-                self.router.poll_timeout().is_none_or(|next| next > self.now),
-                "a timer that does not move"
-            );
-            return self.after();
-        }
+    /// What holds after every step.
+    pub(crate) fn check_bounds(&mut self) {
         let kept = self.router.bookkeeping();
         assert!(kept.window <= self.limits.window, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
+        // A read of notifications comes on top.
+        let most = self.limits.queued_requests_per_client + self.limits.window + 12;
+        assert!(kept.queued_most <= most, "a queue without a bound");
+        self.check_queue();
         if self.now.since(self.started) < self.limits.window_release_ms {
             assert!(self.upstream.short_unanswered.len() <= self.limits.window, "the window is overrun");
         }
         self.coverage.waited += u64::from(kept.queued > 0);
     }
 
+    /// What the upstream has not taken yet, and would have in its queue if it read all of it.
+    fn check_queue(&mut self) {
+        let on_its_way = self.router.upstream_outbox().pending();
+        let lines = on_its_way.iter().filter(|b| **b == b'\n').count() + self.upstream.queue.len();
+        if lines <= self.limits.window {
+            return;
+        }
+        let on_its_way = String::from_utf8_lossy(on_its_way);
+        // The first may have been written in part.
+        let on_its_way = on_its_way.lines().filter_map(|line| serde_json::from_str(line).ok());
+        let untaken: Vec<Value> = on_its_way.chain(self.upstream.queue.iter().cloned()).collect();
+        let answers = untaken.iter().filter(|line| line.get("method").is_none()).count();
+        assert!(answers <= 24, "a flood of answers that the real upstream would lose");
+        let counted = untaken.iter().filter_map(|line| line["method"].as_str()).filter(|method| {
+            // The handshake, probes and markers have no need to wait.
+            !matches!(*method, "initialize" | "initialized" | "thread/loaded/list")
+        });
+        assert!(counted.count() <= self.limits.window, "a flood that the real upstream would lose");
+    }
+
     fn connect(&mut self) {
-        if self.clients.len() < MAX_CLIENTS {
+        if self.clients.len() < MAX_CLIENTS && self.door_open {
             let id = self.router.client_connected(self.now);
-            self.note(|| format!("{id} connects"));
+            self.note(format!("{id} connects"));
             self.clients.push(Client::new(id));
         }
     }
 
-    fn leave(&mut self, at: usize) {
+    pub(crate) fn leave(&mut self, at: usize) {
         let client = self.clients.swap_remove(at);
-        self.note(|| format!("{} leaves", client.id));
+        self.note(format!("{} leaves", client.id));
         self.coverage.departures += 1;
         self.router.client_gone(self.now, client.id);
     }
 
     fn carry_up(&mut self) {
+        if !self.process.takes_input() {
+            return;
+        }
         let outbox = self.router.upstream_outbox();
         let n = match self.random.below(4) {
             0 => self.random.below(outbox.len() + 1),
@@ -244,28 +289,43 @@ impl World {
         };
         let bytes = outbox.pending()[..n].to_vec();
         outbox.advance(n, self.random.one_in(2));
-        self.note(|| format!("up: {}", String::from_utf8_lossy(&bytes)));
-        self.upstream.read(&bytes);
+        self.note(format!("up: {}", String::from_utf8_lossy(&bytes)));
+        self.upstream.read(&bytes, &mut self.random);
     }
 
     fn carry_down(&mut self) {
+        if !self.process.can_be_read() {
+            return;
+        }
         let n = self.random.below(4_000).min(self.upstream.output.len());
         self.carry_down_bytes(n);
     }
 
-    fn carry_down_bytes(&mut self, n: usize) {
+    pub(crate) fn carry_down_bytes(&mut self, n: usize) {
+        if n > 0 {
+            self.health.heard(self.now);
+            self.heard = self.now;
+        }
         let bytes: Vec<u8> = self.upstream.output.drain(..n).collect();
         let mut chunk = &bytes[..];
         let mut lines = Vec::new();
         while let Some(frame) = self.decoder.decode(&mut chunk) {
-            let Frame::Line(line) = frame else { panic!("a line too long") };
-            lines.push(line.to_vec());
+            lines.push(match frame {
+                Frame::Line(line) => Some(line.to_vec()),
+                Frame::TooLong => None,
+            });
         }
         for line in lines {
+            let Some(line) = line else {
+                self.events.push_back(Event::UpstreamGarbled);
+                continue;
+            };
             let text = String::from_utf8_lossy(&line).into_owned();
-            self.meet_sub_agents(&text);
+            if !self.lost {
+                self.meet_sub_agents(&text);
+            }
             self.router.upstream_line(self.now, &line);
-            self.note(|| format!("down: {text}"));
+            self.note(format!("down: {text}"));
             self.after();
         }
     }
@@ -306,7 +366,7 @@ impl World {
         self.take(at, n);
     }
 
-    fn take(&mut self, at: usize, most: usize) {
+    pub(crate) fn take(&mut self, at: usize, most: usize) {
         let client = &mut self.clients[at];
         let Some(outbox) = self.router.outbox(client.id) else { return };
         let n = outbox.len().min(most);
@@ -325,6 +385,13 @@ impl World {
             return self.connect();
         }
         let at = self.random.below(self.clients.len());
+        if self.router.is_held_up(self.clients[at].id) {
+            self.coverage.held_up += 1;
+            return;
+        }
+        if self.clients[at].half_closed {
+            return self.end_half_closed(at);
+        }
         if !self.clients[at].initialize_sent {
             return match self.random.below(6) {
                 0 => self.send(at, "thread/list", None, None, json!({})),
@@ -411,13 +478,34 @@ impl World {
             27 if self.random.one_in(10) => {
                 self.send(at, "broker/shutdown", None, None, json!({}));
             }
-            28 => self.send(at, "broker/status", None, None, json!({})),
+            28 if self.random.one_in(2) => self.send(at, "broker/status", None, None, json!({})),
+            28 => {
+                for _ in 0..if self.random.one_in(4) { 12 } else { 1 } {
+                    self.raw(at, r#"{"method":"some/notification"}"#);
+                }
+            }
+            2 if self.random.one_in(3) => {
+                self.coverage.long_floods += 1;
+                for _ in 0..12 {
+                    self.send(at, "command/exec", None, None, json!({"command": ["x"]}));
+                }
+            }
             _ => {
                 // Sometimes many at once.
-                for _ in 0..if self.random.one_in(20) { 12 } else { 1 } {
+                let many = self.random.one_in(20);
+                self.coverage.floods += u64::from(many);
+                for _ in 0..if many { 12 } else { 1 } {
                     self.send(at, "thread/list", None, None, json!({}));
                 }
             }
+        }
+    }
+
+    /// A client that sends nothing more goes when it has got all it is owed.
+    fn end_half_closed(&mut self, at: usize) {
+        if !self.router.is_owed(self.clients[at].id) {
+            assert!(self.clients[at].outstanding.is_empty(), "sent away without an answer");
+            self.leave(at);
         }
     }
 
@@ -425,7 +513,12 @@ impl World {
     fn reply(&mut self, at: usize) {
         let seen: Vec<i64> = self.clients[at].views.values().flat_map(|v| v.asks.iter().copied()).collect();
         let open: Vec<i64> = self.upstream.threads.iter().flat_map(|t| t.asks.keys().copied()).collect();
-        let any = if self.random.one_in(4) { open } else { seen };
+        let calls: Vec<i64> = self.clients[at].calls.iter().copied().collect();
+        let any = match self.random.below(6) {
+            0 => open,
+            1 | 2 => calls,
+            _ => seen,
+        };
         if let Some(id) = self.random.pick(&any) {
             let line = match self.random.below(3) {
                 0 => json!({"id": id, "error": {"code": -1, "message": "no"}}),
@@ -437,11 +530,11 @@ impl World {
 
     fn raw(&mut self, at: usize, line: &str) {
         let id = self.clients[at].id;
-        self.note(|| format!("{id} sends: {line}"));
+        self.note(format!("{id} sends: {line}"));
         self.router.client_line(self.now, id, line.as_bytes());
     }
 
-    fn send(
+    pub(crate) fn send(
         &mut self,
         at: usize,
         method: &'static str,
@@ -454,6 +547,7 @@ impl World {
         client.requests += 1;
         let tag = format!("tag {}", self.next_tag);
         params["tag"] = json!(tag);
+        params["from"] = json!([client.id.0, self.next_tag]);
         // Numbers of different clients collide, and a number is not the string of its digits.
         let id = if self.random.one_in(2) {
             json!(client.requests)
@@ -467,66 +561,21 @@ impl World {
 
     // ---- ends --------------------------------------------------------------------------------------
 
-    fn drain(&mut self) {
-        self.note(|| "drain".to_owned());
-        self.draining = true;
-        self.coverage.drains += 1;
-        let announcement = Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None };
-        self.router.begin_drain(self.now, &announcement);
-        self.after();
-    }
-
-    /// The upstream goes, and everybody is given what it is owed.
-    fn lose(&mut self) {
-        self.note(|| "loss".to_owned());
-        self.lost = true;
-        self.coverage.losses += 1;
-        let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1) };
-        self.router.upstream_lost(self.now, loss.clone(), &announcement);
-        self.router.upstream_lost(self.now, loss, &announcement);
-        self.after();
-        let rest = self.upstream.output.len();
-        self.carry_down_bytes(rest);
-        let mut unexplained = 0;
-        for at in 0..self.clients.len() {
-            self.clients[at].blocked = false;
-            self.take(at, usize::MAX);
-            let client = &self.clients[at];
-            assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
-            assert_eq!(client.unreadable, 0);
-            assert_eq!(client.announced, usize::from(client.joined) * (1 + usize::from(self.draining)));
-            for (name, view) in client.views.iter().filter(|(_, v)| v.next.is_some()) {
-                assert!(view.open.is_empty(), "{}: {name} has a turn without an end", client.id);
-            }
-            for (tag, delivered) in &client.lost {
-                match (self.upstream.received.contains(tag), delivered.as_str()) {
-                    (true, "maybe") | (false, "no") => {}
-                    (false, "maybe") => unexplained += 1,
-                    other => panic!("{tag}: {other:?}"),
-                }
-            }
-        }
-        assert!(unexplained <= usize::from(self.upstream.partial > 0), "never written, but maybe delivered");
-        for at in 0..self.clients.len() {
-            self.send(at, "thread/list", None, None, json!({}));
-            self.take(at, usize::MAX);
-            assert!(self.clients[at].outstanding.is_empty());
-        }
-    }
-
     /// Everything under way comes to its end: nobody asks for anything new.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "it never comes to an end");
+            if !self.is_up() && self.state() != State::Draining {
+                break;
+            }
             let mut moved = false;
             let outbox = self.router.upstream_outbox();
             let bytes = outbox.pending().to_vec();
             outbox.advance(bytes.len(), false);
             moved |= !bytes.is_empty();
-            self.upstream.read(&bytes);
+            self.upstream.read(&bytes, &mut self.random);
             if !bytes.is_empty() {
-                self.note(|| format!("up: {}", String::from_utf8_lossy(&bytes)));
+                self.note(format!("up: {}", String::from_utf8_lossy(&bytes)));
             }
             moved |= self.upstream.work(&mut self.random);
             if self.upstream.stir(&mut self.random, true) {
@@ -540,10 +589,29 @@ impl World {
                 self.take(at, usize::MAX);
             }
             self.after();
-            if !moved && !self.settle_questions() {
+            moved |= !self.router.upstream_outbox().is_empty();
+            if !moved && !self.settle_time() && !self.settle_questions() {
                 break;
             }
         }
+    }
+
+    /// What waits for a time that is near is waited for.
+    fn settle_time(&mut self) -> bool {
+        match self.router.poll_timeout() {
+            Some(due) if due.since(self.now) <= 10_000 => {
+                self.now = self.now.max(due);
+                self.after();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn retried(&self) -> u64 {
+        let mut report = StatusReport::default();
+        self.router.fill_status(self.now, &mut report);
+        report.counters.retried_requests
     }
 
     /// Somebody answers what is still open; without anybody, turns are interrupted.
@@ -572,6 +640,7 @@ impl World {
 
     fn check_settled(&self) {
         assert!(self.upstream.is_idle() && self.upstream.output.is_empty());
+        assert!(self.upstream.open_calls.is_empty(), "a question that nobody answers");
         for client in &self.clients {
             assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
             assert_eq!(client.unreadable, 0);

@@ -230,11 +230,109 @@ fn an_upstream_that_does_not_answer_is_lost() {
 }
 
 #[test]
-fn a_silent_upstream_that_answers_lives_on() {
+fn a_silent_upstream_that_answers_lives_on_however_slow_one_request_is() {
     let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "20ms", "--probe-timeout", "20s"]);
     let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     codexd_tests::wait::until("some probes", || daemon.fake_log().matches("thread/loaded/list").count() >= 5);
-    quiet_client(&daemon, "one").settle();
+    client.settle();
+    quiet_client(&daemon, "other").settle();
+    // A drain would wait for its command.
+    drop(client);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_busy_upstream_that_answers_no_probe_is_not_dead() {
+    // Everything lasts longer than the timeout, and the pauses in between are far below it.
+    let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "20ms", "--probe-timeout", "4s"]);
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    let probes = || daemon.fake_log().matches("thread/loaded/list").count();
+    let turn = client.start_turn(&thread, "[[busy]][[deltas:60:100]]");
+    let before = probes();
+    let turn = client.finish_turn(&thread, &turn);
+    assert_eq!((turn.status.as_str(), turn.deltas.len()), ("completed", 61));
+    assert!(probes() > before + 5, "it was asked all the while");
+    client.settle();
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_machine_that_was_suspended_is_no_death() {
+    let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "50ms", "--probe-timeout", "15s"]);
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    daemon.signal_upstream(Signal::SIGSTOP);
+    let waited = || status(&daemon)["upstream"]["unansweredProbeMs"].as_u64();
+    codexd_tests::wait::until("it is asked whether it lives", || waited().is_some());
+    codexd_tests::wait::until("the silence is told", || {
+        status(&daemon)["warnings"][0]["code"] == "upstreamSilent"
+    });
+    daemon.signal(Signal::SIGSTOP);
+    // Only a little longer than the answer may take, which is the hardest to tell from a death.
+    codexd_tests::wait::pause(std::time::Duration::from_secs(16));
+    daemon.signal(Signal::SIGCONT);
+    // What it has waited did not grow by the time in which it slept.
+    assert!(waited().is_some_and(|ms| ms < 15_000));
+    daemon.signal_upstream(Signal::SIGCONT);
+    assert_eq!(client.turn(&thread, "hello").status, "completed");
+    client.settle();
+    assert_eq!(status(&daemon)["warnings"], json!([]));
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_frozen_upstream_with_a_full_input_is_found_and_everybody_is_answered() {
+    let builder = TestDaemon::fake("").args(["--probe-interval", "1s", "--probe-timeout", "1s"]);
+    let mut daemon = builder.ready();
+    let mut clients: Vec<TestClient> =
+        (0..3).map(|n| quiet_client(&daemon, &format!("client {n}"))).collect();
+    let thread = clients[0].start_thread(json!({}));
+    let turn = clients[0].start_turn(&thread, "[[hang]]");
+    daemon.signal_upstream(Signal::SIGSTOP);
+    // Far more than a pipe holds.
+    let text = "x".repeat(50_000);
+    let requests: Vec<Vec<i64>> = clients
+        .iter_mut()
+        .map(|client| (0..100).map(|_| client.send_request("model/list", json!({"x": text}))).collect())
+        .collect();
+    for (n, (client, requests)) in clients.iter_mut().zip(&requests).enumerate() {
+        let turns: &[&str] = if n == 0 { &[&turn] } else { &[] };
+        expect_farewell(
+            client,
+            &Owed { turns, turn_status: "failed", requests, reason: "upstreamUnresponsive" },
+        );
+    }
+    expect_end(&mut daemon, 1);
+    let exit = &status(&daemon)["lastExit"];
+    assert_eq!(
+        (&exit["code"], exit["reason"].as_str()),
+        (&json!(1), Some("codex app-server does not answer any more"))
+    );
+    assert!(daemon.stderr().contains("codex app-server does not answer"), "{}", daemon.stderr());
+}
+
+#[test]
+fn an_upstream_that_crashes_at_once_ends_each_daemon_with_1_and_nothing_is_left() {
+    let mut home = Home::new().unwrap().into();
+    for generation in 1..=3 {
+        let mut daemon = TestDaemon::fake("[[init-exit:3]]").home(home).start();
+        expect_end(&mut daemon, 1);
+        let exit = &status(&daemon)["lastExit"];
+        assert_eq!(
+            (&exit["generation"], &exit["upstream"]),
+            (&json!(generation), &json!("exited with code 3"))
+        );
+        home = daemon.into_home();
+    }
+    // Once it is well again, all is.
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
+    assert_eq!(status(&daemon)["lastExit"]["generation"], 3);
+    quiet_client(&daemon, "one");
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -287,6 +385,22 @@ fn an_upstream_that_ends_in_the_handshake_exits_1() {
 }
 
 #[test]
+fn an_upstream_that_never_answers_the_handshake_is_lost_in_the_end() {
+    let mut daemon = TestDaemon::fake("[[init-hang]]").start();
+    wait_for_state(&daemon, "handshaking");
+    let mut client = daemon.raw_client("early");
+    // The handshake may take half a minute, in which a test would have given up.
+    client.set_patience(4 * codexd_tests::wait::PATIENCE);
+    let info = json!({"clientInfo": {"name": "early", "version": "1"}});
+    let id = client.send_request("initialize", info);
+    let error = client.response(id).unwrap_err();
+    assert_eq!((error.code, reason(&error)), (-32010, "upstreamUnresponsive"));
+    client.recv_to_end();
+    expect_end(&mut daemon, 1);
+    assert_eq!(status(&daemon)["lastExit"]["code"], 1);
+}
+
+#[test]
 fn a_client_that_came_before_a_failed_handshake_gets_its_errors() {
     let mut daemon = TestDaemon::fake("[[init-hang]]").start();
     wait_for_state(&daemon, "handshaking");
@@ -319,6 +433,7 @@ fn a_codex_that_cannot_be_run_exits_69() {
         (file("plain", "x", 0o644), "cannot be executed"),
         (home.project(), "cannot be executed"),
         (file("no-interpreter", "#!/no/such/interpreter\n", 0o755), "cannot start"),
+        (file("bare", "exit 0\n", 0o755), "does not begin with `#!`"),
     ];
     for (program, words) in cases {
         let mut daemon = TestDaemon::program(&program).start();

@@ -6,7 +6,9 @@ mod world;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
+use codexd_tests::binary;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
 use codexd_tests::process;
@@ -17,7 +19,7 @@ use serde_json::{Value, json};
 
 use world::{Bridge, World};
 
-/// Returns a number for a test that is larger where there is time for it.
+/// Returns a number for a test, another one where somebody asks for more or has less time.
 fn times(variable: &str, usually: usize) -> usize {
     std::env::var(variable).map_or(usually, |text| text.parse().unwrap())
 }
@@ -79,7 +81,7 @@ fn the_first_client_starts_the_daemon_and_the_next_one_shares_it() {
 #[test]
 fn clients_at_the_same_instant_start_one_daemon() {
     let world = World::fake("");
-    for round in 1..=times("CODEXD_TEST_START_ROUNDS", 3) {
+    for round in 1..=times("CODEXD_TEST_START_ROUNDS", 20) {
         let mut clients: Vec<Bridge> = (0..50).map(|n| world.raw_client(&format!("c{n}"), &[])).collect();
         let generations: Vec<u64> =
             clients.iter_mut().map(|client| generation(&client.initialize())).collect();
@@ -229,6 +231,28 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
 }
 
 #[test]
+fn a_client_outlives_an_update_of_codexd() {
+    let world = World::fake("");
+    let installed = world.home().root().join("codexd");
+    let install = || {
+        let new = world.home().root().join("new");
+        std::fs::copy(binary::codexd(), &new).unwrap();
+        std::fs::rename(new, &installed).unwrap();
+    };
+    install();
+    let like = world.command(&["connect"]);
+    let mut command = world.home().command(&installed);
+    command.args(like.get_args()).envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut client = world.spawn("client", &mut command);
+    client.initialize();
+    install();
+    world.kill9();
+    assert_eq!(client.request("thread/list", json!({}))["data"], json!([]));
+    assert!(!client.stderr().contains("directly"), "{}", client.stderr());
+    assert_eq!(client.finish(), 0);
+}
+
+#[test]
 fn the_end_of_a_handshake_is_no_reason_to_start_a_daemon() {
     let world = World::fake("");
     let mut client = world.raw_client("client", &[]);
@@ -335,15 +359,55 @@ fn what_no_daemon_does_is_left_to_codex() {
     assert!(output.stderr.contains("`generate-ts`"), "{output}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn the_daemon_has_the_clients_environment_without_what_is_the_clients_alone() {
+    let world = World::fake("");
+    let mut command = world.command(&["connect"]);
+    let own =
+        ["TERM", "TMUX", "SSH_TTY", "PWD", "XDG_SESSION_ID", "NOTIFY_SOCKET", "LISTEN_FDS", "INVOCATION_ID"];
+    command.envs(own.map(|name| (name, "1"))).env("PROVIDER_KEY", "k").env("SSH_AUTH_SOCK", "/agent");
+    let mut client = world.spawn("client", &mut command);
+    client.initialize();
+    let upstream = world.status("upstream.pid").unwrap();
+    for pid in [world.daemon().to_string(), upstream] {
+        let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap();
+        let names: Vec<&str> =
+            environment.split('\0').filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(!own.iter().any(|name| names.contains(name)), "{names:?}");
+        for kept in ["PROVIDER_KEY", "SSH_AUTH_SOCK", "PATH", "HOME", "CODEX_HOME"] {
+            assert!(names.contains(&kept), "{kept}: {names:?}");
+        }
+    }
+    assert_eq!(client.finish(), 0);
+}
+
 #[test]
 fn a_daemon_with_another_environment_is_pointed_out() {
     let world = World::fake("");
     let first = world.client("first");
+    let warned = |name: &str, command: &mut Command| {
+        let mut client = world.spawn(name, command);
+        client.initialize();
+        wait::until("the warning", || client.stderr().contains("hint: `codexd ctl stop`"));
+        client.stderr()
+    };
     let mut command = world.command(&["connect"]);
-    let mut second = world.spawn("second", command.env("https_proxy", "http://me:secret@proxy"));
-    second.initialize();
-    wait::until("the warning", || second.stderr().contains("other values of HTTPS_PROXY;"));
-    assert!(!second.stderr().contains("secret"));
+    let path = std::env::join_paths(
+        std::env::split_paths(&std::env::var_os("PATH").unwrap()).chain(["/venv/bin".into()]),
+    );
+    // A variable that codex acts upon, and a PATH that changes nothing.
+    let said =
+        warned("proxy", command.env("https_proxy", "http://me:secret@proxy").env("PATH", path.unwrap()));
+    assert!(said.contains("other values of HTTPS_PROXY;"), "{said}");
+    assert!(!said.contains("secret") && !said.contains("PATH"), "{said}");
+    // Another codex.
+    let other = world.home().root().join("other-codex");
+    std::fs::copy(binary::fake_codex(), &other).unwrap();
+    let mut command = world.command(&["connect"]);
+    let said = warned("codex", command.env("CODEXD_CODEX", &other));
+    assert!(said.contains(&format!("and not `{}`", other.display())), "{said}");
+    assert!(!said.contains("other values"), "{said}");
     assert_eq!(first.stderr(), "");
     let status = world.run(&["ctl", "status", "--json"]).json();
     assert_eq!(status["environment"]["CODEX_HOME"], json!(world.home().codex_home()));
@@ -414,7 +478,7 @@ fn clients_one_after_another_all_get_their_turn_while_the_daemon_is_killed_at_ra
     use std::sync::atomic::{AtomicBool, Ordering};
     let world = World::fake("");
     let done = AtomicBool::new(false);
-    let clients = times("CODEXD_TEST_KILLED_CLIENTS", 30);
+    let clients = times("CODEXD_TEST_KILLED_CLIENTS", 200);
     let (mut kills, mut attempts) = (0, 0);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| {

@@ -1,16 +1,16 @@
 //! Many clients and many messages: nothing lost, doubled, reordered, changed or given to somebody else.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use codexd_tests::client::{Message, TestClient};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::Home;
 use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::{Value, json};
 
-use crate::support::{Started, deltas, quiet_client, reason, status, waiting_turn, with_method};
+use crate::support::{Started, deltas, quiet_client, status, waiting_turn, with_method};
 
 /// Every legal form of an id, as it is written.
 const IDS: [&str; 17] = [
@@ -144,39 +144,6 @@ fn the_first_answer_wins_and_only_it_is_passed_on() {
         assert_eq!(seen.status, "completed");
         assert_eq!(with_method(&seen.seen, "serverRequest/resolved").len(), 1);
     }
-}
-
-#[test]
-fn a_flood_of_requests_gets_as_many_answers_while_another_client_is_served() {
-    const REQUESTS: usize = 5000;
-    let daemon = TestDaemon::fake("[[strict]][[slow:1]]").ready();
-    let mut client = quiet_client(&daemon, "flood");
-    let mut other = daemon.client("other");
-    let flood: String =
-        (0..REQUESTS).map(|n| format!("{{\"id\":\"f{n}\",\"method\":\"model/list\"}}\n")).collect();
-    client.send_bytes(flood.as_bytes()).unwrap();
-    for _ in 0..20 {
-        other.request("model/list", json!({}));
-    }
-    let mut answers: BTreeMap<String, Message> = BTreeMap::new();
-    while answers.len() < REQUESTS {
-        let message = client.recv();
-        let id = message["id"].as_str().unwrap().to_owned();
-        assert!(answers.insert(id, message).is_none(), "a request was answered twice");
-    }
-    assert_eq!(client.settle(), []);
-    let mut done = 0;
-    for answer in answers.values() {
-        match answer.outcome() {
-            Ok(_) => done += 1,
-            Err(error) => assert_eq!(
-                (error.code, reason(&error), &error.data["codexd"]["retryable"]),
-                (-32001, "overloaded", &json!(true))
-            ),
-        }
-    }
-    assert!(done >= 1024, "{done} of {REQUESTS} were carried out");
-    assert_eq!(daemon.complaints(), Vec::<String>::new());
 }
 
 #[test]
@@ -397,7 +364,7 @@ fn a_client_that_closed_its_sending_half_and_asked_nothing_is_let_go() {
 
 /// Starts a daemon whose upstream begins when something is written to the returned pipe.
 fn gated() -> (TestDaemon, std::path::PathBuf) {
-    let home = codexd_tests::home::Home::new().unwrap();
+    let home = Home::new().unwrap();
     // Waits for a word before it becomes the stand-in for codex.
     let gate = home.root().join("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -513,7 +480,7 @@ fn a_client_is_told_who_serves_it() {
 #[test]
 fn a_log_that_nobody_takes_disturbs_nobody() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
-    let home = codexd_tests::home::Home::new().unwrap();
+    let home = Home::new().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut command = home.command(daemon.codexd());
     command.args(["serve", "--log-level", "trace", "--codex"]).arg(codexd_tests::binary::fake_codex());
@@ -541,25 +508,81 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     assert_eq!(other.exit_code(), Some(0));
 }
 
-#[test]
-fn a_daemon_that_runs_out_of_files_serves_those_who_are_in() {
-    let home = codexd_tests::home::Home::new().unwrap();
+/// A `codexd` with these soft and hard limits on open files.
+fn with_open_files(home: &Home, soft: u32, hard: u32) -> std::path::PathBuf {
     let program = home.root().join("codexd.sh");
+    let codexd = codexd_tests::binary::codexd();
     let text =
-        format!("#!/bin/sh\nulimit -n 48\nexec '{}' \"$@\"\n", codexd_tests::binary::codexd().display());
+        format!("#!/bin/sh\nulimit -Sn {soft}\nulimit -Hn {hard}\nexec '{}' \"$@\"\n", codexd.display());
     std::fs::write(&program, text).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_daemon_that_runs_out_of_files_says_so_and_serves_those_who_are_in() {
+    let home = Home::new().unwrap();
+    let program = with_open_files(&home, 48, 96);
     let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let now = status(&daemon);
+    assert_eq!((&now["openFilesLimit"], &now["warnings"]), (&json!(96), &json!([])));
     let mut first = daemon.client("first");
     let thread = first.start_thread(json!({}));
     // More than it can take; what it cannot take waits at the door.
     let waiting: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    let mut last = daemon.raw_client("last");
+    last.send_request("initialize", json!({"clientInfo": {"name": "last", "version": "1"}}));
+    wait::until("it is told", || status(&daemon)["warnings"][0]["code"] == "cannotAccept");
+    let now = status(&daemon);
+    assert_eq!(now["clients"], 48);
+    for _ in 0..3 {
+        assert_eq!(first.turn(&thread, "hello").status, "completed");
+    }
+    assert_eq!(status(&daemon)["clients"], 48);
+    let told = || daemon.stderr().matches("cannot accept a client").count();
+    wait::until("the log has it", || told() > 0);
+    assert_eq!(told(), 1, "{}", daemon.stderr());
+    drop(waiting);
+    assert!(last.recv().is_answer_to(1));
+    wait::until("all is well", || status(&daemon)["warnings"] == json!([]));
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn without_a_single_file_left_clients_wait_and_are_served_afterwards() {
+    let home = Home::new().unwrap();
+    // Less than the daemon keeps for itself and half of it for clients.
+    let program = with_open_files(&home, 36, 36);
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let mut first = daemon.client("first");
+    let thread = first.start_thread(json!({}));
+    let waiting: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
+    let mut last = daemon.raw_client("last");
+    last.send_request("initialize", json!({"clientInfo": {"name": "last", "version": "1"}}));
+    wait::until("the log has it", || daemon.stderr().contains("cannot accept a client"));
     for _ in 0..3 {
         assert_eq!(first.turn(&thread, "hello").status, "completed");
     }
     drop(waiting);
-    daemon.client("next").settle();
+    assert!(last.recv().is_answer_to(1));
+    wait::until("all is well", || status(&daemon)["warnings"] == json!([]));
     assert_eq!(daemon.stop(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn codex_gets_the_limit_on_open_files_that_the_daemon_was_given() {
+    let home = Home::new().unwrap();
+    let program = with_open_files(&home, 100, 200);
+    let daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
+    let limits = |pid: u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        let numbers = line.split_ascii_whitespace().filter_map(|word| word.parse().ok());
+        numbers.collect::<Vec<u64>>()
+    };
+    assert_eq!(limits(daemon.pid()), [200, 200]);
+    assert_eq!(limits(daemon.upstream_pid().unsigned_abs()), [100, 200]);
 }
 
 #[test]

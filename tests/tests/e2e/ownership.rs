@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use codexd_tests::client::TestClient;
@@ -11,7 +12,8 @@ use codexd_tests::output::Output;
 use codexd_tests::process;
 use codexd_tests::wait;
 use codexd_tests::{binary, notify::NotifySocket};
-use serde_json::json;
+use nix::sys::signal::SigSet;
+use serde_json::{Value, json};
 
 use crate::support::{Started, expect_end, status, waiting_turn};
 
@@ -23,7 +25,7 @@ fn serve(home: &Home) -> Command {
     command
 }
 
-fn mode(path: &std::path::Path) -> u32 {
+fn mode(path: &Path) -> u32 {
     std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
@@ -99,6 +101,19 @@ fn after_a_hard_kill_the_next_one_does_not_wait_for_the_old_upstream() {
     TestClient::connect("one", &daemon.socket()).initialize();
     next.terminate();
     assert_eq!(next.exit_code(), Some(0));
+}
+
+#[test]
+fn a_daemon_whose_starter_has_blocked_signals_hears_them() {
+    // A program inherits the mask of the thread that starts it; this thread keeps its own.
+    let daemon = std::thread::spawn(|| {
+        SigSet::all().thread_block().unwrap();
+        TestDaemon::fake("[[strict]]").start()
+    });
+    let mut daemon = daemon.join().unwrap().wait_ready();
+    daemon.client("one").settle();
+    assert_eq!(daemon.stop(), 0);
+    expect_end(&mut daemon, 0);
 }
 
 #[test]
@@ -182,16 +197,130 @@ fn a_folder_that_leads_elsewhere_exits_77() {
 }
 
 #[test]
-fn a_file_in_the_way_exits_73_and_stays() {
-    for name in ["s", "c"] {
+fn what_is_in_the_way_exits_73_and_stays() {
+    let plain = |path: &Path| std::fs::write(path, "precious").unwrap();
+    let folder = |path: &Path| std::fs::create_dir(path).unwrap();
+    let link = |path: &Path| {
+        std::fs::write(path.with_extension("target"), "precious").unwrap();
+        std::os::unix::fs::symlink(path.with_extension("target"), path).unwrap();
+    };
+    let dangling = |path: &Path| std::os::unix::fs::symlink("/nowhere/at/all", path).unwrap();
+    let linked_socket = |path: &Path| {
+        drop(UnixListener::bind(path.with_extension("target")).unwrap());
+        std::os::unix::fs::symlink(path.with_extension("target"), path).unwrap();
+    };
+    let kinds: [&dyn Fn(&Path); 5] = [&plain, &folder, &link, &dangling, &linked_socket];
+    for (n, kind) in kinds.into_iter().enumerate() {
+        for name in ["s", "c"] {
+            let home = Home::new().unwrap();
+            let path = home.runtime().join(name);
+            kind(&path);
+            let before = std::fs::symlink_metadata(&path).unwrap();
+            let mut daemon = TestDaemon::fake("").home(home).start();
+            assert_eq!(daemon.wait_exit().code(), Some(73), "{n} {name}: {}", daemon.stderr());
+            assert!(daemon.stderr().contains("a file that is not a socket"), "{}", daemon.stderr());
+            assert!(daemon.stderr().contains("hint: move "), "{}", daemon.stderr());
+            let after = std::fs::symlink_metadata(&path).unwrap();
+            assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()), "{n} {name}");
+            daemon.assert_no_process_left();
+        }
+    }
+}
+
+#[test]
+fn sockets_that_nobody_listens_on_are_replaced() {
+    let home = Home::new().unwrap();
+    for name in ["s", "c", "s.new", "c.new"] {
+        drop(UnixListener::bind(home.runtime().join(name)).unwrap());
+    }
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
+    assert_eq!(status(&daemon)["warnings"], json!([]));
+    daemon.client("one").settle();
+    assert_eq!(daemon.stop(), 0);
+    expect_end(&mut daemon, 0);
+    assert!(!daemon.home().runtime().join("s.new").exists());
+}
+
+#[test]
+fn a_process_that_is_only_named_in_a_file_is_never_signalled() {
+    let first = TestDaemon::fake("").ready();
+    let now = status(&first);
+    let home = first.into_home();
+    let path = |name: &str| std::path::PathBuf::from(now[name].as_str().unwrap());
+    let mut stranger = Started::of(Command::new("sleep").arg("600").env_clear());
+    let pid = stranger.0.id();
+    std::fs::write(path("lockFile"), format!("{pid}\n")).unwrap();
+    let record = std::fs::read(path("recordFile")).unwrap();
+    let mut record: Value = serde_json::from_slice(&record).unwrap();
+    record["running"] = json!({"pid": pid, "generation": 1, "startedUnixMs": 1});
+    std::fs::write(path("recordFile"), record.to_string()).unwrap();
+
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
+    assert_eq!(status(&daemon)["lastExit"]["reason"], "left no record (killed?)");
+    daemon.client("one").settle();
+    let _ = daemon.ctl(&["stop"]).expect_code(0);
+    expect_end(&mut daemon, 0);
+    assert_eq!(stranger.0.try_wait().unwrap(), None, "the stranger lives");
+}
+
+#[test]
+fn a_clock_that_was_set_back_disturbs_nobody() {
+    let first = TestDaemon::fake("").ready();
+    let now = status(&first);
+    let home = first.into_home();
+    let path = std::path::PathBuf::from(now["recordFile"].as_str().unwrap());
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let future = now["startedUnixMs"].as_u64().unwrap() + 1_000_000_000_000;
+    record["lastExit"]["atUnixMs"] = json!(future);
+    record["running"] = json!({"pid": 1, "generation": 7, "startedUnixMs": future});
+    record["earlyEnds"] = json!({"count": 50, "lastUnixMs": future, "code": 1, "reason": "lost"});
+    std::fs::write(&path, record.to_string()).unwrap();
+
+    let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
+    let now = status(&daemon);
+    assert!(now["uptimeMs"].as_u64().unwrap() < 1_000_000, "{now}");
+    assert_eq!((&now["warnings"], &now["lastExit"]["generation"]), (&json!([]), &json!(7)));
+    let _ = daemon.ctl(&["status"]).expect_code(0);
+    assert_eq!(daemon.stop(), 0);
+    assert!(status(&daemon)["lastExit"]["uptimeMs"].as_u64().unwrap() < 1_000_000);
+
+    // Clients start it, too: a failure in the future is none that was a moment ago.
+    let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["earlyEnds"] = json!({"count": 50, "lastUnixMs": future, "code": 1, "reason": "lost"});
+    std::fs::write(&path, record.to_string()).unwrap();
+    let mut client = TestClient::spawn("one", &mut daemon.command(&["connect"]));
+    client.initialize();
+    drop(client);
+    let _ = daemon.ctl(&["stop"]).expect_code(0);
+    daemon.assert_no_process_left();
+}
+
+#[test]
+fn a_folder_of_somebody_else_exits_77() {
+    let home = Home::new().unwrap();
+    let folder = home.runtime().join("codexd");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&folder, Some(12_345), None) {
+        eprintln!("skipped: a_folder_of_somebody_else_exits_77: only root can give a folder away: {error}");
+        return;
+    }
+    let output = Output::of(&mut serve(&home)).expect_code(77);
+    assert!(output.stderr.contains("it belongs to user 12345"), "{output}");
+    assert!(output.stderr.contains("hint: "), "{output}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
+fn an_own_folder_that_others_can_look_into_exits_77() {
+    for mode in [0o755, 0o701, 0o770] {
         let home = Home::new().unwrap();
-        let file = home.runtime().join(name);
-        std::fs::write(&file, "precious").unwrap();
-        let mut daemon = TestDaemon::fake("").home(home).start();
-        assert_eq!(daemon.wait_exit().code(), Some(73), "{}", daemon.stderr());
-        assert!(daemon.stderr().contains("a file that is not a socket"), "{}", daemon.stderr());
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "precious");
-        daemon.assert_no_process_left();
+        let folder = home.runtime().join("codexd");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = Output::of(&mut serve(&home)).expect_code(77);
+        assert!(output.stderr.contains(&format!("its mode is {mode:04o}")), "{output}");
+        assert!(output.stderr.contains("hint: chmod 700 "), "{output}");
     }
 }
 
@@ -205,6 +334,19 @@ fn a_socket_of_somebody_else_exits_75_and_stays() {
     assert!(path.exists());
     drop(other);
     daemon.assert_no_process_left();
+}
+
+#[test]
+fn an_unused_daemon_whose_socket_was_removed_makes_room_for_the_next() {
+    let mut daemon = TestDaemon::fake("").args(["--idle-exit", "1h"]).ready();
+    let client = daemon.client("one");
+    std::fs::remove_file(daemon.socket()).unwrap();
+    assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");
+    // As long as somebody uses it, it stays.
+    assert_eq!(status(&daemon)["state"], "serving");
+    drop(client);
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+    assert!(daemon.stderr().contains("the socket was removed or replaced"), "{}", daemon.stderr());
 }
 
 #[test]

@@ -277,3 +277,19 @@ fn every_method_of_the_pinned_codex_is_in_the_routing_table() {
     assert_eq!(upstream["unknownMethods"], json!([]));
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn a_flood_of_long_requests_loses_none_of_them() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut client = daemon.client("flood");
+    let ids: Vec<i64> = (0..600)
+        .map(|n| client.send_request("command/exec", json!({"command": ["echo", n.to_string()]})))
+        .collect();
+    for (n, id) in ids.into_iter().enumerate() {
+        let result = client.response(id).unwrap();
+        assert_eq!(result["stdout"], format!("{n}\n"));
+    }
+    let now = status(&daemon);
+    assert_eq!((&now["queuedRequests"], &now["inFlight"]), (&json!(0), &json!(0)));
+}

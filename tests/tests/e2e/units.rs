@@ -40,6 +40,10 @@ macro_rules! as_both {
     )*};
 }
 
+mod connect;
+mod linger;
+mod sandbox;
+
 /// Sends a line and reads one line back; empty at the end of the connection.
 fn ask(lab: &Lab, line: &str) -> String {
     let mut stream = UnixStream::connect(lab.socket()).unwrap();
@@ -85,6 +89,10 @@ as_both! {
         assert_eq!(lab.show(SERVICE, "ActiveState"), "inactive");
         // Asking for the status starts nothing.
         lab.expect(3, &["codexd", "ctl", "status"]);
+        let doctor = lab.run(&["codexd", "doctor"]).expect_code(0);
+        assert!(doctor.stdout.contains("ok    daemon: not running"), "{doctor}");
+        assert!(!doctor.stdout.contains("nobody listens"), "{doctor}");
+        lab.expect(69, &["codexd", "connect", "--no-spawn"]);
         assert_eq!(lab.show(SERVICE, "ActiveState"), "inactive");
         lab.client("first").turn_completes();
         assert_eq!(lab.show(SERVICE, "ActiveState"), "active");
@@ -324,6 +332,10 @@ as_both! {
         let doctor = lab.run(&["codexd", "doctor", "--json"]).expect_code(0).json();
         let service = doctor["findings"].as_array().unwrap().iter().find(|it| it["check"] == "service").unwrap();
         assert_eq!(service["level"], "ok", "{service}");
+        // Something that a client leaves in the folder of the sockets.
+        lab.expect(0, &["codexd", "ctl", "stop"]);
+        lab.expect_systemctl(0, &["stop", SOCKET, SERVICE]);
+        lab.expect(0, &["codexd", "connect"]);
         assert!(!doctor["findings"].as_array().unwrap().iter().any(|it| it["check"] == "unit"), "{doctor}");
 
         for _ in 0..2 {
@@ -340,6 +352,8 @@ as_both! {
         let mut serve = lab.command(["codexd", "serve"]);
         let mut other = serve.stderr(std::process::Stdio::null()).spawn().unwrap();
         lab.expect(0, &["codexd", "ctl", "wait", "ready"]);
+        let written = lab.run(&["codexd", "install", "--systemd"]).expect_code(0).stdout;
+        assert!(written.contains("and not as a service; `codexd ctl stop`"), "{written}");
         let refused = lab.run(&["codexd", "install", "--systemd", "--now"]).expect_code(75);
         assert!(refused.stderr.contains("codexd ctl stop"), "{refused}");
         lab.client("a").turn_completes();

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "showing is its purpose")]
 
+mod interrupt;
 mod screen;
 mod talk;
 
@@ -17,9 +18,11 @@ use std::time::{Duration, Instant};
 
 use codexd_tests::codex::{self, Codex, Version};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::Home;
 use codexd_tests::process;
 use serde_json::json;
 
+use self::interrupt::World;
 use self::screen::Screen;
 use self::talk::{Pane, Talk};
 
@@ -29,8 +32,11 @@ type Outcome<T> = Result<T, String>;
 fn main() -> ExitCode {
     // The harness reports by panics; here they become a line like the others, below.
     std::panic::set_hook(Box::new(|_| {}));
+    let world = World::default();
     println!("\ncodexd: two clients, one codex\n");
-    let shown = std::panic::catch_unwind(show).unwrap_or_else(|panic| Err(message_of(&*panic).to_owned()));
+    let shown =
+        std::panic::catch_unwind(|| show(&world)).unwrap_or_else(|panic| Err(message_of(&*panic).to_owned()));
+    world.wait_while_interrupted();
     match shown {
         Ok(time) => {
             println!("\nall as promised, in {:.1} s\n", time.as_secs_f32());
@@ -43,7 +49,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn show() -> Outcome<Duration> {
+fn show(world: &World) -> Outcome<Duration> {
     let codexd = build()?;
     if Codex::is_missing(Version::Current) {
         step("codex", &format!("fetching {} by npm, once", Version::Current.number()));
@@ -53,7 +59,9 @@ fn show() -> Outcome<Duration> {
 
     let start = Instant::now();
     let builder = TestDaemon::real(Version::Current).ok_or_else(|| "no codex".to_owned())?;
-    let daemon = builder.codexd(&codexd).ready();
+    let home = Home::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+    world.begin(home.root());
+    let daemon = builder.home(home).codexd(&codexd).ready();
     step("model", &format!("scripted, at {}", daemon.model().address()));
     step("daemon", &format!("pid {}, ready after {} ms", daemon.pid(), start.elapsed().as_millis()));
 

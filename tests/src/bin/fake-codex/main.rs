@@ -18,6 +18,7 @@
 //! | `[[final-then-hang]]` | completes the answer and never the turn |
 //! | `[[hang]]` | the turn does nothing more until it is interrupted |
 //! | `[[freeze]]` | the whole server says nothing more; it still ends as told |
+//! | `[[busy]]` | what comes from here on waits for the end of the turn, which goes on |
 //! | `[[fs-change]]` | a change for each watch |
 //! | `[[exit:CODE]]`, `[[abort]]`, `[[signal:N]]` | the process ends so |
 //! | `[[garbage]]` | a line that is not JSON |

@@ -28,6 +28,8 @@ pub(crate) struct Server {
     requests: u64,
     /// Messages that wait for their time, see `[[slow:MS]]`.
     waiting: VecDeque<(Instant, Incoming)>,
+    /// Messages that wait for the end of a turn, see `[[busy]]`.
+    unheard: Option<Vec<Incoming>>,
     threads: BTreeMap<String, Thread>,
     watches: BTreeMap<String, String>,
     commands: Commands,
@@ -47,6 +49,7 @@ impl Server {
             experimental: false,
             requests: 0,
             waiting: VecDeque::new(),
+            unheard: None,
             threads: BTreeMap::new(),
             watches: BTreeMap::new(),
             commands: Commands::default(),
@@ -168,6 +171,10 @@ impl Server {
         {
             self.wire
                 .complain(&format!("`{method}`: the id {id} belongs to a request that is not answered yet"));
+        }
+        if let Some(unheard) = &mut self.unheard {
+            unheard.push(message);
+            return None;
         }
         match self.behaviour.slow {
             Some(delay) if self.initialized => {

@@ -20,6 +20,8 @@ pub(crate) enum Step {
     /// Nothing more by itself: the turn waits to be interrupted, or for more input.
     Hang,
     Freeze,
+    /// Nothing that comes is worked on before the end of the turn.
+    Busy,
     FsChange,
     Exit(u8),
     Abort,
@@ -99,6 +101,7 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             }
             "hang" => hangs = true,
             "freeze" => steps.push_back(Step::Freeze),
+            "busy" => steps.push_back(Step::Busy),
             "fs-change" => steps.push_back(Step::FsChange),
             "exit" => steps.push_back(Step::Exit(marker.number(0, 0)?)),
             "abort" => steps.push_back(Step::Abort),

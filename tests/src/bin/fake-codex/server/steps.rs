@@ -114,6 +114,9 @@ impl Server {
                 self.end_turn(thread_id, "completed");
             }
             Step::Freeze => self.wire.frozen = true,
+            Step::Busy => {
+                self.unheard.get_or_insert_default();
+            }
             Step::FsChange => {
                 for (watch, path) in &self.watches {
                     self.wire.notify("fs/changed", json!({"watchId": watch, "changedPaths": [path]}));
@@ -221,6 +224,9 @@ impl Server {
         self.wire.notify("turn/completed", json!({"threadId": thread_id, "turn": turn.json(status)}));
         if let Some((request, _)) = turn.approval {
             self.wire.notify("serverRequest/resolved", json!({"threadId": thread_id, "requestId": request}));
+        }
+        for message in self.unheard.take().unwrap_or_default() {
+            let _ = self.take(message);
         }
     }
 
