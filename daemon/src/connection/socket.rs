@@ -70,6 +70,19 @@ impl Socket {
         }
     }
 
+    /// Reads what is there into `buffer`, whether or not the system has told of it yet; `Ok(0)` is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is nothing.
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&*self.stream).read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
     /// Writes as much of `bytes` as the socket takes at once.
     ///
     /// # Errors

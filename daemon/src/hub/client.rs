@@ -15,6 +15,8 @@ use crate::peer::Peer;
 
 /// Reads of one client before others have their turn.
 const READS_IN_A_ROW: usize = 4;
+/// Reads of one client when the daemon is about to settle with it: more than the buffer of a socket holds.
+const LAST_READS: usize = 16;
 
 /// A connected client.
 pub(super) struct Connection {
@@ -127,6 +129,29 @@ impl Hub {
                     tracing::debug!(client.id = client.0, %error, "connection broke");
                     self.disconnect(client);
                     break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Reads what clients have sent, without waiting for more, before they are settled with or closed: each request
+    /// of it is answered, and no connection ends with a reset because something was unread.
+    ///
+    /// No more is read of one client than a socket holds: one that goes on sending is not waited for.
+    pub(super) fn hear_last_words(&mut self) {
+        let mut clients: Vec<ClientId> = self.connections.keys().copied().collect();
+        clients.sort_unstable();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for client in clients {
+            for _ in 0..LAST_READS {
+                let Some(connection) = self.connections.get_mut(&client).filter(|c| !c.half_closed) else {
+                    break;
+                };
+                match connection.socket.try_read(&mut scratch) {
+                    Ok(n @ 1..) => self.client_bytes(client, &scratch[..n]),
+                    // Of an end or a failure the client's task will hear when it reads itself.
+                    _ => break,
                 }
             }
         }

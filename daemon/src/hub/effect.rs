@@ -75,6 +75,7 @@ impl Hub {
             Effect::SettleClients => {
                 let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
                 let reason = self.reason();
+                self.hear_last_words();
                 self.router.upstream_lost(
                     now,
                     loss,
@@ -91,7 +92,12 @@ impl Hub {
             Effect::Sweep => {
                 sweep::sweep(None);
             }
-            Effect::CloseClients => self.disconnect_all(),
+            Effect::CloseClients => {
+                // What has come in since they were settled with is owed an answer, too.
+                self.hear_last_words();
+                self.write_clients();
+                self.disconnect_all();
+            }
             Effect::Arm(_) | Effect::Disarm => self.wake.notify_one(),
         }
     }

@@ -441,3 +441,26 @@ fn a_codex_that_cannot_be_run_exits_69() {
         assert!(daemon.stderr().contains(words), "{}: {}", program.display(), daemon.stderr());
     }
 }
+
+#[test]
+fn what_was_sent_before_a_loss_is_answered_also_if_it_was_not_read_yet() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut known = daemon.client("known");
+    let mut fresh = daemon.raw_client("fresh");
+    let upstream = daemon.upstream_pid();
+    codexd_tests::wait::until("both are in", || status(&daemon)["clients"] == 2);
+    daemon.signal(Signal::SIGSTOP);
+    let asked = known.send_request("model/list", json!({}));
+    let greeted = fresh.send_request("initialize", json!({"clientInfo": {"name": "fresh", "version": "1"}}));
+    let asked_too = fresh.send_request("model/list", json!({}));
+    kill(Pid::from_raw(upstream), Signal::SIGKILL).unwrap();
+    daemon.signal(Signal::SIGCONT);
+    assert_eq!(known.response(asked).unwrap_err().code, -32010);
+    // Either it was introduced before the loss was seen, or it is told of it.
+    let introduced = fresh.response(greeted).map_err(|error| error.code);
+    assert!(introduced.is_ok() || introduced == Err(-32010), "{introduced:?}");
+    assert_eq!(fresh.response(asked_too).unwrap_err().code, -32010);
+    known.recv_to_end();
+    fresh.recv_to_end();
+    expect_end(&mut daemon, 1);
+}
