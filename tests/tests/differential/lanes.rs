@@ -144,7 +144,23 @@ pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
             None => joined.push(message),
         }
     }
-    joined
+    without_repeated_output(joined)
+}
+
+/// Leaves out what a command of a turn printed where the end of the command tells it, too: whether it is told before
+/// depends on how long the command runs (codex, alone over stdio, told it of 26 in 150 `echo`).
+fn without_repeated_output(messages: Vec<Value>) -> Vec<Value> {
+    let told: Vec<(Value, String)> = messages
+        .iter()
+        .map(|it| &it["params"]["item"])
+        .filter_map(|item| Some((item["id"].clone(), item["aggregatedOutput"].as_str()?.to_owned())))
+        .collect();
+    let is_told = |message: &Value| {
+        let text = message["params"]["delta"].as_str().unwrap_or_default();
+        message["method"] == "item/commandExecution/outputDelta"
+            && told.iter().any(|(id, output)| *id == message["params"]["itemId"] && output.contains(text))
+    };
+    messages.into_iter().filter(|message| !is_told(message)).collect()
 }
 
 /// Output of processes, in pieces.
@@ -172,6 +188,18 @@ fn decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn output_that_is_told_at_the_end_is_left_out_and_other_output_is_not() {
+    let delta = |item: &str, text: &str| {
+        let params = json!({"itemId": item, "delta": text});
+        json!({"method": "item/commandExecution/outputDelta", "params": params})
+    };
+    let end =
+        json!({"method": "item/completed", "params": {"item": {"id": "a", "aggregatedOutput": "one two"}}});
+    let seen = vec![delta("a", "one"), delta("b", "one"), delta("a", "three"), end.clone()];
+    assert_eq!(without_repeated_output(seen), [delta("b", "one"), delta("a", "three"), end]);
 }
 
 #[test]

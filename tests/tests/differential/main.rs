@@ -6,8 +6,10 @@
 //! the orders that the native listener guarantees ([`lanes`]), and compared ([`compare`]). What cannot be the same over one connection stands in
 //! [`exceptions`], with the reason.
 //!
-//! codexd runs each script once. What it shows must be what the oracle shows, in its first run or, where
-//! native leaves something open that is not known yet, in one of a few more. Such a difference is printed.
+//! What codexd shows must be what the oracle shows, in its first run or, where native leaves something open that is
+//! not known yet, in one of a few more. A difference that the oracle does not show counts when codexd shows one again
+//! in two more runs: of what codex does once in dozens of times, a few runs of the oracle may know nothing. Each
+//! difference is printed.
 //!
 //! With `CODEXD_DIFFERENTIAL=native` the oracle is compared with itself: a difference then is an order
 //! or a value that native does not guarantee.
@@ -30,6 +32,8 @@ use world::{Setup, Side, World};
 
 /// How often the oracle is asked again whether it, too, does what codexd did.
 const ORACLE_AGAIN: usize = 6;
+/// How often codexd is asked again whether it does anything that the oracle does not.
+const CODEXD_AGAIN: usize = 2;
 
 /// Runs a script on both sides and compares. It has the name of the test.
 fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
@@ -50,17 +54,19 @@ fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
     };
     for side in others {
         let exceptions = if *side == Side::Native { &[][..] } else { exceptions::EXCEPTIONS };
-        let seen = run(*side);
-        let against = |it: &Transcript| compare::compare(script, it, &seen, exceptions);
-        let Some(report) = oracle.iter().map(against).reduce(Result::or).and_then(Result::err) else {
-            continue;
+        let differs = |oracle: &mut Vec<Transcript>| {
+            let seen = run(*side);
+            let against = |it: &Transcript| compare::compare(script, it, &seen, exceptions);
+            let report = oracle.iter().map(against).reduce(Result::or).and_then(Result::err)?;
+            eprintln!("{script}: the oracle (left) and {side:?} (right) differ\n{report}");
+            let same = (0..ORACLE_AGAIN).any(|_| {
+                oracle.push(run(Side::Native));
+                oracle.last().is_some_and(|it| against(it).is_ok())
+            });
+            (!same).then_some(())
         };
-        let report = format!("{script}: the oracle (left) and {side:?} (right) differ\n{report}");
-        let same = (0..ORACLE_AGAIN).any(|_| {
-            oracle.push(run(Side::Native));
-            oracle.last().is_some_and(|it| against(it).is_ok())
-        });
-        assert!(same, "{report}");
-        eprintln!("{report}\nThe oracle does the same now and then.");
+        let first = differs(&mut oracle);
+        let again = first.is_some() && (0..CODEXD_AGAIN).any(|_| differs(&mut oracle).is_some());
+        assert!(!again, "{script}: {side:?} differs from the oracle again and again; what differs is above");
     }
 }
