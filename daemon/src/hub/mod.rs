@@ -243,9 +243,9 @@ impl Hub {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");
                 self.happened(Event::StopRequested(codexd_proto::lifecycle::StopSource::Client));
             }
-            Action::UpstreamGarbled => {
+            Action::UpstreamMalformed => {
                 tracing::error!("codex app-server wrote something that is no message");
-                self.happened(Event::UpstreamGarbled);
+                self.happened(Event::UpstreamMalformed);
             }
         }
     }

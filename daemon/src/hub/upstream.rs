@@ -126,7 +126,7 @@ impl Hub {
                 Frame::Line(line) => self.router.upstream_line(now, line),
                 Frame::TooLong => {
                     tracing::error!("codex app-server wrote a line that is too long to be kept");
-                    self.events.push_back(Event::UpstreamGarbled);
+                    self.events.push_back(Event::UpstreamMalformed);
                 }
             }
         }

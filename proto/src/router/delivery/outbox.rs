@@ -31,12 +31,12 @@ impl Outbox {
         self.bytes.len() - self.head
     }
 
-    /// Tells whether nothing waits.
+    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Takes note that the peer took `n` bytes, and whether it could take no more.
+    /// Records that the peer took `n` bytes, and whether it could take no more.
     ///
     /// # Panics
     /// If `n` is more than waits.
@@ -55,7 +55,7 @@ impl Outbox {
         }
     }
 
-    /// Tells whether the peer could not take everything at the last write.
+    /// Whether the last write could not take everything.
     pub fn is_blocked(&self) -> bool {
         self.blocked
     }
@@ -86,7 +86,7 @@ impl Outbox {
     }
 
     /// Returns the line that was queued last at `offset`, which is not written yet.
-    pub(super) fn last_line(&self, offset: u64) -> &[u8] {
+    pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
         let bytes = (self.queued_total - offset) as usize;
         &self.bytes[self.bytes.len() - bytes..self.bytes.len() - 1]
     }

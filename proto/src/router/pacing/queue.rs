@@ -1,12 +1,12 @@
-//! What one client has waiting for the pacing window, or codexd itself.
+//! What one client, or codexd itself, has waiting for the in-flight window.
 
 use std::collections::VecDeque;
 
-use super::Limits;
 use crate::id::UpstreamId;
+use crate::router::Limits;
 use crate::time::Time;
 
-/// A line that waits for the pacing window.
+/// A line that waits for the in-flight window.
 #[derive(Debug)]
 pub(super) struct Queued {
     /// `None` for a notification.
@@ -23,7 +23,7 @@ pub(super) struct Queue {
     notifications: usize,
     /// Until when nothing of it is sent, because the upstream had no room for something of it. Only
     /// a queue in which something waits is paused.
-    pub(super) paused: Option<Time>,
+    paused_until: Option<Time>,
 }
 
 impl Queue {
@@ -40,14 +40,14 @@ impl Queue {
         self.bytes
     }
 
-    /// Tells whether a line of `bytes` is one too many. One of any length may wait alone.
+    /// Whether a request of `bytes` exceeds the limits. One of any length may wait alone.
     pub(super) fn is_full_for(&self, bytes: usize, limits: &Limits) -> bool {
         self.len() >= limits.queued_requests_per_client
             || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
-    /// Tells whether so much waits that cannot be refused that nothing more is to be read.
-    pub(super) fn is_behind(&self, limits: &Limits) -> bool {
+    /// Whether so much waits that cannot be refused that nothing more is to be read from its client.
+    pub(super) fn blocks_reading(&self, limits: &Limits) -> bool {
         self.notifications > 0
             && (self.notifications >= limits.queued_requests_per_client
                 || self.bytes > limits.queued_request_bytes_per_client)
@@ -59,8 +59,7 @@ impl Queue {
         self.waiting.push_back(queued);
     }
 
-    /// Puts a request that had been sent before all that waits: behind those of its kind that are
-    /// older.
+    /// Inserts a request that was sent before all that waits: after older ones of its kind.
     pub(super) fn put_back(&mut self, id: UpstreamId, line: Vec<u8>, long: bool) {
         let at = self.waiting.iter().take_while(|q| q.id.is_some_and(|other| other < id)).count();
         self.bytes += line.len();
@@ -74,8 +73,29 @@ impl Queue {
         Some(queued)
     }
 
-    /// Takes everything out; it is not paused any more.
+    /// Removes everything; the queue is not paused any more.
     pub(super) fn take(&mut self) -> VecDeque<Queued> {
         std::mem::take(self).waiting
+    }
+
+    /// Returns until when the queue is paused.
+    pub(super) fn paused_until(&self) -> Option<Time> {
+        self.paused_until
+    }
+
+    /// Pauses the queue, or extends the pause. Returns whether it was not paused before.
+    pub(super) fn pause(&mut self, until: Time) -> bool {
+        let before = self.paused_until;
+        self.paused_until = Some(before.map_or(until, |at| at.max(until)));
+        before.is_none()
+    }
+
+    /// Ends the pause if it is over; returns whether it was.
+    pub(super) fn end_pause(&mut self, now: Time) -> bool {
+        let over = self.paused_until.is_some_and(|until| until <= now);
+        if over {
+            self.paused_until = None;
+        }
+        over
     }
 }

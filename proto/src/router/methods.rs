@@ -6,7 +6,7 @@
 //! [`routes`](crate::routes), and the status shows it.
 
 use super::Router;
-use super::pending::Kind;
+use super::pacing::Kind;
 use crate::json::Span;
 use crate::json::edit::read_string;
 use crate::json::scan::member;
@@ -24,12 +24,12 @@ impl Router {
     /// The answer shows in [`UpstreamStatus::unknown_methods`](crate::status::UpstreamStatus). An upstream
     /// that answers in other words is known as little as before.
     pub fn ask_for_methods(&mut self, now: Time) {
-        self.delivery.now = now;
-        self.send_own(NO_METHOD, Kind::Catalog, |out| out.extend_from_slice(b"{}"));
+        self.delivery.at(now);
+        self.send_own(NO_METHOD, Kind::ListMethods, |out| out.extend_from_slice(b"{}"));
     }
 
     /// Takes in the refusal.
-    pub(super) fn methods_named(&mut self, line: &[u8], body: Span) {
+    pub(super) fn methods_listed(&mut self, line: &[u8], body: Span) {
         let Some(text) = member(line, body.start, b"message").and_then(|text| read_string(text.of(line)))
         else {
             return;
