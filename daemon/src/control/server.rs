@@ -20,8 +20,8 @@ use super::api::{
 };
 use super::{Command, Handle};
 use crate::error::Error;
-use crate::log_filter::LogFilter;
-use crate::peer::check_peer;
+use crate::logging::filter::LogFilter;
+use crate::os::peer::check_peer;
 
 /// How long the core may take to answer.
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -260,9 +260,10 @@ impl super::api::ControlServer for Service {
     }
 
     async fn log_level(&self, level: String) -> RpcResult<()> {
-        let filter: LogFilter = level.parse().map_err(|error: crate::log_filter::ParseLogFilterError| {
-            ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
-        })?;
+        let filter: LogFilter =
+            level.parse().map_err(|error: crate::logging::filter::ParseLogFilterError| {
+                ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
+            })?;
         self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
@@ -292,7 +293,7 @@ mod tests {
     use super::*;
     use crate::control::client::{Connection, Unreachable};
     use crate::control::{Publisher, channel};
-    use crate::listener::{SocketFile, bind_private};
+    use crate::serve::listener::{SocketFile, bind_private};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 
 use codexd_proto::exit::ExitCode;
 
-use crate::config::Settings;
-use crate::environment::{Environment, lend_runtime_dir};
+use crate::commands::install;
 use crate::error::Error;
-use crate::{install, paths};
+use crate::settings::Settings;
+use crate::settings::environment::{Environment, lend_runtime_dir};
+use crate::settings::paths;
 
 /// What the service manager is asked to start.
 #[derive(Debug, PartialEq, Eq)]
