@@ -17,7 +17,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::reload::Reloader;
 use crate::start::Report;
-use crate::terminal::report;
+use crate::terminal::note_error;
 
 mod cli;
 mod commands;
@@ -67,7 +67,7 @@ fn run() -> ExitCode {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
-            report(&error);
+            note_error(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
             ExitCode::from(if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL })
         }),
@@ -86,14 +86,17 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let (log, _flush) = logging::start(&settings.log, environment, file.as_deref())?;
+        let journal = environment.value("JOURNAL_STREAM").is_some();
+        let (log, _flush) = logging::start(&settings.log, journal, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start)
     });
     let (code, failure) = match result {
-        Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
+        Ok(ended) => {
+            (ended.code, activation::Failure::of_end(ended.code, &ended.reason, ended.upstream.as_deref()))
+        }
         Err(error) => {
-            report(&error);
+            note_error(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
@@ -115,7 +118,7 @@ fn finish(result: Result<ServeExit, Error>) -> ExitCode {
 
 /// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
-    report(error);
+    note_error(error);
     ExitCode::from(error.exit_code().number())
 }
 

@@ -17,12 +17,3 @@ pub(crate) fn note_error(error: &Error) {
         note(&format!("hint: {hint}"));
     }
 }
-
-/// Tells the person at the terminal what went wrong and what to do next.
-pub(crate) fn report(error: &Error) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "codexd: {}", error.chain());
-    if let Some(hint) = error.next_step() {
-        let _ = writeln!(stderr, "hint: {hint}");
-    }
-}

@@ -14,7 +14,6 @@ use codexd_proto::exit::ExitCode;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use crate::control::client;
 use crate::error::Error;
 
 /// How long a lock that nobody answers for is tried again: a daemon that is about to be gone, or a `ctl`
@@ -22,8 +21,6 @@ use crate::error::Error;
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
 /// Time between these attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
-/// How long the holder may take to say who it is.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// The lock on an instance, or on a socket that was named. Released and unlinked when dropped.
 #[derive(Debug)]
@@ -33,7 +30,7 @@ pub(crate) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the lock at `path`; `control_socket` is where its holder is asked who it is.
+    /// Takes the lock at `path`; `holder` asks its holder who it is, `None` if nobody answers.
     ///
     /// The process id written into the file is for people only.
     ///
@@ -41,7 +38,7 @@ impl InstanceLock {
     ///
     /// With exit code 75 when another process holds it, 77 when the file is a symbolic link, 73 when it
     /// cannot be made.
-    pub(crate) fn acquire(path: &Path, control_socket: &Path) -> Result<InstanceLock, Error> {
+    pub(crate) fn acquire(path: &Path, holder: impl Fn() -> Option<String>) -> Result<InstanceLock, Error> {
         let mut give_up = None;
         loop {
             match attempt(path)? {
@@ -50,18 +47,9 @@ impl InstanceLock {
                     return Ok(InstanceLock { file, path: path.to_owned() });
                 }
                 Attempt::Replaced => {}
-                Attempt::Held(mut file) => match client::ask_status(control_socket, ANSWER_WITHIN) {
-                    Ok(status) => {
-                        return Err(held(format!(
-                            "codexd {} is running already: pid {}, instance `{}`, generation {}, {}",
-                            status.version,
-                            status.pid,
-                            status.instance,
-                            status.generation,
-                            status.state.word()
-                        )));
-                    }
-                    Err(_) => {
+                Attempt::Held(mut file) => match holder() {
+                    Some(words) => return Err(held(words)),
+                    None => {
                         let now = Instant::now();
                         if now >= *give_up.get_or_insert(now + LAST_MOMENTS) {
                             return Err(held(format!(
@@ -196,7 +184,7 @@ mod tests {
     use super::*;
 
     fn acquire(path: &Path) -> Result<InstanceLock, Error> {
-        InstanceLock::acquire(path, &path.with_extension("ctl"))
+        InstanceLock::acquire(path, || None)
     }
 
     #[test]
@@ -213,6 +201,15 @@ mod tests {
         drop(lock);
         assert!(!path.exists());
         acquire(&path).unwrap();
+    }
+
+    #[test]
+    fn the_words_of_the_holder_are_passed_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.lock");
+        let _lock = acquire(&path).unwrap();
+        let error = InstanceLock::acquire(&path, || Some("it is me".to_owned())).unwrap_err();
+        assert_eq!((error.exit_code(), error.chain()), (ExitCode::AlreadyRunning, "it is me".to_owned()));
     }
 
     #[test]

@@ -316,7 +316,7 @@ fn read(path: &Path) -> io::Result<Option<Contents>> {
 
 fn write(path: &Path, contents: &Contents) -> io::Result<()> {
     // The lock allows one writer, so that one name is enough; a left-over is overwritten.
-    let beside = crate::settings::paths::with_suffix(path, ".new");
+    let beside = crate::os::file_name::with_suffix(path, ".new");
     let mut file =
         std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
     file.write_all(&serde_json::to_vec(contents)?)?;

@@ -6,8 +6,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
-use crate::settings::paths;
 
 /// Bytes of a log beyond which a new one is begun; one old log is kept.
 const LOG_BYTES: u64 = 1 << 20;
@@ -22,7 +22,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
         private_dir::ensure_state(dir)?;
     }
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
-        std::fs::rename(path, paths::with_suffix(path, ".1"))?;
+        std::fs::rename(path, with_suffix(path, ".1"))?;
     }
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
@@ -89,7 +89,7 @@ mod tests {
         open(&path).unwrap().set_len(LOG_BYTES + 1).unwrap();
         open(&path).unwrap().write_all(b"second").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"second");
-        assert_eq!(std::fs::metadata(paths::with_suffix(&path, ".1")).unwrap().len(), LOG_BYTES + 1);
+        assert_eq!(std::fs::metadata(with_suffix(&path, ".1")).unwrap().len(), LOG_BYTES + 1);
     }
 
     #[test]
@@ -101,7 +101,7 @@ mod tests {
         for line in &lines {
             log.write_all(line.as_bytes()).unwrap();
         }
-        let old = std::fs::read_to_string(paths::with_suffix(&path, ".1")).unwrap();
+        let old = std::fs::read_to_string(with_suffix(&path, ".1")).unwrap();
         let new = std::fs::read_to_string(&path).unwrap();
         let bound = usize::try_from(LOG_BYTES).unwrap() + lines[0].len();
         assert!(old.len() <= bound && new.len() <= bound, "{} {}", old.len(), new.len());

@@ -14,7 +14,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 
 use crate::error::Error;
-use crate::settings::environment::Environment;
 use file::BoundedLog;
 use filter::LogFilter;
 use writer::Flush;
@@ -35,15 +34,15 @@ impl LogControl {
 
 /// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
-/// Lines have no colours when stderr is not a terminal, and no time stamps when the journal, which
-/// stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
+/// Lines have no colours when stderr is not a terminal, and no time stamps with `journal`: the
+/// journal, which stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
 ///
 /// # Errors
 ///
 /// When the process has a subscriber already, or the system refuses a thread.
 pub(crate) fn start(
     filter: &LogFilter,
-    environment: &Environment,
+    journal: bool,
     file: Option<&Path>,
 ) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
@@ -56,7 +55,7 @@ pub(crate) fn start(
     let (targets, reload) = reload::Layer::new(filter.to_targets());
     let lines = fmt::layer().compact().with_writer(writer).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(targets);
-    if environment.value("JOURNAL_STREAM").is_some() && !terminal {
+    if journal && !terminal {
         registry.with(lines.without_time()).try_init()
     } else {
         registry.with(lines).try_init()

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
 use crate::error::Error;
+use crate::os::file_name::with_suffix;
 use crate::settings::paths;
 
 /// Connections the system keeps until they are accepted; it cuts this to its own bound
@@ -129,7 +130,7 @@ fn cannot_listen(path: &Path) -> Error {
 ///
 /// Where there is no room for the longer name, or something is there, the socket has its own from the start.
 fn bind_and_listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
-    let beside = paths::with_suffix(path, ".new");
+    let beside = with_suffix(path, ".new");
     let free = paths::check_socket_path(&beside).is_ok()
         && match occupant(&beside)? {
             Occupant::Nothing => true,

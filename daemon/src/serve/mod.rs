@@ -10,7 +10,7 @@ pub(crate) mod upstream;
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::router::{self, Identity, Router};
@@ -18,6 +18,7 @@ use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
+use crate::control::client::ask_status;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
 use crate::instance::lock::InstanceLock;
@@ -25,15 +26,18 @@ use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::Signals;
+use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
-use crate::settings::{ClientShutdown, Settings};
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
 use upstream::{Process, Program, locate, sweep};
+
+/// How long the holder of a lock may take to say who it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves until the life of the daemon is over.
 ///
@@ -63,11 +67,11 @@ pub(crate) fn run(
     for dir in paths.foreign_dirs().into_iter().filter(|dir| dir.is_absolute()) {
         private_dir::ensure_foreign(dir)?;
     }
-    let _lock = InstanceLock::acquire(&paths.lock, &paths.control_socket)?;
+    let _lock = InstanceLock::acquire(&paths.lock, || holder(&paths.control_socket))?;
     let _socket_lock = paths
         .socket_lock
         .as_deref()
-        .map(|path| InstanceLock::acquire(path, &paths.control_socket))
+        .map(|path| InstanceLock::acquire(path, || holder(&paths.control_socket)))
         .transpose()?;
 
     let sockets = Sockets {
@@ -93,6 +97,19 @@ pub(crate) fn run(
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
     result
+}
+
+/// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.
+fn holder(control_socket: &Path) -> Option<String> {
+    let status = ask_status(control_socket, ANSWER_WITHIN).ok()?;
+    Some(format!(
+        "codexd {} is running already: pid {}, instance `{}`, generation {}, {}",
+        status.version,
+        status.pid,
+        status.instance,
+        status.generation,
+        status.state.word()
+    ))
 }
 
 /// The sockets, bound and listening.
@@ -181,31 +198,8 @@ fn router_config(settings: &Settings, record: &Record) -> router::Config {
             generation: record.generation(),
         },
         originator: settings.client_name.clone(),
-        limits: router_limits(settings),
-        client_shutdown: client_shutdown(settings),
-    }
-}
-
-/// Returns the bounds of the router.
-pub(crate) fn router_limits(settings: &Settings) -> router::Limits {
-    let limits = &settings.limits;
-    router::Limits {
-        client_queue_soft_bytes: limits.client_queue_soft_bytes,
-        client_queue_soft_ms: u64::try_from(limits.client_queue_soft_time.as_millis()).unwrap_or(u64::MAX),
-        client_queue_hard_bytes: limits.client_queue_hard_bytes,
-        client_queue_max_bytes: limits.client_queue_max_bytes,
-        queued_requests_per_client: limits.max_queued_requests_per_client,
-        window: limits.window,
-        ..router::Limits::default()
-    }
-}
-
-/// Returns what `broker/shutdown` does.
-pub(crate) fn client_shutdown(settings: &Settings) -> router::ClientShutdown {
-    match settings.client_shutdown {
-        ClientShutdown::WhenUnused => router::ClientShutdown::WhenUnused,
-        ClientShutdown::Always => router::ClientShutdown::Always,
-        ClientShutdown::Never => router::ClientShutdown::Never,
+        limits: settings.limits.for_router(),
+        client_shutdown: settings.client_shutdown.for_router(),
     }
 }
 

@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::settings::duration::TimeLimit;
-use crate::settings::{ClientShutdown, Limits};
+use crate::settings::limits::{ClientShutdown, Limits};
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]

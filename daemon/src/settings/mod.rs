@@ -4,13 +4,11 @@ pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;
 pub(crate) mod fingerprint;
+mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use serde::Deserialize;
 
 use crate::cli::ServeArgs;
 use crate::error::Error;
@@ -19,6 +17,8 @@ use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
 use paths::Paths;
+
+pub(crate) use limits::{ClientShutdown, Limits};
 
 /// After how long without clients and turns a daemon stops that nobody but a client asked for.
 const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
@@ -60,55 +60,6 @@ pub(crate) struct Settings {
     pub(crate) permanent_exit_zero: bool,
     /// The configuration file that was read, if one was.
     pub(crate) config_file: Option<PathBuf>,
-}
-
-/// What a client's `broker/shutdown` does to the daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ClientShutdown {
-    /// The daemon stops if no other client is connected and no turn runs.
-    #[default]
-    WhenUnused,
-    /// The daemon stops.
-    Always,
-    /// Only the client is detached.
-    Never,
-}
-
-/// Bounds, each with its unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// Bytes of one message in either direction.
-    pub(crate) max_message_bytes: usize,
-    /// Bytes queued for a client that it may exceed only for [`Limits::client_queue_soft_time`].
-    pub(crate) client_queue_soft_bytes: usize,
-    /// How long a client's queue may stay above the soft limit.
-    pub(crate) client_queue_soft_time: Duration,
-    /// Bytes queued for a client that takes nothing, at which it is closed.
-    pub(crate) client_queue_hard_bytes: usize,
-    /// Bytes queued for a client that reads too slowly, at which it is closed.
-    pub(crate) client_queue_max_bytes: usize,
-    /// Clients connected at the same time.
-    pub(crate) max_clients: usize,
-    /// Requests of one client that wait for their turn to be forwarded.
-    pub(crate) max_queued_requests_per_client: usize,
-    /// Requests forwarded to the upstream and not answered yet.
-    pub(crate) window: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Limits {
-        Limits {
-            max_message_bytes: 128 << 20,
-            client_queue_soft_bytes: 4 << 20,
-            client_queue_soft_time: Duration::from_secs(30),
-            client_queue_hard_bytes: 16 << 20,
-            client_queue_max_bytes: 64 << 20,
-            max_clients: 1024,
-            max_queued_requests_per_client: 1024,
-            window: 64,
-        }
-    }
 }
 
 impl Settings {
@@ -215,37 +166,6 @@ impl Settings {
             }
         }
         self.limits.check()
-    }
-}
-
-impl Limits {
-    fn check(&self) -> Result<(), Error> {
-        for (name, value, least) in [
-            ("max_message_bytes", self.max_message_bytes, 64 << 10),
-            ("client_queue_soft_bytes", self.client_queue_soft_bytes, 1 << 10),
-            ("max_clients", self.max_clients, 1),
-            ("max_queued_requests_per_client", self.max_queued_requests_per_client, 1),
-            ("window", self.window, 1),
-        ] {
-            if value < least {
-                return Err(Error::config(format!("`limits.{name}` is {value} and must be {least} or more")));
-            }
-        }
-        // The upstream's own queue holds 128; what goes beyond it is lost without an answer.
-        if self.window > 100 {
-            return Err(Error::config(format!("`limits.window` is {} and must be 100 or less", self.window)));
-        }
-        if self.client_queue_hard_bytes < self.client_queue_soft_bytes {
-            return Err(Error::config(
-                "`limits.client_queue_hard_bytes` is less than `limits.client_queue_soft_bytes`",
-            ));
-        }
-        if self.client_queue_max_bytes < self.client_queue_hard_bytes {
-            return Err(Error::config(
-                "`limits.client_queue_max_bytes` is less than `limits.client_queue_hard_bytes`",
-            ));
-        }
-        Ok(())
     }
 }
 

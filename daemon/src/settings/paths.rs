@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
+use crate::os::file_name::with_suffix;
 use crate::settings::environment::Environment;
 
 /// The longest path of a Unix socket, in bytes, without the final NUL (`unix(7)`; `sun_path` has 108
@@ -201,13 +202,6 @@ pub(crate) fn default_config_file(environment: &Environment) -> Option<PathBuf> 
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path)
         .map_err(|error| Error::config(format!("cannot use the path `{}`", path.display())).because(error))
-}
-
-/// Appends to the file name, keeping its extension.
-pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn runtime_dir(environment: &Environment) -> PathBuf {

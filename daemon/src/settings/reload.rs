@@ -3,7 +3,6 @@
 use codexd_proto::status::Warning;
 
 use crate::cli::ServeArgs;
-use crate::control::ReloadReceipt;
 use crate::error::Error;
 use crate::logging::LogControl;
 use crate::logging::filter::LogFilter;
@@ -26,9 +25,11 @@ pub(crate) struct Reloader {
 
 /// What differs between two readings.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Differences {
-    live: Vec<&'static str>,
-    restart: Vec<&'static str>,
+pub(crate) struct Differences {
+    /// Settings that can change while the daemon runs.
+    pub(crate) live: Vec<&'static str>,
+    /// Settings that need a restart.
+    pub(crate) restart: Vec<&'static str>,
 }
 
 impl Reloader {
@@ -52,12 +53,14 @@ impl Reloader {
 
     /// Reads the settings again and puts the log level into force; the caller does so with the others.
     ///
+    /// Returns what is new since the last reading, and what needs a restart since the start.
+    ///
     /// Flags and variables of the process are what they were: only the file can say something new.
     ///
     /// # Errors
     ///
     /// When the file cannot be used; then everything stays as it was.
-    pub(crate) fn reload(&mut self) -> Result<(Settings, ReloadReceipt), Error> {
+    pub(crate) fn reload(&mut self) -> Result<(Settings, Differences), Error> {
         let new = match Settings::load(&self.args, &self.environment) {
             Ok(new) => new,
             Err(error) => {
@@ -67,16 +70,10 @@ impl Reloader {
         };
         self.failure = None;
         self.log.set_level(&new.log);
-        let applied = differences(&self.current, &new).live;
+        let live = differences(&self.current, &new).live;
         self.needs_restart = differences(&self.started, &new).restart;
         self.current = new.clone();
-        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
-        let receipt = ReloadReceipt {
-            applied: owned(&applied),
-            needs_restart: owned(&self.needs_restart),
-            error: None,
-        };
-        Ok((new, receipt))
+        Ok((new, Differences { live, restart: self.needs_restart.clone() }))
     }
 
     /// Changes what is logged, until the settings are read again.

@@ -16,6 +16,7 @@ mod latch;
 mod lock;
 mod report;
 mod service;
+pub(crate) mod unit;
 
 use std::io;
 use std::os::unix::net::UnixStream;

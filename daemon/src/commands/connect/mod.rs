@@ -25,10 +25,10 @@ use codexd_proto::exit::ExitCode as Code;
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::error::Error;
 use crate::instance::record::unix_ms;
+use crate::os::file_name::with_suffix;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::paths::with_suffix;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
 

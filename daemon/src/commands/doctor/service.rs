@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use super::Finding;
-use crate::commands::install::{Facts, launchd, systemd};
+use crate::commands::install::{Facts, systemd};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
+use crate::start::unit;
 
 /// Checks the service of this instance.
 pub(super) fn check(settings: &Settings, environment: &Environment) -> Vec<Finding> {
@@ -13,7 +14,7 @@ pub(super) fn check(settings: &Settings, environment: &Environment) -> Vec<Findi
 }
 
 fn agent(settings: &Settings, environment: &Environment) -> Vec<Finding> {
-    let label = launchd::label(&settings.instance);
+    let label = unit::label(&settings.instance);
     let Some(home) = environment.path("HOME") else { return Vec::new() };
     let path = home.join("Library/LaunchAgents").join(format!("{label}.plist"));
     vec![if path.is_file() {
@@ -30,9 +31,9 @@ fn not_installed(fix: &str) -> Finding {
 }
 
 fn unit(settings: &Settings, environment: &Environment) -> Vec<Finding> {
-    let name = systemd::unit_name(&settings.instance);
+    let name = unit::unit_name(&settings.instance);
     let (service, socket) = (format!("{name}.service"), format!("{name}.socket"));
-    let Some(load_state) = systemd::show(&service, "LoadState") else {
+    let Some(load_state) = unit::show(&service, "LoadState") else {
         return vec![Finding::ok("service", "no service manager of systemd answers here")];
     };
     if load_state == "not-found" {
@@ -53,7 +54,7 @@ fn unit(settings: &Settings, environment: &Environment) -> Vec<Finding> {
 }
 
 fn state(service: &str, socket: &str) -> Finding {
-    let ask = |unit: &str, property: &str| systemd::show(unit, property).unwrap_or_default();
+    let ask = |unit: &str, property: &str| unit::show(unit, property).unwrap_or_default();
     for unit in [service, socket] {
         if ask(unit, "ActiveState") == "failed" {
             let (result, status) = (ask(unit, "Result"), ask(unit, "ExecMainStatus"));

@@ -5,13 +5,9 @@ use std::path::PathBuf;
 use super::step::Step;
 use super::{Facts, template};
 use crate::error::Error;
+use crate::start::unit::label;
 
 const AGENT: &str = include_str!("../../../../launchd/com.codexd.agent.plist");
-
-/// Returns the agent's label: one for each instance.
-pub(crate) fn label(instance: &str) -> String {
-    if instance == "default" { "com.codexd.agent".to_owned() } else { format!("com.codexd.agent.{instance}") }
-}
 
 fn agent_path(facts: &Facts) -> PathBuf {
     facts.home.join("Library/LaunchAgents").join(format!("{}.plist", label(&facts.settings.instance)))

@@ -99,7 +99,7 @@ fn write(path: &Path, contents: &str) -> Result<String, Error> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
     }
-    let new = crate::settings::paths::with_suffix(path, &format!(".{}.new", std::process::id()));
+    let new = crate::os::file_name::with_suffix(path, &format!(".{}.new", std::process::id()));
     std::fs::write(&new, contents).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
         // What could not be written whole must not stay.
         let _ = std::fs::remove_file(&new);

@@ -10,7 +10,7 @@ use super::step::Step;
 use super::{Facts, say, template};
 use crate::control::client::ask_status;
 use crate::error::Error;
-use crate::settings::environment::lend_runtime_dir;
+use crate::start::unit::{show, unit_name};
 
 const SERVICE: &str = include_str!("../../../../systemd/codexd.service");
 const SOCKET: &str = include_str!("../../../../systemd/codexd.socket");
@@ -58,11 +58,6 @@ impl Units {
             name,
         })
     }
-}
-
-/// Returns the name of an instance's units, without suffix.
-pub(crate) fn unit_name(instance: &str) -> String {
-    if instance == "default" { "codexd".to_owned() } else { format!("codexd-{instance}") }
 }
 
 fn unit_folder(facts: &Facts) -> PathBuf {
@@ -195,14 +190,6 @@ pub(super) fn check_manager() -> Result<(), Error> {
             "after `su` or `sudo`, `unset XDG_RUNTIME_DIR` if it is another user's; a user without a session has one \
              after `loginctl enable-linger USER`; without systemd the first client starts the daemon",
         ))
-}
-
-/// Asks the user's manager for a property of a unit; `None` where there is no manager.
-pub(crate) fn show(unit: &str, property: &str) -> Option<String> {
-    let mut command = Command::new("systemctl");
-    command.args(["--user", "show", "-P", property, unit]);
-    let output = lend_runtime_dir(&mut command).output().ok()?;
-    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Tells whether the user's services outlive the last session; `None` where that cannot be told, or where

@@ -10,11 +10,11 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use codexd_proto::exit::ExitCode;
 use nix::errno::Errno;
 use nix::sys::socket::{Backlog, SockType, UnixAddr, getsockname, getsockopt, listen, sockopt};
 
 use crate::error::Error;
-use crate::serve::hub::Ended;
 use crate::serve::listener::{BACKLOG, SocketFile};
 
 mod refuse;
@@ -166,12 +166,12 @@ impl Failure {
     }
 
     /// Describes a life that ended before or while it served.
-    pub(crate) fn of_end(ended: &Ended) -> Failure {
-        let upstream = ended.upstream.as_ref().map(|how| format!(": {how}")).unwrap_or_default();
+    pub(crate) fn of_end(code: ExitCode, reason: &str, upstream: Option<&str>) -> Failure {
+        let upstream = upstream.map(|how| format!(": {how}")).unwrap_or_default();
         Failure {
-            code: ended.code.number(),
-            message: format!("{}{upstream}", ended.reason),
-            retryable: !ended.code.is_permanent(),
+            code: code.number(),
+            message: format!("{reason}{upstream}"),
+            retryable: !code.is_permanent(),
         }
     }
 }

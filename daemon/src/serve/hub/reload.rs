@@ -5,7 +5,6 @@ use codexd_proto::lifecycle::State;
 use super::{Hub, millis};
 use crate::control::ReloadReceipt;
 use crate::os::service_manager;
-use crate::serve;
 use crate::settings::duration::TimeLimit;
 
 impl Hub {
@@ -19,9 +18,10 @@ impl Hub {
         }
         service_manager::reloading();
         let (status, receipt) = match self.reloader.reload() {
-            Ok((settings, receipt)) => {
+            Ok((settings, differences)) => {
+                let receipt = ReloadReceipt::from(differences);
                 let ms = |limit: TimeLimit| limit.as_duration().map(millis);
-                self.router.reconfigure(serve::router_limits(&settings), serve::client_shutdown(&settings));
+                self.router.reconfigure(settings.limits.for_router(), settings.client_shutdown.for_router());
                 self.lifecycle.set_drain_ms(ms(settings.drain_timeout));
                 self.health.set_limits(ms(settings.probe_interval), ms(settings.probe_timeout));
                 self.max_clients = settings.limits.max_clients;
