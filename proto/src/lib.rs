@@ -5,6 +5,7 @@
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`status`], [`exit`]: what is told to people and supervisors.
+//! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
 //!
 //! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
 //! `docs/architecture.md` shows how the two fit together.
@@ -19,5 +20,7 @@ pub mod lifecycle;
 pub mod message;
 pub mod router;
 pub mod routes;
+pub mod secrets;
 pub mod status;
+pub mod stderr;
 pub mod time;
