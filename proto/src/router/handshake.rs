@@ -173,6 +173,7 @@ impl Router {
             attestation: capabilities.request_attestation,
         };
         self.sessions.initialized(client, declared);
+        self.note_connected(client);
         self.delivery.initialized(client, opt_outs);
         self.delivery.to_client_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");

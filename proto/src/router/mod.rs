@@ -26,6 +26,7 @@
 //! [`loss`] for what goes beyond one message.
 
 mod action;
+mod activity;
 mod announcement;
 mod answer;
 mod attribution;
@@ -60,6 +61,7 @@ use crate::status::Counters;
 use crate::time::Time;
 
 pub use action::{Action, CloseReason};
+pub use activity::{Activity, Outcome};
 pub use announcement::Announcement;
 pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use config::{ClientShutdown, Config, Identity};
@@ -108,6 +110,7 @@ pub struct Router {
     server_requests: ServerRequests,
     resources: Resources,
     actions: VecDeque<Action>,
+    activities: VecDeque<Activity>,
     counters: Counters,
     last_upstream: Option<Time>,
     /// Methods that the upstream named and the table does not know.
@@ -130,6 +133,7 @@ impl Router {
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
             actions: VecDeque::new(),
+            activities: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
             unknown_methods: Vec::new(),
@@ -167,6 +171,7 @@ impl Router {
     pub fn client_gone(&mut self, now: Time, client: ClientId) {
         self.delivery.at(now);
         self.detach(client);
+        self.note_left(now, client);
         self.sessions.disconnect(client);
         self.delivery.disconnect(client);
         self.pacing.disconnect(client);

@@ -1,5 +1,6 @@
 //! Notifications of the upstream.
 
+use super::activity::Outcome;
 use super::delivery::Topic;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
@@ -150,19 +151,24 @@ impl Router {
         thread: &ThreadId,
         params: usize,
     ) -> Option<ClientId> {
+        let now = self.now();
         let state = self.subscriptions.get_mut(thread)?;
         match meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
+                if state.open_turn(now, id.of(line), turn.of(line), KnownTo::Subscribers) {
+                    self.note_started(thread);
+                }
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
-                if state.close_turn(id.of(line)) {
-                    self.counters.turns_completed += 1;
+                if let Some(open) = state.close_turn(id.of(line)) {
+                    let status =
+                        member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
+                    self.turn_ended(thread, &open, Outcome::of_status(status));
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
@@ -222,10 +228,14 @@ impl Router {
                     return;
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
-                    state.active = active;
+                    let was_active = std::mem::replace(&mut state.active, active);
                     state.loaded = status != Some(b"\"notLoaded\"");
                     if !active && state.subscribers.is_empty() {
-                        state.turn = None;
+                        match state.turn.take() {
+                            Some(turn) => self.turn_ended(&thread, &turn, Outcome::Unknown),
+                            // One that began when nobody was subscribed any more.
+                            None => self.counters.turns_completed += u64::from(was_active),
+                        }
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -249,7 +259,9 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        self.subscriptions.unload(thread);
+        if let Some(turn) = self.subscriptions.unload(thread) {
+            self.turn_ended(thread, &turn, Outcome::Unknown);
+        }
     }
 
     // ---- notifications for the owner of an id --------------------------------------------------
