@@ -6,18 +6,18 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
 use crate::os::service_manager;
+use crate::os::signals::{self, Terminal};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::reload::Reloader;
 use crate::start::Report;
-use crate::terminal::note_error;
+use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
 mod cli;
 mod commands;
@@ -36,7 +36,7 @@ use codexd_proto::exit::ExitCode as ServeExit;
 fn main() -> ExitCode {
     // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
     // (`signal(7)`): SIGTERM would end neither this process nor codex.
-    let _ = SigSet::empty().thread_set_mask();
+    signals::hold();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
@@ -48,13 +48,19 @@ fn run() -> ExitCode {
             // Nobody to tell if the terminal is gone.
             let _ = error.print();
             let wrong = error.use_stderr();
+            signals::release();
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
-                refuse_waiting(&Error::usage(error.render().to_string().trim_end()));
+                let error = Error::usage(error.render().to_string().trim_end());
+                note_end(ServeExit::Usage, false, "the command line is wrong");
+                refuse_waiting(&error);
             }
             return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
         }
     };
     let environment = Environment::of_process();
+    if !matches!(cli.command, Command::Serve(_)) {
+        signals::release();
+    }
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
@@ -75,10 +81,12 @@ fn run() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
+    report_panics();
     let mut permanent_exit_zero = args.permanent_exit_zero;
     if args.auto_spawned {
         start::detach();
     }
+    let terminal = Terminal::look();
     let start = Report::new(args.auto_spawned);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
@@ -86,23 +94,26 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let journal = environment.value("JOURNAL_STREAM").is_some();
-        let (log, _flush) = logging::start(&settings.log, journal, file.as_deref())?;
+        let (log, _flush) = logging::start(&settings.log, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start)
+        serve::run(&settings, environment, inherited, reloader, &start, terminal)
     });
     let (code, failure) = match result {
         Ok(ended) => {
-            (ended.code, activation::Failure::of_end(ended.code, &ended.reason, ended.upstream.as_deref()))
+            note_end(ended.code, permanent_exit_zero, &ended.reason);
+            (ended.code, activation::Failure::of_end(ended.code, &ended.reason))
         }
         Err(error) => {
-            note_error(&error);
+            note_end(error.exit_code(), permanent_exit_zero, &error.chain());
+            note_hint(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
+    // Where the start failed before anybody handled signals, they still wait.
+    signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
         waiting.refuse(&failure);
     }
@@ -110,6 +121,14 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     ExitCode::from(code.number())
+}
+
+/// Says, as the last word of a daemon, what it exits with and why.
+fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
+    let (number, word) = (code.number(), code.word());
+    let instead = if permanent_exit_zero && code.is_permanent() { "0 instead of " } else { "" };
+    let text = format!("codexd: exits with {instead}{number} ({word}), because {because}");
+    if code == ServeExit::Stopped { note(&text) } else { note_failure(&text) }
 }
 
 fn finish(result: Result<ServeExit, Error>) -> ExitCode {

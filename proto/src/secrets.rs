@@ -11,8 +11,8 @@ use std::borrow::Cow;
 /// What stands in place of a secret.
 const MASK: &str = "***";
 
-/// Bytes below which a known value is not masked: it would be found in every second word.
-const SHORTEST_VALUE: usize = 4;
+/// Bytes below which a known value is not masked: it would be found in every second word, as `true` would.
+const SHORTEST_VALUE: usize = 6;
 
 /// Bytes from which on a word is long enough to be a key, behind one of [`KEY_PREFIXES`].
 const SHORTEST_KEY: usize = 16;
@@ -89,7 +89,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Creates the set of these values; those of fewer than four bytes are left out.
+    /// Creates the set of these values; those of fewer than six bytes are left out.
     pub fn new(values: impl IntoIterator<Item = String>) -> Secrets {
         let mut values: Vec<String> =
             values.into_iter().filter(|value| value.trim().len() >= SHORTEST_VALUE).collect();
@@ -157,8 +157,10 @@ fn is_announced(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let words: Vec<&str> =
         lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    // `env_key` of codex's providers is the name of a variable.
-    let elsewhere = words.last().is_some_and(|last| PLACE_WORDS.contains(last)) || words == ["env", "key"];
+    // `env_key` of codex's providers is the name of a variable, `PWD` the working directory.
+    let elsewhere = words.last().is_some_and(|last| PLACE_WORDS.contains(last))
+        || words == ["env", "key"]
+        || words == ["pwd"];
     let is_secret = |word: &&str| {
         SECRET_WORDS.contains(word) || SECRET_ENDINGS.iter().any(|ending| word.ends_with(ending))
     };
@@ -336,10 +338,13 @@ mod tests {
 
     #[test]
     fn variables_with_secrets_are_known_by_their_names() {
-        for name in ["OPENAI_API_KEY", "GITHUB_TOKEN", "DB_PASSWORD", "MY_APIKEY", "npm_config__authToken"] {
+        for name in
+            ["OPENAI_API_KEY", "GITHUB_TOKEN", "DB_PASSWORD", "DB_PWD", "MY_APIKEY", "npm_config__authToken"]
+        {
             assert!(is_secret_variable(name), "{name}");
         }
-        for name in ["PATH", "SSH_AUTH_SOCK", "TOKEN_FILE", "KEYBOARD", "XAUTHORITY", "HOME"] {
+        for name in ["PATH", "PWD", "OLDPWD", "SSH_AUTH_SOCK", "TOKEN_FILE", "KEYBOARD", "XAUTHORITY", "HOME"]
+        {
             assert!(!is_secret_variable(name), "{name}");
         }
         assert_eq!(user_info("http://a:b@c/d@e"), Some("a:b"));

@@ -235,6 +235,14 @@ pub fn summary(lines: &[String]) -> Option<String> {
     Some(shorten(text, SUMMARY_BYTES))
 }
 
+/// Adds the [`summary`] of the last lines to a reason, in the same line.
+pub fn explained(reason: &str, lines: &[String]) -> String {
+    match summary(lines) {
+        Some(summary) => format!("{reason}: {summary}"),
+        None => reason.to_owned(),
+    }
+}
+
 /// Returns bytes as one line that people may be shown.
 pub fn printable(bytes: &[u8], max_bytes: usize) -> String {
     shorten(escape(bytes).trim().to_owned(), max_bytes)

@@ -25,16 +25,17 @@ use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
-use crate::os::signals::Signals;
+use crate::os::signals::{Signals, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
+use crate::settings::secrets;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
-use upstream::{Process, Program, locate, sweep};
+use upstream::{Launch, Process, Program, locate, sweep};
 
 /// How long the holder of a lock may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -50,6 +51,7 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &Report,
+    terminal: Terminal,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
@@ -88,10 +90,11 @@ pub(crate) fn run(
     let record = Record::begin(paths, settings.auto_spawned);
     let environment = fingerprint::of(&settings.codex_home, environment);
     let core = Core { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, core);
+    let result = serve(settings, &program, sockets, &record, core, terminal);
     match &result {
         Ok(ended) => {
-            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            let record = record.with_stderr(ended.stderr.clone());
+            record.finish(ended.code, ended.cause.as_str(), ended.upstream.clone());
             start.failed(ended.code, &ended.reason, None);
         }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
@@ -134,6 +137,7 @@ fn serve(
     sockets: Sockets,
     record: &Record,
     core: Core,
+    terminal: Terminal,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -144,7 +148,8 @@ fn serve(
         let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
-        let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
+        let signals =
+            Signals::new(terminal).map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans();
 
         let mut identity = identity(settings, program, record);
@@ -154,7 +159,13 @@ fn serve(
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let router = Router::new(router_config(settings, record), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, core.files)?;
+        let (process, pipes) = Process::spawn(Launch {
+            program,
+            arguments: &settings.codex_args,
+            variables: &[],
+            open_files: core.files.given,
+            secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
+        })?;
         identity.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),

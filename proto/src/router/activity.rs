@@ -51,6 +51,11 @@ pub enum Activity {
         /// For how long it was known to run.
         duration_ms: u64,
     },
+    /// The upstream warns of its own configuration: it may run with defaults in place of it.
+    ConfigWarning {
+        /// In its words.
+        text: String,
+    },
 }
 
 /// How a turn ended.

@@ -11,7 +11,11 @@ use super::{Action, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{Members, member, skip_space};
+use crate::json::scan::{Members, member, member_at, skip_space};
+use crate::stderr::printable;
+
+/// Bytes of either part of a `configWarning` that are shown.
+const CONFIG_WARNING_BYTES: usize = 400;
 
 /// What the upstream answered to `initialize`.
 #[derive(Debug, Default)]
@@ -39,6 +43,11 @@ impl Handshake {
             self.sticky.retain(|kept| *kept.method != *method);
         }
         self.sticky.push(Sticky { method: method.into(), line: line.into() });
+    }
+
+    /// Returns the upstream's warnings of its configuration, in its words.
+    pub(super) fn config_warnings(&self) -> impl Iterator<Item = String> {
+        self.sticky.iter().filter_map(|Sticky { method, line }| config_warning(method, line))
     }
 
     /// Returns the version in the upstream's user agent: `NAME/VERSION (...)`.
@@ -227,6 +236,18 @@ impl Router {
         edits.write(result, &mut out);
         out
     }
+}
+
+/// Returns the text of the notification `line` if its method is `configWarning`, in one line.
+pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
+    if method != b"configWarning" {
+        return None;
+    }
+    let text = |name| member_at(line, 0, &["params", name]).and_then(|text| read_string(text.of(line)));
+    let parts = [text("summary"), text("details")].into_iter().flatten();
+    let parts: Vec<String> =
+        parts.map(|part| printable(part.replace('\n', " ").as_bytes(), CONFIG_WARNING_BYTES)).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
 }
 
 /// Reads the parameters as the upstream does, with its words for what is missing.

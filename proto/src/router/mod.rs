@@ -66,6 +66,7 @@ pub use announcement::Announcement;
 pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use config::{ClientShutdown, Config, Identity};
 pub use delivery::Outbox;
+pub use handshake::config_warning;
 pub use limits::Limits;
 pub use loss::Loss;
 #[doc(hidden)]

@@ -1,7 +1,8 @@
 //! Notifications of the upstream.
 
-use super::activity::Outcome;
+use super::activity::{Activity, Outcome};
 use super::delivery::Topic;
+use super::handshake::config_warning;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
@@ -87,6 +88,8 @@ impl Router {
             }
             Audience::Sticky => {
                 self.handshake.keep(method, line);
+                let warning = config_warning(method, line).map(|text| Activity::ConfigWarning { text });
+                self.activities.extend(warning);
                 self.delivery.notify_all(topic, line);
             }
         }

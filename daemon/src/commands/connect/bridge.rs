@@ -403,7 +403,8 @@ impl<'a> Bridge<'a> {
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            return Some(self.settle("the connection to codexd was lost", 1));
+            let why = self.ledger.announced().map(|why| format!(" ({why})")).unwrap_or_default();
+            return Some(self.settle(&format!("the connection to codexd was lost{why}"), 1));
         }
         if let Event::NoDaemon(why, answer) = event {
             if !self.may_run_codex && self.ledger.refused() {

@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     greeting: Greeting,
     /// What the last daemon said that did not take this client.
     refusal: Option<String>,
+    /// Why the daemon stops, in its words.
+    announced: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
@@ -154,6 +156,11 @@ impl Ledger {
             {
                 Verdict::Swallow
             }
+            Some(UpstreamMessage::Notification { method, .. }) if method.of(text) == Announcement::METHOD => {
+                let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
+                self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
+                Verdict::Deliver
+            }
             _ => Verdict::Deliver,
         }
     }
@@ -236,6 +243,11 @@ impl Ledger {
     /// Returns what the last daemon said that did not take this client.
     pub(super) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
+    }
+
+    /// Returns why the daemon stops, if it said so.
+    pub(super) fn announced(&self) -> Option<&str> {
+        self.announced.as_deref()
     }
 
     /// Returns the number of requests without an answer.

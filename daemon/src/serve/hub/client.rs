@@ -46,7 +46,7 @@ impl Hub {
     /// Takes in a connection whose peer was checked.
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.router.client_connected(self.now());
-        tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
+        tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
         let connection = Connection {
             socket,
             wire: Wire::Sniffing,

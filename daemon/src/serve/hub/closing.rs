@@ -134,9 +134,13 @@ impl Hub {
     /// Ends a connection.
     pub(super) fn disconnect(&mut self, client: ClientId) {
         self.unexpect(client);
+        if self.connections.contains_key(&client) {
+            self.router.client_gone(self.now(), client);
+            // While it is known which process that was.
+            self.log_activity();
+        }
         let Some(connection) = self.connections.remove(&client) else { return };
-        tracing::debug!(client.id = client.0, "client disconnected");
-        self.router.client_gone(self.now(), client);
+        tracing::debug!(client.id = client.0, "connection ended");
         self.room.notify_one();
         if let Some(waker) = connection.waker {
             waker.wake();

@@ -44,6 +44,7 @@ impl Hub {
         let now = self.now();
         match effect {
             Effect::Ready => {
+                self.upstream.stderr().clients_are_served();
                 service_manager::ready(&self.status_line());
                 self.start.ready();
                 self.router.ask_for_methods(now);
@@ -73,7 +74,8 @@ impl Hub {
             }
             Effect::InterruptTurns => self.router.interrupt_turns(now),
             Effect::SettleClients => {
-                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let mut loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 self.hear_last_words();
                 self.router.upstream_lost(
@@ -102,8 +104,13 @@ impl Hub {
         }
     }
 
-    /// Returns why the daemon ends, in words.
+    /// Returns why the daemon ends, in words: codexd's, then those of the upstream, in one line.
     pub(super) fn reason(&self) -> String {
+        self.explain(self.cause())
+    }
+
+    /// Returns why the daemon ends, in the words of codexd alone.
+    pub(super) fn cause(&self) -> String {
         farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
     }
 }

@@ -13,6 +13,7 @@
 //! What to do is decided in `codexd-proto`; here it is done.
 
 mod accept;
+mod activity;
 mod client;
 mod closing;
 mod effect;
@@ -21,6 +22,7 @@ mod report;
 mod run;
 mod tasks;
 mod upstream;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -47,6 +49,7 @@ use crate::settings::reload::Reloader;
 use crate::start::Report;
 use client::Connection;
 use upstream::UpstreamIo;
+use words::Words;
 
 pub(crate) use run::{Ended, Run, run};
 
@@ -105,6 +108,7 @@ pub(crate) struct Hub {
     refused: u64,
     /// How the upstream ended, in words, for the record.
     ended: Option<String>,
+    words: Words,
 }
 
 /// What the hub is made of.
@@ -159,6 +163,7 @@ impl Hub {
             looks_at: Time::ZERO,
             refused: 0,
             ended: None,
+            words: Words::default(),
         }
     }
 
@@ -207,6 +212,7 @@ impl Hub {
             }
         }
         self.resume_clients();
+        self.log_activity();
         self.watch_idleness();
         if let Some(due) = self.next_due()
             && self.sleeps_until.is_none_or(|until| due < until)
@@ -233,8 +239,9 @@ impl Hub {
                 self.happened(Event::HandshakeDone);
             }
             Action::UpstreamRefused { message } => {
-                tracing::error!(error = message, "codex app-server refused the handshake");
-                self.ended = Some(format!("refused the handshake: {message}"));
+                let error = self.upstream.stderr().mask(&message);
+                tracing::error!(error, "codex app-server refused the handshake");
+                self.words.refusal = Some(message);
                 self.happened(Event::HandshakeRefused);
             }
             // Any message is life: it was noted when it came.

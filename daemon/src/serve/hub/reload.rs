@@ -10,13 +10,18 @@ use crate::settings::duration::TimeLimit;
 impl Hub {
     /// Reads the settings again and puts into force what can change while clients are served.
     ///
-    /// On the way out nothing is read any more: the service manager must not be told of a start.
+    /// Before clients are served this works as well, and the service manager is told nothing: the start is not
+    /// over. On the way out nothing is read any more: the service manager must not be told of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
-        if self.lifecycle.state() != State::Serving {
-            let error = "the daemon is not serving".to_owned();
+        let serving = self.lifecycle.state() == State::Serving;
+        if !serving && !self.is_before_serving() {
+            let error = "the daemon is stopping, and reads no settings any more".to_owned();
+            tracing::warn!(error, "the settings were not read again");
             return ReloadReceipt { error: Some(error), ..ReloadReceipt::default() };
         }
-        service_manager::reloading();
+        if serving {
+            service_manager::reloading();
+        }
         let (status, receipt) = match self.reloader.reload() {
             Ok((settings, differences)) => {
                 let receipt = ReloadReceipt::from(differences);
@@ -44,7 +49,9 @@ impl Hub {
                 (format!("{} (old settings: {})", self.status_line(), error.chain()), receipt)
             }
         };
-        service_manager::ready(&status);
+        if serving {
+            service_manager::ready(&status);
+        }
         self.publish();
         self.settle();
         self.wake.notify_one();

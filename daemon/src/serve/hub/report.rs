@@ -12,6 +12,10 @@ impl Hub {
         let mut report = self.identity.clone();
         report.counters.clients_refused = self.refused;
         self.router.fill_status(now, &mut report);
+        for warning in &mut report.warnings {
+            // Those of codex are in its words.
+            warning.message = self.upstream.stderr().mask(&warning.message);
+        }
         report.state = daemon_state(self.lifecycle.state());
         report.state_since_ms = now.since(self.lifecycle.since());
         report.ready = self.lifecycle.state() == State::Serving;
@@ -25,6 +29,9 @@ impl Hub {
             report.upstream.pid = None;
         }
         report.upstream.ended = self.ended.clone();
+        if self.ended.is_some() {
+            report.upstream.stderr = self.last_lines();
+        }
         report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.watches_health());
         report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
         report.warnings.extend(self.reloader.warnings());

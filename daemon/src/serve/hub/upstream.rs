@@ -13,6 +13,7 @@ use tokio::net::unix::pipe;
 
 use super::{Hub, SharedHub};
 use crate::serve::upstream::process::{Pipes, Signals};
+use crate::serve::upstream::stderr::Stderr;
 
 /// Reads of the upstream before clients have their turn.
 const READS_IN_A_ROW: usize = 4;
@@ -27,6 +28,7 @@ pub(super) struct UpstreamIo {
     stdin: Option<pipe::Sender>,
     /// `None` once it has ended.
     stdout: Option<pipe::Receiver>,
+    stderr: Stderr,
     decoder: LineDecoder,
     signals: Signals,
     waker: Option<Waker>,
@@ -39,6 +41,7 @@ impl UpstreamIo {
         UpstreamIo {
             stdin: Some(pipes.stdin),
             stdout: Some(pipes.stdout),
+            stderr: pipes.stderr,
             // The upstream may wrap what it got into something longer.
             decoder: LineDecoder::new(max_message_bytes.saturating_mul(2)),
             signals,
@@ -53,8 +56,12 @@ impl UpstreamIo {
         self.stdin.is_some() && outbox.len() > BACKLOG_BYTES
     }
 
-    pub(super) fn signals(&self) -> Signals {
-        self.signals
+    pub(super) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    pub(super) fn stderr(&self) -> &Stderr {
+        &self.stderr
     }
 }
 
@@ -120,10 +127,16 @@ impl Hub {
             return;
         }
         let now = self.now();
+        let early = self.is_before_serving();
         self.health.heard(now);
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
             match frame {
-                Frame::Line(line) => self.router.upstream_line(now, line),
+                Frame::Line(line) => {
+                    if early {
+                        self.words.early_line(line);
+                    }
+                    self.router.upstream_line(now, line);
+                }
                 Frame::TooLong => {
                     tracing::error!("codex app-server wrote a line that is too long to be kept");
                     self.events.push_back(Event::UpstreamMalformed);
@@ -165,6 +178,7 @@ impl Hub {
         self.ended = Some(status.to_string());
         self.happened(Event::UpstreamExited(status));
         self.settle();
+        self.log_last_lines();
     }
 
     /// Writes what waits for the upstream.
