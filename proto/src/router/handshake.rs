@@ -45,9 +45,14 @@ impl Handshake {
         self.sticky.push(Sticky { method: method.into(), line: line.into() });
     }
 
-    /// Returns the upstream's warnings of its configuration, in its words.
+    /// Returns the upstream's warnings of something particular in its configuration, in its words: those with
+    /// details. Others are advice that it gives at every start, for instance to install a sandbox.
     pub(super) fn config_warnings(&self) -> impl Iterator<Item = String> {
-        self.sticky.iter().filter_map(|Sticky { method, line }| config_warning(method, line))
+        let particular = |kept: &&Sticky| {
+            member_at(&kept.line, 0, &["params", "details"])
+                .is_some_and(|d| d.of(&kept.line).starts_with(b"\""))
+        };
+        self.sticky.iter().filter(particular).filter_map(|kept| config_warning(&kept.method, &kept.line))
     }
 
     /// Returns the version in the upstream's user agent: `NAME/VERSION (...)`.

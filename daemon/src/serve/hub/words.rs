@@ -43,8 +43,11 @@ impl Hub {
             Some(Intent::Stop(_) | Intent::SpawnFailed(_)) | None => return Vec::new(),
         }
         let mut lines = self.upstream.stderr().lines();
-        let odd = self.words.odd_line.as_deref();
-        lines.extend(odd.map(|line| format!("on stdout: {}", self.upstream.stderr().mask(line))));
+        let said = |what: &str, text: &String| {
+            format!("{what}: {}", self.upstream.stderr().mask(&printable(text.as_bytes(), ODD_LINE_BYTES)))
+        };
+        lines.extend(self.words.odd_line.as_ref().map(|line| said("on stdout", line)));
+        lines.extend(self.words.refusal.as_ref().map(|text| said("in answer to `initialize`", text)));
         lines
     }
 
