@@ -10,8 +10,8 @@ use clap::Parser as _;
 use crate::cli::{Cli, Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
-use crate::os::service_manager;
 use crate::os::signals::{self, Terminal};
+use crate::os::{journal, service_manager};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -52,6 +52,7 @@ fn run() -> ExitCode {
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
                 let error = Error::usage(error.render().to_string().trim_end());
                 note_end(ServeExit::Usage, false, "the command line is wrong");
+                journal::wait_until_read();
                 refuse_waiting(&error);
             }
             return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
@@ -112,6 +113,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
+    journal::wait_until_read();
     // Where the start failed before anybody handled signals, they still wait.
     signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {

@@ -1,6 +1,7 @@
 //! What the operating system and its service manager offer, behind functions that the rest can call safely.
 
 pub(crate) mod file_name;
+pub(crate) mod journal;
 pub(crate) mod open_files;
 pub(crate) mod peer;
 pub(crate) mod private_dir;
