@@ -7,8 +7,8 @@
 //! subscriber's buffer; one write per client per batch. A client with more than --limit
 //! queued is dropped. No validation, no approvals, no errors: it bounds what is possible,
 //! it is not a broker.
-use codexd_lab::json;
-use codexd_lab::sys::{self, Epoll, IN, OUT};
+use codexd_bench::json;
+use codexd_bench::sys::{self, Epoll, IN, OUT};
 use memchr::{memchr, memmem};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};

@@ -2,7 +2,7 @@
 //!   mockmodel [PORT]      (0: any; the port is printed)
 //! The last `[[deltas:N:size:interval_us]]` of the request's text steers the answer; each
 //! delta carries a sequence number and a CLOCK_MONOTONIC stamp, like fakeup's.
-use codexd_lab::{json, sys};
+use codexd_bench::{json, sys};
 use memchr::memmem;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

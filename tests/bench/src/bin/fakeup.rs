@@ -6,7 +6,7 @@
 //!   [[approve]]                    ask for a command approval first and wait for the answer
 //! Env: FAKEUP_QUANTUM = deltas of one turn in a row when flat out (default 1: worst case
 //! for a router), FAKEUP_START_MS = delay before the first answer.
-use codexd_lab::{json, sys};
+use codexd_bench::{json, sys};
 use memchr::memchr;
 use std::collections::HashMap;
 use std::io::ErrorKind::WouldBlock;

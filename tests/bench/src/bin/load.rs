@@ -1,10 +1,10 @@
 //! Load generator. `load SCENARIO (--unix P | --ws-unix P | --stdio CMD) [options]`
 //! One JSON line per scenario on stdout, a human line on stderr. See README.md.
-use codexd_lab::conn::{Conn, Target};
-use codexd_lab::hist::Hist;
-use codexd_lab::proc::{Meter, Usage};
-use codexd_lab::sys::{self, Epoll, mono_ns};
-use codexd_lab::{json, proc};
+use codexd_bench::conn::{Conn, Target};
+use codexd_bench::hist::Hist;
+use codexd_bench::proc::{Meter, Usage};
+use codexd_bench::sys::{self, Epoll, mono_ns};
+use codexd_bench::{json, proc};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
@@ -220,7 +220,7 @@ impl Pump {
         (
             self.next_id,
             format!(
-                "{{\"id\":{},\"method\":\"initialize\",\"params\":{{\"clientInfo\":{{\"name\":\"lab\",\"title\":\"lab\",\"version\":\"0\"}},\"capabilities\":{{\"experimentalApi\":true}}}}}}",
+                "{{\"id\":{},\"method\":\"initialize\",\"params\":{{\"clientInfo\":{{\"name\":\"bench\",\"title\":\"bench\",\"version\":\"0\"}},\"capabilities\":{{\"experimentalApi\":true}}}}}}",
                 self.next_id
             ),
         )
@@ -499,7 +499,7 @@ fn drive(p: &mut Pump, st: &mut Streams, ids: &HashMap<u64, usize>, timeout: f64
                     }
                     Ev::Resp { id, err: true, body } => {
                         if let Some(&k) = ids.get(&id) {
-                            if std::env::var("LAB_DEBUG").is_ok() {
+                            if std::env::var("BENCH_DEBUG").is_ok() {
                                 eprintln!("turn/start: {}", String::from_utf8_lossy(body));
                             }
                             st.subs[k].rejected = true;
