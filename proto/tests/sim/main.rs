@@ -9,6 +9,8 @@
 //!
 //! `CODEXD_SIM_SEEDS=100000` runs more seeds, `CODEXD_SIM_SEED=42` one of them.
 #![allow(clippy::unwrap_used)]
+// `clippy.toml` is for the decisions; the simulation reads how many seeds to run and names those that fail.
+#![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
 
 mod client;
 mod life;
