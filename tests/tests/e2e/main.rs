@@ -12,6 +12,7 @@ mod doctor;
 mod fake_codex;
 mod http;
 mod install;
+mod listener;
 mod load;
 mod manager;
 mod many;
