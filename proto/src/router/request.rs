@@ -275,7 +275,7 @@ impl Router {
         });
         let other =
             |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
-        let unused = !self.sessions.iter().any(other) && !self.subscriptions.any_busy();
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
