@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::duration::TimeLimit;
-use crate::log_filter::LogFilter;
+use crate::logging::filter::LogFilter;
+use crate::settings::duration::TimeLimit;
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]

@@ -2,7 +2,6 @@
 //!
 //! The shell around the decisions of `codexd-proto`: sockets, processes, signals and words on a terminal.
 
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
@@ -10,45 +9,27 @@ use clap::Parser as _;
 use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
-use crate::config::Settings;
-use crate::environment::Environment;
+use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
-use crate::reload::Reloader;
+use crate::os::service_manager;
+use crate::serve::activation;
+use crate::settings::Settings;
+use crate::settings::environment::Environment;
+use crate::settings::reload::Reloader;
 use crate::start::Report;
+use crate::terminal::note_error;
 
-mod activation;
 mod cli;
-mod config;
-mod config_file;
-mod connect;
-mod connection;
+mod commands;
 mod control;
-mod ctl;
-mod doctor;
-mod duration;
-mod environment;
 mod error;
-mod fingerprint;
-mod hub;
-mod install;
-mod listener;
-mod lock;
-mod log_file;
-mod log_filter;
-mod log_writer;
-mod notify;
-mod open_files;
-mod paths;
-mod peer;
-mod private_dir;
-mod record;
-mod reload;
+mod instance;
+mod logging;
+mod os;
 mod serve;
-mod signals;
+mod settings;
 mod start;
-mod sys;
-mod telemetry;
-mod upstream;
+mod terminal;
 
 use codexd_proto::exit::ExitCode as ServeExit;
 
@@ -86,7 +67,7 @@ fn run() -> ExitCode {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
-            report(&error);
+            note_error(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
             ExitCode::from(if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL })
         }),
@@ -105,16 +86,19 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let (log, _flush) = telemetry::start(&settings.log, environment, file.as_deref())?;
+        let journal = environment.value("JOURNAL_STREAM").is_some();
+        let (log, _flush) = logging::start(&settings.log, journal, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start)
     });
     let (code, failure) = match result {
-        Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
+        Ok(ended) => {
+            (ended.code, activation::Failure::of_end(ended.code, &ended.reason, ended.upstream.as_deref()))
+        }
         Err(error) => {
-            report(&error);
+            note_error(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
-            notify::status(&format!("cannot start: {}", error.chain()));
+            service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }
@@ -134,7 +118,7 @@ fn finish(result: Result<ServeExit, Error>) -> ExitCode {
 
 /// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
-    report(error);
+    note_error(error);
     ExitCode::from(error.exit_code().number())
 }
 
@@ -144,14 +128,5 @@ fn refuse_waiting(error: &Error) {
         && let Some(waiting) = inherited.keep()
     {
         waiting.refuse(&activation::Failure::of(error));
-    }
-}
-
-/// Tells the person at the terminal what went wrong and what to do next.
-fn report(error: &Error) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "codexd: {}", error.chain());
-    if let Some(hint) = error.next_step() {
-        let _ = writeln!(stderr, "hint: {hint}");
     }
 }

@@ -3,7 +3,7 @@
 //! The form is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without
 //! the `jsonrpc` member. Unknown members pass through.
 
-use crate::id::{AskId, RequestId, parse_i64};
+use crate::id::{RequestId, ServerRequestId, parse_i64};
 use crate::json::scan::{Members, member, skip_space, string_inner};
 use crate::json::{Span, check};
 
@@ -29,7 +29,7 @@ pub enum ClientMessage {
     /// An answer to a request of the upstream. An illegal id cannot be an answer to anything.
     Answer {
         /// The id of that request, if it is an integer.
-        id: Option<AskId>,
+        id: Option<ServerRequestId>,
     },
 }
 
@@ -91,9 +91,11 @@ impl ClientMessage {
         }
         let Some(method) = method else {
             return match (id_span, result, error) {
-                (Some(span), Some(_), _) => Ok(Some(ClientMessage::Answer { id: ask_id(line, span) })),
+                (Some(span), Some(_), _) => {
+                    Ok(Some(ClientMessage::Answer { id: server_request_id(line, span) }))
+                }
                 (Some(span), None, Some(error)) if is_error_object(line, error) => {
-                    Ok(Some(ClientMessage::Answer { id: ask_id(line, span) }))
+                    Ok(Some(ClientMessage::Answer { id: server_request_id(line, span) }))
                 }
                 (_, None, Some(_)) => Err(Rejection::BadAnswer),
                 _ => not("neither a request, a notification nor an answer: `method` is missing", id),
@@ -117,9 +119,9 @@ fn is_error_object(line: &[u8], error: Span) -> bool {
         && member(line, error.start, b"message").is_some_and(|text| line[text.start] == b'"')
 }
 
-fn ask_id(line: &[u8], span: Span) -> Option<AskId> {
+fn server_request_id(line: &[u8], span: Span) -> Option<ServerRequestId> {
     match RequestId::from_json(span.of(line)) {
-        Some(RequestId::Number(n)) => Some(AskId(n)),
+        Some(RequestId::Number(n)) => Some(ServerRequestId(n)),
         _ => None,
     }
 }
@@ -150,7 +152,7 @@ pub enum UpstreamMessage {
         /// The method, between its quotes.
         method: Span,
         /// Its id, if it is an integer.
-        id: Option<AskId>,
+        id: Option<ServerRequestId>,
         /// The parameters.
         params: Option<Span>,
     },
@@ -219,7 +221,7 @@ impl UpstreamMessage {
                 Some(UpstreamMessage::Notification { method, params: params.map(|span| span.start) })
             }
             (Some(method), Some(id), ..) => {
-                Some(UpstreamMessage::Request { method, id: ask_id(line, id), params })
+                Some(UpstreamMessage::Request { method, id: server_request_id(line, id), params })
             }
             (None, Some(id), Some(body), _) => Some(UpstreamMessage::Response {
                 id: parse_u64(id.of(line)),
@@ -261,11 +263,11 @@ mod tests {
             ClientMessage::Request { id: RequestId::Text(_), params: Some(_), .. }
         ));
         assert!(matches!(read(r#"{"method":"initialized"}"#), ClientMessage::Notification { .. }));
-        assert_eq!(read(r#"{"id":3,"result":null}"#), ClientMessage::Answer { id: Some(AskId(3)) });
+        assert_eq!(read(r#"{"id":3,"result":null}"#), ClientMessage::Answer { id: Some(ServerRequestId(3)) });
         assert_eq!(read(r#"{"id":"3","result":{}}"#), ClientMessage::Answer { id: None });
         assert_eq!(
             read(r#"{"error":{"code":-1,"message":"no"},"id":0}"#),
-            ClientMessage::Answer { id: Some(AskId(0)) }
+            ClientMessage::Answer { id: Some(ServerRequestId(0)) }
         );
         assert_eq!(ClientMessage::read(b" \t\r").unwrap(), None);
     }

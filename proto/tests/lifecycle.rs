@@ -26,7 +26,7 @@ fn way_to(state: State) -> &'static [Event] {
         State::Interrupting => &[E::Spawned, E::HandshakeDone, STOP, E::TimerFired(Timer::Drain)],
         State::Reaping => &[E::Spawned, E::HandshakeDone, E::UpstreamEof],
         State::ClosingInput => &[E::Spawned, E::HandshakeDone, STOP, STOP],
-        State::Terminating => &[E::Spawned, E::HandshakeDone, E::UpstreamGarbled],
+        State::Terminating => &[E::Spawned, E::HandshakeDone, E::UpstreamMalformed],
         State::Killing => &[E::Spawned, E::HandshakeDone, KILL],
         State::Flushing => &[STOP],
         State::Exited => &[STOP, E::Flushed],
@@ -310,7 +310,7 @@ fn verdict(state: State, event: Event) -> Option<ExitCode> {
         E::SpawnFailed(code) if state == State::Starting => Some(code),
         E::HandshakeRefused if state == State::Handshaking => Some(ExitCode::Protocol),
         E::TimerFired(Timer::Handshake) if state == State::Handshaking => Some(ExitCode::UpstreamLost),
-        E::UpstreamExited(_) | E::UpstreamEof | E::UpstreamGarbled | E::UpstreamUnresponsive if up => {
+        E::UpstreamExited(_) | E::UpstreamEof | E::UpstreamMalformed | E::UpstreamUnresponsive if up => {
             Some(ExitCode::UpstreamLost)
         }
         _ => None,

@@ -12,6 +12,8 @@ use jsonrpsee::core::RpcResult;
 use jsonrpsee::proc_macros::rpc;
 use serde::{Deserialize, Serialize};
 
+use crate::settings::reload::Differences;
+
 /// The error code when the core does not answer in time and the snapshot is no substitute.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
 
@@ -114,6 +116,17 @@ pub struct ReloadReceipt {
     pub(crate) needs_restart: Vec<String>,
     /// Why nothing was changed, if the settings cannot be used.
     pub(crate) error: Option<String>,
+}
+
+impl From<Differences> for ReloadReceipt {
+    fn from(differences: Differences) -> ReloadReceipt {
+        let owned = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect();
+        ReloadReceipt {
+            applied: owned(differences.live),
+            needs_restart: owned(differences.restart),
+            error: None,
+        }
+    }
 }
 
 /// Versions of a daemon.

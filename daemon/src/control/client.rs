@@ -13,8 +13,8 @@ use tokio::net::UnixStream;
 
 use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
 use crate::error::Error;
-use crate::log_filter::LogFilter;
-use crate::peer::check_peer;
+use crate::logging::filter::LogFilter;
+use crate::os::peer::check_peer;
 
 /// Why there is no answer. "Not running" is said only where the system says so.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::log_filter::LogFilter;
+use crate::logging::filter::LogFilter;
 
 pub(crate) mod api;
 pub(crate) mod client;

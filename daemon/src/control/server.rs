@@ -20,8 +20,8 @@ use super::api::{
 };
 use super::{Command, Handle};
 use crate::error::Error;
-use crate::log_filter::LogFilter;
-use crate::peer::check_peer;
+use crate::logging::filter::LogFilter;
+use crate::os::peer::check_peer;
 
 /// How long the core may take to answer.
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -260,9 +260,10 @@ impl super::api::ControlServer for Service {
     }
 
     async fn log_level(&self, level: String) -> RpcResult<()> {
-        let filter: LogFilter = level.parse().map_err(|error: crate::log_filter::ParseLogFilterError| {
-            ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
-        })?;
+        let filter: LogFilter =
+            level.parse().map_err(|error: crate::logging::filter::ParseLogFilterError| {
+                ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
+            })?;
         self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
@@ -292,14 +293,12 @@ mod tests {
     use super::*;
     use crate::control::client::{Connection, Unreachable};
     use crate::control::{Publisher, channel};
-    use crate::listener::{SocketFile, bind_private};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
     struct Served {
         _dir: tempfile::TempDir,
         path: PathBuf,
-        file: SocketFile,
         publisher: Publisher,
         commands: UnboundedReceiver<Command>,
         server: ControlServer,
@@ -308,10 +307,11 @@ mod tests {
     fn served() -> Served {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let (listener, file) = bind_private(&path).unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
         let (publisher, commands, handle) = channel(StatusReport::default());
         let server = ControlServer::spawn(listener, handle).unwrap();
-        Served { _dir: dir, path, file, publisher, commands, server }
+        Served { _dir: dir, path, publisher, commands, server }
     }
 
     async fn open(path: &std::path::Path) -> Connection {
@@ -393,10 +393,11 @@ mod tests {
     async fn the_end_of_the_server_is_seen_and_leaves_nobody_waiting() {
         let served = served();
         let connection = open(&served.path).await;
-        let Served { server, file, path, .. } = served;
+        let Served { server, path, .. } = served;
+        let file = path.clone();
         let stop = tokio::task::spawn_blocking(move || {
             server.stop();
-            file.remove();
+            std::fs::remove_file(file).unwrap();
         });
         // An answer or the end of the connection: both are the news.
         match connection.wait(WaitTarget::Stopped, None).await {

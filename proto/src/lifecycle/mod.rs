@@ -112,7 +112,7 @@ pub enum LossKind {
     /// Its output ended.
     OutputEnded,
     /// Its output is no protocol any more.
-    Garbled,
+    Malformed,
     /// It does not answer.
     Unresponsive,
     /// It never answered the handshake.
@@ -135,7 +135,7 @@ pub enum Event {
     /// The upstream's output ended.
     UpstreamEof,
     /// The upstream wrote something that is no message.
-    UpstreamGarbled,
+    UpstreamMalformed,
     /// The upstream does not answer.
     UpstreamUnresponsive,
     /// Somebody wants the daemon to end when it can.

@@ -93,7 +93,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeRefused
             | Event::UpstreamExited(_)
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::Flushed
@@ -141,8 +141,8 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
                 .after(&CLOSE_DOOR)
                 .because(lost(LossKind::OutputEnded))
         }
-        (S::Handshaking | S::Serving, Event::UpstreamGarbled) => {
-            terminate().after(&[Effect::SettleClients]).after(&CLOSE_DOOR).because(lost(LossKind::Garbled))
+        (S::Handshaking | S::Serving, Event::UpstreamMalformed) => {
+            terminate().after(&[Effect::SettleClients]).after(&CLOSE_DOOR).because(lost(LossKind::Malformed))
         }
         (S::Handshaking | S::Serving, Event::UpstreamUnresponsive) => terminate()
             .after(&[Effect::SettleClients])
@@ -153,7 +153,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
         (S::Draining | S::Interrupting, Event::UpstreamEof) => {
             Step::go(S::Reaping, &[Effect::CloseInput, Effect::Arm(T::Reap)])
         }
-        (S::Draining | S::Interrupting, Event::UpstreamGarbled | Event::UpstreamUnresponsive) => {
+        (S::Draining | S::Interrupting, Event::UpstreamMalformed | Event::UpstreamUnresponsive) => {
             terminate().after(&[Effect::SettleClients])
         }
 
@@ -252,7 +252,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeDone
             | Event::HandshakeRefused
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::Flushed
@@ -267,7 +267,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeDone
             | Event::HandshakeRefused
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::Flushed
@@ -282,7 +282,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeDone
             | Event::HandshakeRefused
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::Flushed
@@ -297,7 +297,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeDone
             | Event::HandshakeRefused
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::Flushed
@@ -313,7 +313,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeRefused
             | Event::UpstreamExited(_)
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::Quiet
             | Event::TimerFired(
@@ -328,7 +328,7 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | Event::HandshakeRefused
             | Event::UpstreamExited(_)
             | Event::UpstreamEof
-            | Event::UpstreamGarbled
+            | Event::UpstreamMalformed
             | Event::UpstreamUnresponsive
             | Event::StopRequested(_)
             | Event::KillRequested(_)
@@ -373,7 +373,7 @@ pub const EVENTS: [Event; 21] = [
     Event::HandshakeRefused,
     Event::UpstreamExited(ChildStatus::Code(0)),
     Event::UpstreamEof,
-    Event::UpstreamGarbled,
+    Event::UpstreamMalformed,
     Event::UpstreamUnresponsive,
     Event::StopRequested(StopSource::Terminate),
     Event::StopRequested(StopSource::Control),

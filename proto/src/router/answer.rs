@@ -1,7 +1,6 @@
 //! The error answers that codexd itself gives.
 
-use super::Identity;
-use crate::id::{RequestId, write_i64};
+use crate::id::{RequestId, write_i64, write_u64};
 use crate::json::edit::write_string;
 
 /// JSON-RPC: the line is not JSON.
@@ -48,7 +47,7 @@ pub(super) struct ErrorAnswer<'a> {
 
 impl ErrorAnswer<'_> {
     /// Appends the answer to the request `id`; a null id when the request's own is not known.
-    pub(super) fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, identity: &Identity) {
+    pub(super) fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, generation: u64) {
         open(out, id, self.code, self.message);
         out.extend_from_slice(b",\"data\":{\"codexd\":{\"reason\":");
         write_string(out, self.reason);
@@ -57,7 +56,7 @@ impl ErrorAnswer<'_> {
         out.extend_from_slice(b"\",\"retryable\":");
         out.extend_from_slice(if self.retryable { b"true" } else { b"false" });
         out.extend_from_slice(b",\"generation\":");
-        write_i64(out, identity.generation as i64);
+        write_u64(out, generation);
         out.extend_from_slice(b"}}}}");
     }
 }

@@ -1,11 +1,9 @@
-//! The end of the upstream: what everybody is owed then.
+//! The loss of the upstream: every pending request and open turn is resolved.
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
-use super::pending::Origin;
-use super::session::Session;
+use super::pacing::Unanswerable;
 use super::thread::KnownTo;
-use super::window::Window;
-use super::{Announcement, Phase, Router, Topic};
+use super::{Announcement, Phase, Router};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
@@ -36,81 +34,46 @@ impl Loss {
 }
 
 impl Router {
-    /// Gives every client what it is owed when the upstream is gone: an error for each request
-    /// without an answer, one terminal event for each open turn, the settling of each question, and
-    /// the announcement. Later requests are answered with the same error.
+    /// Resolves everything that is open when the upstream is gone: an error for each request without
+    /// a response, one terminal event for each open turn, the resolution of each server request, and
+    /// the shutdown notice. Later requests are answered with the same error.
     ///
     /// Does nothing the second time.
     pub fn upstream_lost(&mut self, now: Time, loss: Loss, announcement: &Announcement<'_>) {
-        self.delivery.now = now;
-        if matches!(self.phase, Phase::Lost(_)) {
+        self.delivery.at(now);
+        if self.is_lost() {
             return;
         }
         self.phase = Phase::Lost(loss.clone());
         self.replay_early();
-        let written = self.upstream.written_total();
-        for session in self.sessions.values_mut() {
-            session.queue.take();
-            session.in_flight = 0;
+        for Unanswerable { client, id, delivered } in self.pacing.fail_all(self.config.limits.window) {
+            self.refuse(client, Some(&id), &loss.error(UPSTREAM_LOST, delivered));
         }
-        self.own_queue.take();
-        self.paused = 0;
-        for mut pending in self.pending.drain() {
-            self.kept.forget(pending.line.take());
-            if let Origin::Client { client, id } = &pending.origin {
-                let delivered = match pending.offset {
-                    Some(offset) if offset < written => Delivered::Maybe,
-                    _ => Delivered::No,
-                };
-                self.refuse(*client, Some(id), &loss.error(UPSTREAM_LOST, delivered));
-            }
-        }
-        for waiting in std::mem::take(&mut self.deferred) {
+        for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
         self.end_turns(&loss);
-        self.resolve_all_asks();
+        self.resolve_server_requests();
         self.announce(announcement);
-        self.upstream.clear();
-        self.window = Window::new(self.config.limits.window);
-        self.held.clear();
-        self.opening = 0;
-        self.resuming.clear();
-        self.hydrating.clear();
-        self.metered.clear();
         self.close_overflowed();
     }
 
     /// Ends every open turn: completed if its final answer was seen and nothing else may still have
     /// run for it, else failed.
     fn end_turns(&mut self, loss: &Loss) {
-        let topic = match self.routes.notification(b"turn/completed") {
-            Some((_, bit)) => Topic::Known(bit),
-            None => Topic::Unknown(b"turn/completed"),
-        };
-        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
-        let mut open = Vec::new();
-        for (id, thread) in &mut self.threads {
-            thread.active = false;
-            thread.loaded = false;
-            open.extend(thread.turn.take().map(|turn| (id.clone(), turn)));
-        }
-        open.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let topic = self.topic(b"turn/completed");
+        let (open, sub_agent_open) = self.subscriptions.end_all();
         for (thread, turn) in open {
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
             match turn.known_to {
                 KnownTo::Subscribers => {
-                    self.deliver_to_thread(thread.as_bytes(), &line, |s| topic.reaches(s));
+                    self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
                 }
-                // The others never heard of it.
-                KnownTo::Requesters(clients) => {
-                    for client in clients {
-                        let hears = |s: &Session| topic.reaches(s) && s.subscriptions.contains(&thread);
-                        if self.sessions.get(&client).is_some_and(hears) {
-                            self.deliver(client, &line);
-                        }
-                    }
+                // The other subscribers were never notified of it.
+                KnownTo::Requesters(mut clients) => {
+                    clients.retain(|client| self.subscriptions.is_subscribed(*client, &thread));
+                    self.delivery.notify_each(&clients, topic, &line);
                 }
             }
         }

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    AskAudience, Audience, Effect, GatedValue, NOTIFICATIONS, Notification, REQUESTS, Request, Route,
-    SERVER_REQUESTS, ServerRequest,
+    Audience, Effect, GatedValue, NOTIFICATIONS, Notification, REQUESTS, Request, Route, SERVER_REQUESTS,
+    ServerRequest, ServerRequestAudience,
 };
 
 /// Writes the routing table as Markdown: every method that codexd does more with than pass it on has a
@@ -106,14 +106,16 @@ fn notification(notification: &Notification) -> (&'static str, Vec<String>) {
 
 fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
     let mut notes = vec![match request.audience {
-        AskAudience::Thread => {
+        ServerRequestAudience::Thread => {
             format!("subscribers of `params.{}`; parked while there is none", request.thread)
         }
-        AskAudience::Broadcast => "every initialized client".to_owned(),
-        AskAudience::OnlySubscriber => {
+        ServerRequestAudience::Broadcast => "every initialized client".to_owned(),
+        ServerRequestAudience::OnlySubscriber => {
             "the only subscriber; an error when there is not exactly one".to_owned()
         }
-        AskAudience::Attestation => "the oldest client that declared `requestAttestation`".to_owned(),
+        ServerRequestAudience::Attestation => {
+            "the oldest client that declared `requestAttestation`".to_owned()
+        }
     }];
     if request.resolved {
         notes.push("`serverRequest/resolved` follows the answer".to_owned());

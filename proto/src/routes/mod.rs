@@ -281,7 +281,7 @@ pub enum Meaning {
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
     /// A question of the upstream is settled.
-    AskResolved,
+    ServerRequestResolved,
     /// A process of `process/spawn` has ended.
     ProcessExited,
 }
@@ -321,7 +321,7 @@ pub struct ServerRequest {
     /// Name on the wire.
     pub method: &'static str,
     /// Who is asked.
-    pub audience: AskAudience,
+    pub audience: ServerRequestAudience,
     /// Member of `params` that names the thread.
     pub thread: &'static str,
     /// Whether `serverRequest/resolved` follows the answer.
@@ -334,7 +334,7 @@ pub struct ServerRequest {
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskAudience {
+pub enum ServerRequestAudience {
     /// The subscribers of the thread; parked while there is none.
     Thread,
     /// Every initialized client.
@@ -345,7 +345,7 @@ pub enum AskAudience {
     Attestation,
 }
 
-const fn ask(method: &'static str, audience: AskAudience) -> ServerRequest {
+const fn ask(method: &'static str, audience: ServerRequestAudience) -> ServerRequest {
     ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None, within_ms: None }
 }
 

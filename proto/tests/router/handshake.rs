@@ -227,7 +227,7 @@ fn a_handshake_whose_result_is_no_object_is_refused() {
         net.feed(&format!(r#"{{"id":0,"result":{result}}}"#));
         let actions = net.actions();
         assert!(
-            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamGarbled]),
+            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamMalformed]),
             "{actions:?}"
         );
         assert_eq!(net.got_raw(client), [] as [&str; 0]);

@@ -738,7 +738,7 @@ fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber
     net.reply(resume, &Net::thread_result(&t, "idle"));
     assert_eq!(net.got_methods(b), ["thread/status/changed", "<result>"]);
     assert!(net.router.is_quiet());
-    assert_eq!(net.router.bookkeeping().asks, 0);
+    assert_eq!(net.router.accounting().server_requests, 0);
 }
 
 #[test]

@@ -199,12 +199,12 @@ impl World {
                 self.events.push_back(Event::HandshakeDone);
             }
             Action::UpstreamRefused { .. } => self.events.push_back(Event::HandshakeRefused),
-            Action::ProbeAnswered => self.coverage.probes += 1,
+            Action::PingAnswered => self.coverage.probes += 1,
             Action::ShutdownRequested { .. } => {
                 self.coverage.shutdowns += 1;
                 self.events.push_back(Event::StopRequested(StopSource::Client));
             }
-            Action::UpstreamGarbled => self.events.push_back(Event::UpstreamGarbled),
+            Action::UpstreamMalformed => self.events.push_back(Event::UpstreamMalformed),
             Action::Close { client, reason } => {
                 let at = self.clients.iter().position(|c| c.id == client).unwrap();
                 match reason {
@@ -244,7 +244,7 @@ impl World {
                 Verdict::Alive => {}
                 Verdict::Ask => {
                     self.asked = now;
-                    self.router.probe(now);
+                    self.router.ping(now);
                 }
                 Verdict::Unresponsive => {
                     assert!(now.since(self.asked) >= self.probe_timeout_ms, "judged too early");
@@ -268,7 +268,7 @@ impl World {
                 Event::HandshakeRefused if self.state() == State::Handshaking => Some(ExitCode::Protocol),
                 Event::UpstreamExited(_)
                 | Event::UpstreamEof
-                | Event::UpstreamGarbled
+                | Event::UpstreamMalformed
                 | Event::UpstreamUnresponsive => Some(ExitCode::UpstreamLost),
                 _ => None,
             };

@@ -6,7 +6,7 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::health::Health;
 use codexd_proto::lifecycle::{Event, Lifecycle, State};
-use codexd_proto::router::{Bookkeeping, Config, Identity, Limits, Router};
+use codexd_proto::router::{Accounting, Config, Identity, Limits, Router};
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
@@ -189,7 +189,7 @@ impl World {
             // Its answer tells that everything before it was taken, unless it was refused itself.
             for _ in 0..100 {
                 let refused = self.upstream.overloads;
-                self.router.probe(self.now);
+                self.router.ping(self.now);
                 self.settle();
                 if self.upstream.overloads == refused {
                     break;
@@ -202,7 +202,7 @@ impl World {
         self.coverage.failed_calls += self.upstream.failed_calls;
         self.coverage.retried += self.retried();
         assert!(self.router.is_quiet());
-        assert_eq!(self.router.bookkeeping(), Bookkeeping::default(), "something is never forgotten");
+        assert_eq!(self.router.accounting(), Accounting::default(), "something is never forgotten");
         self.now = self.now + 2_000_000;
         self.router.handle_timeout(self.now);
         assert_eq!(self.router.poll_timeout(), None);
@@ -236,7 +236,7 @@ impl World {
 
     /// What holds after every step.
     pub(crate) fn check_bounds(&mut self) {
-        let kept = self.router.bookkeeping();
+        let kept = self.router.accounting();
         assert!(kept.window <= self.limits.window, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
         // As many requests as may wait, behind them one notification less than holds the client up, what the
@@ -324,7 +324,7 @@ impl World {
         }
         for line in lines {
             let Some(line) = line else {
-                self.events.push_back(Event::UpstreamGarbled);
+                self.events.push_back(Event::UpstreamMalformed);
                 continue;
             };
             let text = String::from_utf8_lossy(&line).into_owned();
