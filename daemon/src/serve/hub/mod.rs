@@ -238,7 +238,7 @@ impl Hub {
                 self.happened(Event::HandshakeRefused);
             }
             // Any message is life: it was noted when it came.
-            Action::ProbeAnswered => {}
+            Action::PingAnswered => {}
             Action::ShutdownRequested { client } => {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");
                 self.happened(Event::StopRequested(codexd_proto::lifecycle::StopSource::Client));

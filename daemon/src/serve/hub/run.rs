@@ -231,7 +231,7 @@ impl Hub {
             Verdict::Alive => {}
             Verdict::Ask => {
                 tracing::debug!("asking codex app-server whether it lives");
-                self.router.probe(now);
+                self.router.ping(now);
             }
             Verdict::Unresponsive => {
                 tracing::error!(
