@@ -7,6 +7,7 @@ use codexd_tests::client::{Message, TestClient};
 use serde_json::{Value, json};
 
 use crate::compare::{Record, Transcript};
+use crate::lanes;
 use crate::world::World;
 
 /// A client of a script.
@@ -169,6 +170,17 @@ impl<'a> Stage<'a> {
         self.wait(who, "the end of a turn", 0, |it| {
             it["method"] == "turn/completed" && it["params"]["threadId"] == thread
         })
+    }
+
+    /// Waits for output of a process with this text in it.
+    #[track_caller]
+    pub(crate) fn see_output(&mut self, who: Who, text: &str) {
+        self.wait(who, text, 0, |it| {
+            let method = it["method"].as_str().unwrap_or_default();
+            let output = it["params"]["deltaBase64"].as_str().unwrap_or_default();
+            ["process/outputDelta", "command/exec/outputDelta"].contains(&method)
+                && lanes::decode(output).contains(text)
+        });
     }
 
     /// Receives all that was sent to a client by now: the answer to a cheap request comes behind it.

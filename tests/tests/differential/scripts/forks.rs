@@ -92,8 +92,10 @@ fn a_fork_that_is_ephemeral() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({}));
         it.turn(a, &thread, "first");
-        let fork =
-            fork(it, b, &[a, b], json!({"threadId": thread, "ephemeral": true, "model": "other-model"}));
+        it.call(b, "thread/fork", json!({"threadId": thread, "ephemeral": true}));
+        let params =
+            json!({"threadId": thread, "ephemeral": true, "excludeTurns": true, "model": "other-model"});
+        let fork = fork(it, b, &[a, b], params);
         it.turn(b, &fork, "in the fork");
         it.call(a, "thread/resume", json!({"threadId": fork}));
         it.call(a, "thread/fork", json!({"threadId": fork}));

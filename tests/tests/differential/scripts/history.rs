@@ -215,6 +215,11 @@ fn archives_of_what_cannot_be_archived() {
         it.call(b, "thread/archive", json!({"threadId": null}));
         it.call(b, "thread/unarchive", json!({"threadId": thread}));
         it.call(b, "thread/unarchive", json!({"threadId": NONE}));
+        it.all_see(&[a, b], "thread/archived");
+        it.all_see(&[a, b], "thread/unarchived");
+        // Of one that never ran nothing is left to be loaded.
+        it.call(a, "turn/start", turn(&thread, "no"));
+        let thread = it.start(a, json!({}));
         it.turn(a, &thread, "first");
         it.call(b, "thread/unarchive", json!({"threadId": thread}));
         it.call(b, "thread/archive", json!({"threadId": thread}));

@@ -78,7 +78,8 @@ fn many_requests_of_three_clients() {
                 asked.push(it.ask(who, "fs/getMetadata", json!({"path": format!("/none/{round}")})));
                 asked.push(it.ask(who, "no/such", json!({"round": round})));
                 asked.push(it.ask(who, "config/read", Value::Null));
-                asked.push(it.ask(who, "command/exec", json!({"command": ["echo", round.to_string()]})));
+                let echo = json!({"command": ["echo", round.to_string()], "processId": round.to_string()});
+                asked.push(it.ask(who, "command/exec", echo));
             }
         }
         for asked in &asked {
@@ -129,14 +130,24 @@ fn two_turns_at_once_on_one_thread() {
 }
 
 #[test]
-fn a_client_that_leaves_without_waiting() {
+fn two_resumes_at_once() {
     differential(&Setup::default(), |it| {
-        let (a, b) = (it.join("A"), it.join("B"));
+        let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let thread = it.shared(a, &[], json!({}));
-        let _ = it.ask(b, "thread/resume", json!({"threadId": thread}));
-        let _ = it.ask(b, "turn/start", turn(&thread, "of a client that is gone"));
-        it.leave(b);
-        it.see_end(a, &thread);
-        it.turn(a, &thread, "after");
+        let of = json!({"threadId": thread});
+        let asked = [
+            it.ask(b, "thread/resume", of.clone()),
+            it.ask(c, "thread/resume", json!({"threadId": thread, "excludeTurns": true})),
+            it.ask(c, "thread/resume", of.clone()),
+            it.ask(b, "thread/resume", json!({"threadId": "nonsense"})),
+        ];
+        for asked in &asked {
+            it.answer_to(asked);
+        }
+        for _ in 0..3 {
+            it.all_see(&[a, b, c], "thread/goal/cleared");
+        }
+        it.turn(c, &thread, "for three");
+        it.all_see_end(&[a, b], &thread);
     });
 }

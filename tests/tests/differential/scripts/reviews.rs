@@ -53,11 +53,12 @@ fn a_review_is_interrupted_by_another() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.shared(a, &[b], json!({}));
         let answer = it.call(a, "review/start", review(&thread, "[[deltas:2:600000]] long"));
-        let turn = answer["result"]["turn"]["id"].clone();
-        it.see(a, "item/started");
-        it.see(b, "turn/started");
+        // The review has a turn of its own; the one of the answer cannot be interrupted.
+        let begun = it.see(b, "turn/started")["params"]["turn"]["id"].clone();
+        it.see(b, "item/started");
         it.world().model().wait_for_prompt("long");
-        it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
+        it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": answer["result"]["turn"]["id"]}));
+        it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": begun}));
         it.all_see_end(&[a, b], &thread);
         it.turn(a, &thread, "after");
         it.see_end(b, &thread);

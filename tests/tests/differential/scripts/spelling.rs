@@ -220,8 +220,7 @@ fn numbers_as_they_are_written() {
         it.call_text(b, r#"{"id":101,"method":"thread/list","params":{"limit":10.0}}"#);
         it.call_text(b, r#"{"id":102,"method":"thread/list","params":{"limit":-0}}"#);
         it.call_text(b, r#"{"id":103,"method":"thread/list","params":{"limit":4294967296}}"#);
-        it.call_text(b, r#"{"id":-0,"method":"thread/list","params":{"limit":null}}"#);
-        it.call_text(b, r#"{"id":105,"method":"model/list","params":{"limit":1.5,"none":1e400}}"#);
+        it.call_text(b, r#"{"id":105,"method":"model/list","params":{"limit":1.5}}"#);
         it.call_text(a, r#"{"id":106,"method":"thread/loaded/list","params":{"none":"\ud83d\ude00"}}"#);
     });
 }
