@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::differential;
-use crate::stage::turn;
+use crate::stage::{input, turn};
 use crate::world::Setup;
 
 const APPROVAL: &str = "item/commandExecution/requestApproval";
@@ -143,5 +143,75 @@ fn subscribers_that_hear_different_things() {
         it.all_see(&[a, b, d], "thread/name/updated");
         it.call(a, "thread/settings/update", json!({"threadId": thread, "model": "other-model"}));
         it.all_see(&[a, c, d], "thread/settings/updated");
+    });
+}
+
+#[test]
+fn what_subscribes_and_what_does_not() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({}));
+        let running = it.hang(a, &thread, "long");
+        let none = "01a1fb58-0000-7000-8000-000000000000";
+        let requests = [
+            ("thread/guardianReview", json!({})),
+            ("thread/read", json!({"includeTurns": true})),
+            ("thread/turns/list", json!({})),
+            ("thread/items/list", json!({})),
+            ("thread/items/read", json!({"turnId": running, "itemIds": ["none"]})),
+            ("thread/goal/get", json!({})),
+            ("thread/name/set", json!({"name": "x"})),
+            ("thread/metadata/update", json!({"gitInfo": {"branch": "main"}})),
+            ("thread/settings/update", json!({"effort": "low"})),
+            ("turn/settings/update", json!({"turnId": none, "effort": "low"})),
+            ("thread/memoryMode/set", json!({"mode": "disabled"})),
+            ("thread/memory/read", json!({})),
+            ("thread/queue/list", json!({})),
+            ("thread/queue/add", json!({"input": [], "clientUserMessageId": "m"})),
+            ("thread/backgroundTerminals/list", json!({})),
+            ("thread/backgroundTerminals/clean", json!({})),
+            ("thread/backgroundTerminals/terminate", json!({"processId": "1"})),
+            ("thread/inject_items", json!({"items": []})),
+            ("thread/increment_elicitation", json!({})),
+            ("thread/decrement_elicitation", json!({})),
+            ("thread/approveGuardianDeniedAction", json!({"event": {}})),
+            ("thread/prediction/request", json!({})),
+            ("thread/attachment/list", json!({})),
+            ("thread/timeline/list", json!({})),
+            ("thread/searchOccurrences", json!({"searchTerm": "long"})),
+            ("thread/prepareApprovedPlan", json!({"markdown": "x"})),
+            ("thread/realtime/stop", json!({})),
+            ("thread/realtime/appendText", json!({"text": "x"})),
+            ("thread/realtime/appendText", json!({})),
+            ("thread/realtime/appendSpeech", json!({"text": "x"})),
+            ("thread/realtime/appendAudio", json!({"audio": {"data": "AAAA", "sampleRate": 24000, "numChannels": 1}})),
+            ("thread/realtime/appendAudio", json!({"audio": 1})),
+            ("thread/realtime/start", json!({"outputModality": "none"})),
+            ("thread/sample", json!({"expectedTurnId": none, "prompt": "x"})),
+            ("thread/section/move", json!({"sectionId": "none"})),
+            ("thread/attachment/add", json!({"attachmentType": "t", "identityKey": "k", "payload": {}})),
+            ("thread/attachment/remove", json!({"attachmentId": "none"})),
+            ("thread/readState/update", json!({"operation": {"type": "read"}, "expectedRevision": "none"})),
+            ("thread/shellCommand", json!({"command": ""})),
+            ("thread/compact/start", json!({})),
+            ("thread/queue/start", json!({})),
+            ("review/start", json!({"target": {"type": "custom", "instructions": ""}})),
+            ("mcpServer/tool/call", json!({"server": "none", "tool": "none"})),
+            ("mcpServer/resource/read", json!({"server": "none", "uri": "x://y"})),
+            ("mcpServer/event/stream/start", json!({"server": "none", "subscriptionId": "s", "name": "n", "arguments": {}})),
+            ("mcpServerStatus/list", json!({})),
+            ("experimentalFeature/list", json!({"limit": 1})),
+            ("turn/steer", json!({"input": input("x"), "expectedTurnId": none})),
+            ("turn/interrupt", json!({"turnId": none})),
+            ("hooks/list", json!({})),
+            ("app/list", json!({})),
+        ];
+        for (method, mut params) in requests {
+            params["threadId"] = json!(thread);
+            it.call(b, method, params);
+            it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
+        }
+        it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": running}));
+        it.see_end(a, &thread);
     });
 }
