@@ -8,7 +8,7 @@ use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{member, string_inner};
 use crate::message::{ClientMessage, Rejection};
-use crate::routes::{Effect, Request, Resource, Route};
+use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
 /// A request from a client while it is on its way through the router.
@@ -334,23 +334,23 @@ fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
             .map(|v| v.of(incoming.line))
     };
     match known.effect {
-        Effect::None => Kind::Plain,
-        Effect::Start => Kind::Start,
-        Effect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
-        Effect::Resume => {
+        RequestEffect::None => Kind::Plain,
+        RequestEffect::Start => Kind::Start,
+        RequestEffect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
+        RequestEffect::Resume => {
             let given = |name| flag(name).is_some_and(|v| v != b"null" && v != b"\"\"");
             Kind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
                 replays: flag("excludeTurns") != Some(b"true"),
             }
         }
-        Effect::DropSubscriptions => {
+        RequestEffect::DropSubscriptions => {
             thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
         }
-        Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
-        Effect::WindowsSetup => Kind::WindowsSetup,
-        Effect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
-        Effect::Read => Kind::Plain,
+        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::WindowsSetup => Kind::WindowsSetup,
+        RequestEffect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
+        RequestEffect::Read => Kind::Plain,
     }
 }
 
