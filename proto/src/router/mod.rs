@@ -39,6 +39,7 @@ mod loss;
 mod methods;
 mod notification;
 mod pacing;
+mod params;
 mod report;
 mod request;
 mod resources;

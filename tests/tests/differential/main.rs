@@ -21,6 +21,7 @@ mod compare;
 mod exceptions;
 mod lanes;
 mod normal;
+mod schema;
 mod scripts;
 mod stage;
 mod world;

@@ -161,6 +161,7 @@ fn deletes_of_what_is_not_there() {
         let thread = it.start(a, json!({}));
         // One that never ran.
         it.call(b, "thread/delete", json!({"threadId": thread}));
+        it.all_see(&[a, b], "thread/deleted");
         it.call(a, "thread/unsubscribe", json!({"threadId": thread}));
         let thread = it.start(a, json!({"ephemeral": true}));
         it.turn(a, &thread, "first");

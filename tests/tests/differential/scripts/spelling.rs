@@ -108,9 +108,19 @@ fn subscriptions_by_position() {
         let thread = it.shared(a, &[], json!({}));
         at(it, b, "thread/resume", json!([thread]));
         at(it, b, "thread/resume", json!([]));
-        at(it, b, "thread/resume", json!(["nonsense"]));
-        it.turn(a, &thread, "for who is subscribed");
-        it.see_status(b, &thread, "idle");
+        let resume = |thread: &str, quiet: bool| {
+            let mut params = vec![json!(thread)];
+            params.extend(vec![Value::Null; 17]);
+            params[16] = json!(quiet);
+            json!(params)
+        };
+        at(it, b, "thread/resume", resume("nonsense", false));
+        at(it, b, "thread/resume", resume(&thread, true));
+        it.see(b, "thread/goal/cleared");
+        at(it, b, "thread/resume", resume(&thread, false));
+        it.see(b, "thread/goal/cleared");
+        it.turn(a, &thread, "for both");
+        it.see_end(b, &thread);
         at(it, b, "thread/unsubscribe", json!([thread]));
         at(it, b, "thread/unsubscribe", json!([thread]));
         at(it, b, "thread/unsubscribe", json!(["nonsense"]));
@@ -143,6 +153,7 @@ fn starts_and_turns_by_position() {
         let mut all = vec![json!(thread), Value::Null, Value::Null, json!(input("two"))];
         all.extend(nulls(24));
         at(it, a, "turn/start", json!(all));
+        it.all_see_end(&[a, b], &thread);
         at(it, a, "turn/start", json!([thread]));
         at(it, a, "turn/steer", json!([thread, null, input("x"), null, null, null, "nonsense"]));
         at(it, a, "review/start", json!([thread, {"type": "none"}]));
@@ -150,6 +161,19 @@ fn starts_and_turns_by_position() {
         at(it, b, "turn/interrupt", json!([thread, running]));
         it.all_see_end(&[a, b], &thread);
         at(it, b, "turn/interrupt", json!([thread, running]));
+        let fork = at(
+            it,
+            b,
+            "thread/fork",
+            json!([
+                thread, false, false, null, null, null, null, null, null, null, null, null, null, null, null,
+                null, null, null, false, false, null, true, false
+            ]),
+        );
+        let fork = it.note_thread(&fork);
+        it.turn(b, &fork, "in the fork");
+        at(it, a, "review/start", json!([thread, {"type": "custom", "instructions": "look"}, null]));
+        it.all_see_end(&[a, b], &thread);
     });
 }
 
@@ -162,9 +186,12 @@ fn processes_by_position() {
         at(it, a, "process/spawn", json!([["cat"], "h", project, false, true, true, null, null, null, null]));
         at(it, b, "process/spawn", json!([["cat"], "", project, false, true, true, null, null, null, null]));
         at(it, a, "process/writeStdin", json!(["h", "YQo="]));
+        it.see_output(a, "a");
         at(it, a, "process/writeStdin", json!(["h", "YQo=", false]));
+        it.see_output(a, "a");
         at(it, b, "process/kill", json!(["h"]));
         at(it, a, "process/kill", json!(["h"]));
+        it.see(a, "process/exited");
         at(it, a, "process/kill", json!([]));
         at(it, a, "process/kill", json!([5]));
         at(it, a, "process/resizePty", json!(["none", {"rows": 1, "cols": 1}]));
@@ -198,17 +225,30 @@ fn gates_and_positions() {
         let b = it.join_with("B", json!({}));
         let thread = it.shared(a, &[], json!({}));
         at(it, b, "thread/memoryMode/set", json!([thread, "disabled"]));
-        at(it, b, "thread/memoryMode/set", json!([]));
-        at(it, b, "thread/list", json!([true]));
-        at(it, b, "thread/list", json!([]));
+        let mut list = vec![json!(true), json!(false)];
+        list.extend(vec![Value::Null; 17]);
+        list[14] = json!(false);
+        at(it, b, "thread/list", json!(list));
+        list[0] = json!(false);
+        at(it, b, "thread/list", json!(list));
         at(it, b, "thread/metadata/update", json!([thread, "p", null, null]));
-        at(it, b, "thread/resume", json!([thread, []]));
+        at(it, b, "thread/metadata/update", json!([thread, null, {"branch": "main"}, null]));
+        at(it, b, "account/login/start", json!(["chatgptAuthTokens", "x", "y", null]));
+        at(it, b, "account/login/start", json!(["apiKey", "sk-test"]));
+        it.all_see(&[a, b], "account/updated");
         at(it, b, "initialize", json!([{"name": "B", "version": "1"}, null]));
         let c = it.connect("C");
-        at(it, c, "initialize", json!([{"name": "C", "version": "1"}, null]));
-        at(it, c, "initialize", json!([{"name": "C", "version": "1"}, {"experimentalApi": true}]));
-        at(it, c, "initialize", json!([["C", null, "1"], [true]]));
+        at(it, c, "initialize", json!([]));
+        at(it, c, "initialize", json!([{"name": "C", "version": "1"}, [true]]));
+        at(it, c, "initialize", json!([["C", null], null]));
+        at(
+            it,
+            c,
+            "initialize",
+            json!([["C", null, "1"], [false, false, true, false, false, ["thread/started"], null]]),
+        );
         it.call(c, "memory/status", json!({}));
+        it.start(a, json!({}));
     });
 }
 
