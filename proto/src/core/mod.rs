@@ -77,8 +77,6 @@ pub struct CoreSettings {
     pub health_timeout_ms: Option<u64>,
     /// Milliseconds without clients and work after which the daemon exits; `None` never.
     pub idle_exit_ms: Option<u64>,
-    /// Clients that may be connected.
-    pub max_clients: usize,
 }
 
 /// What does not change while clients are served.
@@ -92,8 +90,6 @@ pub struct CoreConfig {
     pub restart: Restart,
     /// Clients for which the process may open files.
     pub clients_with_files: usize,
-    /// Bytes of the longest message of a client.
-    pub max_message_bytes: usize,
 }
 
 /// Whether another client can be accepted.
@@ -131,9 +127,8 @@ pub struct Core {
     connections: Connections,
     idle: Idle,
     restart: Restart,
-    max_clients: usize,
+    limits: Limits,
     clients_with_files: usize,
-    max_message_bytes: usize,
     /// Whether the upstream's input can be written to.
     input_open: bool,
     /// What follows from what has happened, in order.
@@ -157,9 +152,8 @@ impl Core {
             connections: Connections::default(),
             idle: Idle::new(settings.idle_exit_ms),
             restart: config.restart,
-            max_clients: settings.max_clients,
+            limits: settings.limits,
             clients_with_files: config.clients_with_files,
-            max_message_bytes: config.max_message_bytes,
             input_open: true,
             steps: VecDeque::new(),
             events: VecDeque::new(),
@@ -173,7 +167,8 @@ impl Core {
         self.lifecycle.set_drain_ms(settings.drain_ms);
         self.health.set_limits(settings.health_interval_ms, settings.health_timeout_ms);
         self.idle.set_exit_ms(settings.idle_exit_ms);
-        self.max_clients = settings.max_clients;
+        // Framing began with the old one.
+        self.limits = Limits { max_message_bytes: self.limits.max_message_bytes, ..settings.limits };
     }
 
     /// Adds a connection whose peer was checked.
@@ -206,7 +201,7 @@ impl Core {
                 self.connections.enter(now, client, stage);
             }
             Event::ClientLineTooLong { client } => {
-                self.router.client_line_too_long(now, client, self.max_message_bytes);
+                self.router.client_line_too_long(now, client, self.limits.max_message_bytes);
             }
             Event::ClientEof { client, hung_up, framing_waits } => {
                 self.client_eof(now, client, hung_up, framing_waits);
@@ -435,7 +430,7 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        if self.connections.len() >= self.max_clients {
+        if self.connections.len() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
             Room::NoFiles
@@ -450,7 +445,8 @@ impl Core {
             self.connections.stage(client),
             Some(Stage::Open(_) | Stage::HalfClosed(_) | Stage::Flushing(_))
         );
-        !(sends && self.is_behind()) && !self.router.is_held_up(client)
+        let behind = sends && self.is_behind();
+        !behind && !self.router.is_held_up(client)
     }
 
     /// Whether so much waits for the upstream that clients must not send more: what they send without
@@ -491,6 +487,11 @@ impl Core {
     /// Returns how the upstream process ended, once it has.
     pub fn child(&self) -> Option<ChildStatus> {
         self.lifecycle.child()
+    }
+
+    /// Returns the limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Returns how the upstream ended or failed, in words.

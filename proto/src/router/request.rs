@@ -272,7 +272,7 @@ impl Router {
 
     fn broker_shutdown(&mut self, incoming: &Incoming<'_>) {
         let Incoming { client, id, .. } = incoming;
-        self.delivery.to_client_with(*client, |out| {
+        self.delivery.reply_with(*client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
@@ -299,7 +299,7 @@ impl Router {
             Phase::Lost(_) => "stopping",
         };
         let identity = &self.config.identity;
-        self.delivery.to_client_with(incoming.client, |out| {
+        self.delivery.reply_with(incoming.client, |out| {
             out.extend_from_slice(b"{\"id\":");
             incoming.id.write(out);
             out.extend_from_slice(b",\"result\":{\"state\":");
@@ -317,14 +317,14 @@ impl Router {
     /// Answers with an error in the upstream's words.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
-        self.delivery.to_client_with(client, |out| super::answer::write_native(out, id, message));
+        self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
     /// Answers with an error of codexd's own.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
         let generation = self.config.identity.generation;
-        self.delivery.to_client_with(client, |out| error.write(out, id, generation));
+        self.delivery.reply_with(client, |out| error.write(out, id, generation));
     }
 }
 

@@ -308,10 +308,11 @@ impl World {
         if was_up && !self.is_up() && self.ends_since.is_none() {
             self.ends_since = Some(self.now);
             self.late_ms = 0;
-            if self.cause.is_none() && self.plan.idle_exit_ms.is_some() {
+            if self.cause.is_none()
+                && let Some(idle_ms) = self.plan.idle_exit_ms
+            {
                 assert!(self.clients.is_empty() && self.core.is_quiet(), "an exit for want of clients");
                 let unused_ms = self.now.since(self.last_used);
-                let idle_ms = self.plan.idle_exit_ms.unwrap();
                 assert!(unused_ms >= idle_ms || self.plan.loses_socket, "{unused_ms} ms are too few");
                 self.coverage.idle_exits += 1;
                 self.cause = Some(ExitCode::Stopped);

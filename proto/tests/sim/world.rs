@@ -100,6 +100,8 @@ impl World {
             window_release_ms: if random.one_in(4) { 300 } else { 1_000_000 },
             hold_ms: 1_000_000,
             remembered_threads: 1 + random.below(20),
+            max_message_bytes: LINE_BYTES,
+            max_clients: 100,
             ..Limits::default()
         };
         let now = Time::from_millis(10);
@@ -117,7 +119,6 @@ impl World {
             timeouts: plan.timeouts,
             restart: Restart::OnDemand,
             clients_with_files: 100,
-            max_message_bytes: LINE_BYTES,
         };
         let settings = CoreSettings {
             limits,
@@ -126,7 +127,6 @@ impl World {
             health_interval_ms: interval,
             health_timeout_ms: Some(probe_timeout_ms),
             idle_exit_ms: plan.idle_exit_ms,
-            max_clients: 100,
         };
         World {
             now,
