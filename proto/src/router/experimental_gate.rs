@@ -18,7 +18,7 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
             .named()
             .filter_map(|(name, value)| {
                 let at = request.fields.iter().position(|f| f.as_bytes() == &*name)?;
-                counts(request.fields[at], value).then_some(at)
+                counts(request, request.fields[at], value).then_some(at)
             })
             .min();
         if let Some(at) = first {
@@ -37,10 +37,15 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
     }
 }
 
-/// Tells whether a gated member counts as given: not null, a boolean only when true, an empty
-/// `path` not (measured).
-fn counts(field: &str, value: &[u8]) -> bool {
-    !(value == b"null" || value == b"false" || (field == "path" && value == b"\"\""))
+/// Tells whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
+/// boolean only when true, unless it can be absent; an empty `path` not.
+fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
+    match value {
+        b"null" => (request.method, field) == ("thread/list", "projectId"),
+        b"false" => field == "daybreakEnabled",
+        b"\"\"" => field != "path",
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +80,16 @@ mod tests {
         assert_eq!(verdict("thread/start", "{\"experimentalRawEvents\":false}"), None);
         assert_eq!(verdict("thread/start", "{\"permissions\":null}"), None);
         assert_eq!(verdict("thread/resume", "{\"path\":\"\"}"), None);
+        assert_eq!(verdict("thread/metadata/update", "{\"projectId\":null,\"daybreakEnabled\":null}"), None);
+        assert_eq!(
+            verdict("thread/metadata/update", "{\"daybreakEnabled\":false}").as_deref(),
+            Some("thread/metadata/update.daybreakEnabled")
+        );
+        assert_eq!(
+            verdict("thread/list", "{\"projectId\":null}").as_deref(),
+            Some("thread/list.projectId")
+        );
+        assert_eq!(verdict("thread/list", "{\"includeAttachedThreads\":false}"), None);
         assert_eq!(
             verdict("turn/start", "{\"approvalPolicy\":{\"granular\":{}}}").as_deref(),
             Some("askForApproval.granular")
