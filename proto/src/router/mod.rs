@@ -61,7 +61,7 @@ use crate::time::Time;
 
 pub use action::{Action, CloseReason};
 pub use announcement::Announcement;
-pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
+pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use config::{ClientShutdown, Config, Identity};
 pub use delivery::Outbox;
 pub use limits::Limits;

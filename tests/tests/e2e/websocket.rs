@@ -312,7 +312,7 @@ fn an_upgrade_may_be_followed_by_a_message_at_once() {
     let daemon = TestDaemon::fake("").ready();
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let upgrade = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\nOrigin: http://evil.example\r\n\
+    let upgrade = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\nHost: build.example\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(&[upgrade.as_bytes(), b"\x81\x82\0\0\0\0{}"].concat()).unwrap();
     let mut answer = Vec::new();

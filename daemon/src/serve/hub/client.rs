@@ -206,8 +206,8 @@ impl Hub {
                     }
                 },
                 Wire::Sniffing => {
-                    let Some(first) = chunk.first() else { return };
-                    connection.wire = Wire::begun_with(*first, self.max_message_bytes);
+                    let Some(wire) = Wire::begun_with(&mut chunk, self.max_message_bytes) else { return };
+                    connection.wire = wire;
                     if matches!(connection.wire, Wire::Http(_)) {
                         self.expect_head(client);
                     }

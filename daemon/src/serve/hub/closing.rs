@@ -111,14 +111,15 @@ impl Hub {
                 }
             }
             Request::Get { path, head_only } => {
-                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()));
+                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()).into_bytes());
             }
-            Request::Refused(response) => self.answer(client, |_| response),
+            Request::Refused(response) => self.answer(client, |_| response.into_bytes()),
+            Request::Neither => self.answer(client, |hub| Response::to_neither(hub.identity.generation)),
         }
     }
 
     /// Gives a connection its one answer. Who only asks that has not used the daemon.
-    fn answer(&mut self, client: ClientId, response: impl FnOnce(&Hub) -> Response) {
+    fn answer(&mut self, client: ClientId, response: impl FnOnce(&Hub) -> Vec<u8>) {
         // It is not among the clients that the answer counts.
         self.router.client_gone(self.now(), client);
         let response = response(self);
@@ -128,7 +129,7 @@ impl Hub {
             self.idle_since = connection.idle_before.filter(|_| self.router.is_unused());
             self.wake.notify_one();
         }
-        self.end_with(client, response.into_bytes());
+        self.end_with(client, response);
     }
 
     /// Ends a connection.
@@ -189,7 +190,7 @@ impl Hub {
             self.unexpect(client);
             let Some(connection) = self.connections.get(&client) else { continue };
             match &connection.wire {
-                Wire::Http(_) => self.answer(client, |_| Response::timeout()),
+                Wire::Http(_) => self.answer(client, |_| Response::timeout().into_bytes()),
                 Wire::Lines(_) | Wire::WebSocket(_)
                     if connection.closing.is_none() && !hung_up(&connection.socket) =>
                 {
