@@ -24,4 +24,5 @@ mod support;
 mod tui;
 mod units;
 mod upstream;
+mod web_page;
 mod websocket;
