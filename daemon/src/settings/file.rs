@@ -1,7 +1,6 @@
 //! The form of the configuration file: TOML, every key optional, none unknown.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -9,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::settings::duration::TimeLimit;
-use crate::settings::limits::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits};
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -83,18 +82,17 @@ impl FileLimits {
         Limits {
             max_message_bytes: self.max_message_bytes.unwrap_or(defaults.max_message_bytes),
             client_queue_soft_bytes: self.client_queue_soft_bytes.unwrap_or(defaults.client_queue_soft_bytes),
-            client_queue_soft_time: self
+            client_queue_soft_ms: self
                 .client_queue_soft_time
-                .map_or(defaults.client_queue_soft_time, |limit| {
-                    limit.as_duration().unwrap_or(Duration::MAX)
-                }),
+                .map_or(defaults.client_queue_soft_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             client_queue_hard_bytes: self.client_queue_hard_bytes.unwrap_or(defaults.client_queue_hard_bytes),
             client_queue_max_bytes: self.client_queue_max_bytes.unwrap_or(defaults.client_queue_max_bytes),
             max_clients: self.max_clients.unwrap_or(defaults.max_clients),
-            max_queued_requests_per_client: self
+            queued_requests_per_client: self
                 .max_queued_requests_per_client
-                .unwrap_or(defaults.max_queued_requests_per_client),
+                .unwrap_or(defaults.queued_requests_per_client),
             window: self.window.unwrap_or(defaults.window),
+            ..defaults
         }
     }
 }
@@ -204,7 +202,7 @@ mod tests {
         text.push_str("[limits]\n");
         text.extend(LIMIT_KEYS.iter().map(|key| format!("{key} = {}\n", value(key))));
         let file = parse(&text, Path::new("c.toml")).unwrap();
-        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_time, Duration::MAX);
+        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_ms, u64::MAX);
         assert_eq!(file.client_shutdown, ClientShutdown::Always);
     }
 

@@ -10,6 +10,9 @@ pub(crate) mod reload;
 
 use std::path::{Path, PathBuf};
 
+use codexd_proto::core::{CoreSettings, Restart};
+use codexd_proto::router::{ClientShutdown, Limits};
+
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
@@ -17,8 +20,6 @@ use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
 use paths::Paths;
-
-pub(crate) use limits::{ClientShutdown, Limits};
 
 /// After how long without clients and turns a daemon stops that nobody but a client asked for.
 const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
@@ -50,7 +51,7 @@ pub(crate) struct Settings {
     pub(crate) probe_timeout: TimeLimit,
     /// What is logged.
     pub(crate) log: LogFilter,
-    /// Bounds.
+    /// Limits.
     pub(crate) limits: Limits,
     /// Whether a client started the daemon.
     pub(crate) auto_spawned: bool,
@@ -63,6 +64,29 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Returns what the core needs, as far as it can change while clients are served.
+    pub(crate) fn for_core(&self) -> CoreSettings {
+        CoreSettings {
+            limits: self.limits,
+            client_shutdown: self.client_shutdown,
+            drain_ms: self.drain_timeout.as_millis(),
+            health_interval_ms: self.probe_interval.as_millis(),
+            health_timeout_ms: self.probe_timeout.as_millis(),
+            idle_exit_ms: self.idle_exit.as_millis(),
+        }
+    }
+
+    /// Returns who starts the daemon again; `inherited` if a service manager opened its socket.
+    pub(crate) fn restart(&self, inherited: bool) -> Restart {
+        if inherited || self.auto_spawned {
+            Restart::OnDemand
+        } else if self.supervised {
+            Restart::OnFailure
+        } else {
+            Restart::Never
+        }
+    }
+
     /// Reads the settings of `codexd serve`.
     ///
     /// # Errors
@@ -165,7 +189,7 @@ impl Settings {
                 );
             }
         }
-        self.limits.check()
+        limits::check(&self.limits)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading the settings again while the daemon runs: what can change then, and what cannot.
 
+use codexd_proto::router::Limits;
 use codexd_proto::status::Warning;
 
 use crate::cli::ServeArgs;
@@ -157,8 +158,8 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
     differences
 }
 
-fn without_message_size(limits: crate::settings::Limits) -> crate::settings::Limits {
-    crate::settings::Limits { max_message_bytes: 0, ..limits }
+fn without_message_size(limits: Limits) -> Limits {
+    Limits { max_message_bytes: 0, ..limits }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Settings of the router.
 
+use serde::Deserialize;
+
 use super::Limits;
 
 /// Who this daemon is, as clients see it.
@@ -14,7 +16,8 @@ pub struct Identity {
 }
 
 /// What a client's `broker/shutdown` does beyond detaching that client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClientShutdown {
     /// Stops the daemon if no other client is connected and no turn runs.
     #[default]

@@ -174,7 +174,7 @@ impl Router {
         };
         self.sessions.initialized(client, declared);
         self.delivery.initialized(client, opt_outs);
-        self.delivery.to_client_with(client, |out| {
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":");

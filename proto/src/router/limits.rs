@@ -1,8 +1,13 @@
-//! The bounds of the router, as values with units.
+//! Limits, as values with units.
 
-/// Bounds that protect the upstream from clients, and clients from each other.
+/// Limits that protect the upstream from clients, and clients from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Bytes of one message of a client. The shell cuts what exceeds it; the upstream may write twice as
+    /// much, since it may wrap what it got into something longer.
+    pub max_message_bytes: usize,
+    /// Clients that may be connected at the same time.
+    pub max_clients: usize,
     /// Bytes that may wait for a client for [`client_queue_soft_ms`](Self::client_queue_soft_ms).
     pub client_queue_soft_bytes: usize,
     /// Milliseconds that a client may stay above the soft limit before it is closed.
@@ -41,6 +46,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
+            max_message_bytes: 128 << 20,
+            max_clients: 1024,
             client_queue_soft_bytes: 4 << 20,
             client_queue_soft_ms: 30_000,
             client_queue_hard_bytes: 16 << 20,

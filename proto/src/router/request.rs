@@ -8,7 +8,7 @@ use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{member, string_inner};
 use crate::message::{ClientMessage, Rejection};
-use crate::routes::{Effect, Request, Resource, Route};
+use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
 /// A request from a client while it is on its way through the router.
@@ -268,7 +268,7 @@ impl Router {
 
     fn broker_shutdown(&mut self, incoming: &Incoming<'_>) {
         let Incoming { client, id, .. } = incoming;
-        self.delivery.to_client_with(*client, |out| {
+        self.delivery.reply_with(*client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
@@ -295,7 +295,7 @@ impl Router {
             Phase::Lost(_) => "stopping",
         };
         let identity = &self.config.identity;
-        self.delivery.to_client_with(incoming.client, |out| {
+        self.delivery.reply_with(incoming.client, |out| {
             out.extend_from_slice(b"{\"id\":");
             incoming.id.write(out);
             out.extend_from_slice(b",\"result\":{\"state\":");
@@ -313,14 +313,14 @@ impl Router {
     /// Answers with an error in the upstream's words.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
-        self.delivery.to_client_with(client, |out| super::answer::write_native(out, id, message));
+        self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
     /// Answers with an error of codexd's own.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
         let generation = self.config.identity.generation;
-        self.delivery.to_client_with(client, |out| error.write(out, id, generation));
+        self.delivery.reply_with(client, |out| error.write(out, id, generation));
     }
 }
 
@@ -334,23 +334,23 @@ fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
             .map(|v| v.of(incoming.line))
     };
     match known.effect {
-        Effect::None => Kind::Plain,
-        Effect::Start => Kind::Start,
-        Effect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
-        Effect::Resume => {
+        RequestEffect::None => Kind::Plain,
+        RequestEffect::Start => Kind::Start,
+        RequestEffect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
+        RequestEffect::Resume => {
             let given = |name| flag(name).is_some_and(|v| v != b"null" && v != b"\"\"");
             Kind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
                 replays: flag("excludeTurns") != Some(b"true"),
             }
         }
-        Effect::DropSubscriptions => {
+        RequestEffect::DropSubscriptions => {
             thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
         }
-        Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
-        Effect::WindowsSetup => Kind::WindowsSetup,
-        Effect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
-        Effect::Read => Kind::Plain,
+        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::WindowsSetup => Kind::WindowsSetup,
+        RequestEffect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
+        RequestEffect::Read => Kind::Plain,
     }
 }
 
