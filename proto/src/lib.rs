@@ -20,6 +20,7 @@ pub mod id;
 pub mod json;
 pub mod lifecycle;
 pub mod message;
+pub mod rate_limit;
 pub mod router;
 pub mod routes;
 pub mod status;

@@ -23,6 +23,7 @@ mod connection;
 mod effect;
 mod event;
 mod idle;
+mod refusal;
 mod report;
 mod timer;
 
@@ -41,6 +42,7 @@ use crate::time::Time;
 
 pub use effect::{Effect, Fact};
 pub use event::{Event, Framing};
+pub use refusal::Refusal;
 pub use timer::Timer;
 
 use connection::{Connections, Stage};
@@ -97,7 +99,7 @@ pub struct CoreConfig {
 pub enum Room {
     /// It can.
     Free,
-    /// There are no files for it: it waits until a client leaves.
+    /// There are no files for it: it is refused.
     NoFiles,
     /// As many as may be connected are: it is refused.
     Full,
@@ -430,7 +432,8 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        if self.connections.len() >= self.limits.max_clients {
+        // A connection that is only asked a page on, or gets its last bytes, is no client.
+        if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
             Room::NoFiles

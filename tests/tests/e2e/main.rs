@@ -10,6 +10,7 @@ mod control;
 mod demo;
 mod doctor;
 mod fake_codex;
+mod full_house;
 mod http;
 mod install;
 mod load;

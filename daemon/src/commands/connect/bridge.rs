@@ -62,6 +62,8 @@ pub(super) struct Bridge<'a> {
     parked: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
+    /// What people were told last of why it is not served.
+    told: Option<String>,
     since_unix_ms: u64,
     compared: bool,
     scratch: Vec<u8>,
@@ -116,6 +118,7 @@ impl<'a> Bridge<'a> {
             client_ended: false,
             parked: false,
             search: None,
+            told: None,
             since_unix_ms,
             compared: false,
             scratch: vec![0; READ_BYTES],
@@ -343,7 +346,10 @@ impl<'a> Bridge<'a> {
                 let greeting = self.ledger.is_greeting();
                 let verdict = self.ledger.incoming(line);
                 match &verdict {
-                    Verdict::Elsewhere => return Some(Event::NotServing),
+                    Verdict::Elsewhere => {
+                        self.tell_refusal();
+                        return Some(Event::NotServing);
+                    }
                     Verdict::NoDaemon(why) => {
                         let why = Error::new(ExitCode::Unavailable, why);
                         return Some(Event::NoDaemon(why, line.clone()));
@@ -352,6 +358,7 @@ impl<'a> Bridge<'a> {
                 }
                 if greeting && !self.ledger.is_greeting() {
                     self.search = None;
+                    self.told = None;
                     self.link.greeted_at = None;
                     self.compare_environments();
                 }
@@ -366,6 +373,20 @@ impl<'a> Bridge<'a> {
             Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
         }
         None
+    }
+
+    /// Says what is waited for, at once and once for each reason.
+    fn tell_refusal(&mut self) {
+        let Some(refusal) = self.ledger.refusal().filter(|why| self.told.as_deref() != Some(*why)) else {
+            return;
+        };
+        let left =
+            self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
+        note(&format!(
+            "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
+            left.as_secs()
+        ));
+        self.told = Some(refusal.to_owned());
     }
 
     /// Writes as much as the client takes without blocking; false when it is gone.

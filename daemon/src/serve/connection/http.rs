@@ -196,6 +196,11 @@ impl Response {
         Response::text(408, "the request did not end in time")
     }
 
+    /// Returns the answer to an upgrade for which there is no room.
+    pub(crate) fn full(why: &str) -> Response {
+        Response { field: "retry-after: 1\r\n", ..Response::text(503, why) }
+    }
+
     /// Returns an answer with a line of text.
     fn text(status: u16, line: &str) -> Response {
         Response { status, field: "", body: format!("{line}\n"), head_only: false }

@@ -24,6 +24,7 @@ mod frames;
 mod http;
 mod metrics;
 mod socket;
+pub(crate) mod visitor;
 mod websocket;
 
 use std::io;

@@ -91,7 +91,6 @@ impl Hub {
         let Some(io) = self.clients.remove(&client) else { return };
         tracing::debug!(client.id = client.0, "client disconnected");
         self.handle(Event::ClientDisconnected { client });
-        self.room.notify_one();
         if let Some(waker) = io.waker {
             waker.wake();
         }
