@@ -35,6 +35,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
 };
+use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
 use crate::router::{Action, Announcement, ClientShutdown, CloseReason, Config, Limits, Router};
@@ -51,6 +52,10 @@ use idle::Idle;
 /// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
 /// top, and a message that was begun.
 const BACKLOG_BYTES: usize = 16 << 20;
+
+/// Slow clients that are reported at once, and milliseconds after which one more is.
+const SLOW_REPORTS: u32 = 5;
+const SLOW_REPORT_EVERY_MS: u64 = 60_000;
 
 /// Who starts codexd again after it has exited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,6 +144,8 @@ pub struct Core {
     events: VecDeque<LifecycleEvent>,
     /// How the upstream ended, in words.
     ended: Option<String>,
+    /// Keeps the log of slow clients short.
+    slow_reports: RateLimit,
 }
 
 impl Core {
@@ -160,6 +167,7 @@ impl Core {
             steps: VecDeque::new(),
             events: VecDeque::new(),
             ended: None,
+            slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
     }
 
@@ -393,6 +401,15 @@ impl Core {
 
     /// Closes a connection because the router wants it.
     fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
+        if reason == CloseReason::TooSlow
+            && let Some(suppressed) = self.slow_reports.pass(now)
+        {
+            let name = self.router.client_name(client).map(str::to_owned);
+            let queued_bytes = self.router.queued_bytes(client);
+            self.steps.push_back(
+                Effect::Log(Fact::ClientTooSlow { client, name, queued_bytes, suppressed }).into(),
+            );
+        }
         if reason.flushes() && !self.pending(client).is_empty() {
             self.connections.enter(now, client, Stage::Flushing(reason));
         } else {
@@ -468,6 +485,16 @@ impl Core {
     /// Returns the bytes waiting for a client: whole lines, but for the first if it was written in part.
     pub fn pending(&mut self, client: ClientId) -> &[u8] {
         self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
+    }
+
+    /// Returns the last bytes of a connection that speaks lines: see [`Router::last_lines`].
+    pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
+        self.router.last_lines(client, reason)
+    }
+
+    /// Returns why a client's connection is closed, for people.
+    pub fn describe(&self, client: ClientId, reason: CloseReason) -> String {
+        reason.describe(self.router.queued_bytes(client))
     }
 
     /// Returns the bytes waiting for the upstream.

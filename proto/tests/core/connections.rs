@@ -1,6 +1,6 @@
 //! Connections: room, half-closing, deadlines, and who counts as a user of the daemon.
 
-use codexd_proto::core::{CoreSettings, Effect, Event, Framing, Restart, Room, Timer};
+use codexd_proto::core::{CoreConfig, CoreSettings, Effect, Event, Fact, Framing, Restart, Room, Timer};
 use codexd_proto::lifecycle::{ChildStatus, State};
 use codexd_proto::router::{CloseReason, Limits};
 use codexd_proto::status::StatusReport;
@@ -156,4 +156,41 @@ fn a_connection_without_room_is_told_why_and_the_status_warns() {
     let mut report = StatusReport::default();
     shell.core.fill_status(shell.now, &mut report);
     assert_eq!((shell.core.refusal(7), report.warnings), (None, vec![]));
+}
+
+#[test]
+fn slow_clients_are_reported_with_what_an_operator_needs_and_not_each_of_many() {
+    let limits = Limits {
+        max_clients: 100,
+        client_queue_soft_bytes: 500,
+        client_queue_hard_bytes: 1_000,
+        client_queue_max_bytes: 1_000,
+        ..Limits::default()
+    };
+    let config = CoreConfig { clients_with_files: 100, ..CoreConfig::default() };
+    let mut shell = Shell::with(config, CoreSettings { limits, ..settings() });
+    let close_one = |shell: &mut Shell| {
+        let client = shell.join();
+        let written = Event::ClientWritten { client, bytes: 0, full: true, framing_waits: false };
+        shell.report(written);
+        loop {
+            let effects = shell.report(Event::ClientLine { client, line: b"{" });
+            if !effects.is_empty() {
+                let queued = shell.core.pending(client).len();
+                shell.report(Event::ClientDisconnected { client });
+                return (client, queued, effects);
+            }
+        }
+    };
+    let closed: Vec<_> = (0..8).map(|_| close_one(&mut shell)).collect();
+    for (n, (client, queued, effects)) in closed.iter().enumerate() {
+        let close = Effect::CloseClient { client: *client, reason: Some(CloseReason::TooSlow) };
+        let name = Some("c".to_owned());
+        let fact = Fact::ClientTooSlow { client: *client, name, queued_bytes: *queued, suppressed: 0 };
+        assert!(*queued > 1_000, "{queued}");
+        assert_eq!(*effects, if n < 5 { vec![Effect::Log(fact), close] } else { vec![close] });
+    }
+    shell.pass(60_000);
+    let (_, _, effects) = close_one(&mut shell);
+    assert!(matches!(&effects[0], Effect::Log(Fact::ClientTooSlow { suppressed: 3, .. })), "{effects:?}");
 }

@@ -20,6 +20,7 @@ mod orphans;
 mod ownership;
 mod plugin;
 mod real;
+mod slow;
 mod stopping;
 mod support;
 mod tui;

@@ -267,14 +267,15 @@ fn a_client_that_does_not_read_is_closed_while_others_go_on() {
         flood();
     }
     // It has still some time to fetch what was sent before, and why it ends.
-    let code = loop {
+    let closed = loop {
         match slow.read() {
             Ok(Message::Text(_)) => {}
-            Ok(Message::Close(frame)) => break frame.map(|frame| u16::from(frame.code)),
+            Ok(Message::Close(frame)) => break frame.unwrap(),
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(code, Some(1008));
+    assert_eq!(u16::from(closed.code), 1008);
+    assert!(closed.reason.starts_with("too slow: ") && closed.reason.contains(" bytes wait"), "{closed:?}");
     flood();
     assert_eq!(too_slow(&daemon), 1);
 }

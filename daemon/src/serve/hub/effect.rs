@@ -72,6 +72,14 @@ impl Hub {
             Fact::ShutdownRequested(client) => {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");
             }
+            Fact::ClientTooSlow { client, name, queued_bytes, suppressed } => tracing::warn!(
+                client.id = client.0,
+                client.name = name,
+                client.pid = self.peer(u64::from(client.0)).and_then(|peer| peer.pid),
+                queued_bytes,
+                suppressed,
+                "closing a client that does not read fast enough"
+            ),
             Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
             Fact::UpstreamLineTooLong => {
                 tracing::error!("codex app-server wrote a line that is too long to be kept");
