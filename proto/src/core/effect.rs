@@ -72,6 +72,17 @@ pub enum Fact {
     HandshakeRefused(String),
     /// A client asked for the daemon to stop, and the settings allow it.
     ShutdownRequested(ClientId),
+    /// A client does not read, or not fast enough, and is closed. Reported of the first of many.
+    ClientTooSlow {
+        /// The client.
+        client: ClientId,
+        /// The name by which it introduced itself.
+        name: Option<String>,
+        /// Bytes that wait for it.
+        queued_bytes: usize,
+        /// Clients closed for this reason since the last report, that were not reported.
+        suppressed: u64,
+    },
     /// The upstream wrote something that is no message.
     UpstreamMalformed,
     /// The upstream wrote a line that exceeds the limit.

@@ -23,6 +23,7 @@ mod connection;
 mod effect;
 mod event;
 mod idle;
+mod refusal;
 mod report;
 mod timer;
 
@@ -34,6 +35,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
 };
+use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
 use crate::router::{
@@ -43,6 +45,7 @@ use crate::time::Time;
 
 pub use effect::{Effect, Fact};
 pub use event::{Event, Framing};
+pub use refusal::Refusal;
 pub use timer::Timer;
 
 use connection::{Connections, Stage};
@@ -51,6 +54,10 @@ use idle::Idle;
 /// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
 /// top, and a message that was begun.
 const BACKLOG_BYTES: usize = 16 << 20;
+
+/// Slow clients that are reported at once, and milliseconds after which one more is.
+const SLOW_REPORTS: u32 = 5;
+const SLOW_REPORT_EVERY_MS: u64 = 60_000;
 
 /// Who starts codexd again after it has exited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,7 +108,7 @@ pub struct CoreConfig {
 pub enum Room {
     /// It can.
     Free,
-    /// There are no files for it: it waits until a client leaves.
+    /// There are no files for it: it is refused.
     NoFiles,
     /// As many as may be connected are: it is refused.
     Full,
@@ -141,6 +148,8 @@ pub struct Core {
     events: VecDeque<LifecycleEvent>,
     /// How the upstream ended, in words.
     ended: Option<String>,
+    /// Keeps the log of slow clients short.
+    slow_reports: RateLimit,
 }
 
 impl Core {
@@ -166,6 +175,7 @@ impl Core {
             steps: VecDeque::new(),
             events: VecDeque::new(),
             ended: None,
+            slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
     }
 
@@ -404,6 +414,15 @@ impl Core {
 
     /// Closes a connection because the router wants it.
     fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
+        if reason == CloseReason::TooSlow
+            && let Some(suppressed) = self.slow_reports.pass(now)
+        {
+            let name = self.router.client_name(client).map(str::to_owned);
+            let queued_bytes = self.router.queued_bytes(client);
+            self.steps.push_back(
+                Effect::Log(Fact::ClientTooSlow { client, name, queued_bytes, suppressed }).into(),
+            );
+        }
         if reason.flushes() && !self.pending(client).is_empty() {
             self.connections.enter(now, client, Stage::Flushing(reason));
         } else {
@@ -443,7 +462,8 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        if self.connections.len() >= self.limits.max_clients {
+        // A connection that is only asked a page on, or gets its last bytes, is no client.
+        if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
             Room::NoFiles
@@ -478,6 +498,16 @@ impl Core {
     /// Returns the bytes waiting for a client: whole lines, but for the first if it was written in part.
     pub fn pending(&mut self, client: ClientId) -> &[u8] {
         self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
+    }
+
+    /// Returns the last bytes of a connection that speaks lines: see [`Router::last_lines`].
+    pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
+        self.router.last_lines(client, reason)
+    }
+
+    /// Returns why a client's connection is closed, for people.
+    pub fn describe(&self, client: ClientId, reason: CloseReason) -> String {
+        reason.describe(self.router.queued_bytes(client))
     }
 
     /// Returns the bytes waiting for the upstream.

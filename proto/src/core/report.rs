@@ -40,6 +40,8 @@ impl Core {
         report.upstream.ended.clone_from(&self.ended);
         report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.checks_health());
         report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
+        report.max_clients = self.max_clients();
+        report.warnings.extend(self.full_warning(report));
     }
 
     /// Describes every connected client, in the order of their connection.

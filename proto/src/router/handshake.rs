@@ -1,6 +1,6 @@
 //! The handshakes: one with the upstream, and one with each client, answered from it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -100,7 +100,7 @@ struct InitializeCapabilities {
     _mcp_server_openai_form_elicitation: bool,
     opt_out_notification_methods: Option<Vec<String>>,
     #[serde(rename = "extensions")]
-    _extensions: Option<HashMap<String, Value>>,
+    _extensions: Option<BTreeMap<String, Value>>,
 }
 
 impl Router {

@@ -29,6 +29,7 @@ mod action;
 mod announcement;
 mod answer;
 mod attribution;
+mod closing_notice;
 mod config;
 mod delivery;
 mod departure;
@@ -63,7 +64,8 @@ use crate::time::Time;
 
 pub use action::{Action, CloseReason};
 pub use announcement::Announcement;
-pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
+pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
+pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
 pub use delivery::Outbox;
 pub use limits::Limits;

@@ -30,6 +30,7 @@ impl Router {
         }
         if self.phase == Phase::Starting {
             if !self.sessions.keep_early(client, line, &self.config.limits) {
+                self.refuse_early(client, line);
                 self.close(client, CloseReason::TooEarly);
             }
             return;
@@ -80,6 +81,17 @@ impl Router {
             },
         );
         self.close_overflowed();
+    }
+
+    /// Answers what a client has sent before the upstream was ready, `last` included: it was too much.
+    fn refuse_early(&mut self, client: ClientId, last: &[u8]) {
+        let mut lines = self.sessions.take_early_of(client);
+        lines.push(last.into());
+        for line in lines {
+            if let Ok(Some(ClientMessage::Request { id, .. })) = ClientMessage::read(&line) {
+                self.refuse(client, Some(&id), &TOO_EARLY);
+            }
+        }
     }
 
     fn reject(&mut self, client: ClientId, rejection: &Rejection) {
@@ -368,6 +380,15 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
     reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that sends too much before codex is ready.
+const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too much was sent before codex app-server was ready; connect again later",
+    reason: "tooEarly",
     delivered: Delivered::No,
     retryable: true,
 };

@@ -193,6 +193,11 @@ impl Sessions {
         self.get(client).is_some_and(|s| !s.early.lines.is_empty())
     }
 
+    /// Removes the lines that were kept of one client.
+    pub(super) fn take_early_of(&mut self, client: ClientId) -> Vec<Box<[u8]>> {
+        self.sessions.get_mut(&client).map(|s| std::mem::take(&mut s.early).lines).unwrap_or_default()
+    }
+
     /// Removes the lines that were kept, in the order in which their clients connected.
     pub(super) fn take_early(&mut self) -> Vec<(ClientId, Vec<Box<[u8]>>)> {
         let mut early: Vec<_> = self

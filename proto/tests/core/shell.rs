@@ -27,7 +27,11 @@ pub(crate) fn settings() -> CoreSettings {
 impl Shell {
     /// A daemon that serves.
     pub(crate) fn serving(settings: CoreSettings, restart: Restart) -> Shell {
-        let config = CoreConfig { restart, clients_with_files: 3, ..CoreConfig::default() };
+        Shell::with(CoreConfig { restart, clients_with_files: 3, ..CoreConfig::default() }, settings)
+    }
+
+    /// A daemon with this configuration that serves.
+    pub(crate) fn with(config: CoreConfig, settings: CoreSettings) -> Shell {
         let now = Time::from_millis(1_000);
         let mut shell = Shell { core: Core::new(config, settings, now), now };
         shell.report(Event::UpstreamSpawned);

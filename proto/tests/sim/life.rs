@@ -332,7 +332,7 @@ impl World {
             Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
                 self.caused(ExitCode::Protocol);
             }
-            Fact::HandshakeRefused(_) | Fact::SocketLost => {}
+            Fact::HandshakeRefused(_) | Fact::SocketLost | Fact::ClientTooSlow { .. } => {}
             Fact::ShutdownRequested(_) => {
                 self.coverage.shutdowns += 1;
                 self.caused(ExitCode::Stopped);
@@ -357,6 +357,15 @@ impl World {
         match reason {
             Some(CloseReason::TooSlow) => {
                 assert!(self.clients[at].was_blocked, "a client that reads was closed");
+                let last = self.core.last_lines(client, CloseReason::TooSlow);
+                let rest =
+                    last.strip_suffix(b"\n").and_then(|last| last.rsplit(|byte| *byte == b'\n').nth(1));
+                let begun = rest.map_or(0, |rest| rest.len() + 1);
+                assert!(
+                    self.core.pending(client).starts_with(&last[..begun]),
+                    "only a begun line is finished"
+                );
+                assert!(last[begun..].starts_with(b"{\"method\":\"notifications/broker/closing\","));
                 self.coverage.too_slow += 1;
             }
             Some(CloseReason::Detached) => {

@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
         };
         note(&format!("waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
     }
-    let waited = until_gone(context, &connection, &before, until).await;
+    let waited = until_gone(context, connection, &before, until).await;
     let stopped = waited == Waited::Reached;
     let last_exit = record::last_exit(Path::new(&before.record_file))
         .filter(|exit| stopped && exit.generation == receipt.generation);

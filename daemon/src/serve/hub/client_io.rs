@@ -180,8 +180,8 @@ impl Hub {
                     }
                 },
                 Wire::Sniffing => {
-                    let Some(first) = chunk.first() else { return };
-                    io.wire = Wire::begun_with(*first, self.max_message_bytes);
+                    let Some(wire) = Wire::begun_with(&mut chunk, self.max_message_bytes) else { return };
+                    io.wire = wire;
                     let http = matches!(io.wire, Wire::Http(_));
                     let framing = if http { Framing::Http } else { Framing::Lines };
                     self.core.handle(now, Event::ClientFraming { client, framing });

@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod tasks;
 mod upstream_io;
+mod visitors;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use codexd_proto::core::{Core, Event};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
+use codexd_proto::rate_limit::RateLimit;
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use rustc_hash::FxHashMap;
@@ -67,12 +69,12 @@ pub(crate) struct Hub {
     inherited: bool,
     /// Cancelled when no more clients are to be accepted.
     accepting: CancellationToken,
-    /// Wakes the task that accepts when a client has left.
-    room: Rc<Notify>,
     /// Why no client can be accepted at the moment.
     accept_error: Option<String>,
     /// Client connections that were refused.
     refused: u64,
+    /// Keeps the log of them short.
+    refusals: RateLimit,
     /// Wakes the core loop: a deadline may have moved, or the daemon may have exited.
     wake: Rc<Notify>,
     /// Until when the core loop sleeps.
@@ -117,9 +119,9 @@ impl Hub {
             socket_file: parts.socket_file,
             inherited: parts.inherited,
             accepting: CancellationToken::new(),
-            room: Rc::new(Notify::new()),
             accept_error: None,
             refused: 0,
+            refusals: RateLimit::new(1, 60_000),
             wake: Rc::new(Notify::new()),
             sleeps_until: None,
             flusher: None,
