@@ -12,8 +12,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use codexd_proto::core::{Core, CoreConfig};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::router::{self, Identity, Router};
+use codexd_proto::lifecycle::Timeouts;
+use codexd_proto::router::{Config, Identity};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
@@ -89,8 +91,8 @@ pub(crate) fn run(
     // last, when everything else is gone.
     let record = Record::begin(paths, settings.auto_spawned);
     let environment = fingerprint::of(&settings.codex_home, environment);
-    let core = Core { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, core, terminal);
+    let context = Context { start: start.clone(), reloader, environment, clock, files };
+    let result = serve(settings, &program, sockets, &record, context, terminal);
     match &result {
         Ok(ended) => {
             let record = record.with_stderr(ended.stderr.clone());
@@ -122,8 +124,8 @@ struct Sockets {
     inherited: bool,
 }
 
-/// What the core is told beside the settings.
-struct Core {
+/// What was found out about the process before the sockets were bound.
+struct Context {
     start: Report,
     reloader: Reloader,
     environment: BTreeMap<String, String>,
@@ -136,7 +138,7 @@ fn serve(
     program: &Program,
     sockets: Sockets,
     record: &Record,
-    core: Core,
+    context: Context,
     terminal: Terminal,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,43 +154,46 @@ fn serve(
             Signals::new(terminal).map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans();
 
-        let mut identity = identity(settings, program, record);
-        identity.environment = core.environment;
-        identity.open_files_limit = core.files.limit;
-        let (publisher, commands, handle) = control::channel(identity.clone());
+        let mut base_status = base_status(settings, program, record);
+        base_status.environment.clone_from(&context.environment);
+        base_status.open_files_limit = context.files.limit;
+        let (publisher, commands, handle) = control::channel(base_status.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
-        let router = Router::new(router_config(settings, record), Time::ZERO);
+        let inherited = sockets.inherited;
+        let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
+        let config =
+            CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
+        let core = Core::new(config, settings.for_core(), Time::ZERO);
         let (process, pipes) = Process::spawn(Launch {
             program,
             arguments: &settings.codex_args,
             variables: &[],
-            open_files: core.files.given,
-            secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
+            open_files: context.files.given,
+            secrets,
         })?;
-        identity.upstream.pid = Some(process.pid());
+        base_status.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
             upstream.executable = %program.executable.display(),
-            files.limit = core.files.limit,
+            files.limit = context.files.limit,
             "started codex app-server"
         );
         let signal = process.signals();
-        let inherited = sockets.inherited;
         let parts = hub::Parts {
-            clock: core.clock,
-            router,
+            clock: context.clock,
+            core,
             pipes,
             signals: signal,
             socket_file,
             inherited,
-            identity,
+            base_status,
             publisher,
-            reloader: core.reloader,
-            start: core.start,
-            files: core.files,
+            reloader: context.reloader,
+            start: context.start,
+            max_message_bytes: settings.limits.max_message_bytes,
         };
-        let hub = Hub::new(parts, settings);
+        let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.
         let run = hub::run(hub, hub::Run { listener, process, signals, commands });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
@@ -201,21 +206,26 @@ fn serve(
     })
 }
 
-fn router_config(settings: &Settings, record: &Record) -> router::Config {
-    router::Config {
-        identity: Identity {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance: settings.instance.clone(),
-            generation: record.generation(),
+fn core_config(settings: &Settings, record: &Record, context: &Context, inherited: bool) -> CoreConfig {
+    CoreConfig {
+        router: Config {
+            identity: Identity {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: settings.instance.clone(),
+                generation: record.generation(),
+            },
+            originator: settings.client_name.clone(),
+            ..Config::default()
         },
-        originator: settings.client_name.clone(),
-        limits: settings.limits.for_router(),
-        client_shutdown: settings.client_shutdown.for_router(),
+        timeouts: Timeouts::default(),
+        restart: settings.restart(inherited),
+        clients_with_files: context.files.clients(),
+        ..CoreConfig::default()
     }
 }
 
 /// Returns the part of the status that does not change.
-fn identity(settings: &Settings, program: &Program, record: &Record) -> StatusReport {
+fn base_status(settings: &Settings, program: &Program, record: &Record) -> StatusReport {
     let paths = &settings.paths;
     let text = |path: &Path| path.display().to_string();
     let mut report = StatusReport {

@@ -8,13 +8,13 @@ use super::Hub;
 impl Hub {
     /// Logs what happened to clients and turns since the last time.
     pub(super) fn log_activity(&mut self) {
-        while let Some(activity) = self.router.poll_activity() {
+        while let Some(activity) = self.core.poll_activity() {
             self.log_one(activity);
         }
     }
 
     fn log_one(&self, activity: Activity) {
-        let pid = |client: ClientId| self.peer(u64::from(client.0)).and_then(|(peer, _)| peer.pid);
+        let pid = |client: ClientId| self.peer(u64::from(client.0)).and_then(|peer| peer.pid);
         match activity {
             Activity::ClientConnected { client, name, version } => tracing::info!(
                 client.id = client.0,
@@ -53,7 +53,6 @@ impl Hub {
                 );
             }
             Activity::ConfigWarning { text } => {
-                let text = self.upstream.stderr().mask(&text);
                 tracing::warn!(warning = %text, "codex warns of its configuration");
             }
         }

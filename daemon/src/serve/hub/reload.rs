@@ -2,19 +2,18 @@
 
 use codexd_proto::lifecycle::State;
 
-use super::{Hub, millis};
+use super::Hub;
 use crate::control::ReloadReceipt;
 use crate::os::service_manager;
-use crate::settings::duration::TimeLimit;
 
 impl Hub {
     /// Reads the settings again and puts into force what can change while clients are served.
     ///
     /// Before clients are served this works as well, and the service manager is told nothing: the start is not
-    /// over. On the way out nothing is read any more: the service manager must not be told of a start.
+    /// over. A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
-        let serving = self.lifecycle.state() == State::Serving;
-        if !serving && !self.is_before_serving() {
+        let serving = self.core.state() == State::Serving;
+        if !serving && !matches!(self.core.state(), State::Starting | State::Handshaking) {
             let error = "the daemon is stopping, and reads no settings any more".to_owned();
             tracing::warn!(error, "the settings were not read again");
             return ReloadReceipt { error: Some(error), ..ReloadReceipt::default() };
@@ -25,13 +24,7 @@ impl Hub {
         let (status, receipt) = match self.reloader.reload() {
             Ok((settings, differences)) => {
                 let receipt = ReloadReceipt::from(differences);
-                let ms = |limit: TimeLimit| limit.as_duration().map(millis);
-                self.router.reconfigure(settings.limits.for_router(), settings.client_shutdown.for_router());
-                self.lifecycle.set_drain_ms(ms(settings.drain_timeout));
-                self.health.set_limits(ms(settings.probe_interval), ms(settings.probe_timeout));
-                self.max_clients = settings.limits.max_clients;
-                self.idle_exit_ms = ms(settings.idle_exit);
-                self.idle_since = None;
+                self.core.reconfigure(settings.for_core());
                 tracing::info!(
                     applied = receipt.applied.join(", "),
                     needs_restart = receipt.needs_restart.join(", "),
@@ -53,7 +46,7 @@ impl Hub {
             service_manager::ready(&status);
         }
         self.publish();
-        self.settle();
+        self.flush();
         self.wake.notify_one();
         receipt
     }

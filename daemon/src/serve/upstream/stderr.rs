@@ -71,11 +71,6 @@ impl Stderr {
         self.shared.tail.borrow().lines(self.now())
     }
 
-    /// Returns text of the upstream's without secrets.
-    pub(crate) fn mask(&self, text: &str) -> String {
-        self.shared.tail.borrow().secrets().mask(text).into_owned()
-    }
-
     fn now(&self) -> Time {
         Time::from_millis(u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
