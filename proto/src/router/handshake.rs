@@ -69,23 +69,6 @@ impl Handshake {
 struct InitializeParams {
     client_info: ClientInfo,
     capabilities: Option<InitializeCapabilities>,
-    /// For codexd alone; the upstream does not know it.
-    #[serde(default)]
-    codexd: CodexdParams,
-}
-
-/// What `codexd connect` adds. What is not understood is ignored, as by the upstream.
-#[derive(Default)]
-struct CodexdParams {
-    orphaned_turns: Option<OrphanedTurns>,
-}
-
-impl<'de> Deserialize<'de> for CodexdParams {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<CodexdParams, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        let orphaned_turns = OrphanedTurns::deserialize(&value["orphanedTurns"]).ok();
-        Ok(CodexdParams { orphaned_turns })
-    }
 }
 
 /// With the members of the upstream's schema in its order, also those that codexd does not use: they may be given
@@ -174,8 +157,8 @@ impl Router {
         line: &[u8],
         params: Option<Span>,
     ) {
-        let params = match read_params(line, params) {
-            Ok(params) => params,
+        let (params, orphaned_turns) = match read_params(line, params) {
+            Ok(read) => read,
             Err(message) => return self.refuse_native(client, id, &message),
         };
         if self.sessions.get(client).is_none_or(|s| s.state() != SessionState::AwaitingInitialize) {
@@ -218,7 +201,7 @@ impl Router {
             version: params.client_info.version,
             experimental: capabilities.experimental_api,
             attestation: capabilities.request_attestation,
-            orphaned_turns: params.codexd.orphaned_turns,
+            orphaned_turns,
         };
         self.sessions.initialized(client, declared);
         self.note_connected(client);
@@ -289,8 +272,12 @@ pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" "))
 }
 
-/// Reads the parameters as the upstream does, with its words for what is missing.
-fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, String> {
+/// Reads the parameters as the upstream does, with its words for what is missing; and
+/// `codexd.orphanedTurns`, which is for codexd alone: what is not understood of it is ignored.
+fn read_params(
+    line: &[u8],
+    params: Option<Span>,
+) -> Result<(InitializeParams, Option<OrphanedTurns>), String> {
     let value: Value = match params {
         Some(span) => serde_json::from_slice(span.of(line)).map_err(|e| format!("Invalid request: {e}"))?,
         None => Value::Null,
@@ -298,7 +285,10 @@ fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, St
     if value.is_null() {
         return Err("Invalid request: missing field `params`".to_owned());
     }
-    InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))
+    let declared = value.get("codexd").and_then(|own| own.get("orphanedTurns"));
+    let orphaned_turns = declared.and_then(|policy| OrphanedTurns::deserialize(policy).ok());
+    let params = InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))?;
+    Ok((params, orphaned_turns))
 }
 
 /// Whether a text can stand in an HTTP header, as the upstream asks: anything but control
