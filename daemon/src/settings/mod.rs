@@ -11,7 +11,7 @@ pub(crate) mod reload;
 use std::path::{Path, PathBuf};
 
 use codexd_proto::core::{CoreSettings, Restart};
-use codexd_proto::router::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 use crate::cli::ServeArgs;
 use crate::error::Error;
@@ -39,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) codex_args: Vec<String>,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects.
+    pub(crate) orphaned_turns: OrphanedTurns,
     /// The name by which codexd introduces itself to the upstream.
     pub(crate) client_name: String,
     /// How long running turns may go on after a request to stop.
@@ -69,6 +71,7 @@ impl Settings {
         CoreSettings {
             limits: self.limits,
             client_shutdown: self.client_shutdown,
+            orphaned_turns: self.orphaned_turns,
             drain_ms: self.drain_timeout.as_millis(),
             health_interval_ms: self.probe_interval.as_millis(),
             health_timeout_ms: self.probe_timeout.as_millis(),
@@ -149,6 +152,7 @@ impl Settings {
                 .unwrap_or_else(|| PathBuf::from("codex")),
             codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
             client_shutdown: file.client_shutdown,
+            orphaned_turns: file.orphaned_turns,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),
             idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(if args.auto_spawned {

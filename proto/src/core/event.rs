@@ -108,6 +108,8 @@ pub enum Event<'a> {
     UpstreamExited(ChildStatus),
     /// The daemon is to end when it can.
     StopRequested(StopSource),
+    /// The daemon is to end soon: running turns are interrupted.
+    InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
     /// The client socket's file was removed or replaced: nobody new can find the daemon.

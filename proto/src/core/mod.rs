@@ -38,7 +38,9 @@ use crate::lifecycle::{
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
-use crate::router::{Action, Announcement, ClientShutdown, CloseReason, Config, Limits, Router};
+use crate::router::{
+    Action, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
+};
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
@@ -76,6 +78,8 @@ pub struct CoreSettings {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects without saying what it wants.
+    pub orphaned_turns: OrphanedTurns,
     /// Milliseconds that running turns may take when the daemon stops; `None` for ever.
     pub drain_ms: Option<u64>,
     /// Milliseconds of silence after which the upstream is checked; `None` never.
@@ -151,8 +155,12 @@ pub struct Core {
 impl Core {
     /// Creates the core of a daemon that starts now; its first line is in the upstream's outbox.
     pub fn new(config: CoreConfig, settings: CoreSettings, now: Time) -> Core {
-        let router =
-            Config { limits: settings.limits, client_shutdown: settings.client_shutdown, ..config.router };
+        let router = Config {
+            limits: settings.limits,
+            client_shutdown: settings.client_shutdown,
+            orphaned_turns: settings.orphaned_turns,
+            ..config.router
+        };
         let timeouts = Timeouts { drain_ms: settings.drain_ms, ..config.timeouts };
         Core {
             router: Router::new(router, now),
@@ -173,7 +181,7 @@ impl Core {
 
     /// Puts new settings into force.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
-        self.router.reconfigure(settings.limits, settings.client_shutdown);
+        self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
         self.lifecycle.set_drain_ms(settings.drain_ms);
         self.health.set_limits(settings.health_interval_ms, settings.health_timeout_ms);
         self.idle.set_exit_ms(settings.idle_exit_ms);
@@ -245,6 +253,9 @@ impl Core {
                 self.events.push_back(LifecycleEvent::UpstreamExited(status));
             }
             Event::StopRequested(by) => self.events.push_back(LifecycleEvent::StopRequested(by)),
+            Event::InterruptRequested(by) => {
+                self.events.push_back(LifecycleEvent::InterruptRequested(by));
+            }
             Event::KillRequested(by) => self.events.push_back(LifecycleEvent::KillRequested(by)),
             Event::SocketLost => {
                 if self.idle.is_idle() {
@@ -339,7 +350,9 @@ impl Core {
                 return Some(effect);
             }
             Step::AnnounceDrain => {
-                let (reason, deadline_ms) = (self.reason(), self.lifecycle.drain_ms());
+                let reason = self.reason();
+                let draining = self.lifecycle.state() == State::Draining;
+                let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
                 let announcement = Announcement { reason: &reason, deadline_ms, retry_after_ms };
                 self.router.begin_drain(now, &announcement);

@@ -188,7 +188,8 @@ impl Router {
     ) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
-        let pending = Pending::new(Origin::Client { client, id }, kind.clone(), known, now);
+        let attributed = kind.is_attributed().then(|| kind.clone());
+        let pending = Pending::new(Origin::Client { client, id }, kind, known, now);
         if self.pacing.is_full_for(client, line.len(), &pending, &self.config.limits) {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
@@ -208,7 +209,7 @@ impl Router {
                 edits.write(line, out);
             }
         });
-        if let Some(sent) = sent {
+        if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
     }
@@ -287,7 +288,7 @@ impl Router {
         });
         let other =
             |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
-        let unused = !self.sessions.iter().any(other) && !self.subscriptions.any_busy();
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,

@@ -3,7 +3,7 @@
 use codexd_proto::core::{Core, CoreConfig, CoreSettings, Effect, Event, Framing, Restart};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
-use codexd_proto::router::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ pub(crate) fn settings() -> CoreSettings {
     CoreSettings {
         limits: Limits::default(),
         client_shutdown: ClientShutdown::WhenUnused,
+        orphaned_turns: OrphanedTurns::Keep,
         drain_ms: Some(30_000),
         health_interval_ms: None,
         health_timeout_ms: None,

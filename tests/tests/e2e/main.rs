@@ -13,6 +13,7 @@ mod fake_codex;
 mod full_house;
 mod http;
 mod install;
+mod listener;
 mod load;
 mod manager;
 mod many;

@@ -100,7 +100,7 @@ pub(crate) async fn end(mut stream: UnixStream, last: &[u8]) {
 #[cfg(test)]
 mod tests {
     use codexd_proto::core::{Core, CoreConfig, CoreSettings};
-    use codexd_proto::router::{ClientShutdown, Limits};
+    use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
     use codexd_proto::time::Time;
 
     use super::*;
@@ -110,6 +110,7 @@ mod tests {
         let settings = CoreSettings {
             limits: Limits { max_clients: 0, ..Limits::default() },
             client_shutdown: ClientShutdown::Never,
+            orphaned_turns: OrphanedTurns::Keep,
             drain_ms: None,
             health_interval_ms: None,
             health_timeout_ms: None,

@@ -66,7 +66,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         tokio::select! {
             biased;
             wish = run.signals.next() => match wish {
-                Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
                 Wish::Reload => drop(hub.borrow_mut().reload()),
                 Wish::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
@@ -129,10 +129,14 @@ impl Hub {
         self.flush();
     }
 
-    /// Somebody wants the daemon to end.
-    fn stop(&mut self, source: StopSource, at_once: bool) {
-        tracing::info!(reason = source.word(), at_once, "asked to stop");
-        self.handle(if at_once { Event::KillRequested(source) } else { Event::StopRequested(source) });
+    /// The daemon is to end.
+    fn stop(&mut self, source: StopSource, mode: StopMode) {
+        tracing::info!(reason = source.word(), ?mode, "asked to stop");
+        self.handle(match mode {
+            StopMode::Drain => Event::StopRequested(source),
+            StopMode::Now => Event::InterruptRequested(source),
+            StopMode::Kill => Event::KillRequested(source),
+        });
         self.flush();
     }
 
@@ -148,7 +152,7 @@ impl Hub {
             }
             Command::Stop { mode, reply } => {
                 let already_stopping = self.core.intent().is_some();
-                self.stop(StopSource::Control, mode == StopMode::Now);
+                self.stop(StopSource::Control, mode);
                 let report = self.report();
                 drop(reply.send(StopReceipt {
                     generation: report.generation,

@@ -2,7 +2,7 @@
 //!   mockmodel [PORT]      (0: any; the port is printed)
 //! The last `[[deltas:N:size:interval_us]]` of the request's text steers the answer; each
 //! delta carries a sequence number and a CLOCK_MONOTONIC stamp, like fakeup's.
-use codexd_lab::{json, sys};
+use codexd_bench::{stamp, sys};
 use memchr::memmem;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -49,7 +49,7 @@ fn serve(mut s: TcpStream) -> std::io::Result<()> {
             s.write_all(b)?;
             continue;
         }
-        let d = json::deltas(&body).unwrap_or(json::Deltas { n: 3, size: 32, interval_us: 0 });
+        let d = stamp::deltas(&body).unwrap_or(stamp::Deltas { n: 3, size: 32, interval_us: 0 });
         s.write_all(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n",
         )?;
@@ -67,11 +67,11 @@ fn serve(mut s: TcpStream) -> std::io::Result<()> {
                 "\"output_index\":0,\"item\":{{\"type\":\"message\",\"id\":\"msg_{id}\",\"role\":\"assistant\",\"status\":\"in_progress\",\"content\":[]}}"
             ),
         );
-        let pad = "x".repeat(d.size.saturating_sub(json::STAMP));
+        let pad = "x".repeat(d.size.saturating_sub(stamp::STAMP));
         let mut next = sys::mono_ns();
         for i in 0..d.n {
             let mut st = vec![];
-            json::put_stamp(&mut st, i as u32, sys::mono_ns());
+            stamp::put_stamp(&mut st, i as u32, sys::mono_ns());
             ev(
                 &mut out,
                 "response.output_text.delta",

@@ -7,8 +7,8 @@
 //! subscriber's buffer; one write per client per batch. A client with more than --limit
 //! queued is dropped. No validation, no approvals, no errors: it bounds what is possible,
 //! it is not a broker.
-use codexd_lab::json;
-use codexd_lab::sys::{self, Epoll, IN, OUT};
+use codexd_bench::message;
+use codexd_bench::sys::{self, Epoll, IN, OUT};
 use memchr::{memchr, memmem};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -167,8 +167,8 @@ impl Mux {
             }
         }
     }
-    fn from_client(&mut self, i: usize, l: &[u8]) {
-        let Some(t) = json::top(l) else { return };
+    fn client_line(&mut self, i: usize, l: &[u8]) {
+        let Some(t) = message::top(l) else { return };
         let (Some(method), Some(id)) = (t.method, t.id) else { return };
         if method == b"initialize" {
             let c = self.cl[i].as_mut().unwrap();
@@ -180,7 +180,7 @@ impl Mux {
             return self.mark(i);
         }
         if method == b"thread/resume"
-            && let Some(th) = t.params.and_then(|p| json::get_str(p, b"threadId"))
+            && let Some(th) = t.params.and_then(|p| message::get_str(p, b"threadId"))
         {
             self.sub(i, th);
         }
@@ -216,12 +216,12 @@ impl Mux {
         self.uout.extend_from_slice(&l[b..]);
         self.uout.push(b'\n');
     }
-    fn from_up(&mut self, l: &[u8]) {
+    fn upstream_line(&mut self, l: &[u8]) {
         // the real codex puts `error` before `id`
         let at = if l.starts_with(b"{\"id\":") {
             Some(6)
         } else if l.starts_with(b"{\"error\":") {
-            json::top(l).filter(|t| t.id.is_some()).map(|t| t.id_span.0)
+            message::top(l).filter(|t| t.id.is_some()).map(|t| t.id_span.0)
         } else {
             None
         };
@@ -242,9 +242,9 @@ impl Mux {
                 return;
             }
             if start
-                && let Some(th) = json::top(l)
-                    .and_then(|t| json::get(t.result?, b"thread"))
-                    .and_then(|t| json::get_str(t, b"id"))
+                && let Some(th) = message::top(l)
+                    .and_then(|t| message::get(t.result?, b"thread"))
+                    .and_then(|t| message::get_str(t, b"id"))
             {
                 let th = th.to_vec();
                 self.sub(i, &th);
@@ -291,6 +291,8 @@ fn main() {
             _ => panic!("unknown option {k}"),
         }
     }
+    // mux0 ends with its child (end of its output) or is killed: nobody is left to wait for it.
+    #[allow(clippy::zombie_processes)]
     let mut ch = Command::new(&cmd[0])
         .args(&cmd[1..])
         .stdin(Stdio::piped())
@@ -313,7 +315,7 @@ fn main() {
         assert!(n > 0, "upstream closed");
         ut += n;
         if let Some(k) = memchr(b'\n', &ubuf[..ut]) {
-            let r = json::top(&ubuf[..k]).and_then(|t| t.result).unwrap().to_vec();
+            let r = message::top(&ubuf[..k]).and_then(|t| t.result).unwrap().to_vec();
             ut = 0;
             break r;
         }
@@ -395,7 +397,7 @@ fn main() {
                         Err(_) => continue,
                     }
                     while let Some(k) = memchr(b'\n', &ubuf[us..ut]) {
-                        m.from_up(&ubuf[uh..us + k]);
+                        m.upstream_line(&ubuf[uh..us + k]);
                         us += k + 1;
                         uh = us;
                     }
@@ -439,7 +441,7 @@ fn main() {
                         Err(e) => e.kind() != WouldBlock,
                     };
                     while let Some(k) = memchr(b'\n', &b[s..t]) {
-                        m.from_client(i, &b[h..s + k]);
+                        m.client_line(i, &b[h..s + k]);
                         s += k + 1;
                         h = s;
                     }

@@ -6,7 +6,7 @@
 //!   [[approve]]                    ask for a command approval first and wait for the answer
 //! Env: FAKEUP_QUANTUM = deltas of one turn in a row when flat out (default 1: worst case
 //! for a router), FAKEUP_START_MS = delay before the first answer.
-use codexd_lab::{json, sys};
+use codexd_bench::{message, stamp, sys};
 use memchr::memchr;
 use std::collections::HashMap;
 use std::io::ErrorKind::WouldBlock;
@@ -86,7 +86,7 @@ impl Up {
         )
     }
     fn line(&mut self, l: &[u8]) {
-        let Some(t) = json::top(l) else {
+        let Some(t) = message::top(l) else {
             if !l.iter().all(u8::is_ascii_whitespace) {
                 eprintln!("fakeup: bad line of {} bytes", l.len());
             }
@@ -113,7 +113,8 @@ impl Up {
         };
         let Some(id) = t.id else { return };
         let params = t.params.unwrap_or(b"{}");
-        let th = || String::from_utf8_lossy(json::get_str(params, b"threadId").unwrap_or(b"")).into_owned();
+        let th =
+            || String::from_utf8_lossy(message::get_str(params, b"threadId").unwrap_or(b"")).into_owned();
         match method {
             b"bench/echo" => {
                 // the hot one: no formatting machinery
@@ -189,7 +190,7 @@ impl Up {
             }
             b"turn/start" => {
                 let th = th();
-                let d = json::deltas(params).unwrap_or(json::Deltas { n: 3, size: 32, interval_us: 0 });
+                let d = stamp::deltas(params).unwrap_or(stamp::Deltas { n: 3, size: 32, interval_us: 0 });
                 *self.served.entry(th.clone()).or_default() += 1;
                 let (turn, item) = (self.uuid(), format!("msg_{:016x}", mix(self.salt ^ !self.ids)));
                 self.result(
@@ -211,7 +212,7 @@ impl Up {
                 let prefix = format!(
                     "{{\"method\":\"item/agentMessage/delta\",\"params\":{{\"threadId\":\"{th}\",\"turnId\":\"{turn}\",\"itemId\":\"{item}\",\"delta\":\""
                 );
-                let mut pad = vec![b'x'; d.size.saturating_sub(json::STAMP)];
+                let mut pad = vec![b'x'; d.size.saturating_sub(stamp::STAMP)];
                 pad.extend_from_slice(b"\"}}\n");
                 self.turns.push(Turn {
                     thread: th,
@@ -244,7 +245,7 @@ impl Up {
     #[inline]
     fn delta(out: &mut Vec<u8>, t: &mut Turn) {
         out.extend_from_slice(&t.prefix);
-        json::put_stamp(out, t.seq as u32, sys::mono_ns());
+        stamp::put_stamp(out, t.seq as u32, sys::mono_ns());
         out.extend_from_slice(&t.pad);
         t.seq += 1;
     }

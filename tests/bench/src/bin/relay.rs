@@ -5,7 +5,7 @@
 //! Each connection gets its own child (pipes), and two threads that move bytes, without
 //! parsing. With --drop-every/--swap-every the downstream deltas are spoilt on purpose, to
 //! prove that the load generator notices loss and reordering.
-use codexd_lab::sys;
+use codexd_bench::sys;
 use memchr::memmem;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};

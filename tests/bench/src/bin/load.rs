@@ -1,10 +1,10 @@
 //! Load generator. `load SCENARIO (--unix P | --ws-unix P | --stdio CMD) [options]`
 //! One JSON line per scenario on stdout, a human line on stderr. See README.md.
-use codexd_lab::conn::{Conn, Target};
-use codexd_lab::hist::Hist;
-use codexd_lab::proc::{Meter, Usage};
-use codexd_lab::sys::{self, Epoll, mono_ns};
-use codexd_lab::{json, proc};
+use codexd_bench::conn::{Conn, Target};
+use codexd_bench::hist::Hist;
+use codexd_bench::proc::{Meter, Usage};
+use codexd_bench::sys::{self, Epoll, mono_ns};
+use codexd_bench::{message, proc, stamp};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
@@ -147,21 +147,21 @@ impl Finders {
                 let stamp = self
                     .delta
                     .find(&m[D.len()..m.len().min(1024)])
-                    .and_then(|d| json::parse_stamp(&m[D.len() + d + 9..]));
+                    .and_then(|d| stamp::parse_stamp(&m[D.len() + d + 9..]));
                 return Ev::Delta { thread, stamp };
             }
         }
-        let Some(t) = json::top(m) else { return Ev::Other };
+        let Some(t) = message::top(m) else { return Ev::Other };
         match (t.method, t.id) {
             (Some(b"item/agentMessage/delta"), None) => {
                 let p = t.params.unwrap_or(b"{}");
                 Ev::Delta {
-                    thread: json::get_str(p, b"threadId").unwrap_or(b""),
-                    stamp: json::get_str(p, b"delta").and_then(json::parse_stamp),
+                    thread: message::get_str(p, b"threadId").unwrap_or(b""),
+                    stamp: message::get_str(p, b"delta").and_then(stamp::parse_stamp),
                 }
             }
             (Some(b"turn/completed"), None) => {
-                Ev::Done { thread: t.params.and_then(|p| json::get_str(p, b"threadId")).unwrap_or(b"") }
+                Ev::Done { thread: t.params.and_then(|p| message::get_str(p, b"threadId")).unwrap_or(b"") }
             }
             (Some(_), Some(id)) => Ev::SReq { id },
             (Some(_), None) => Ev::Other,
@@ -177,7 +177,7 @@ impl Finders {
 }
 
 fn is_busy(err: &[u8]) -> bool {
-    json::get(err, b"code") == Some(b"-32001")
+    message::get(err, b"code") == Some(b"-32001")
 }
 
 // ---- connections ------------------------------------------------------------
@@ -220,7 +220,7 @@ impl Pump {
         (
             self.next_id,
             format!(
-                "{{\"id\":{},\"method\":\"initialize\",\"params\":{{\"clientInfo\":{{\"name\":\"lab\",\"title\":\"lab\",\"version\":\"0\"}},\"capabilities\":{{\"experimentalApi\":true}}}}}}",
+                "{{\"id\":{},\"method\":\"initialize\",\"params\":{{\"clientInfo\":{{\"name\":\"bench\",\"title\":\"bench\",\"version\":\"0\"}},\"capabilities\":{{\"experimentalApi\":true}}}}}}",
                 self.next_id
             ),
         )
@@ -305,7 +305,7 @@ impl Pump {
     fn wait_resp(&mut self, i: usize, id: u64, secs: f64) -> Result<Vec<u8>, String> {
         let end = mono_ns() + (secs * 1e9) as u64;
         loop {
-            while let Some(s) = self.c[i].next() {
+            while let Some(s) = self.c[i].next_message() {
                 if let Ev::Resp { id: got, err, body } = self.f.ev(self.c[i].msg(s))
                     && got == id
                 {
@@ -350,8 +350,8 @@ impl Pump {
             None => "{}".into(),
         };
         let r = self.call(i, "thread/start", &p)?;
-        json::get(&r, b"thread")
-            .and_then(|t| json::get_str(t, b"id"))
+        message::get(&r, b"thread")
+            .and_then(|t| message::get_str(t, b"id"))
             .map(|x| x.to_vec())
             .ok_or_else(|| "thread/start: no id".into())
     }
@@ -486,7 +486,7 @@ fn drive(p: &mut Pump, st: &mut Streams, ids: &HashMap<u64, usize>, timeout: f64
         for &i in &ready {
             let before = p.c[i].bytes_in;
             let _ = before;
-            while let Some(s) = p.c[i].next() {
+            while let Some(s) = p.c[i].next_message() {
                 bytes += (s.1 - s.0) as u64 + 1;
                 let Pump { f, c, .. } = &*p;
                 let m = c[i].msg(s);
@@ -499,7 +499,7 @@ fn drive(p: &mut Pump, st: &mut Streams, ids: &HashMap<u64, usize>, timeout: f64
                     }
                     Ev::Resp { id, err: true, body } => {
                         if let Some(&k) = ids.get(&id) {
-                            if std::env::var("LAB_DEBUG").is_ok() {
+                            if std::env::var("BENCH_DEBUG").is_ok() {
                                 eprintln!("turn/start: {}", String::from_utf8_lossy(body));
                             }
                             st.subs[k].rejected = true;
@@ -572,7 +572,7 @@ fn rtt(o: &Opt) -> Result<(), String> {
             p.c[0].send(&m);
             p.c[0].flush();
             loop {
-                while let Some(s) = p.c[0].next() {
+                while let Some(s) = p.c[0].next_message() {
                     if let Ev::Resp { id: got, err, body } = p.f.ev(p.c[0].msg(s))
                         && got == id
                     {
@@ -636,7 +636,7 @@ fn rtt(o: &Opt) -> Result<(), String> {
                 last = now;
             }
             for &i in &ready {
-                while let Some(s) = p.c[i].next() {
+                while let Some(s) = p.c[i].next_message() {
                     let Ev::Resp { id, err, body } = p.f.ev(p.c[i].msg(s)) else { continue };
                     let k = (id % l as u64) as usize;
                     if err && is_busy(body) {
@@ -905,13 +905,13 @@ fn large(o: &Opt) -> Result<(), String> {
                     }
                     for &i in &ready {
                         let mut again = false;
-                        while let Some(s) = p.c[i].next() {
+                        while let Some(s) = p.c[i].next_message() {
                             let mm = p.c[i].msg(s);
                             let l = mm.len();
                             match p.f.ev(mm) {
                                 Ev::Resp { id: 7, err, body } => {
                                     fin = Some(now);
-                                    let got = json::get(body, b"echo")
+                                    let got = message::get(body, b"echo")
                                         .and_then(|x| std::str::from_utf8(x).ok()?.parse::<usize>().ok())
                                         .unwrap_or(0);
                                     ok = !err && got >= size && got < size + 64;
@@ -958,7 +958,7 @@ fn large(o: &Opt) -> Result<(), String> {
                 while phase == "notif" && mono_ns() - t < 20_000_000 {
                     p.wait(5, &mut ready);
                     for &i in &ready {
-                        while p.c[i].next().is_some() {}
+                        while p.c[i].next_message().is_some() {}
                     }
                 }
             }
@@ -1107,7 +1107,7 @@ fn mixed(o: &Opt) -> Result<(), String> {
             p.send(bigc, &big);
         }
         for &i in &ready {
-            while let Some(sp) = p.c[i].next() {
+            while let Some(sp) = p.c[i].next_message() {
                 bytes += (sp.1 - sp.0) as u64 + 1;
                 match p.f.ev(p.c[i].msg(sp)) {
                     Ev::Delta { thread, stamp } => st.delta(i, thread, stamp, now),
