@@ -1,5 +1,7 @@
 //! The handshakes: one with the upstream, and one with each client, answered from it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -52,8 +54,7 @@ impl Handshake {
 #[serde(rename_all = "camelCase")]
 struct InitializeParams {
     client_info: ClientInfo,
-    #[serde(default)]
-    capabilities: Option<Capabilities>,
+    capabilities: Option<InitializeCapabilities>,
     /// For codexd alone; the upstream does not know it.
     #[serde(default)]
     codexd: CodexdParams,
@@ -73,18 +74,33 @@ impl<'de> Deserialize<'de> for CodexdParams {
     }
 }
 
+/// With the members of the upstream's schema in its order, also those that codexd does not use: they may be given
+/// by position, and what is wrong with them is refused.
 #[derive(Deserialize)]
 struct ClientInfo {
     name: String,
+    #[serde(rename = "title")]
+    _title: Option<String>,
     version: String,
 }
 
+/// As [`ClientInfo`].
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Capabilities {
+#[serde(rename_all = "camelCase")]
+struct InitializeCapabilities {
+    #[serde(default, rename = "requiredHumanApproval")]
+    _required_human_approval: bool,
+    #[serde(default, rename = "explicitGatewayOauth")]
+    _explicit_gateway_oauth: bool,
+    #[serde(default)]
     experimental_api: bool,
+    #[serde(default)]
     request_attestation: bool,
+    #[serde(default, rename = "mcpServerOpenaiFormElicitation")]
+    _mcp_server_openai_form_elicitation: bool,
     opt_out_notification_methods: Option<Vec<String>>,
+    #[serde(rename = "extensions")]
+    _extensions: Option<BTreeMap<String, Value>>,
 }
 
 impl Router {

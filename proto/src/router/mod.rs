@@ -41,6 +41,7 @@ mod methods;
 mod notification;
 mod orphaned_turns;
 mod pacing;
+mod params;
 mod report;
 mod request;
 mod resources;

@@ -2,11 +2,12 @@
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pacing::{Kind, Origin, Part, Pending};
+use super::params::Params;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
-use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
+use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{member, string_inner};
+use crate::json::edit::{Edits, member_name, write_string};
+use crate::json::scan::string_inner;
 use crate::message::{ClientMessage, Rejection};
 use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
@@ -48,10 +49,10 @@ impl Router {
         match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
-                self.request(Incoming { client, id, id_span, line, params }, method.of(line));
+                self.request(Incoming { client, id, id_span, line, params }, &member_name(method.of(line)));
             }
             Ok(Some(ClientMessage::Notification { method })) => {
-                self.client_notification(client, method.of(line), line);
+                self.client_notification(client, &member_name(method.of(line)), line);
             }
             Ok(Some(ClientMessage::Answer { id })) => {
                 if let Some(id) = id {
@@ -139,17 +140,8 @@ impl Router {
         }
         let known = self.routes.request(method);
         if let Some(known) = known
-            && known.is_read()
-            && incoming.params.is_some_and(|p| incoming.line[p.start] == b'[')
-        {
-            // By position, the upstream would accept them; but nobody does that, and what codexd would
-            // have to rewrite or record would slip through.
-            let message = "Invalid request: invalid type: sequence, expected a map";
-            return self.refuse_native(incoming.client, &incoming.id, message);
-        }
-        if let Some(known) = known
             && !session.is_experimental()
-            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params)
+            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params(known))
         {
             let message = format!("{what} requires experimentalApi capability");
             return self.refuse_native(incoming.client, &incoming.id, &message);
@@ -169,12 +161,14 @@ impl Router {
     fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
         let Some(known) = known.filter(|r| r.work) else { return false };
         let steers = known.method == "turn/start"
-            && incoming.thread(known).is_some_and(|t| self.subscriptions.is_busy(&t));
+            && incoming.params(known).is_some_and(|params| {
+                params.thread(known).is_some_and(|thread| self.subscriptions.is_busy(&thread))
+            });
         !steers
     }
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
-        let kind = known.map_or(Kind::Plain, |known| kind(known, &incoming));
+        let kind = known.map_or(Kind::Plain, |known| kind(known, incoming.params(known)));
         self.dispatch(incoming, kind, known, Edits::new());
     }
 
@@ -224,15 +218,19 @@ impl Router {
         param: &'static str,
         opens: bool,
     ) {
-        let Some(params) = incoming.params.filter(|p| incoming.line[p.start] == b'{') else {
+        let Some(params) = known.and_then(|known| incoming.params(known)) else {
             return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
         let line = incoming.line;
-        let value = resources::last_member(line, params, param);
+        let value = params.get(param);
         let given = value.filter(|v| v.of(line) != b"null");
         let mut edits = Edits::new();
         let mut prefix = resources::prefix(incoming.client);
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
+            // The upstream refuses it, and must see that it is empty (measured).
+            Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
+                return self.dispatch(incoming, Kind::Plain, known, edits);
+            }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
                 inner.of(line).into()
@@ -240,10 +238,15 @@ impl Router {
             // Not a string: the upstream says so.
             Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
             // A buffered command without an id gets one, so that it can be ended with its client.
-            None if opens && resource == Resource::Exec && !resources::streams(line, params) => {
+            None if opens
+                && resource == Resource::Exec
+                && !resources::streams(params)
+                // By position, what is not there cannot be added: the upstream refuses so few.
+                && (value.is_some() || !params.by_position()) =>
+            {
                 let id = self.resources.next_command();
                 prefix.extend_from_slice(&id);
-                resources::inject(&mut edits, line, params, param, value, &prefix);
+                resources::inject(&mut edits, line, params.span(), param, value, &prefix);
                 id
             }
             None => return self.dispatch(incoming, Kind::Plain, known, edits),
@@ -263,7 +266,8 @@ impl Router {
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
         let line = incoming.line;
         let mut edits = Edits::new();
-        if let Some(value) = incoming.params.and_then(|p| resources::last_member(line, p, param))
+        let params = known.and_then(|known| incoming.params(known));
+        if let Some(value) = params.and_then(|params| params.get(param))
             && let Some(id) = RequestId::from_json(value.of(line))
         {
             let mut text = Vec::new();
@@ -338,23 +342,20 @@ impl Router {
 }
 
 /// Returns what the response to a request will change.
-fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
-    let thread = || incoming.thread(known);
-    let flag = |name: &str| {
-        incoming
-            .params
-            .and_then(|p| member(incoming.line, p.start, name.as_bytes()))
-            .map(|v| v.of(incoming.line))
-    };
+fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
+    let thread = || params.and_then(|params| params.thread(known));
+    let is = |name: &str, value: &[u8]| params.is_some_and(|params| params.is(name, value));
     match known.effect {
         RequestEffect::None => Kind::Plain,
         RequestEffect::Start => Kind::Start,
-        RequestEffect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
+        RequestEffect::Fork => Kind::Fork { replays: !is("excludeTurns", b"true") },
         RequestEffect::Resume => {
-            let given = |name| flag(name).is_some_and(|v| v != b"null" && v != b"\"\"");
+            let given = |name| {
+                params.is_some_and(|p| p.get(name).is_some()) && !is(name, b"null") && !is(name, b"\"\"")
+            };
             Kind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
-                replays: flag("excludeTurns") != Some(b"true"),
+                replays: !is("excludeTurns", b"true"),
             }
         }
         RequestEffect::DropSubscriptions => {
@@ -362,22 +363,15 @@ fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
         }
         RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
         RequestEffect::WindowsSetup => Kind::WindowsSetup,
-        RequestEffect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
+        RequestEffect::Read if is("includeTurns", b"true") => Kind::ReadTurns,
         RequestEffect::Read => Kind::Plain,
     }
 }
 
-impl Incoming<'_> {
-    /// Returns the thread that the parameters name.
-    fn thread(&self, known: &Request) -> Option<ThreadId> {
-        let text = self.text(known.thread?)?;
-        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
-    }
-
-    /// Returns the text of a member of the parameters.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        let value = resources::last_member(self.line, self.params?, name)?;
-        read_string(value.of(self.line))
+impl<'a> Incoming<'a> {
+    /// Returns the parameters, to be read.
+    pub(super) fn params(&self, known: &Request) -> Option<Params<'a>> {
+        Params::new(self.line, self.params, known)
     }
 }
 

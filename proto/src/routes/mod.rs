@@ -6,6 +6,7 @@
 
 mod describe;
 mod notifications;
+mod order;
 mod requests;
 mod server_requests;
 
@@ -34,6 +35,9 @@ pub struct Request {
     pub value: Option<GatedValue>,
     /// Member of `params` that names the thread.
     pub thread: Option<&'static str>,
+    /// Members of `params` in the order in which they stand when they are given by position, if codexd reads
+    /// them: that of the upstream's schema.
+    pub order: &'static [&'static str],
     /// What its success changes for subscriptions and turns.
     pub effect: RequestEffect,
     /// Starts something; refused while draining.
@@ -54,15 +58,6 @@ impl Request {
     /// A login waits for a person, and what starts something may wait for that.
     pub fn answers_soon(&self) -> bool {
         !self.long && !self.work && !self.method.contains("login")
-    }
-
-    /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
-    /// some.
-    pub fn is_read(&self) -> bool {
-        self.route != Route::Forward
-            || self.effect != RequestEffect::None
-            || !self.fields.is_empty()
-            || self.value.is_some()
     }
 }
 
@@ -161,6 +156,7 @@ const fn forward(method: &'static str) -> Request {
         fields: &[],
         value: None,
         thread: None,
+        order: &[],
         effect: RequestEffect::None,
         work: false,
         long: false,
@@ -189,6 +185,11 @@ impl Request {
 
     const fn thread(mut self, param: &'static str) -> Request {
         self.thread = Some(param);
+        self
+    }
+
+    const fn order(mut self, order: &'static [&'static str]) -> Request {
+        self.order = order;
         self
     }
 

@@ -73,6 +73,24 @@ fn a_later_warning_reaches_those_who_are_there_once() {
 }
 
 #[test]
+fn initialize_takes_its_parameters_by_position_too() {
+    let mut net = Net::new();
+    let client = net.connect();
+    net.request(client, 1, "initialize", &json!([["c", null], null]));
+    let refused = "Invalid request: invalid length 2, expected struct ClientInfo with 3 elements";
+    assert_eq!(net.got_one(client)["error"]["message"], refused);
+    net.request(client, 1, "initialize", &json!([{"name": "c", "version": "1"}, [true]]));
+    let refused = "Invalid request: invalid length 5, expected struct InitializeCapabilities with 7 elements";
+    assert_eq!(net.got_one(client)["error"]["message"], refused);
+    let capabilities = json!([false, false, true, false, false, ["turn/started"], null]);
+    net.request(client, 1, "initialize", &json!([["c", null, "1"], capabilities]));
+    assert!(net.got_one(client)["result"].is_object());
+    let id = net.forwarded(client, "server/diagnostics", &json!({}));
+    net.reply(id, &json!({}));
+    assert_eq!(net.got_methods(client), ["<result>"]);
+}
+
+#[test]
 fn second_initialize_is_refused() {
     let mut net = Net::new();
     let client = net.join();
