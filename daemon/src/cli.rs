@@ -280,6 +280,20 @@ pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStri
     all
 }
 
+/// Returns the instance that a command line names, where the rest of it cannot be read.
+pub(crate) fn instance_in(arguments: impl IntoIterator<Item = OsString>) -> Option<String> {
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--instance" {
+            return arguments.next()?.into_string().ok();
+        }
+        if let Some(name) = argument.to_str().and_then(|text| text.strip_prefix("--instance=")) {
+            return Some(name.to_owned());
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -309,6 +323,15 @@ mod tests {
             Cli::try_parse_from(["codexd", "serve", "--codex-arg", "-c", "--codex-arg", "a=b"]).unwrap();
         let Command::Serve(args) = cli.command else { panic!("not serve") };
         assert_eq!(args.codex_arg, ["-c", "a=b"]);
+    }
+
+    #[test]
+    fn the_instance_is_read_from_a_command_line_that_is_wrong() {
+        let of = |line: &str| instance_in(line.split(' ').map(OsString::from));
+        assert_eq!(of("codexd serve --bogus --instance x").as_deref(), Some("x"));
+        assert_eq!(of("codexd serve --instance=y --bogus").as_deref(), Some("y"));
+        assert_eq!(of("codexd serve --bogus"), None);
+        assert_eq!(of("codexd serve --instance"), None);
     }
 
     #[test]

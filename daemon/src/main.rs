@@ -11,6 +11,7 @@ use nix::sys::signal::SigSet;
 use crate::cli::{Cli, Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
+use crate::instance::failed_start::Attempt;
 use crate::os::service_manager;
 use crate::serve::activation;
 use crate::settings::Settings;
@@ -49,7 +50,11 @@ fn run() -> ExitCode {
             let _ = error.print();
             let wrong = error.use_stderr();
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
-                refuse_waiting(&Error::usage(error.render().to_string().trim_end()));
+                let error = Error::usage(error.render().to_string().trim_end());
+                // The flags cannot be read, but perhaps the instance they name.
+                let args = ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
+                Attempt::new(&args, &Environment::of_process()).failed(&error);
+                refuse_waiting(&error);
             }
             return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
         }
@@ -80,6 +85,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         start::detach();
     }
     let start = Report::new(args.auto_spawned);
+    let attempt = Attempt::new(args, environment);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
@@ -89,7 +95,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let journal = environment.value("JOURNAL_STREAM").is_some();
         let (log, _flush) = logging::start(&settings.log, journal, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start)
+        serve::run(&settings, environment, inherited, reloader, &start, &attempt)
     });
     let (code, failure) = match result {
         Ok(ended) => {
@@ -97,6 +103,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         }
         Err(error) => {
             note_error(&error);
+            attempt.failed(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());

@@ -88,7 +88,8 @@ impl Drop for InstanceLock {
 /// Where the file is left over from a daemon that was killed, the lock is taken for an instant, shared.
 pub(crate) fn is_free(path: &Path) -> bool {
     let mut options = OpenOptions::new();
-    match options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
+    // Without O_NONBLOCK a FIFO would wait for a writer.
+    match options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path) {
         Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }

@@ -3,6 +3,7 @@
 pub(crate) mod file_name;
 pub(crate) mod open_files;
 pub(crate) mod peer;
+pub(crate) mod plain_file;
 pub(crate) mod private_dir;
 pub(crate) mod service_manager;
 pub(crate) mod signals;

@@ -8,11 +8,13 @@ pub(crate) mod listener;
 pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_proto::exit::ExitCode;
+use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::router::{self, Identity, Router};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
@@ -21,6 +23,8 @@ use tokio::task::LocalSet;
 use crate::control::client::ask_status;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
+use crate::instance::failed_start::Attempt;
+use crate::instance::life::{self, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
@@ -31,10 +35,11 @@ use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
 use crate::start::Report;
+use crate::terminal::note_error;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
-use upstream::{Process, Program, locate, sweep};
+use upstream::{Process, Program, leftovers, locate, nested, sweep};
 
 /// How long the holder of a lock may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -50,6 +55,7 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &Report,
+    attempt: &Attempt<'_>,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
@@ -61,6 +67,7 @@ pub(crate) fn run(
     let paths = &settings.paths;
     let files = OpenFiles::raise();
     let clock = Instant::now();
+    nested::refuse(environment)?;
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
@@ -68,27 +75,26 @@ pub(crate) fn run(
         private_dir::ensure_foreign(dir)?;
     }
     let _lock = InstanceLock::acquire(&paths.lock, || holder(&paths.control_socket))?;
-    let _socket_lock = paths
-        .socket_lock
-        .as_deref()
-        .map(|path| InstanceLock::acquire(path, || holder(&paths.control_socket)))
-        .transpose()?;
-
-    let sockets = Sockets {
-        control: bind_private(&paths.control_socket)?,
-        inherited: inherited.is_some(),
-        clients: match inherited {
-            Some(inherited) => inherited.into_parts(),
-            None => bind_private(&paths.socket).map(|(listener, file)| (listener, Some(file)))?,
-        },
-    };
 
     // From here on this daemon is the instance, and leaves a record however it ends. The locks go
     // last, when everything else is gone.
-    let record = Record::begin(paths, settings.auto_spawned);
-    let environment = fingerprint::of(&settings.codex_home, environment);
-    let core = Core { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, core);
+    let life = Token::random().map_err(|error| Error::os("cannot get random bytes").because(error))?;
+    let mut record = Record::begin(paths, settings.auto_spawned, life)?;
+    attempt.recorded();
+    let core = Core {
+        start: start.clone(),
+        reloader,
+        environment: fingerprint::of(&settings.codex_home, environment),
+        marks: life::variables(Some((life, &paths.control_socket)), environment),
+        life,
+        clock,
+        files,
+    };
+    let result = live(settings, &program, inherited, &mut record, core);
+    if sweep::rest() {
+        record.forget_this_life();
+    }
+    let result = result.map(|ended| or_refused(ended, start, &program));
     match &result {
         Ok(ended) => {
             record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
@@ -97,6 +103,50 @@ pub(crate) fn run(
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
     }
     result
+}
+
+/// Serves as the holder of the instance.
+fn live(
+    settings: &Settings,
+    program: &Program,
+    inherited: Option<Inherited>,
+    record: &mut Record,
+    core: Core,
+) -> Result<hub::Ended, Error> {
+    let paths = &settings.paths;
+    // Two codex on one CODEX_HOME would write the same files.
+    if leftovers::end(record.earlier_lives()) == 0 {
+        record.forget_earlier_lives();
+    }
+    let _socket_lock = paths
+        .socket_lock
+        .as_deref()
+        .map(|path| InstanceLock::acquire(path, || holder(&paths.control_socket)))
+        .transpose()?;
+    let sockets = Sockets {
+        control: bind_private(&paths.control_socket)?,
+        inherited: inherited.is_some(),
+        clients: match inherited {
+            Some(inherited) => inherited.into_parts(),
+            None => bind_private(&paths.socket).map(|(listener, file)| (listener, Some(file)))?,
+        },
+    };
+    serve(settings, program, sockets, record, core)
+}
+
+/// Returns how the life ended; of one whose codex was codexd, and refused to be, as what it is: no codex.
+fn or_refused(ended: hub::Ended, start: &Report, program: &Program) -> hub::Ended {
+    let refusal = ChildStatus::Code(nested::refusal()).to_string();
+    if start.was_ready() || ended.code == ExitCode::Stopped || ended.upstream.as_ref() != Some(&refusal) {
+        return ended;
+    }
+    let asked_for = program.requested.as_ref().unwrap_or(&program.executable);
+    let error = locate::name_another(format!(
+        "`{}` is not codex: it refused to serve ({refusal}), as codexd does when it is started in place of codex",
+        asked_for.display()
+    ));
+    note_error(&error);
+    hub::Ended { code: error.exit_code(), reason: error.chain(), ..ended }
 }
 
 /// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.
@@ -124,6 +174,9 @@ struct Core {
     start: Report,
     reloader: Reloader,
     environment: BTreeMap<String, String>,
+    /// Variables for codex.
+    marks: Vec<(&'static str, OsString)>,
+    life: Token,
     clock: Instant,
     files: OpenFiles,
 }
@@ -145,7 +198,7 @@ fn serve(
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
         let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
-        sweep::adopt_orphans();
+        sweep::adopt_orphans(core.life);
 
         let mut identity = identity(settings, program, record);
         identity.environment = core.environment;
@@ -154,7 +207,7 @@ fn serve(
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let router = Router::new(router_config(settings, record), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, core.files)?;
+        let (process, pipes) = Process::spawn(program, &settings.codex_args, core.files, &core.marks)?;
         identity.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),

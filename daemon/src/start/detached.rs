@@ -12,6 +12,7 @@ use super::environment::OF_ONE_CLIENT;
 use super::report::Word;
 use super::{Target, report};
 use crate::error::Error;
+use crate::instance::life;
 use crate::logging;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::settings::paths;
@@ -85,6 +86,8 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     for name in STRIPPED_ENV.iter().chain(OF_ONE_CLIENT) {
         command.env_remove(name);
     }
+    // It serves others, too, when the codex of which this client may be a command has ended.
+    command.env(life::LIFE, life::NO_LIFE);
     let child = command
         .spawn()
         .map_err(|error| Error::os(format!("cannot start `{}`", program.display())).because(error))?;

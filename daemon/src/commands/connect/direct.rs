@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
+use crate::instance::life;
 use crate::serve::upstream::locate;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -55,7 +56,7 @@ pub(super) fn spawn(
 fn command(settings: &Settings, arguments: &[String], environment: &Environment) -> Result<Command, Error> {
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
     let mut command = Command::new(program.executable);
-    command.arg("app-server").args(arguments);
+    command.arg("app-server").args(arguments).envs(life::variables(None, environment));
     Ok(command)
 }
 

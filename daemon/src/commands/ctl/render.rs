@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use codexd_proto::status::{LastExit, StatusReport, UpstreamStatus};
+use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
 
 use crate::instance::record::unix_ms;
 
@@ -91,6 +91,9 @@ pub(super) fn report(report: &StatusReport) -> String {
         Some(exit) => screen.line("last exit", &last_exit(exit)),
         None => screen.line("last exit", "no record of an earlier daemon"),
     }
+    if let Some(failed) = &report.failed_start {
+        screen.line("failed start", &failed_start(failed));
+    }
     for warning in &report.warnings {
         screen.line("warning", &format!("{} [{}]", warning.message, warning.code));
         if !warning.hint.is_empty() {
@@ -149,6 +152,12 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         let _ = write!(text, "; codex {upstream}");
     }
     text
+}
+
+/// Renders a start that failed: `exit 75 (2m ago): codexd 0.1.0 is running already`.
+pub(super) fn failed_start(failed: &FailedStart) -> String {
+    let ago = unix_ms().saturating_sub(failed.at_unix_ms);
+    format!("exit {} ({} ago): {}", failed.code, duration(ago), failed.reason)
 }
 
 /// Renders milliseconds with the two largest units: `35ms`, `4.2s`, `3m 20s`, `2d 4h`.

@@ -7,6 +7,7 @@ use std::process::Command;
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
+use crate::os::plain_file;
 use crate::settings::environment::lend_runtime_dir;
 
 /// One step of a plan.
@@ -92,7 +93,7 @@ fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
 
 /// Writes beside the place and renames, so that a service manager never reads half a file.
 fn write(path: &Path, contents: &str) -> Result<String, Error> {
-    if std::fs::read_to_string(path).is_ok_and(|there| there == contents) {
+    if plain_file::read_to_string(path).is_ok_and(|there| there == contents) {
         return Ok(format!("unchanged {}", path.display()));
     }
     let verb = if path.exists() { "updated" } else { "wrote" };

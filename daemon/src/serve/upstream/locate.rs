@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_proto::exit::ExitCode;
 
+use super::identity::is_codexd;
 use crate::error::Error;
 
 /// The program to run.
@@ -25,6 +26,8 @@ pub(crate) struct Program {
 
 /// Finds the program: `requested` is a path, or a name to look up in `search_path` (PATH).
 ///
+/// Never codexd itself, which would be its own client: in PATH it is passed over, whatever its name there.
+///
 /// # Errors
 ///
 /// With exit code 69 when there is none that can be executed.
@@ -32,15 +35,14 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
     let found = if requested.components().count() > 1 {
         std::path::absolute(requested).unwrap_or_else(|_| requested.to_owned())
     } else {
-        std::env::split_paths(search_path.unwrap_or_default())
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join(requested))
-            .find(|path| is_executable(path))
-            .ok_or_else(|| not_there(format!("cannot find `{}` in PATH", requested.display())))?
+        look_up(requested, search_path)?
     };
     if !is_executable(&found) {
         let what = if found.exists() { "it cannot be executed" } else { "there is no such file" };
         return Err(not_there(format!("cannot run `{}`: {what}", found.display())));
+    }
+    if is_codexd(&found) {
+        return Err(name_another(format!("cannot run `{}` as codex: it is codexd itself", found.display())));
     }
     if is_bare_script(&found) {
         return Err(Error::new(
@@ -53,6 +55,43 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
     })
+}
+
+/// Returns the first program of this name in `search_path` that is not codexd.
+fn look_up(name: &Path, search_path: Option<&OsStr>) -> Result<PathBuf, Error> {
+    let mut own = None;
+    for path in in_path(name, search_path) {
+        if !is_codexd(&path) {
+            return Ok(path);
+        }
+        own.get_or_insert(path);
+    }
+    Err(match own {
+        Some(own) => name_another(format!(
+            "cannot find `{}` in PATH: `{}` is codexd itself, and there is no other",
+            name.display(),
+            own.display()
+        )),
+        None => not_there(format!("cannot find `{}` in PATH", name.display())),
+    })
+}
+
+/// Returns the programs of this name in `search_path`, in its order.
+pub(crate) fn in_path<'a>(
+    name: &'a Path,
+    search_path: Option<&'a OsStr>,
+) -> impl Iterator<Item = PathBuf> + 'a {
+    std::env::split_paths(search_path.unwrap_or_default())
+        .filter(|dir| dir.is_absolute())
+        .map(move |dir| dir.join(name))
+        .filter(|path| is_executable(path))
+}
+
+/// Adds how to say which codex is meant.
+pub(crate) fn name_another(context: String) -> Error {
+    Error::new(ExitCode::Unavailable, context).hint(
+        "name the real codex: `codex = \"/path/to/codex\"` in the configuration file, `--codex PATH`, or CODEXD_CODEX",
+    )
 }
 
 fn not_there(context: String) -> Error {
@@ -172,6 +211,25 @@ mod tests {
             assert_eq!(error.exit_code(), ExitCode::Unavailable);
             assert!(error.chain().contains(says), "{}", error.chain());
             assert!(error.next_step().is_some());
+        }
+    }
+
+    #[test]
+    fn codexd_is_passed_over_in_path_and_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, real) = (dir.path().join("own/codex"), dir.path().join("real/codex"));
+        fs::create_dir(dir.path().join("own")).unwrap();
+        symlink(std::env::current_exe().unwrap(), &own).unwrap();
+        let search = std::env::join_paths([dir.path().join("own"), dir.path().join("real")]).unwrap();
+        let error = locate(Path::new("codex"), Some(&search)).unwrap_err();
+        assert!(error.chain().contains("is codexd itself, and there is no other"), "{}", error.chain());
+        program(&real, "\x7fELF");
+        assert_eq!(locate(Path::new("codex"), Some(&search)).unwrap().executable, real);
+        let error = locate(&own, Some(&search)).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Unavailable);
+        assert!(error.chain().contains("it is codexd itself"), "{}", error.chain());
+        for way_out in ["codex = ", "CODEXD_CODEX"] {
+            assert!(error.next_step().unwrap().contains(way_out));
         }
     }
 
