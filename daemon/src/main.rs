@@ -2,17 +2,17 @@
 //!
 //! The shell around the decisions of `codexd-proto`: sockets, processes, signals and words on a terminal.
 
+use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
-use crate::commands::{connect, ctl, doctor, install};
+use crate::commands::{connect, ctl, doctor, install, shim};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
-use crate::os::service_manager;
+use crate::os::{service_manager, signals};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -35,9 +35,13 @@ mod terminal;
 use codexd_proto::exit::ExitCode as ServeExit;
 
 fn main() -> ExitCode {
-    // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
-    // (`signal(7)`): SIGTERM would end neither this process nor codex.
-    let _ = SigSet::empty().thread_set_mask();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if shim::is_called(&arguments) {
+        let run = || shim::run(&arguments, &Environment::of_process()).unwrap_or_else(|error| failed(&error));
+        return std::panic::catch_unwind(run).unwrap_or(ExitCode::from(ServeExit::Software.number()));
+    }
+    // SIGTERM would end neither this process nor codex.
+    signals::unblock();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
@@ -52,7 +56,8 @@ fn run() -> ExitCode {
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
                 let error = Error::usage(error.render().to_string().trim_end());
                 // The flags cannot be read, but perhaps the instance they name.
-                let args = ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
+                let args =
+                    ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
                 Attempt::new(&args, &Environment::of_process()).failed(&error);
                 refuse_waiting(&error);
             }

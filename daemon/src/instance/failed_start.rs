@@ -12,10 +12,10 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{FailedStart, LastExit};
 
 use super::lock;
-use super::record::unix_ms;
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::os::file_name::with_suffix;
+use crate::os::unix_time::unix_ms;
 use crate::os::{plain_file, private_dir};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;

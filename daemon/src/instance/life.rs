@@ -143,7 +143,8 @@ mod tests {
     fn a_token_is_found_in_an_environment_and_nothing_else_is_taken_for_one() {
         let token = Token::random().unwrap();
         assert_ne!(token, Token::random().unwrap());
-        let environment = |value: &str| format!("PATH=/bin\0XCODEXD_LIFE=1\0CODEXD_LIFE={value}\0A=b\0").into_bytes();
+        let environment =
+            |value: &str| format!("PATH=/bin\0XCODEXD_LIFE=1\0CODEXD_LIFE={value}\0A=b\0").into_bytes();
         let found = |value: &str| Token::in_environment(&environment(value));
         assert_eq!(found(&token.to_string()), Some(Belonging::To(token)));
         for other in [NO_LIFE, "", &"g".repeat(32), &"0".repeat(33), "+0000000000000000000000000000001"] {

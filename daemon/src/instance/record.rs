@@ -7,7 +7,7 @@
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{FailedStart, LastExit, Warning};
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::os::file_name::with_suffix;
 use crate::os::plain_file::{self, NotRegular};
 use crate::os::private_dir;
+use crate::os::unix_time::unix_ms;
 use crate::settings::paths::Paths;
 
 /// Lives that are remembered until nothing is left of them; of more than these, which takes as many daemons
@@ -367,12 +368,6 @@ pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
     failed_start::later(exit, failed_start::read(record))
 }
 
-/// Returns the time, in milliseconds since the epoch; 0 if the clock is before it.
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 fn read(path: &Path) -> io::Result<Option<Contents>> {
     match plain_file::read(path) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -575,7 +570,10 @@ mod tests {
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
             let error = Record::begin(&paths, false, Token::random().unwrap()).unwrap_err();
             assert_eq!(error.exit_code(), ExitCode::CannotCreate);
-            assert!(error.chain().contains(&format!("`{}` as a record: it is a FIFO", path.display())), "{error:?}");
+            assert!(
+                error.chain().contains(&format!("`{}` as a record: it is a FIFO", path.display())),
+                "{error:?}"
+            );
             assert!(error.next_step().unwrap().contains("away"));
             // Nor does anybody wait who only looks.
             assert_eq!((last_exit(&paths.record), early_ends(&paths.record).count), (None, 0));

@@ -7,4 +7,5 @@ pub(crate) mod plain_file;
 pub(crate) mod private_dir;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+pub(crate) mod unix_time;
 pub(crate) mod unsafe_calls;

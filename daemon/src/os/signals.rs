@@ -4,8 +4,15 @@ use std::io;
 
 use codexd_proto::lifecycle::StopSource;
 use futures_util::StreamExt as _;
+use nix::sys::signal::SigSet;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals as Stream;
+
+/// Unblocks all signals of this thread, and of those it starts: whoever started this process may have blocked some
+/// for itself, and a mask is inherited through exec (`signal(7)`).
+pub(crate) fn unblock() {
+    let _ = SigSet::empty().thread_set_mask();
+}
 
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

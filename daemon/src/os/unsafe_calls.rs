@@ -92,6 +92,24 @@ impl Image {
         })
     }
 
+    /// Makes one with the environment of this process, but without the variables that are `gone`, and with those of
+    /// `set` as they are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Image::new`].
+    pub(crate) fn inheriting(
+        program: &Path,
+        arguments: impl IntoIterator<Item = OsString>,
+        gone: &[&str],
+        set: &[(&str, OsString)],
+    ) -> io::Result<Image> {
+        let kept =
+            |name: &OsString| !gone.iter().chain(set.iter().map(|(name, _)| name)).any(|other| name == other);
+        let set = set.iter().map(|(name, value)| (OsString::from(name), value.clone()));
+        Image::new(program, arguments, std::env::vars_os().filter(|(name, _)| kept(name)).chain(set))
+    }
+
     /// Makes this process that program.
     ///
     /// Unlike `execvp(3)`, by which the standard library runs programs, never hands a file that the system
@@ -102,16 +120,33 @@ impl Image {
     /// With what the system says; then nothing has changed.
     pub(crate) fn exec(&self) -> Result<Infallible, Errno> {
         // SAFETY: all texts end with a NUL, both arrays with a null pointer, and they live as long as `self`.
-        unsafe { nix::libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr()) };
+        unsafe {
+            nix::libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr())
+        };
         Err(Errno::last())
     }
 }
 
-/// Gives back the default reaction to SIGPIPE, which the standard library has this process ignore: a program that
-/// is run in its place would keep that (`signal(7)`).
-pub(crate) fn restore_sigpipe() {
+/// Makes this process `image`, as the child of a shell would begin: with the default reaction to SIGPIPE, which the
+/// standard library has this process ignore (a program that is run in its place would keep that, `signal(7)`).
+///
+/// # Errors
+///
+/// With what the system says.
+pub(crate) fn become_program(image: &Image) -> Result<Infallible, Errno> {
     // SAFETY: the default reaction calls nothing of this process.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    image.exec()
+}
+
+/// Has the child run `image` instead of what `command` says.
+pub(crate) fn run_instead(command: &mut std::process::Command, image: Image) {
+    // SAFETY: execve is async-signal-safe, and the error is made from an errno.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, move || match image.exec() {
+            Err(errno) => Err(io::Error::from_raw_os_error(errno as i32)),
+        });
+    }
 }
 
 /// Has the child run `image` instead of what `command` says, ties its life to that of this thread, and gives it the

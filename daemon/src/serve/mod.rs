@@ -35,7 +35,6 @@ use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
 use crate::start::Report;
-use crate::terminal::note_error;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
@@ -94,7 +93,7 @@ pub(crate) fn run(
     if sweep::rest() {
         record.forget_this_life();
     }
-    let result = result.map(|ended| or_refused(ended, start, &program));
+    let result = result.and_then(|ended| or_refused(ended, start, &program));
     match &result {
         Ok(ended) => {
             record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
@@ -134,19 +133,21 @@ fn live(
     serve(settings, program, sockets, record, core)
 }
 
-/// Returns how the life ended; of one whose codex was codexd, and refused to be, as what it is: no codex.
-fn or_refused(ended: hub::Ended, start: &Report, program: &Program) -> hub::Ended {
+/// Returns how the life ended.
+///
+/// # Errors
+///
+/// With exit code 69 when it never served because its codex was codexd, and refused to be codex.
+fn or_refused(ended: hub::Ended, start: &Report, program: &Program) -> Result<hub::Ended, Error> {
     let refusal = ChildStatus::Code(nested::refusal()).to_string();
     if start.was_ready() || ended.code == ExitCode::Stopped || ended.upstream.as_ref() != Some(&refusal) {
-        return ended;
+        return Ok(ended);
     }
     let asked_for = program.requested.as_ref().unwrap_or(&program.executable);
-    let error = locate::name_another(format!(
+    Err(locate::name_another(format!(
         "`{}` is not codex: it refused to serve ({refusal}), as codexd does when it is started in place of codex",
         asked_for.display()
-    ));
-    note_error(&error);
-    hub::Ended { code: error.exit_code(), reason: error.chain(), ..ended }
+    )))
 }
 
 /// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.

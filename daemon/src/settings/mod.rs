@@ -1,5 +1,6 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;

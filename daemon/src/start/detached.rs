@@ -1,7 +1,7 @@
 //! A daemon of its own session, started by a client and outliving it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -62,6 +62,8 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     let (reader, writer) = io::pipe().map_err(|error| Error::os("cannot make a pipe").because(error))?;
     let mut command = Command::new(&program);
     command
+        // Its file may be called codex, and by that name it would be the shim.
+        .arg0(program.with_file_name("codexd"))
         .args(["serve", "--auto-spawned", "--instance", &settings.instance, "--socket"])
         .arg(&settings.paths.socket)
         .arg("--control-socket")

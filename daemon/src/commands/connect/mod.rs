@@ -24,9 +24,9 @@ use codexd_proto::exit::ExitCode as Code;
 
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::error::Error;
-use crate::instance::record::unix_ms;
 use crate::os::file_name::with_suffix;
 use crate::os::service_manager::STRIPPED_ENV;
+use crate::os::unix_time::unix_ms;
 use crate::serve::upstream::nested;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -101,6 +101,11 @@ pub(crate) fn run(
             Err(direct::exec(&settings, &codex_args, environment))
         }
     }
+}
+
+/// Returns whether a daemon can serve a client with these arguments of `codex app-server`, at least one of its own.
+pub(crate) fn is_for_daemon(arguments: &[String]) -> bool {
+    !matches!(arguments::read(arguments), Wanted::Codex(_))
 }
 
 /// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
 
-use crate::instance::record::unix_ms;
+use crate::os::unix_time::unix_ms;
 
 /// Width of the column of labels, in characters.
 const LABEL: usize = 12;

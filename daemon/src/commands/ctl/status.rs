@@ -146,7 +146,14 @@ mod tests {
 
     #[test]
     fn fields_are_checked_against_the_whole_report() {
-        for field in ["state", "upstream.pid", "lastExit.code", "failedStart.code", "counters.clientsAccepted", "warnings"] {
+        for field in [
+            "state",
+            "upstream.pid",
+            "lastExit.code",
+            "failedStart.code",
+            "counters.clientsAccepted",
+            "warnings",
+        ] {
             check_fields(&[field.to_owned()]).unwrap();
         }
         for field in ["", "State", "upstream.pd", "lastExit.x", "state.x"] {

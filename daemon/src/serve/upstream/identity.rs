@@ -41,7 +41,10 @@ pub(crate) fn made_for_another_machine(path: &Path) -> Option<String> {
     let own = Machine { system: own_system()?, processor: std::env::consts::ARCH.to_owned() };
     (machine != own).then(|| {
         let Machine { system, processor } = machine;
-        format!("it is a program for {system} on {processor}, and this is {} on {}", own.system, own.processor)
+        format!(
+            "it is a program for {system} on {processor}, and this is {} on {}",
+            own.system, own.processor
+        )
     })
 }
 
@@ -73,7 +76,9 @@ fn machine(head: &[u8]) -> Option<Machine> {
             62 => "x86_64",
             183 => "aarch64",
             243 => "riscv64",
-            other => return Some(Machine { system: "Linux", processor: format!("processor {other} of elf(5)") }),
+            other => {
+                return Some(Machine { system: "Linux", processor: format!("processor {other} of elf(5)") });
+            }
         };
         return Some(Machine { system: "Linux", processor: processor.to_owned() });
     }

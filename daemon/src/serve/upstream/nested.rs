@@ -2,9 +2,9 @@
 //!
 //! [`locate`](super::locate) passes over what is codexd, but not a script that runs it, nor a script that runs a
 //! script. So codexd tells everything that it runs as codex who runs it ([`life`]), and a codexd that
-//! finds that in its environment asks: it is the stand-in for codex if its process is the very one that was run,
-//! or if the daemon still waits for the handshake. Commands of a real codex, which has answered that, may use codexd
-//! as anybody else.
+//! finds that in its environment asks: it is the stand-in for codex if the daemon still waits for the handshake, or,
+//! where codex was run without a daemon, if its process is the very one that was run or a child of that. Commands
+//! of a real codex may use codexd as anybody else.
 //!
 //! Where neither shows it, for instance because a script hides it in another instance, counting ends the chain.
 
@@ -34,11 +34,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) fn refuse(environment: &Environment) -> Result<(), Error> {
     refuse_chain(environment)?;
     let Some(parent) = Parent::of(environment) else { return Ok(()) };
-    // A process that is run in the place of another keeps its number.
-    let is_that_codex = parent.pid == std::process::id();
+    // A process that is run in the place of another keeps its number, and a script may wait for what it runs. Of
+    // a daemon's codex that must not be asked: the daemon adopts what its commands leave, and has another number.
+    let near = [std::process::id(), std::os::unix::process::parent_id()];
+    let is_that_codex = parent.control_socket.is_none() && near.contains(&parent.pid);
     let waits = |socket: &std::path::PathBuf| {
         ask_status(socket, ANSWER_WITHIN).is_ok_and(|daemon| {
-            daemon.pid == parent.pid && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)
+            daemon.pid == parent.pid
+                && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)
         })
     };
     if is_that_codex || parent.control_socket.as_ref().is_some_and(waits) {
@@ -82,6 +85,7 @@ mod tests {
         for way_out in ["codex = ", "--codex", "CODEXD_CODEX"] {
             assert!(error.next_step().unwrap().contains(way_out));
         }
+        refuse(&parent(std::os::unix::process::parent_id())).unwrap_err();
         refuse(&parent(1)).unwrap();
         refuse(&Environment::default()).unwrap();
         // The daemon that ran it is gone.

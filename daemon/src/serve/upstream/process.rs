@@ -102,24 +102,17 @@ impl Process {
     }
 }
 
-/// Returns what is run: codex with its arguments, and with the environment of this process less what is for this
-/// process only.
+/// Returns what is run: codex with its arguments and `marks`, and without what is for this process only.
 fn image(program: &Program, args: &[String], marks: &[(&'static str, OsString)]) -> io::Result<Image> {
     let executable = &program.executable;
     let arguments = [executable.as_os_str().to_owned(), "app-server".into()];
-    let kept = |name: &OsString| {
-        !STRIPPED_ENV.iter().chain(marks.iter().map(|(name, _)| name)).any(|gone| name == gone)
-    };
-    let marks = marks.iter().map(|(name, value)| (OsString::from(name), value.clone()));
-    Image::new(
-        executable,
-        arguments.into_iter().chain(args.iter().map(OsString::from)),
-        std::env::vars_os().filter(|(name, _)| kept(name)).chain(marks),
-    )
+    let arguments = arguments.into_iter().chain(args.iter().map(OsString::from));
+    Image::inheriting(executable, arguments, STRIPPED_ENV, marks)
 }
 
-/// Tells a program that cannot be executed, now or later, from a system that has not enough of something.
-fn cannot_start(program: &Program, error: io::Error) -> Error {
+/// Tells a program that cannot be executed, now or later (exit code 69), from a system that has not enough of
+/// something (71).
+pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
     let path = &program.executable;
     let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
     let code = if is_unusable(errno) { ExitCode::Unavailable } else { ExitCode::Os };
@@ -211,7 +204,8 @@ mod tests {
     #[test]
     fn a_file_that_never_runs_is_told_from_a_system_in_want() {
         let program = Program { executable: "/bin/sh".into(), requested: None };
-        let code = |errno: Errno| cannot_start(&program, io::Error::from_raw_os_error(errno as i32)).exit_code();
+        let code =
+            |errno: Errno| cannot_start(&program, io::Error::from_raw_os_error(errno as i32)).exit_code();
         for errno in [Errno::ENOEXEC, Errno::ENOENT, Errno::EACCES, Errno::EPERM, Errno::EINVAL] {
             assert_eq!(code(errno), ExitCode::Unavailable, "{errno}");
         }
