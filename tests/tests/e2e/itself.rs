@@ -49,7 +49,10 @@ fn other_version(path: &Path) {
     std::fs::File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
 }
 
-const DISGUISES: [(&str, fn(&Path)); 4] =
+/// Puts something at a path.
+type Make = fn(&Path);
+
+const DISGUISES: [(&str, Make); 4] =
     [("link", link), ("hard", hard_link), ("copy", copy), ("other", other_version)];
 
 fn search_path(first: &[PathBuf]) -> std::ffi::OsString {

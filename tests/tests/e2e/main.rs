@@ -23,6 +23,7 @@ mod orphans;
 mod ownership;
 mod plugin;
 mod real;
+mod shim;
 mod stopping;
 mod support;
 mod tui;

@@ -29,7 +29,10 @@ fn device(path: &Path) {
     symlink("/dev/zero", path).unwrap();
 }
 
-const KINDS: [(&str, fn(&Path)); 2] = [("a FIFO", fifo), ("a device", device)];
+/// Puts something at a path.
+type Make = fn(&Path);
+
+const KINDS: [(&str, Make); 2] = [("a FIFO", fifo), ("a device", device)];
 
 fn codexd(home: &Home, arguments: &[&str]) -> Command {
     let mut command = home.command(&binary::codexd());

@@ -239,6 +239,7 @@ mod elsewhere {
 }
 
 #[cfg(all(test, target_os = "linux"))]
+#[allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 mod tests {
     use std::process::{Child, Command};
 
