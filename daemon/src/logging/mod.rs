@@ -7,6 +7,7 @@ mod writer;
 use std::io::{IsTerminal as _, Write};
 use std::path::Path;
 
+use anstream::{AutoStream, ColorChoice};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::Registry;
@@ -34,8 +35,9 @@ impl LogControl {
 
 /// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
-/// Lines have no colours when stderr is not a terminal, and no time stamps with `journal`: the
-/// journal, which stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
+/// Lines have colours where stderr is a terminal that shows them and nobody wishes otherwise (`NO_COLOR`,
+/// `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). They have no time stamps with `journal`: the journal, which stamps
+/// them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
 ///
 /// # Errors
 ///
@@ -46,6 +48,7 @@ pub(crate) fn start(
     file: Option<&Path>,
 ) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
+    let colours = file.is_none() && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
         None => Box::new(std::io::stderr()),
@@ -53,7 +56,7 @@ pub(crate) fn start(
     let (writer, flush) = writer::start(target).map_err(|error| failed().because(error))?;
     let terminal = std::io::stderr().is_terminal();
     let (targets, reload) = reload::Layer::new(filter.to_targets());
-    let lines = fmt::layer().compact().with_writer(writer).with_ansi(terminal);
+    let lines = fmt::layer().compact().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);
     if journal && !terminal {
         registry.with(lines.without_time()).try_init()

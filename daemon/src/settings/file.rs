@@ -155,25 +155,10 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = name.to_ascii_lowercase().replace('-', "_");
     known
         .iter()
-        .map(|key| (edit_distance(&plain, key), *key))
+        .map(|key| (strsim::levenshtein(&plain, key), *key))
         .min()
         .filter(|(distance, key)| *distance <= 1 + key.len() / 4)
         .map(|(_, key)| key)
-}
-
-/// Levenshtein's distance in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
