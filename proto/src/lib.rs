@@ -4,12 +4,13 @@
 //! * [`lifecycle`]: in which state the daemon is and what it exits with. Events in, effects out.
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
-//! * [`status`], [`exit`]: what is told to people and supervisors.
+//! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
 //!
 //! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
 //! `docs/architecture.md` shows how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod control;
 pub mod exit;
 pub mod frame;
 pub mod health;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::status::StatusReport;
 use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
@@ -11,7 +12,7 @@ use jsonrpsee::core::ClientError;
 use jsonrpsee::core::client::{Client, ClientBuilder};
 use tokio::net::UnixStream;
 
-use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use super::api::ControlClient as _;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;

@@ -4,7 +4,8 @@ use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use codexd_proto::status::{CONTROL_PROTOCOL, ClientStatus, DaemonState, StatusReport, Warning};
+use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use codexd_proto::status::{ClientStatus, DaemonState, StatusReport, Warning};
 use jsonrpsee::Methods;
 use jsonrpsee::core::{RpcResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
@@ -14,10 +15,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{
-    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, Version, WaitOutcome,
-    WaitTarget,
-};
+use super::api::{CORE_NOT_RESPONDING, ControlServer as _};
 use super::{Command, Handle};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
@@ -212,12 +210,12 @@ impl super::api::ControlServer for Service {
     }
 
     async fn wait(&self, target: WaitTarget, timeout_ms: Option<u64>) -> RpcResult<WaitOutcome> {
-        let mut changed = self.handle.changed.clone();
         let reached = async {
             loop {
-                changed.mark_unchanged();
+                // From here on no change is missed, also one that comes before it is awaited.
+                let changed = self.handle.shown.changed.notified();
                 let (ready, state) = {
-                    let snapshot = self.handle.snapshot.read();
+                    let snapshot = self.handle.shown.snapshot.read();
                     (snapshot.report.ready, snapshot.report.state)
                 };
                 let possible = match target {
@@ -230,10 +228,13 @@ impl super::api::ControlServer for Service {
                 if !possible {
                     return false;
                 }
-                if changed.changed().await.is_err() {
+                tokio::select! {
+                    () = changed => {}
                     // The core is gone and the process follows.
-                    self.stop.cancelled().await;
-                    return target == WaitTarget::Stopped;
+                    () = self.handle.commands.closed() => {
+                        self.stop.cancelled().await;
+                        return target == WaitTarget::Stopped;
+                    }
                 }
             }
         };
@@ -248,7 +249,7 @@ impl super::api::ControlServer for Service {
             () = timeout => false,
             () = self.stop.cancelled() => target == WaitTarget::Stopped,
         };
-        Ok(WaitOutcome { reached, state: self.handle.snapshot.read().report.state })
+        Ok(WaitOutcome { reached, state: self.handle.shown.snapshot.read().report.state })
     }
 
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
@@ -267,16 +268,8 @@ impl super::api::ControlServer for Service {
         self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
-    async fn version(&self) -> RpcResult<Version> {
-        Ok(Version {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol: CONTROL_PROTOCOL,
-            upstream: self.handle.snapshot.read().report.upstream.version.clone(),
-        })
-    }
-
     async fn socket(&self) -> RpcResult<String> {
-        Ok(self.handle.snapshot.read().report.socket.clone())
+        Ok(self.handle.shown.snapshot.read().report.socket.clone())
     }
 }
 

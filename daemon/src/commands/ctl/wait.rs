@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use codexd_proto::control::WaitTarget;
 use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
 use super::{Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
 use crate::cli::{WaitArgs, WaitFor};
-use crate::control::api::WaitTarget;
 use crate::control::client::{Connection, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;

@@ -18,7 +18,7 @@ mod step;
 pub(crate) mod systemd;
 mod template;
 
-use step::Step;
+use step::{Done, Step};
 
 /// Who starts the daemon and starts it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,14 +172,18 @@ pub(crate) fn uninstall(args: &UninstallArgs, environment: &Environment) -> Resu
     Ok(ExitCode::Stopped)
 }
 
-/// Does or shows the steps; tells whether a file that was there already has changed.
+/// Does or shows the steps; returns whether a file that was there already has changed.
 fn carry_out(steps: &[Step], dry_run: bool) -> Result<bool, Error> {
     let mut updated = false;
     for step in steps {
-        let done = if dry_run { step.shown() } else { step.carry_out()? };
-        updated |= done.starts_with("updated ");
-        if !done.is_empty() {
-            say(&done)?;
+        if dry_run {
+            say(&step.shown())?;
+            continue;
+        }
+        let done = step.carry_out()?;
+        updated |= matches!(done, Done::Updated { .. });
+        if done != Done::Nothing {
+            say(&done.to_string())?;
         }
     }
     Ok(updated)
