@@ -3,14 +3,16 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::logging::filter::LogFilter;
 use crate::settings::duration::TimeLimit;
+use crate::settings::version;
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]
-#[command(name = "codexd", version, about, max_term_width = 100)]
+#[command(name = "codexd", version = version::SHOWN, about, max_term_width = 100)]
 #[command(after_help = "Durations are written `500ms`, `30s`, `10m`, `6h`, or `never`.\n\
     Flags go before environment variables, these before the configuration file, this before defaults.")]
 pub(crate) struct Cli {
@@ -98,6 +100,10 @@ pub(crate) struct ServeArgs {
     /// A client starts this daemon: detach, tell the start on stdout, stop when unused
     #[arg(long, hide = true)]
     pub(crate) auto_spawned: bool,
+
+    /// The arguments for `codex app-server` are a JSON array on stdin, where `ps` does not show them
+    #[arg(long, hide = true, conflicts_with = "codex_arg")]
+    pub(crate) codex_args_on_stdin: bool,
 
     /// Exit 0 after a failure that a restart cannot cure, for supervisors that restart after any other code
     #[arg(long)]
@@ -198,8 +204,12 @@ pub(crate) struct CtlCommon {
 pub(crate) enum Verb {
     /// Show how it is: exit 0 serving, 1 running and not ready, 3 not running, 4 cannot tell
     Status(StatusArgs),
+    /// List your instances, those that run and those that failed; `*` marks the one of this shell
+    List(ListArgs),
     /// Wait until it is ready or has stopped: exit 0 reached, 1 timed out, 3 not running
     Wait(WaitArgs),
+    /// List the connected clients: exit 0 done, 3 not running, 4 cannot tell
+    Clients,
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
     /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
@@ -216,6 +226,18 @@ pub(crate) struct StatusArgs {
     /// Print only these members of the JSON form, one bare value a line: `state,upstream.pid`
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "json")]
     pub(crate) field: Vec<String>,
+
+    /// Every instance of yours that runs; the exit code is that of the worst
+    #[arg(long, conflicts_with_all = ["field", "control_socket"])]
+    pub(crate) all: bool,
+}
+
+/// Flags of `ctl list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Also those that stopped because they were asked to
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Flags of `ctl wait`.
@@ -254,6 +276,10 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) now: bool,
 
+    /// Stop every instance of yours that runs
+    #[arg(long, conflicts_with = "control_socket")]
+    pub(crate) all: bool,
+
     /// How long to wait for the exit
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(crate) timeout: TimeLimit,
@@ -267,7 +293,11 @@ pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStri
     while let Some(argument) = all.get(at).and_then(|argument| argument.to_str()) {
         match argument {
             "-c" | "--config" | "--enable" | "--disable" => at += 2,
-            _ if ["--config=", "--enable=", "--disable="].iter().any(|flag| argument.starts_with(flag)) => {
+            "--strict-config" => at += 1,
+            _ if ["-c", "--config=", "--enable=", "--disable="]
+                .iter()
+                .any(|flag| argument.starts_with(flag)) =>
+            {
                 at += 1;
             }
             "app-server" => {
@@ -280,10 +310,37 @@ pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsStri
     all
 }
 
+/// Reads a command line.
+///
+/// # Errors
+///
+/// What is wrong with it, or what was asked for instead: help, the version. A verb of `ctl` that stands without it is
+/// named with it.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(hoist(arguments)).map_err(|mut error| {
+        if error.kind() == ErrorKind::InvalidSubcommand
+            && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+            && is_verb(verb)
+        {
+            let meant = ContextValue::String(format!("ctl {verb}"));
+            error.insert(ContextKind::SuggestedSubcommand, meant);
+        }
+        error
+    })
+}
+
+fn is_verb(word: &str) -> bool {
+    let command = Cli::command();
+    command.find_subcommand("ctl").is_some_and(|ctl| ctl.find_subcommand(word).is_some())
+}
+
+/// Whether a command line that cannot be read asks for JSON.
+pub(crate) fn wants_json(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    arguments.into_iter().take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -304,6 +361,19 @@ mod tests {
     }
 
     #[test]
+    fn a_verb_without_its_command_is_named_with_it() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for verb in Cli::command().find_subcommand("ctl").unwrap().get_subcommands() {
+            let line = format!("codexd {} --json", verb.get_name());
+            let error = parse(words(&line)).unwrap_err().render().to_string();
+            assert!(error.contains(&format!("'ctl {}'", verb.get_name())), "{error}");
+        }
+        let error = parse(words("codexd bogus")).unwrap_err().render().to_string();
+        assert!(!error.contains("'ctl"), "{error}");
+        assert!(wants_json(words("codexd status --json")) && !wants_json(words("codexd x -- --json")));
+    }
+
+    #[test]
     fn an_argument_for_codex_may_begin_with_a_dash() {
         let cli =
             Cli::try_parse_from(["codexd", "serve", "--codex-arg", "-c", "--codex-arg", "a=b"]).unwrap();
@@ -318,6 +388,7 @@ mod tests {
             ("codexd app-server --listen stdio://", false, &["--listen", "stdio://"]),
             ("codexd app-server --no-spawn -c a=b --no-spawn", true, &["-c", "a=b", "--no-spawn"]),
             ("codexd -c a=b --enable=x app-server --stdio", false, &["-c", "a=b", "--enable=x", "--stdio"]),
+            ("codexd -ca=b --strict-config app-server", false, &["-ca=b", "--strict-config"]),
             ("codexd app-server generate-ts --out x", false, &["generate-ts", "--out", "x"]),
         ] {
             let cli = Cli::try_parse_from(hoist(line.split(' ').map(OsString::from))).unwrap();

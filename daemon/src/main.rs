@@ -5,10 +5,10 @@
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
 use nix::sys::signal::SigSet;
 
-use crate::cli::{Cli, Command, ServeArgs};
+use crate::cli::{Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
 use crate::os::service_manager;
@@ -42,24 +42,17 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let cli = match Cli::try_parse_from(cli::hoist(std::env::args_os())) {
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Nobody to tell if the terminal is gone.
-            let _ = error.print();
-            let wrong = error.use_stderr();
-            if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
-                refuse_waiting(&Error::usage(error.render().to_string().trim_end()));
-            }
-            return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
-        }
+        Err(error) => return misread(&error),
     };
     let environment = Environment::of_process();
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
         Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
-        Command::Doctor(args) => doctor::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
+        Command::Doctor(args) => doctor::run(&args, &environment)
+            .unwrap_or_else(|error| failed_as(&error, error.exit_code().number(), args.json)),
         Command::Connect(args) => {
             connect::run(&args, &[], &environment).unwrap_or_else(|error| failed(&error))
         }
@@ -67,11 +60,37 @@ fn run() -> ExitCode {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
-            note_error(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
-            ExitCode::from(if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL })
+            let code = if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL };
+            failed_as(&error, code, args.common.json)
         }),
     }
+}
+
+/// Says what is wrong with the command line, or what it asked for instead of a command.
+fn misread(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Help or the version. Nobody to tell if the terminal is gone.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
+        refuse_waiting(&Error::usage(text.trim_end()));
+    }
+    if cli::wants_json(std::env::args_os()) {
+        // The first paragraph says what is wrong; what to type instead follows where it is known.
+        let what = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command is named",
+            _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim(),
+        };
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let usage = Error::usage(what.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+        let hint = tip.map_or_else(|| "try `--help`".to_owned(), str::to_owned);
+        return failed_as(&usage.hint(hint), ServeExit::Usage.number(), true);
+    }
+    let _ = error.print();
+    ExitCode::from(ServeExit::Usage.number())
 }
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
@@ -82,6 +101,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let start = Report::new(args.auto_spawned);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
+        let args = &with_given_arguments(args)?;
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
@@ -112,14 +132,32 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     ExitCode::from(code.number())
 }
 
+/// Returns the flags with the arguments of codex that whoever started this daemon has handed over beside them.
+fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
+    let mut args = args.clone();
+    if args.codex_args_on_stdin {
+        args.codex_arg = start::take_codex_args()?;
+    }
+    Ok(args)
+}
+
 fn finish(result: Result<ServeExit, Error>) -> ExitCode {
     result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
 }
 
 /// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
-    note_error(error);
-    ExitCode::from(error.exit_code().number())
+    failed_as(error, error.exit_code().number(), false)
+}
+
+/// Tells what went wrong, to people or as a JSON document on stdout, and returns `code`.
+fn failed_as(error: &Error, code: u8, json: bool) -> ExitCode {
+    let document = serde_json::json!({ "error": error.chain(), "hint": error.next_step(), "exitCode": code });
+    // Where stdout is what fails, people are told on stderr.
+    if !json || ctl::print_json(&document).is_err() {
+        note_error(error);
+    }
+    ExitCode::from(code)
 }
 
 /// Tells clients that wait on an inherited socket why the daemon does not even begin to start.

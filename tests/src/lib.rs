@@ -27,6 +27,7 @@ pub mod model;
 pub mod notify;
 pub mod output;
 pub mod process;
+pub mod pty;
 pub mod terminal;
 pub mod wait;
 pub mod websocket;

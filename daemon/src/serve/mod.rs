@@ -30,6 +30,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
+use crate::settings::version;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
@@ -61,7 +62,10 @@ pub(crate) fn run(
     let paths = &settings.paths;
     let files = OpenFiles::raise();
     let clock = Instant::now();
-    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
+    // The person whose client starts this daemon has no flag for it.
+    let name = |error| if settings.auto_spawned { error } else { locate::with_flag(error) };
+    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))
+        .map_err(name)?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
     for dir in paths.foreign_dirs().into_iter().filter(|dir| dir.is_absolute()) {
@@ -193,7 +197,7 @@ fn serve(
 fn router_config(settings: &Settings, record: &Record) -> router::Config {
     router::Config {
         identity: Identity {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: version::NUMBER.to_owned(),
             instance: settings.instance.clone(),
             generation: record.generation(),
         },
@@ -210,7 +214,8 @@ fn identity(settings: &Settings, program: &Program, record: &Record) -> StatusRe
     let mut report = StatusReport {
         protocol: CONTROL_PROTOCOL,
         pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: version::NUMBER.to_owned(),
+        commit: version::commit().map(str::to_owned),
         instance: settings.instance.clone(),
         generation: record.generation(),
         started_unix_ms: record.started_unix_ms(),
@@ -225,5 +230,6 @@ fn identity(settings: &Settings, program: &Program, record: &Record) -> StatusRe
     };
     report.upstream.executable = text(&program.executable);
     report.upstream.requested = program.requested.as_deref().map(text);
+    report.upstream.arguments = settings.codex_args.names();
     report
 }

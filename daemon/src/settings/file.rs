@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::duration::TimeLimit;
 use crate::settings::limits::{ClientShutdown, Limits};
 
@@ -19,7 +20,7 @@ pub(crate) struct ConfigFile {
     pub(crate) control_socket: Option<PathBuf>,
     pub(crate) instance: Option<String>,
     pub(crate) codex: Option<PathBuf>,
-    pub(crate) codex_args: Vec<String>,
+    pub(crate) codex_args: CodexArgs,
     pub(crate) client_shutdown: ClientShutdown,
     pub(crate) client_name: Option<String>,
     pub(crate) drain_timeout: Option<TimeLimit>,
@@ -217,5 +218,14 @@ mod tests {
         assert!(refusal("a = 1\nb = ").contains("line 2"));
         assert!(refusal("[limits]\nwindow = -1").contains("line 2"));
         assert!(refusal("limits = 3").contains("line 1"));
+    }
+
+    #[test]
+    fn a_list_of_arguments_that_is_none_is_refused_without_its_value() {
+        for text in ["codex_args = \"-c a=SECRET\"", "codex_args = [\"-c\", { SECRET = 1 }]"] {
+            let refusal = refusal(&format!("\n{text}"));
+            assert!(refusal.contains("line 2") && refusal.contains("a list of texts"), "{refusal}");
+            assert!(!refusal.contains("SECRET"), "{refusal}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_args;
 pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;
@@ -7,12 +8,14 @@ pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
+pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
 
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use codex_args::CodexArgs;
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -35,7 +38,7 @@ pub(crate) struct Settings {
     /// The codex program as it was asked for: a path, or a name to look up in PATH.
     pub(crate) codex: PathBuf,
     /// Arguments after `codex app-server`.
-    pub(crate) codex_args: Vec<String>,
+    pub(crate) codex_args: CodexArgs,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
     /// The name by which codexd introduces itself to the upstream.
@@ -123,7 +126,11 @@ impl Settings {
                 .or_else(|| environment.path("CODEXD_CODEX"))
                 .or(file.codex)
                 .unwrap_or_else(|| PathBuf::from("codex")),
-            codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
+            codex_args: if args.codex_arg.is_empty() {
+                file.codex_args
+            } else {
+                CodexArgs::new(args.codex_arg.clone())
+            },
             client_shutdown: file.client_shutdown,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),

@@ -1,5 +1,7 @@
 //! `codexd connect` and `codexd app-server`: who starts the daemon, what is retried, and the truth.
 
+mod arguments;
+mod instances;
 mod sdk;
 mod world;
 

@@ -25,3 +25,4 @@ mod tui;
 mod units;
 mod upstream;
 mod websocket;
+mod words;

@@ -77,7 +77,7 @@ impl Facts {
         let flags = ServeArgs { codex: codex.map(Path::to_owned), ..ServeArgs::default() };
         let settings = Settings::load(&flags, environment)?;
         let search_path = environment.value("PATH").map(|path| path.as_os_str());
-        let program = locate::locate(&settings.codex, search_path)?;
+        let program = locate::locate(&settings.codex, search_path).map_err(locate::with_flag)?;
         let codex = program.requested.unwrap_or(program.executable);
         let own = std::env::current_exe()
             .map_err(|error| Error::os("cannot tell where codexd itself lies").because(error))?;

@@ -1,6 +1,5 @@
 //! The upstream's process: started in a group of its own, tied to the life of this one.
 
-use std::ffi::OsString;
 use std::io;
 use std::process::Stdio;
 
@@ -16,6 +15,7 @@ use super::stderr;
 use crate::error::Error;
 use crate::os::open_files::OpenFiles;
 use crate::os::service_manager::STRIPPED_ENV;
+use crate::settings::codex_args::CodexArgs;
 
 /// Bytes that the pipe from the upstream may hold, where the system allows it: more than its
 /// default (64 KiB, `pipe(7)`), so that a burst is read in few pieces.
@@ -48,13 +48,13 @@ impl Process {
     /// With exit code 69 when the program cannot be executed, 71 when the system refuses.
     pub(crate) fn spawn(
         program: &Program,
-        args: &[String],
+        args: &CodexArgs,
         files: OpenFiles,
     ) -> Result<(Process, Pipes), Error> {
         let mut command = Command::new(&program.executable);
         command
             .arg("app-server")
-            .args(args.iter().map(OsString::from))
+            .args(args.words())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
