@@ -14,7 +14,7 @@ use crate::settings::version;
 #[derive(Debug, Parser)]
 #[command(name = "codexd", version = version::SHOWN, about, max_term_width = 100)]
 #[command(after_help = "Durations are written `500ms`, `30s`, `10m`, `6h`, or `never`.\n\
-    Flags go before environment variables, these before the configuration file, this before defaults.")]
+    Precedence: flags, environment, configuration file, defaults.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -69,7 +69,7 @@ pub(crate) struct AppServerArgs {
 /// Flags of `codexd serve`.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ServeArgs {
-    /// Socket for clients [default: INSTANCE.sock in the runtime folder] [env: CODEXD_SOCKET]
+    /// Socket for clients [default: INSTANCE.sock in the runtime directory] [env: CODEXD_SOCKET]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
@@ -97,7 +97,7 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) supervised: bool,
 
-    /// A client starts this daemon: detach, tell the start on stdout, stop when unused
+    /// A client starts this daemon: detach, report the start on stdout, stop when unused
     #[arg(long, hide = true)]
     pub(crate) auto_spawned: bool,
 
@@ -113,15 +113,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DURATION")]
     pub(crate) idle_exit: Option<TimeLimit>,
 
-    /// How long running turns may go on after a request to stop [default: 30s]
+    /// How long running turns can go on after a request to stop [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) drain_timeout: Option<TimeLimit>,
 
-    /// How long codex may be silent before it is asked for a sign of life [default: 30s]
+    /// How long codex can be silent before a health check [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) probe_interval: Option<TimeLimit>,
 
-    /// How long codex may take to give that sign before it counts as lost [default: 30s]
+    /// How long codex can take to answer that before it counts as lost [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) probe_timeout: Option<TimeLimit>,
 

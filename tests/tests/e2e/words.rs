@@ -125,7 +125,7 @@ fn with_json_there_is_always_one_document() {
         assert!(found["error"].is_string() && found["hint"].is_string(), "{output}");
     }
     let output = Output::of(codexd(&home, &["ctl", "status", "--json"]).env("CODEXD_INSTANCE", "a/b"));
-    assert!(output.json()["error"].as_str().unwrap().contains("`a/b`"), "{output}");
+    assert!(document(&output)["error"].as_str().unwrap().contains("`a/b`"), "{output}");
     assert_eq!(output.code(), Some(4), "{output}");
 }
 
@@ -185,6 +185,9 @@ fn nothing_is_said_twice() {
         Output::of(codexd(&home, &["connect"]).env("CODEXD_CODEX", "/nowhere/codex")).expect_code(69);
     assert_eq!(times(&output.stderr, "; and codex cannot be run directly: cannot run"), 1, "{output}");
     fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    // Settings that cannot be used with the file and without it.
+    let output = Output::of(codexd(&home, &["ctl", "status"]).env("CODEXD_INSTANCE", "a/b"));
+    assert_eq!(times(&output.stderr, "`a/b` cannot be"), 1, "{output}");
     // A file that the client and the daemon cannot use.
     let mut daemon = TestDaemon::fake("").home(home).ready();
     daemon.home().write_config("idle_exti = \"1m\"\n").unwrap();

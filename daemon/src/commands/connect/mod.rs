@@ -54,6 +54,8 @@ pub(crate) fn run(
     environment: &Environment,
 ) -> Result<ExitCode, Error> {
     let arguments = CodexArgs::new(arguments.to_vec());
+    // Who wants nothing to be started does not want codex to be started either.
+    let may_run_codex = !(args.no_direct || args.no_spawn);
     // The variables of a service of which the client may be a part say nothing of codexd's own.
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
@@ -64,7 +66,7 @@ pub(crate) fn run(
         Wanted::Codex(what) => {
             let why =
                 Error::new(Code::Unavailable, format!("{what} is for codex itself and not for a daemon"));
-            if args.no_direct {
+            if !may_run_codex {
                 return Err(why);
             }
             let command = direct::prepare(&shared, &arguments, environment)?;
@@ -76,8 +78,6 @@ pub(crate) fn run(
     let codex_args = settings.codex_args.with(&own);
     let target =
         Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
-    // Who wants nothing to be started does not want codex to be started either.
-    let may_run_codex = !(args.no_direct || args.no_spawn);
     let wait = Wait {
         until: Instant::now() + PATIENCE,
         since_unix_ms: unix_ms(),

@@ -162,10 +162,11 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
     let settings = Settings::load(&flags, environment).or_else(|error| {
         // A daemon that runs can be asked and told all the same: that its file was broken since is no
         // reason not to stop it. Asked to read it, it says itself what is wrong.
+        let settings = Settings::load_without_file(&flags, environment)?;
         if !matches!(args.verb, Verb::Reload) {
             note_error(&error);
         }
-        Settings::load_without_file(&flags, environment)
+        Ok(settings)
     })?;
     let is_current = args.common.control_socket.is_none();
     let context = Context { settings, environment: environment.clone(), json: args.common.json, is_current };
