@@ -7,24 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::DaemonState;
 
-/// What can be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum WaitTarget {
-    /// Clients are served.
-    Ready,
-    /// The daemon is gone.
-    Stopped,
-}
-
-/// How a wait ended.
+/// A state that the daemon has come to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct WaitOutcome {
-    /// Whether the target was reached.
-    pub reached: bool,
-    /// The state at that moment.
+pub struct StateChange {
+    /// The state.
     pub state: DaemonState,
+    /// Whether a client that connects now is served.
+    pub ready: bool,
+    /// Names the life of the daemon.
+    pub generation: u64,
+    /// Its process, for people.
+    pub pid: u32,
 }
 
 /// What becomes of running turns at a stop.
@@ -33,8 +27,10 @@ pub struct WaitOutcome {
 pub enum StopMode {
     /// They can finish until the drain timeout.
     Drain,
-    /// They are interrupted.
+    /// They are interrupted, and their ends are awaited for a moment.
     Now,
+    /// They are lost: codex is killed.
+    Kill,
 }
 
 /// What a stop found when it began.

@@ -3,12 +3,15 @@
 //! Within one [`CONTROL_PROTOCOL`](codexd_proto::status::CONTROL_PROTOCOL) methods and members are added
 //! and never changed.
 
-use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use codexd_proto::control::{ReloadReceipt, StateChange, StopMode, StopReceipt};
 use codexd_proto::status::{ClientStatus, StatusReport};
-use jsonrpsee::core::RpcResult;
+use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
 
 use crate::settings::reload::Differences;
+
+/// The error code when as many wait as may.
+pub(crate) const TOO_MANY_WAITING: i32 = -32012;
 
 /// The error code when the core does not answer in time and the snapshot is no substitute.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
@@ -24,12 +27,12 @@ pub(crate) trait Control {
     #[method(name = "clients")]
     async fn clients(&self) -> RpcResult<Vec<ClientStatus>>;
 
-    /// Answers when the target is reached, can no longer be reached, or `timeout_ms` is over.
+    /// Sends the present state and then each state that the daemon comes to.
     ///
-    /// A daemon that has stopped answers nothing: for [`WaitTarget::Stopped`] the end of the connection
-    /// is the news.
-    #[method(name = "wait")]
-    async fn wait(&self, target: WaitTarget, timeout_ms: Option<u64>) -> RpcResult<WaitOutcome>;
+    /// A daemon that has stopped sends nothing: of that, the end of the connection is the news. A connection with a
+    /// subscription takes no place from those that only ask.
+    #[subscription(name = "subscribeState" => "state", unsubscribe = "unsubscribeState", item = StateChange, with_extensions)]
+    async fn subscribe_state(&self) -> SubscriptionResult;
 
     /// Begins an intended stop and says what it found; does not wait for the end.
     #[method(name = "stop")]

@@ -1,5 +1,6 @@
 //! What the operating system and its service manager offer, behind functions that the rest can call safely.
 
+pub(crate) mod end_watch;
 pub(crate) mod file_name;
 pub(crate) mod open_files;
 pub(crate) mod peer;

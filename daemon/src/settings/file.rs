@@ -1,7 +1,6 @@
 //! The form of the configuration file: TOML, every key optional, none unknown.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -10,7 +9,7 @@ use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::settings::codex_args::CodexArgs;
 use crate::settings::duration::TimeLimit;
-use crate::settings::limits::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +21,7 @@ pub(crate) struct ConfigFile {
     pub(crate) codex: Option<PathBuf>,
     pub(crate) codex_args: CodexArgs,
     pub(crate) client_shutdown: ClientShutdown,
+    pub(crate) orphaned_turns: OrphanedTurns,
     pub(crate) client_name: Option<String>,
     pub(crate) drain_timeout: Option<TimeLimit>,
     pub(crate) idle_exit: Option<TimeLimit>,
@@ -44,6 +44,7 @@ pub(crate) struct FileLimits {
     client_queue_max_bytes: Option<usize>,
     max_clients: Option<usize>,
     max_queued_requests_per_client: Option<usize>,
+    orphaned_turn_grace: Option<TimeLimit>,
     window: Option<usize>,
 }
 
@@ -59,6 +60,7 @@ const KEYS: &[&str] = &[
     "instance",
     "limits",
     "log_level",
+    "orphaned_turns",
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
@@ -75,6 +77,7 @@ const LIMIT_KEYS: &[&str] = &[
     "max_clients",
     "max_message_bytes",
     "max_queued_requests_per_client",
+    "orphaned_turn_grace",
     "window",
 ];
 
@@ -84,18 +87,20 @@ impl FileLimits {
         Limits {
             max_message_bytes: self.max_message_bytes.unwrap_or(defaults.max_message_bytes),
             client_queue_soft_bytes: self.client_queue_soft_bytes.unwrap_or(defaults.client_queue_soft_bytes),
-            client_queue_soft_time: self
+            client_queue_soft_ms: self
                 .client_queue_soft_time
-                .map_or(defaults.client_queue_soft_time, |limit| {
-                    limit.as_duration().unwrap_or(Duration::MAX)
-                }),
+                .map_or(defaults.client_queue_soft_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             client_queue_hard_bytes: self.client_queue_hard_bytes.unwrap_or(defaults.client_queue_hard_bytes),
             client_queue_max_bytes: self.client_queue_max_bytes.unwrap_or(defaults.client_queue_max_bytes),
             max_clients: self.max_clients.unwrap_or(defaults.max_clients),
-            max_queued_requests_per_client: self
+            queued_requests_per_client: self
                 .max_queued_requests_per_client
-                .unwrap_or(defaults.max_queued_requests_per_client),
+                .unwrap_or(defaults.queued_requests_per_client),
+            orphaned_turn_grace_ms: self
+                .orphaned_turn_grace
+                .map_or(defaults.orphaned_turn_grace_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             window: self.window.unwrap_or(defaults.window),
+            ..defaults
         }
     }
 }
@@ -177,11 +182,12 @@ mod tests {
         let value = |key: &str| match key {
             "codex_args" => "[\"-c\"]",
             "client_shutdown" => "\"always\"",
+            "orphaned_turns" => "\"interrupt\"",
             "supervised" | "permanent_exit_zero" => "true",
             "log_level" => "\"debug\"",
             "limits" => "{}",
             _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
-            _ if key.ends_with("_time") => "\"never\"",
+            _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",
             _ if LIMIT_KEYS.contains(&key) => "7",
             _ => "\"x\"",
         };
@@ -190,7 +196,7 @@ mod tests {
         text.push_str("[limits]\n");
         text.extend(LIMIT_KEYS.iter().map(|key| format!("{key} = {}\n", value(key))));
         let file = parse(&text, Path::new("c.toml")).unwrap();
-        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_time, Duration::MAX);
+        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_ms, u64::MAX);
         assert_eq!(file.client_shutdown, ClientShutdown::Always);
     }
 

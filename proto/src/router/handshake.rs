@@ -1,5 +1,7 @@
 //! The handshakes: one with the upstream, and one with each client, answered from it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -7,7 +9,7 @@ use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
 use super::delivery::{OptOuts, Topic};
 use super::pacing::Kind;
 use super::session::{Declared, SessionState};
-use super::{Action, Phase, Router};
+use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
@@ -52,22 +54,53 @@ impl Handshake {
 #[serde(rename_all = "camelCase")]
 struct InitializeParams {
     client_info: ClientInfo,
+    capabilities: Option<InitializeCapabilities>,
+    /// For codexd alone; the upstream does not know it.
     #[serde(default)]
-    capabilities: Option<Capabilities>,
+    codexd: CodexdParams,
 }
 
+/// What `codexd connect` adds. What is not understood is ignored, as by the upstream.
+#[derive(Default)]
+struct CodexdParams {
+    orphaned_turns: Option<OrphanedTurns>,
+}
+
+impl<'de> Deserialize<'de> for CodexdParams {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<CodexdParams, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let orphaned_turns = OrphanedTurns::deserialize(&value["orphanedTurns"]).ok();
+        Ok(CodexdParams { orphaned_turns })
+    }
+}
+
+/// With the members of the upstream's schema in its order, also those that codexd does not use: they may be given
+/// by position, and what is wrong with them is refused.
 #[derive(Deserialize)]
 struct ClientInfo {
     name: String,
+    #[serde(rename = "title")]
+    _title: Option<String>,
     version: String,
 }
 
+/// As [`ClientInfo`].
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Capabilities {
+#[serde(rename_all = "camelCase")]
+struct InitializeCapabilities {
+    #[serde(default, rename = "requiredHumanApproval")]
+    _required_human_approval: bool,
+    #[serde(default, rename = "explicitGatewayOauth")]
+    _explicit_gateway_oauth: bool,
+    #[serde(default)]
     experimental_api: bool,
+    #[serde(default)]
     request_attestation: bool,
+    #[serde(default, rename = "mcpServerOpenaiFormElicitation")]
+    _mcp_server_openai_form_elicitation: bool,
     opt_out_notification_methods: Option<Vec<String>>,
+    #[serde(rename = "extensions")]
+    _extensions: Option<BTreeMap<String, Value>>,
 }
 
 impl Router {
@@ -171,10 +204,11 @@ impl Router {
             version: params.client_info.version,
             experimental: capabilities.experimental_api,
             attestation: capabilities.request_attestation,
+            orphaned_turns: params.codexd.orphaned_turns,
         };
         self.sessions.initialized(client, declared);
         self.delivery.initialized(client, opt_outs);
-        self.delivery.to_client_with(client, |out| {
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":");

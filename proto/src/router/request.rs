@@ -2,13 +2,14 @@
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pacing::{Kind, Origin, Part, Pending};
+use super::params::Params;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
-use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
+use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{member, string_inner};
+use crate::json::edit::{Edits, member_name, write_string};
+use crate::json::scan::string_inner;
 use crate::message::{ClientMessage, Rejection};
-use crate::routes::{Effect, Request, Resource, Route};
+use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
 /// A request from a client while it is on its way through the router.
@@ -29,6 +30,7 @@ impl Router {
         }
         if self.phase == Phase::Starting {
             if !self.sessions.keep_early(client, line, &self.config.limits) {
+                self.refuse_early(client, line);
                 self.close(client, CloseReason::TooEarly);
             }
             return;
@@ -47,10 +49,10 @@ impl Router {
         match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
-                self.request(Incoming { client, id, id_span, line, params }, method.of(line));
+                self.request(Incoming { client, id, id_span, line, params }, &member_name(method.of(line)));
             }
             Ok(Some(ClientMessage::Notification { method })) => {
-                self.client_notification(client, method.of(line), line);
+                self.client_notification(client, &member_name(method.of(line)), line);
             }
             Ok(Some(ClientMessage::Answer { id })) => {
                 if let Some(id) = id {
@@ -79,6 +81,17 @@ impl Router {
             },
         );
         self.close_overflowed();
+    }
+
+    /// Answers what a client has sent before the upstream was ready, `last` included: it was too much.
+    fn refuse_early(&mut self, client: ClientId, last: &[u8]) {
+        let mut lines = self.sessions.take_early_of(client);
+        lines.push(last.into());
+        for line in lines {
+            if let Ok(Some(ClientMessage::Request { id, .. })) = ClientMessage::read(&line) {
+                self.refuse(client, Some(&id), &TOO_EARLY);
+            }
+        }
     }
 
     fn reject(&mut self, client: ClientId, rejection: &Rejection) {
@@ -127,17 +140,8 @@ impl Router {
         }
         let known = self.routes.request(method);
         if let Some(known) = known
-            && known.is_read()
-            && incoming.params.is_some_and(|p| incoming.line[p.start] == b'[')
-        {
-            // By position, the upstream would accept them; but nobody does that, and what codexd would
-            // have to rewrite or record would slip through.
-            let message = "Invalid request: invalid type: sequence, expected a map";
-            return self.refuse_native(incoming.client, &incoming.id, message);
-        }
-        if let Some(known) = known
             && !session.is_experimental()
-            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params)
+            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params(known))
         {
             let message = format!("{what} requires experimentalApi capability");
             return self.refuse_native(incoming.client, &incoming.id, &message);
@@ -157,12 +161,14 @@ impl Router {
     fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
         let Some(known) = known.filter(|r| r.work) else { return false };
         let steers = known.method == "turn/start"
-            && incoming.thread(known).is_some_and(|t| self.subscriptions.is_busy(&t));
+            && incoming.params(known).is_some_and(|params| {
+                params.thread(known).is_some_and(|thread| self.subscriptions.is_busy(&thread))
+            });
         !steers
     }
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
-        let kind = known.map_or(Kind::Plain, |known| kind(known, &incoming));
+        let kind = known.map_or(Kind::Plain, |known| kind(known, incoming.params(known)));
         self.dispatch(incoming, kind, known, Edits::new());
     }
 
@@ -176,7 +182,8 @@ impl Router {
     ) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
-        let pending = Pending::new(Origin::Client { client, id }, kind.clone(), known, now);
+        let attributed = kind.is_attributed().then(|| kind.clone());
+        let pending = Pending::new(Origin::Client { client, id }, kind, known, now);
         if self.pacing.is_full_for(client, line.len(), &pending, &self.config.limits) {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
@@ -196,7 +203,7 @@ impl Router {
                 edits.write(line, out);
             }
         });
-        if let Some(sent) = sent {
+        if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
     }
@@ -211,15 +218,19 @@ impl Router {
         param: &'static str,
         opens: bool,
     ) {
-        let Some(params) = incoming.params.filter(|p| incoming.line[p.start] == b'{') else {
+        let Some(params) = known.and_then(|known| incoming.params(known)) else {
             return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
         let line = incoming.line;
-        let value = resources::last_member(line, params, param);
+        let value = params.get(param);
         let given = value.filter(|v| v.of(line) != b"null");
         let mut edits = Edits::new();
         let mut prefix = resources::prefix(incoming.client);
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
+            // The upstream refuses it, and must see that it is empty (measured).
+            Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
+                return self.dispatch(incoming, Kind::Plain, known, edits);
+            }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
                 inner.of(line).into()
@@ -227,10 +238,15 @@ impl Router {
             // Not a string: the upstream says so.
             Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
             // A buffered command without an id gets one, so that it can be ended with its client.
-            None if opens && resource == Resource::Exec && !resources::streams(line, params) => {
+            None if opens
+                && resource == Resource::Exec
+                && !resources::streams(params)
+                // By position, what is not there cannot be added: the upstream refuses so few.
+                && (value.is_some() || !params.by_position()) =>
+            {
                 let id = self.resources.next_command();
                 prefix.extend_from_slice(&id);
-                resources::inject(&mut edits, line, params, param, value, &prefix);
+                resources::inject(&mut edits, line, params.span(), param, value, &prefix);
                 id
             }
             None => return self.dispatch(incoming, Kind::Plain, known, edits),
@@ -250,7 +266,8 @@ impl Router {
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
         let line = incoming.line;
         let mut edits = Edits::new();
-        if let Some(value) = incoming.params.and_then(|p| resources::last_member(line, p, param))
+        let params = known.and_then(|known| incoming.params(known));
+        if let Some(value) = params.and_then(|params| params.get(param))
             && let Some(id) = RequestId::from_json(value.of(line))
         {
             let mut text = Vec::new();
@@ -268,14 +285,14 @@ impl Router {
 
     fn broker_shutdown(&mut self, incoming: &Incoming<'_>) {
         let Incoming { client, id, .. } = incoming;
-        self.delivery.to_client_with(*client, |out| {
+        self.delivery.reply_with(*client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
         });
         let other =
             |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
-        let unused = !self.sessions.iter().any(other) && !self.subscriptions.any_busy();
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
@@ -295,7 +312,7 @@ impl Router {
             Phase::Lost(_) => "stopping",
         };
         let identity = &self.config.identity;
-        self.delivery.to_client_with(incoming.client, |out| {
+        self.delivery.reply_with(incoming.client, |out| {
             out.extend_from_slice(b"{\"id\":");
             incoming.id.write(out);
             out.extend_from_slice(b",\"result\":{\"state\":");
@@ -313,58 +330,48 @@ impl Router {
     /// Answers with an error in the upstream's words.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
-        self.delivery.to_client_with(client, |out| super::answer::write_native(out, id, message));
+        self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
     /// Answers with an error of codexd's own.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
         let generation = self.config.identity.generation;
-        self.delivery.to_client_with(client, |out| error.write(out, id, generation));
+        self.delivery.reply_with(client, |out| error.write(out, id, generation));
     }
 }
 
 /// Returns what the response to a request will change.
-fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
-    let thread = || incoming.thread(known);
-    let flag = |name: &str| {
-        incoming
-            .params
-            .and_then(|p| member(incoming.line, p.start, name.as_bytes()))
-            .map(|v| v.of(incoming.line))
-    };
+fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
+    let thread = || params.and_then(|params| params.thread(known));
+    let is = |name: &str, value: &[u8]| params.is_some_and(|params| params.is(name, value));
     match known.effect {
-        Effect::None => Kind::Plain,
-        Effect::Start => Kind::Start,
-        Effect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
-        Effect::Resume => {
-            let given = |name| flag(name).is_some_and(|v| v != b"null" && v != b"\"\"");
+        RequestEffect::None => Kind::Plain,
+        RequestEffect::Start => Kind::Start,
+        RequestEffect::Fork => Kind::Fork { replays: !is("excludeTurns", b"true") },
+        RequestEffect::Resume => {
+            let given = |name| {
+                params.is_some_and(|p| p.get(name).is_some()) && !is(name, b"null") && !is(name, b"\"\"")
+            };
             Kind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
-                replays: flag("excludeTurns") != Some(b"true"),
+                replays: !is("excludeTurns", b"true"),
             }
         }
-        Effect::DropSubscriptions => {
+        RequestEffect::DropSubscriptions => {
             thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
         }
-        Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
-        Effect::WindowsSetup => Kind::WindowsSetup,
-        Effect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
-        Effect::Read => Kind::Plain,
+        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::WindowsSetup => Kind::WindowsSetup,
+        RequestEffect::Read if is("includeTurns", b"true") => Kind::ReadTurns,
+        RequestEffect::Read => Kind::Plain,
     }
 }
 
-impl Incoming<'_> {
-    /// Returns the thread that the parameters name.
-    fn thread(&self, known: &Request) -> Option<ThreadId> {
-        let text = self.text(known.thread?)?;
-        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
-    }
-
-    /// Returns the text of a member of the parameters.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        let value = resources::last_member(self.line, self.params?, name)?;
-        read_string(value.of(self.line))
+impl<'a> Incoming<'a> {
+    /// Returns the parameters, to be read.
+    pub(super) fn params(&self, known: &Request) -> Option<Params<'a>> {
+        Params::new(self.line, self.params, known)
     }
 }
 
@@ -373,6 +380,15 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
     reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that sends too much before codex is ready.
+const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too much was sent before codex app-server was ready; connect again later",
+    reason: "tooEarly",
     delivered: Delivered::No,
     retryable: true,
 };

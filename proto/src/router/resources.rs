@@ -7,9 +7,10 @@
 
 use rustc_hash::FxHashMap;
 
+use super::params::Params;
 use crate::id::{ClientId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, member_name, read_string, write_string};
+use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{Members, member, skip_space, string_inner};
 use crate::routes::Resource;
 
@@ -83,50 +84,95 @@ pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
     Some((ClientId(number), digits + 1))
 }
 
-/// Returns the last member of that name, as the upstream's parser takes the last one.
-pub(super) fn last_member(line: &[u8], params: Span, name: &str) -> Option<Span> {
-    let is_it = |key: &[u8]| *member_name(key) == *name.as_bytes();
-    Members::new(line, params.start).filter(|m| is_it(m.key.of(line))).map(|m| m.value).last()
-}
-
 /// Whether `command/exec` streams, so that it needs an id of the client's own.
-pub(super) fn streams(line: &[u8], params: Span) -> bool {
-    ["tty", "streamStdin", "streamStdoutStderr"]
-        .iter()
-        .any(|flag| member(line, params.start, flag.as_bytes()).is_some_and(|v| v.of(line) == b"true"))
+pub(super) fn streams(params: Params<'_>) -> bool {
+    ["tty", "streamStdin", "streamStdoutStderr"].iter().any(|flag| params.is(flag, b"true"))
 }
 
 /// Returns a JSON string with every mention of the id as the upstream knows it put back; `None` when
 /// there is none. `id` is what stands between the quotes of the client's own.
 ///
-/// The upstream quotes ids as they are, or as `Debug` writes them.
+/// The upstream quotes ids as they are, as JSON or as `Debug` writes them, depending on the request (measured); any
+/// of those notations is recognized.
 pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<Vec<u8>> {
     let prefix = core::str::from_utf8(prefix).ok()?;
     let text = read_string(text)?;
     let id = read_string(&[b"\"", id, b"\""].concat())?;
-    let quoted = format!("{id:?}");
-    // Without the quotes of the whole: the prefix stands behind the first one.
-    let forms = [id.as_str(), &quoted[1..quoted.len() - 1]];
     let mut out = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some(at) = rest.find(prefix) {
-        let behind = &rest[at + prefix.len()..];
+    let mut copied = 0;
+    let mut from = 0;
+    while let Some(at) = text[from..].find(prefix).map(|at| from + at) {
+        let behind = at + prefix.len();
+        from = behind;
         // `17:p` is not a mention of `7:p`.
-        let inside = rest[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
-        let found = !inside && forms.iter().any(|form| behind.starts_with(form));
-        out.push_str(&rest[..at]);
-        if !found {
-            out.push_str(prefix);
+        let inside = text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+        if !inside && let Some(length) = length_of_mention(&text[behind..], &id) {
+            out.push_str(&text[copied..at]);
+            copied = behind;
+            // What follows in the id itself is the client's own.
+            from = behind + length;
         }
-        rest = behind;
     }
-    if out.len() + rest.len() == text.len() {
+    if copied == 0 {
         return None;
     }
-    out.push_str(rest);
+    out.push_str(&text[copied..]);
     let mut json = Vec::with_capacity(out.len() + 2);
     write_string(&mut json, &out);
     Some(json)
+}
+
+/// Returns the length of the id that a text begins with, as it is or with escapes.
+fn length_of_mention(text: &str, id: &str) -> Option<usize> {
+    let escaped = || {
+        let mut rest = text;
+        for wanted in id.chars() {
+            rest = unescaped(rest).filter(|(c, _)| *c == wanted)?.1;
+        }
+        Some(text.len() - rest.len())
+    };
+    if text.starts_with(id) { Some(id.len()) } else { escaped() }
+}
+
+/// Takes the first character of a text in which a backslash begins an escape of JSON or of Rust.
+fn unescaped(text: &str) -> Option<(char, &str)> {
+    let mut chars = text.chars();
+    let first = chars.next()?;
+    if first != '\\' {
+        return Some((first, chars.as_str()));
+    }
+    let plain = match chars.next()? {
+        'u' => return unescaped_unicode(chars.as_str()),
+        'x' => {
+            let (digits, rest) = chars.as_str().split_at_checked(2)?;
+            return Some((char::from(u8::from_str_radix(digits, 16).ok()?), rest));
+        }
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        '0' => '\0',
+        other => other,
+    };
+    Some((plain, chars.as_str()))
+}
+
+/// Takes what follows `\u`: `{1f600}`, or four digits, or twice that for a pair of surrogates.
+fn unescaped_unicode(text: &str) -> Option<(char, &str)> {
+    let number = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    if let Some(braced) = text.strip_prefix('{') {
+        let (digits, rest) = braced.split_once('}')?;
+        return Some((char::from_u32(number(digits)?)?, rest));
+    }
+    let (digits, rest) = text.split_at_checked(4)?;
+    let high = number(digits)?;
+    if let Some(c) = char::from_u32(high) {
+        return Some((c, rest));
+    }
+    let (digits, rest) = rest.strip_prefix("\\u")?.split_at_checked(4)?;
+    let pair = [u16::try_from(high).ok()?, u16::try_from(number(digits)?).ok()?];
+    Some((char::decode_utf16(pair).next()?.ok()?, rest))
 }
 
 /// Puts an id into parameters that have none, or null.
@@ -223,5 +269,31 @@ mod tests {
             restored(r#""no active process for process handle \"7:\"""#, "").as_deref(),
             Some(r#""no active process for process handle \"\"""#)
         );
+    }
+
+    #[test]
+    fn mentions_are_put_back_in_whichever_notation_the_upstream_quotes_them() {
+        let id = "\0\u{1b}[0m\n\r\t\"\\'\u{7f}\u{85}\u{2028}\u{feff}e\u{301}\u{1F600}7:7:";
+        let json = |text: &str| serde_json::to_string(text).unwrap();
+        let ascii: String = id.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let notations = [
+            id.to_owned(),
+            json(id)[1..].trim_end_matches('"').to_owned(),
+            format!("{id:?}")[1..].trim_end_matches('"').to_owned(),
+            id.escape_default().to_string(),
+            id.escape_unicode().to_string(),
+            ascii,
+        ];
+        for quoted in notations {
+            let text = json(&format!("no such process: \"7:{quoted}\", only 17:{quoted} and 7: others"));
+            let inner = &json(id)[1..json(id).len() - 1];
+            let restored = restore_mentions(text.as_bytes(), b"7:", inner.as_bytes()).unwrap();
+            let expected = json(&format!("no such process: \"{quoted}\", only 17:{quoted} and 7: others"));
+            assert_eq!(String::from_utf8(restored).unwrap(), expected);
+        }
+        assert_eq!(length_of_mention("\\ud83d", "\u{1F600}"), None);
+        assert_eq!(length_of_mention("\\u{", "x"), None);
+        assert_eq!(length_of_mention("\\x4", "@"), None);
+        assert_eq!(length_of_mention("\\", "\\"), Some(1));
     }
 }

@@ -15,7 +15,9 @@ use crate::routes::Request;
 impl Router {
     /// Handles a client's unsubscribe.
     pub(super) fn unsubscribe(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
-        let Some(thread) = incoming.text("threadId").and_then(|text| ThreadId::from_text(&text)) else {
+        let params = known.and_then(|known| incoming.params(known)).filter(|params| !params.are_too_many());
+        let thread = params.and_then(|params| ThreadId::from_text(&params.text("threadId")?));
+        let Some(thread) = thread else {
             // The upstream words the error.
             return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
@@ -54,7 +56,7 @@ impl Router {
     }
 
     pub(super) fn answer_unsubscribe(&mut self, client: ClientId, id: &RequestId, status: &str) {
-        self.delivery.to_client_with(client, |out| {
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{\"status\":");

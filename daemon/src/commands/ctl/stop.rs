@@ -63,7 +63,11 @@ async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {
 /// Stops one daemon. Tells people what happens, with `prefix` before it.
 async fn stop(context: &Context, args: &StopArgs, prefix: &str) -> Result<Outcome, Error> {
     let until = Until::of(args.timeout.as_duration());
-    let mode = if args.now { StopMode::Now } else { StopMode::Drain };
+    let mode = match args {
+        StopArgs { kill: true, .. } => StopMode::Kill,
+        StopArgs { now: true, .. } => StopMode::Now,
+        _ => StopMode::Drain,
+    };
     let begun = async {
         let connection = context.connect().await?;
         let before = connection.status().await?;
@@ -89,7 +93,7 @@ async fn stop(context: &Context, args: &StopArgs, prefix: &str) -> Result<Outcom
         };
         note(&format!("{prefix}waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
     }
-    let waited = until_gone(context, &connection, &before, until).await;
+    let waited = until_gone(context, connection, &before, until).await;
     let stopped = waited == Waited::Reached;
     let last_exit = record::last_exit(Path::new(&before.record_file))
         .filter(|exit| stopped && exit.generation == receipt.generation);
@@ -104,7 +108,10 @@ async fn stop(context: &Context, args: &StopArgs, prefix: &str) -> Result<Outcom
             state.word(),
             args.timeout
         ));
-        note("hint: the same with `--now` interrupts running turns");
+        note(match mode {
+            StopMode::Drain => "hint: the same with `--now` interrupts running turns",
+            StopMode::Now | StopMode::Kill => "hint: the same with `--kill` kills codex at once",
+        });
     }
     Ok(Outcome {
         code: if stopped { 0 } else { NOT_REACHED },

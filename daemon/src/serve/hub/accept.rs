@@ -1,49 +1,44 @@
-//! Taking in connections.
+//! Accepting connections.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::task::Poll;
 use std::time::Duration;
 
+use codexd_proto::core::{Refusal, Room};
 use codexd_proto::id::ClientId;
-use nix::errno::Errno;
 use tokio::net::UnixListener;
 
 use super::tasks::Tasks;
-use super::{Hub, SharedHub, client};
+use super::visitors::Visitors;
+use super::{Hub, SharedHub, client_io};
 use crate::os::peer::check_peer;
 use crate::serve::connection::Socket;
 
 /// How long to wait before accepting again after a failure such as too many open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Accepts clients until the door is closed; then takes in those that had connected by then, so that
-/// they get an answer, and closes the listener.
+/// Accepts clients until the daemon stops listening; then accepts those in the backlog, so that they get an
+/// answer, and closes the listener.
 ///
-/// While there are files for no more clients, those that come wait at the door until somebody goes: the
-/// files that are left are for the control socket.
+/// One for which there is no room is [answered](Visitors) and closed.
 ///
-/// On an inherited socket those that come after the door was closed are left for the next daemon, which
-/// the service manager starts for them.
+/// On an inherited socket the backlog is left for the next daemon, which the service manager starts.
 pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) {
-    let (door, room) = {
-        let hub = hub.borrow();
-        (hub.door.clone(), hub.room.clone())
-    };
+    let accepting = hub.borrow().accepting.clone();
+    let mut visitors = Visitors::default();
     loop {
-        let full = hub.borrow_mut().is_full();
         let accepted = tokio::select! {
             biased;
-            () = door.cancelled() => break,
-            () = room.notified(), if full => continue,
-            accepted = accept(&hub, &listener), if !full => accepted,
+            () = accepting.cancelled() => break,
+            accepted = accept(&hub, &listener, &mut visitors) => accepted,
         };
         match accepted {
-            Ok(stream) => admit(&hub, stream, &tasks),
+            Ok(stream) => admit(&hub, stream, &mut visitors, &tasks),
             Err(error) => {
-                hub.borrow_mut().note_unaccepted(&error);
+                hub.borrow_mut().accept_failed(&error);
                 tokio::select! {
-                    () = door.cancelled() => break,
+                    () = accepting.cancelled() => break,
                     () = tokio::time::sleep(ACCEPT_AGAIN_AFTER) => {}
                 }
             }
@@ -55,17 +50,22 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) 
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
-            admit(&hub, stream, &tasks);
+            admit(&hub, stream, &mut visitors, &tasks);
         }
     }
 }
 
-/// Waits for the next connection. When nobody waits at the door, nobody is kept out any more.
-async fn accept(hub: &SharedHub, listener: &UnixListener) -> io::Result<UnixStream> {
+/// Waits for the next connection; where it would be a visitor, for a place, too. Clears the accept error once
+/// accepting works again.
+async fn accept(hub: &SharedHub, listener: &UnixListener, visitors: &mut Visitors) -> io::Result<UnixStream> {
+    let full = hub.borrow().core.room() != Room::Free;
+    if full {
+        visitors.room().await;
+    }
     std::future::poll_fn(|cx| {
         let accepted = listener.poll_accept(cx);
         if !matches!(accepted, Poll::Ready(Err(_))) {
-            hub.borrow_mut().cannot_accept = None;
+            hub.borrow_mut().accept_error = None;
         }
         accepted
     })
@@ -74,48 +74,45 @@ async fn accept(hub: &SharedHub, listener: &UnixListener) -> io::Result<UnixStre
     .into_std()
 }
 
-fn admit(hub: &SharedHub, stream: UnixStream, tasks: &Tasks) {
+/// What becomes of a new connection.
+enum Admitted {
+    Client(ClientId),
+    Visitor(UnixStream, Refusal),
+    Nobody,
+}
+
+fn admit(hub: &SharedHub, stream: UnixStream, visitors: &mut Visitors, tasks: &Tasks) {
     let admitted = hub.borrow_mut().admit(stream);
-    if let Some(client) = admitted {
-        tasks.spawn(client::serve(hub.clone(), client));
+    match admitted {
+        Admitted::Client(client) => tasks.spawn(client_io::serve(hub.clone(), client)),
+        Admitted::Visitor(stream, refusal) => tasks.spawn(visitors.serve(hub, stream, refusal)),
+        Admitted::Nobody => {}
     }
 }
 
 impl Hub {
-    /// Tells whether there are no files for another client. Those beyond `max_clients` are not left waiting
-    /// but turned away.
-    fn is_full(&mut self) -> bool {
-        let full =
-            self.connections.len() >= self.clients_with_files && self.connections.len() < self.max_clients;
-        if full {
-            self.note_unaccepted(&io::Error::from(Errno::EMFILE));
-        }
-        full
-    }
-
-    /// Takes note that nobody can be accepted, for the status; the log has it once.
-    fn note_unaccepted(&mut self, error: &io::Error) {
+    /// Records why no client can be accepted, for the status; the log has it once.
+    fn accept_failed(&mut self, error: &io::Error) {
         let why = error.to_string();
-        if self.cannot_accept.as_ref() != Some(&why) {
-            tracing::warn!(error = why, clients = self.connections.len(), "cannot accept a client");
-            self.cannot_accept = Some(why);
+        if self.accept_error.as_ref() != Some(&why) {
+            tracing::warn!(error = why, clients = self.clients.len(), "cannot accept a client");
+            self.accept_error = Some(why);
         }
     }
 
     /// Checks a new connection.
-    fn admit(&mut self, stream: UnixStream) -> Option<ClientId> {
+    fn admit(&mut self, stream: UnixStream) -> Admitted {
         let refused = match check_peer(&stream) {
-            Ok(_) if self.connections.len() >= self.max_clients => {
-                format!("{} clients are connected", self.max_clients)
-            }
-            Ok(peer) => match Socket::new(stream) {
-                Ok(socket) => return Some(self.connect(socket, peer)),
-                Err(error) => format!("cannot watch its socket: {error}"),
+            Ok(peer) => match self.core.refusal(self.base_status.generation) {
+                Some(refusal) => return Admitted::Visitor(stream, refusal),
+                None => match Socket::new(stream) {
+                    Ok(socket) => return Admitted::Client(self.connect(socket, peer)),
+                    Err(error) => format!("cannot watch its socket: {error}"),
+                },
             },
             Err(error) => error.to_string(),
         };
-        tracing::warn!(reason = refused, "refused a client");
-        self.refused += 1;
-        None
+        self.refused(&refused);
+        Admitted::Nobody
     }
 }

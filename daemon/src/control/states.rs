@@ -1,0 +1,38 @@
+//! The states of the daemon as they follow each other, for whoever waits for one.
+
+use codexd_proto::control::StateChange;
+use codexd_proto::status::StatusReport;
+use jsonrpsee::server::{SubscriptionMessage, SubscriptionSink};
+use tokio_util::sync::CancellationToken;
+
+use super::Handle;
+
+fn of(report: &StatusReport) -> StateChange {
+    StateChange { state: report.state, ready: report.ready, generation: report.generation, pid: report.pid }
+}
+
+/// Sends the present state and each later one until the subscriber or the daemon is gone.
+///
+/// To a subscriber that is slow to read, states that are over already are not sent.
+pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &CancellationToken) {
+    let mut sent = None;
+    loop {
+        // From here on no change is missed, also one that comes before it is awaited.
+        let changed = handle.shown.changed.notified();
+        let now = of(&handle.shown.snapshot.read().report);
+        if sent != Some(now) {
+            let Ok(message) = serde_json::value::to_raw_value(&now) else { return };
+            if sink.send(SubscriptionMessage::from(message)).await.is_err() {
+                return;
+            }
+            sent = Some(now);
+        }
+        tokio::select! {
+            () = sink.closed() => return,
+            () = stop.cancelled() => return,
+            () = changed => {}
+            // The core is gone and the process follows: its end is the last change.
+            () = handle.commands.closed() => return,
+        }
+    }
+}
