@@ -6,18 +6,18 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use nix::sys::signal::SigSet;
 
 use crate::cli::{Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
-use crate::os::service_manager;
+use crate::os::signals::{self, Terminal};
+use crate::os::{journal, service_manager};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::reload::Reloader;
 use crate::start::Report;
-use crate::terminal::note_error;
+use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
 mod cli;
 mod commands;
@@ -36,7 +36,7 @@ use codexd_proto::exit::ExitCode as ServeExit;
 fn main() -> ExitCode {
     // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
     // (`signal(7)`): SIGTERM would end neither this process nor codex.
-    let _ = SigSet::empty().thread_set_mask();
+    signals::hold();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
@@ -47,6 +47,9 @@ fn run() -> ExitCode {
         Err(error) => return misread(&error),
     };
     let environment = Environment::of_process();
+    if !matches!(cli.command, Command::Serve(_)) {
+        signals::release();
+    }
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
@@ -69,6 +72,7 @@ fn run() -> ExitCode {
 
 /// Says what is wrong with the command line, or what it asked for instead of a command.
 fn misread(error: &clap::Error) -> ExitCode {
+    signals::release();
     if !error.use_stderr() {
         // Help or the version. Nobody to tell if the terminal is gone.
         let _ = error.print();
@@ -76,7 +80,11 @@ fn misread(error: &clap::Error) -> ExitCode {
     }
     let text = error.render().to_string();
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
+        let _ = error.print();
+        note_end(ServeExit::Usage, false, "the command line is wrong");
+        journal::wait_until_read();
         refuse_waiting(&Error::usage(text.trim_end()));
+        return ExitCode::from(ServeExit::Usage.number());
     }
     if cli::wants_json(std::env::args_os()) {
         // The first paragraph says what is wrong; what to type instead follows where it is known.
@@ -94,35 +102,41 @@ fn misread(error: &clap::Error) -> ExitCode {
 }
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
+    report_panics();
     let mut permanent_exit_zero = args.permanent_exit_zero;
     if args.auto_spawned {
         start::detach();
     }
+    let terminal = Terminal::look();
     let start = Report::new(args.auto_spawned);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
-        let args = &with_given_arguments(args)?;
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
+        let args = &with_given_arguments(args)?;
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let journal = environment.value("JOURNAL_STREAM").is_some();
-        let (log, _flush) = logging::start(&settings.log, journal, file.as_deref())?;
+        let (log, _flush) = logging::start(&settings.log, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start)
+        serve::run(&settings, environment, inherited, reloader, &start, terminal)
     });
     let (code, failure) = match result {
         Ok(ended) => {
-            (ended.code, activation::Failure::of_end(ended.code, &ended.reason, ended.upstream.as_deref()))
+            note_end(ended.code, permanent_exit_zero, &ended.reason);
+            (ended.code, activation::Failure::of_end(ended.code, &ended.reason))
         }
         Err(error) => {
-            note_error(&error);
+            note_end(error.exit_code(), permanent_exit_zero, &error.chain());
+            note_hint(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
+    journal::wait_until_read();
+    // Where the start failed before anybody handled signals, they still wait.
+    signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
         waiting.refuse(&failure);
     }
@@ -139,6 +153,14 @@ fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
         args.codex_arg = start::take_codex_args()?;
     }
     Ok(args)
+}
+
+/// Says, as the last word of a daemon, what it exits with and why.
+fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
+    let (number, word) = (code.number(), code.word());
+    let instead = if permanent_exit_zero && code.is_permanent() { "0 instead of " } else { "" };
+    let text = format!("codexd: exits with {instead}{number} ({word}), because {because}");
+    if code == ServeExit::Stopped { note(&text) } else { note_failure(&text) }
 }
 
 fn finish(result: Result<ServeExit, Error>) -> ExitCode {

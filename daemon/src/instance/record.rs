@@ -11,6 +11,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{LastExit, Warning};
+use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
 
 use crate::os::private_dir;
@@ -33,6 +34,8 @@ pub(crate) struct Record {
     warning: Option<Warning>,
     early_ends: EarlyEnds,
     auto_spawned: bool,
+    /// The last lines of the upstream's stderr, if it ended unasked.
+    upstream_stderr: Vec<String>,
 }
 
 /// What stands in the file.
@@ -85,6 +88,7 @@ impl Contents {
                 code: None,
                 reason: "left no record (killed?)".to_owned(),
                 upstream: None,
+                upstream_stderr: Vec::new(),
                 generation: running.generation,
                 at_unix_ms: None,
                 uptime_ms: None,
@@ -145,6 +149,7 @@ impl Record {
             warning,
             early_ends,
             auto_spawned,
+            upstream_stderr: Vec::new(),
         }
     }
 
@@ -168,6 +173,13 @@ impl Record {
         self.warning.as_ref()
     }
 
+    /// Adds what the upstream wrote before it ended unasked.
+    #[must_use]
+    pub(crate) fn with_stderr(mut self, lines: Vec<String>) -> Record {
+        self.upstream_stderr = lines;
+        self
+    }
+
     /// Writes how this daemon ends: its exit code, why, and how the upstream ended if it ran.
     ///
     /// To be called before the lock is let go.
@@ -179,11 +191,14 @@ impl Record {
         self.finished = true;
         let now = unix_ms();
         let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let early_ends = self.early_ends.after(self.auto_spawned, code, &reason, uptime_ms, now);
+        let upstream_stderr = std::mem::take(&mut self.upstream_stderr);
+        let explained = explained(&reason, &upstream_stderr);
+        let early_ends = self.early_ends.after(self.auto_spawned, code, &explained, uptime_ms, now);
         let last_exit = LastExit {
             code: Some(code.number()),
             reason,
             upstream,
+            upstream_stderr,
             generation: self.generation,
             at_unix_ms: Some(now),
             uptime_ms: Some(uptime_ms),

@@ -2,9 +2,10 @@
 
 pub(crate) mod file;
 pub(crate) mod filter;
+mod priority;
 mod writer;
 
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::path::Path;
 
 use anstream::{AutoStream, ColorChoice};
@@ -15,8 +16,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 
 use crate::error::Error;
+use crate::terminal::stderr_is_journal;
 use file::BoundedLog;
 use filter::LogFilter;
+use priority::Prioritized;
 use writer::Flush;
 
 /// Changes what is logged while the daemon runs.
@@ -36,32 +39,30 @@ impl LogControl {
 /// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
 /// Lines have colours where stderr is a terminal that shows them and nobody wishes otherwise (`NO_COLOR`,
-/// `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). They have no time stamps with `journal`: the journal, which stamps
-/// them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
+/// `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). For the journal, they begin with their priority and have no time stamps:
+/// it makes them itself.
 ///
 /// # Errors
 ///
 /// When the process has a subscriber already, or the system refuses a thread.
-pub(crate) fn start(
-    filter: &LogFilter,
-    journal: bool,
-    file: Option<&Path>,
-) -> Result<(LogControl, Flush), Error> {
+pub(crate) fn start(filter: &LogFilter, file: Option<&Path>) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
-    let colours = file.is_none() && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
+    let journal = stderr_is_journal();
+    let colours = file.is_none() && !journal && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
         None => Box::new(std::io::stderr()),
     };
-    let (writer, flush) = writer::start(target).map_err(|error| failed().because(error))?;
-    let terminal = std::io::stderr().is_terminal();
+    let loss_prefix = if journal { "<4>" } else { "" };
+    let (writer, flush) = writer::start(target, loss_prefix).map_err(|error| failed().because(error))?;
     let (targets, reload) = reload::Layer::new(filter.to_targets());
-    let lines = fmt::layer().compact().with_writer(writer).with_ansi(colours);
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);
-    if journal && !terminal {
-        registry.with(lines.without_time()).try_init()
+    if journal {
+        let inner = fmt::format().compact().without_time().with_ansi(false);
+        registry.with(lines.event_format(Prioritized { inner })).try_init()
     } else {
-        registry.with(lines).try_init()
+        registry.with(lines.compact()).try_init()
     }
     .map_err(|error| failed().because(error))?;
     Ok((LogControl { reload }, flush))

@@ -27,17 +27,18 @@ use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
-use crate::os::signals::Signals;
+use crate::os::signals::{Signals, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
+use crate::settings::secrets;
 use crate::settings::version;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
-use upstream::{Process, Program, locate, sweep};
+use upstream::{Launch, Process, Program, locate, sweep};
 
 /// How long the holder of a lock may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -53,6 +54,7 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &Report,
+    terminal: Terminal,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
@@ -94,10 +96,11 @@ pub(crate) fn run(
     let record = Record::begin(paths, settings.auto_spawned);
     let environment = fingerprint::of(&settings.codex_home, environment);
     let context = Context { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, context);
+    let result = serve(settings, &program, sockets, &record, context, terminal);
     match &result {
         Ok(ended) => {
-            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            let record = record.with_stderr(ended.stderr.clone());
+            record.finish(ended.code, ended.cause.as_str(), ended.upstream.clone());
             start.failed(ended.code, &ended.reason, None);
         }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
@@ -140,6 +143,7 @@ fn serve(
     sockets: Sockets,
     record: &Record,
     context: Context,
+    terminal: Terminal,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -150,7 +154,8 @@ fn serve(
         let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
-        let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
+        let signals =
+            Signals::new(terminal).map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans();
 
         let mut base_status = base_status(settings, program, record);
@@ -160,9 +165,17 @@ fn serve(
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let inherited = sockets.inherited;
-        let core =
-            Core::new(core_config(settings, record, &context, inherited), settings.for_core(), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, context.files)?;
+        let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
+        let config =
+            CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
+        let core = Core::new(config, settings.for_core(), Time::ZERO);
+        let (process, pipes) = Process::spawn(Launch {
+            program,
+            arguments: &settings.codex_args,
+            variables: &[],
+            open_files: context.files.given,
+            secrets,
+        })?;
         base_status.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
@@ -211,6 +224,7 @@ fn core_config(settings: &Settings, record: &Record, context: &Context, inherite
         timeouts: Timeouts::default(),
         restart: settings.restart(inherited),
         clients_with_files: context.files.clients(),
+        ..CoreConfig::default()
     }
 }
 

@@ -61,6 +61,14 @@ impl CodexArgs {
         self.iter().map(|argument| argument.name()).collect()
     }
 
+    /// Returns the values of flags that are no settings or features: addresses, for instance.
+    pub(crate) fn values_of_flags(&self) -> impl Iterator<Item = &str> {
+        let names = ["-c", "--config", "--enable", "--disable", "--listen"];
+        self.iter()
+            .filter(move |it| it.flag.is_some_and(|flag| !names.contains(&flag)))
+            .filter_map(|it| it.value)
+    }
+
     /// Takes the words apart.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Argument<'_>> {
         let mut rest = self.words();

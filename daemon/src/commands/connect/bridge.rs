@@ -466,9 +466,10 @@ impl<'a> Bridge<'a> {
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            let what = match self.ledger.closing() {
-                Some(why) => format!("codexd closed the connection ({why})"),
-                None => "the connection to codexd was lost".to_owned(),
+            let what = match (self.ledger.closing(), self.ledger.announced()) {
+                (Some(why), _) => format!("codexd closed the connection ({why})"),
+                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
+                (None, None) => "the connection to codexd was lost".to_owned(),
             };
             return Some(self.settle(&what, 1));
         }

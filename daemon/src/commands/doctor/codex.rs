@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use codexd_proto::status::StatusReport;
 
-use super::Finding;
+use super::{Finding, start};
 use crate::serve::upstream::locate;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::start::{self, unit};
+use crate::start::unit;
+use crate::start::{has_service, how_to_restart};
 
 /// How long `codex --version` may take.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
@@ -39,17 +40,19 @@ pub(super) fn check(
                 ),
             });
             let upstream = running.and_then(|status| status.upstream.version.as_deref());
-            let restart = || start::how_to_restart(settings, environment);
+            let restart = || how_to_restart(settings, environment);
             findings.extend(
                 found.as_deref().zip(upstream).and_then(|(found, runs)| differ(found, runs, restart)),
             );
+            let serves = running.is_some_and(|status| status.ready);
+            findings.extend(start::check(settings, environment, &program, serves));
         }
         Err(error) => findings.push(Finding::error("codex", &error)),
     }
     // Presence only: what is in there is nobody's business here.
     let key = std::env::var_os("OPENAI_API_KEY").is_some_and(|value| !value.is_empty());
     let file = settings.codex_home.join("auth.json");
-    let service = start::has_service(settings, environment);
+    let service = has_service(settings, environment);
     findings.push(login(&file, file.is_file(), key, service, &settings.instance));
     findings
 }

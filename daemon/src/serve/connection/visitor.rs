@@ -110,7 +110,7 @@ mod tests {
         let settings = CoreSettings {
             limits: Limits { max_clients: 0, ..Limits::default() },
             client_shutdown: ClientShutdown::Never,
-            orphaned_turns: OrphanedTurns::default(),
+            orphaned_turns: OrphanedTurns::Keep,
             drain_ms: None,
             health_interval_ms: None,
             health_timeout_ms: None,

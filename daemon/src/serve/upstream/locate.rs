@@ -51,10 +51,22 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
             "name its interpreter in the first line (`#!/bin/sh`), or name another program with CODEXD_CODEX",
         ));
     }
-    Ok(match native(&found) {
+    let program = match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
-    })
+    };
+    match foreign(&program.executable) {
+        Some(what) if !has_other_formats() => {
+            let path = program.executable.display();
+            Err(Error::new(ExitCode::Unavailable, format!("cannot run `{path}`: it is {what}")).hint(format!(
+                "install codex on this machine ({}-{}: `npm install --global @openai/codex`), or name another one \
+                 with `--codex PATH` or CODEXD_CODEX",
+                std::env::consts::OS,
+                std::env::consts::ARCH
+            )))
+        }
+        _ => Ok(program),
+    }
 }
 
 fn not_there(context: String) -> Error {
@@ -85,6 +97,43 @@ fn is_bare_script(path: &Path) -> bool {
     let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut start));
     let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace() || *byte == b'\x1b';
     read.is_ok() && !start.starts_with(b"#!") && start.iter().all(is_text)
+}
+
+/// Returns what a program is if it cannot be one of this system; nothing where that cannot be told.
+///
+/// The system refuses to run it (ENOEXEC), and the C library would hand it to a shell as it does with a text.
+fn foreign(path: &Path) -> Option<&'static str> {
+    let mut head = [0u8; 20];
+    let length = fs::File::open(path).ok()?.read(&mut head).ok()?;
+    if !cfg!(target_os = "linux") || head.starts_with(b"#!") {
+        return None;
+    }
+    if length < head.len() || !head.starts_with(b"\x7fELF") {
+        return Some("no program of this system");
+    }
+    // e_ident[EI_DATA] and e_machine (`elf(5)`).
+    let machine = [head[18], head[19]];
+    let machine = if head[5] == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+    (!own_machines()?.contains(&machine)).then_some("for another processor")
+}
+
+/// Returns the numbers of the processors whose programs run here (`elf.h`, EM_*).
+fn own_machines() -> Option<&'static [u16]> {
+    match std::env::consts::ARCH {
+        // Beside its own those of i386.
+        "x86_64" => Some(&[62, 3]),
+        // And of 32-bit Arm.
+        "aarch64" => Some(&[183, 40]),
+        "riscv64" => Some(&[243]),
+        _ => None,
+    }
+}
+
+/// Tells whether the kernel was told how to run other formats, for instance by an emulator
+/// (`/proc/sys/fs/binfmt_misc`, `binfmt_misc` of the kernel's documentation).
+fn has_other_formats() -> bool {
+    let formats = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    formats.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
 }
 
 /// Returns the native binary if `found` is the wrapper of the npm package.
@@ -154,11 +203,44 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// The beginning of a program of this system.
+    fn own_program(path: &Path) {
+        program(path, "");
+        let mut own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        own.truncate(64);
+        fs::write(path, own).unwrap();
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_program_for_another_processor_or_system_is_unavailable() {
+        if has_other_formats() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let codex = dir.path().join("codex");
+        own_program(&codex);
+        locate(&codex, None).unwrap();
+        let mut other = fs::read(&codex).unwrap();
+        // SPARC, of which there is no codex.
+        other[18..20].copy_from_slice(&[2, 0]);
+        for (bytes, says) in [
+            (other, "for another processor"),
+            (b"\xcf\xfa\xed\xfe \x07\0\0\x01 of a Mac, and more".to_vec(), "no program of this"),
+        ] {
+            fs::write(&codex, bytes).unwrap();
+            let error = locate(&codex, None).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Unavailable);
+            assert!(error.chain().contains(says), "{}", error.chain());
+            assert!(error.next_step().unwrap().contains(std::env::consts::ARCH));
+        }
+    }
+
     #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let codex = dir.path().join("bin/codex");
-        program(&codex, "\x7fELF");
+        own_program(&codex);
         let search = std::env::join_paths([dir.path().join("none"), dir.path().join("bin")]).unwrap();
         let found = locate(Path::new("codex"), Some(&search)).unwrap();
         assert_eq!(found, Program { executable: codex.clone(), requested: None });
@@ -201,7 +283,7 @@ mod tests {
         assert_eq!(locate(&link, None).unwrap(), Program { executable: link.clone(), requested: None });
         let triple = format!("{}-unknown-test", std::env::consts::ARCH);
         let native = modules.join(format!("@openai/codex-{os}-{cpu}/vendor/{triple}/bin/codex"));
-        program(&native, "\x7fELF");
+        own_program(&native);
         assert_eq!(locate(&link, None).unwrap(), Program { executable: native, requested: Some(link) });
     }
 }

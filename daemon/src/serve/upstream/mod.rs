@@ -2,8 +2,9 @@
 
 pub(crate) mod locate;
 pub(crate) mod process;
-mod stderr;
+pub(crate) mod stderr;
 pub(crate) mod sweep;
+pub(crate) mod trial;
 
 pub(crate) use locate::Program;
-pub(crate) use process::Process;
+pub(crate) use process::{Launch, Process};
