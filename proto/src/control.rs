@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::DaemonState;
 
-/// A state that the daemon has come to.
+/// A state of the daemon, sent when it is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StateChange {

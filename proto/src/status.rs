@@ -89,7 +89,7 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
-    /// Clients that may be connected at the same time: by the settings, or by the limit on open files.
+    /// Clients that can be connected at the same time: by the settings, or by the limit on open files.
     pub max_clients: usize,
     /// Threads that are loaded upstream, as far as seen.
     pub threads: usize,

@@ -1,4 +1,4 @@
-//! The states of the daemon as they follow each other, for whoever waits for one.
+//! The subscription to the daemon's states.
 
 use codexd_proto::control::StateChange;
 use codexd_proto::status::StatusReport;
@@ -11,9 +11,9 @@ fn of(report: &StatusReport) -> StateChange {
     StateChange { state: report.state, ready: report.ready, generation: report.generation, pid: report.pid }
 }
 
-/// Sends the present state and each later one until the subscriber or the daemon is gone.
+/// Sends the current state and each later one until the subscriber or the daemon is gone.
 ///
-/// To a subscriber that is slow to read, states that are over already are not sent.
+/// A subscriber that reads slowly misses states that are over already.
 pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &CancellationToken) {
     let mut sent = None;
     loop {
@@ -31,7 +31,7 @@ pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &Cancel
             () = sink.closed() => return,
             () = stop.cancelled() => return,
             () = changed => {}
-            // The core is gone and the process follows: its end is the last change.
+            // The core is gone and the process follows; the end of the connection reports that.
             () = handle.commands.closed() => return,
         }
     }
