@@ -36,3 +36,4 @@ mod units;
 mod upstream;
 mod web_page;
 mod websocket;
+mod words;

@@ -49,7 +49,9 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
             ExitCode::Unavailable,
             format!("cannot run `{}`: it is a text that does not begin with `#!`", found.display()),
         )
-        .hint("name its interpreter in the first line (`#!/bin/sh`), or name another program with `--codex PATH`"));
+        .hint(
+            "name its interpreter in the first line (`#!/bin/sh`), or name another program with CODEXD_CODEX",
+        ));
     }
     let program = match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
@@ -96,9 +98,19 @@ pub(crate) fn name_another(context: String) -> Error {
 }
 
 fn not_there(context: String) -> Error {
-    Error::new(ExitCode::Unavailable, context).hint(
-        "install codex (`npm install --global @openai/codex`), or name it with `--codex PATH` or CODEXD_CODEX",
-    )
+    Error::new(ExitCode::Unavailable, context)
+        .hint("install codex (`npm install --global @openai/codex`), or name it with CODEXD_CODEX")
+}
+
+/// Adds to an error of [`locate`] that the program can be named by a flag; for commands that have it.
+pub(crate) fn with_flag(error: Error) -> Error {
+    match error
+        .next_step()
+        .map(|hint| hint.replace("with CODEXD_CODEX", "with `--codex PATH` or CODEXD_CODEX"))
+    {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -28,6 +28,7 @@ use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
 use crate::instance::life::{self, Token};
+use crate::settings::codex_args::CodexArgs;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -48,7 +49,7 @@ const LOGIN: &str = "auth.json";
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     pub(crate) program: &'a Program,
-    pub(crate) arguments: &'a [String],
+    pub(crate) arguments: &'a CodexArgs,
     /// CODEX_HOME, and whether it was named: codex makes the default one itself.
     pub(crate) codex_home: &'a Path,
     pub(crate) is_named: bool,
@@ -124,7 +125,7 @@ impl Trial<'_> {
     async fn start_and_end(&self, home: &Path, databases: &Path, life: Token) -> Result<Tried, Error> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
-        let arguments = [self.arguments, &["-c".to_owned(), setting]].concat();
+        let arguments = self.arguments.with(&CodexArgs::new(vec!["-c".to_owned(), setting]));
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,
             arguments: &arguments,
