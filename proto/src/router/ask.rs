@@ -7,7 +7,7 @@
 //! upstream gives up by itself fails at that time, so that it is not kept for ever.
 
 use super::thread::Thread;
-use super::{Phase, Router, Topic};
+use super::{Phase, Router};
 use crate::id::{AskId, ClientId, ThreadId, write_i64};
 use crate::json::Span;
 use crate::json::edit::write_string;
@@ -223,10 +223,7 @@ impl Router {
 
     /// Tells the subscribers that the questions they see will not be answered any more.
     pub(super) fn resolve_all_asks(&mut self) {
-        let topic = match self.routes.notification(b"serverRequest/resolved") {
-            Some((_, bit)) => Topic::Known(bit),
-            None => Topic::Unknown(b"serverRequest/resolved"),
-        };
+        let topic = self.topic(b"serverRequest/resolved");
         for (id, ask) in std::mem::take(&mut self.asks) {
             let Some(thread) = ask.thread.filter(|_| ask.resolved) else { continue };
             let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":\"".to_vec();
