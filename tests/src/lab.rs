@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::binary;
 use crate::client::TestClient;
 use crate::output::Output;
-use crate::wait;
+use crate::{skip, wait};
 
 /// Whose user manager runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +98,7 @@ impl Lab {
             let status = child.wait().expect("a child can be waited for");
             let reason = said.join().unwrap_or_default();
             assert_eq!(status.code(), Some(77), "the lab did not boot: {reason}");
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-            let line = format!("skipped: {test}: {}\n", reason.trim());
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skip::say(&reason);
             return None;
         }
         let list = Output::of(plain(&script).arg("list")).expect_code(0).stdout;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::home::Home;
 use crate::output::Output;
-use crate::wait;
+use crate::{skip, wait};
 
 /// A terminal in which a program runs; it ends with it.
 ///
@@ -17,21 +17,14 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Tells whether tmux is there. If not, says so with the name of the test, which is skipped then.
+    /// Tells whether tmux is there; if not, the test is skipped, see [`skip::unless_found`].
     ///
     /// # Panics
     ///
     /// When it is not there and `CI` is set: there, that is a failure.
     pub fn is_available() -> bool {
-        if Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            return true;
-        }
-        assert!(std::env::var_os("CI").is_none(), "no tmux");
-        let thread = std::thread::current();
-        let line = format!("skipped: {}: no tmux\n", thread.name().unwrap_or("a test"));
-        // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-        false
+        let runs = Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success());
+        skip::unless_found(if runs { Ok(()) } else { Err("no tmux".to_owned()) }).is_some()
     }
 
     /// Runs a command line of the shell in a terminal of 120 columns and 50 lines, in the world `home`.

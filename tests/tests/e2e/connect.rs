@@ -1,8 +1,5 @@
 //! `codexd connect` and `codexd app-server`: who starts the daemon, what is retried, and the truth.
 
-mod sdk;
-mod world;
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use world::{Bridge, World};
+use crate::world::{Bridge, World};
 
 /// Returns a number for a test, another one where somebody asks for more or has less time.
 fn times(variable: &str, usually: usize) -> usize {

@@ -7,6 +7,7 @@ use std::process::Command;
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 
 fn connect(daemon: &TestDaemon) -> UnixStream {
@@ -161,7 +162,7 @@ fn a_client_that_only_closed_its_sending_half_is_answered() {
 #[test]
 fn curl_is_answered() {
     if Command::new("curl").arg("--version").output().is_err() {
-        eprintln!("skipped: curl_is_answered: no curl");
+        skip::say("no curl");
         return;
     }
     let daemon = TestDaemon::fake("").ready();
