@@ -7,7 +7,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::{fetch, output::Output};
+use crate::{environment, fetch};
 
 /// For npm.
 const PACKAGES: &str = include_str!("../clients/package.json");
@@ -29,31 +29,44 @@ pub fn node_modules() -> Result<PathBuf, String> {
         }
         let mut npm = Command::new("npm");
         npm.args(["ci", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
-        fetch::run(npm.arg(fresh))
+        fetch::run(environment::without_settings(npm.arg(fresh)))
     })?;
     Ok(directory.join("node_modules"))
 }
 
-/// Returns the directory with the packages of `tests/clients/requirements.txt`, for `PYTHONPATH`.
+/// A Python with the packages of `tests/clients/requirements.txt`.
+#[derive(Clone, Debug)]
+pub struct Python {
+    /// The interpreter.
+    pub program: PathBuf,
+    /// The packages, for `PYTHONPATH`.
+    pub packages: PathBuf,
+}
+
+/// Returns the Python in `PATH` with the packages of `tests/clients/requirements.txt`.
 ///
 /// # Errors
 ///
 /// A sentence: no Python, no pip, no network, or no package for this Python.
-pub fn site_packages() -> Result<PathBuf, String> {
-    let tag = "import sys; sys.stdout.write(sys.implementation.cache_tag)";
+pub fn python() -> Result<Python, String> {
+    // Its name for the version is that of the compiled packages, too.
+    let ask = "import sys; print(sys.executable, sys.implementation.cache_tag, sep='\\n')";
     let mut python = Command::new("python3");
-    if let Err(error) = python.arg("--version").output() {
-        return Err(format!("cannot run python3: {error}"));
-    }
-    let version = Output::of(Command::new("python3").args(["-c", tag])).stdout;
-    let name = format!("clients/{version}-{}", digest(&[REQUIREMENTS]));
-    fetch::fetched(name, |fresh| {
+    let answer = python.env_clear().env("PATH", environment::path()).args(["-c", ask]).output();
+    let answer = answer.map_err(|error| format!("cannot run python3: {error}"))?;
+    let said = String::from_utf8_lossy(&answer.stdout);
+    let Some((program, tag)) = said.trim().split_once('\n') else {
+        return Err(format!("python3 does not run: {}", String::from_utf8_lossy(&answer.stderr).trim()));
+    };
+    let name = format!("clients/{tag}-{}", digest(&[REQUIREMENTS]));
+    let packages = fetch::fetched(name, |fresh| {
         let list = fresh.join("requirements.txt");
         fs::write(&list, REQUIREMENTS).map_err(|error| format!("cannot write the list: {error}"))?;
-        let mut pip = Command::new("python3");
+        let mut pip = Command::new(program);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target"]);
-        fetch::run(pip.arg(fresh).arg("-r").arg(list))
-    })
+        fetch::run(environment::without_settings(pip.arg(fresh).arg("-r").arg(list)))
+    })?;
+    Ok(Python { program: PathBuf::from(program), packages })
 }
 
 /// Returns a name for these texts: another list is fetched anew.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::{fetch, skip};
+use crate::{environment, fetch, skip};
 
 /// The pinned versions of codex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ impl Codex {
         let folder = fetch::fetched(Path::new("codex").join(number), |fresh| {
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(fresh);
-            fetch::run(npm.arg(format!("@openai/codex@{number}")))
+            fetch::run(environment::without_settings(npm.arg(format!("@openai/codex@{number}"))))
         })?;
         let modules = folder.join("node_modules");
         Ok(Codex { wrapper: modules.join(".bin/codex"), native: native_in(&modules)? })

@@ -22,6 +22,7 @@ pub mod client;
 pub mod clients;
 pub mod codex;
 pub mod daemon;
+pub mod environment;
 pub mod fetch;
 pub mod home;
 pub mod lab;

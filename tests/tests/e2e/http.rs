@@ -166,7 +166,7 @@ fn curl_is_answered() {
         return;
     }
     let daemon = TestDaemon::fake("").ready();
-    let mut command = Command::new("curl");
+    let mut command = daemon.home().command("curl".as_ref());
     command.args(["--silent", "--show-error", "--fail", "--unix-socket"]).arg(daemon.socket());
     let output = Output::of(command.args(["http://localhost/healthz", "http://localhost/readyz"]));
     assert_eq!(output.expect_code(0).stdout, "ok\nserving\n");

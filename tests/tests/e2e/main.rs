@@ -9,6 +9,7 @@ mod connect;
 mod control;
 mod demo;
 mod doctor;
+mod environment;
 mod fake_codex;
 mod http;
 mod install;

@@ -12,7 +12,7 @@ use codexd_tests::client::{Message, TestClient};
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
-use codexd_tests::skip;
+use codexd_tests::{environment, skip};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -196,10 +196,8 @@ fn task(plugin: &OsStr, daemon: &TestDaemon, codex: &Codex, prompt: &str) -> Com
     if std::fs::create_dir(&folder).is_ok() {
         symlink(&codex.native, folder.join("codex")).unwrap();
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path = std::iter::once(folder).chain(std::env::split_paths(&path));
     let mut node = daemon.home().command(Path::new("node"));
-    node.env("PATH", std::env::join_paths(path).unwrap())
+    node.env("PATH", environment::path_after([folder]))
         .env("CODEX_COMPANION_APP_SERVER_ENDPOINT", format!("unix:{}", daemon.socket().display()))
         .env("CLAUDE_PLUGIN_DATA", daemon.home().state())
         .arg(Path::new(plugin).join("plugins/codex/scripts/codex-companion.mjs"))

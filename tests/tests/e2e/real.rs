@@ -24,6 +24,19 @@ fn tokens(count: usize, echo: &str) -> Vec<String> {
     (0..count).map(|index| format!("tok{index} ")).chain([format!("| echo: {echo}")]).collect()
 }
 
+#[test]
+fn a_change_is_shown_from_the_project_on() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.codex_config(|config| config.model = "gpt-5.5".to_owned()).ready();
+    let mut client = daemon.client("one");
+    client.answer_approvals("accept");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.turn(&thread, "[[write:made.txt:a line]] go");
+    let diffs = with_method(&turn.seen, "turn/diff/updated");
+    let diff = diffs.last().unwrap()["params"]["diff"].as_str().unwrap();
+    assert!(diff.starts_with("diff --git a/made.txt b/made.txt\n"), "{diff}");
+}
+
 /// Tells whether a message is about what happens in another thread than `own`.
 fn is_strange(message: &Value, own: &str) -> bool {
     let method = message["method"].as_str().unwrap_or_default();

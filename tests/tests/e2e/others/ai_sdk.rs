@@ -1,10 +1,9 @@
 //! A provider of the Vercel AI SDK (JavaScript).
 
-use std::ffi::OsString;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
-use codexd_tests::{binary, clients, skip};
+use codexd_tests::{binary, clients, environment, skip};
 use serde_json::Value;
 
 use super::{ENDLESS, KILLED, MEETING, answer, at_once, run_and_kill_codex};
@@ -32,11 +31,8 @@ fn program(world: &World, prompt: &str) -> Option<Command> {
     let folder = world.home().root().join("bin");
     let _ = std::fs::create_dir(&folder);
     let _ = symlink(binary::codexd(), folder.join("codex"));
-    let mut path = OsString::from(folder);
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
     let mut node = world.program("node");
-    node.env("PATH", path).args(["--input-type=module", "--eval", PROGRAM]);
+    node.env("PATH", environment::path_after([folder])).args(["--input-type=module", "--eval", PROGRAM]);
     node.arg(modules.join("ai-sdk-provider-codex-app-server/dist/index.js")).arg(prompt);
     Some(node)
 }

@@ -26,10 +26,10 @@ with create_client(codex_command=sys.argv[1]) as client:
 
 /// Returns a program with this prompt.
 fn program(world: &World, program: &str, prompt: &str) -> Option<Command> {
-    let packages = skip::unless_found(clients::site_packages())?;
-    let mut python = world.program("python3");
-    python.env("PYTHONPATH", packages).args(["-c", program]).arg(binary::codexd()).arg(prompt);
-    Some(python)
+    let python = skip::unless_found(clients::python())?;
+    let mut command = world.program(python.program);
+    command.env("PYTHONPATH", python.packages).args(["-c", program]).arg(binary::codexd()).arg(prompt);
+    Some(command)
 }
 
 #[test]
