@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::duration::TimeLimit;
-use crate::log_filter::LogFilter;
+use crate::logging::filter::LogFilter;
+use crate::settings::duration::TimeLimit;
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]
@@ -253,6 +253,10 @@ pub(crate) struct StopArgs {
     /// Interrupt running turns instead of letting them finish
     #[arg(long)]
     pub(crate) now: bool,
+
+    /// Kill codex at once: running turns are lost
+    #[arg(long, conflicts_with = "now")]
+    pub(crate) kill: bool,
 
     /// How long to wait for the exit
     #[arg(long, value_name = "DURATION", default_value = "60s")]

@@ -2,60 +2,41 @@
 //!
 //! The shell around the decisions of `codexd-proto`: sockets, processes, signals and words on a terminal.
 
-use std::io::Write as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, ServeArgs};
-use crate::config::Settings;
-use crate::environment::Environment;
+use crate::commands::{connect, ctl, doctor, install};
 use crate::error::Error;
-use crate::reload::Reloader;
+use crate::os::signals::{self, Terminal};
+use crate::os::{journal, service_manager};
+use crate::serve::activation;
+use crate::settings::Settings;
+use crate::settings::environment::Environment;
+use crate::settings::reload::Reloader;
 use crate::start::Report;
+use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
-mod activation;
 mod cli;
-mod config;
-mod config_file;
-mod connect;
-mod connection;
+mod commands;
 mod control;
-mod ctl;
-mod doctor;
-mod duration;
-mod environment;
 mod error;
-mod fingerprint;
-mod hub;
-mod install;
-mod listener;
-mod lock;
-mod log_file;
-mod log_filter;
-mod log_writer;
-mod notify;
-mod open_files;
-mod paths;
-mod peer;
-mod private_dir;
-mod record;
-mod reload;
+mod instance;
+mod logging;
+mod os;
 mod serve;
-mod signals;
+mod settings;
 mod start;
-mod sys;
-mod telemetry;
-mod upstream;
+mod terminal;
 
 use codexd_proto::exit::ExitCode as ServeExit;
 
 fn main() -> ExitCode {
     // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
     // (`signal(7)`): SIGTERM would end neither this process nor codex.
-    let _ = SigSet::empty().thread_set_mask();
+    signals::hold();
     // A panic in the main thread would exit 101, which says nothing to a supervisor.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
@@ -67,13 +48,20 @@ fn run() -> ExitCode {
             // Nobody to tell if the terminal is gone.
             let _ = error.print();
             let wrong = error.use_stderr();
+            signals::release();
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
-                refuse_waiting(&Error::usage(error.render().to_string().trim_end()));
+                let error = Error::usage(error.render().to_string().trim_end());
+                note_end(ServeExit::Usage, false, "the command line is wrong");
+                journal::wait_until_read();
+                refuse_waiting(&error);
             }
             return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
         }
     };
     let environment = Environment::of_process();
+    if !matches!(cli.command, Command::Serve(_)) {
+        signals::release();
+    }
     match cli.command {
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
@@ -86,7 +74,7 @@ fn run() -> ExitCode {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
-            report(&error);
+            note_error(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
             ExitCode::from(if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL })
         }),
@@ -94,10 +82,12 @@ fn run() -> ExitCode {
 }
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
+    report_panics();
     let mut permanent_exit_zero = args.permanent_exit_zero;
     if args.auto_spawned {
         start::detach();
     }
+    let terminal = Terminal::look();
     let start = Report::new(args.auto_spawned);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
@@ -105,20 +95,27 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let (log, _flush) = telemetry::start(&settings.log, environment, file.as_deref())?;
+        let (log, _flush) = logging::start(&settings.log, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start)
+        serve::run(&settings, environment, inherited, reloader, &start, terminal)
     });
     let (code, failure) = match result {
-        Ok(ended) => (ended.code, activation::Failure::of_end(&ended)),
+        Ok(ended) => {
+            note_end(ended.code, permanent_exit_zero, &ended.reason);
+            (ended.code, activation::Failure::of_end(ended.code, &ended.reason))
+        }
         Err(error) => {
-            report(&error);
+            note_end(error.exit_code(), permanent_exit_zero, &error.chain());
+            note_hint(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
-            notify::status(&format!("cannot start: {}", error.chain()));
+            service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
+    journal::wait_until_read();
+    // Where the start failed before anybody handled signals, they still wait.
+    signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
         waiting.refuse(&failure);
     }
@@ -128,13 +125,21 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     ExitCode::from(code.number())
 }
 
+/// Says, as the last word of a daemon, what it exits with and why.
+fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
+    let (number, word) = (code.number(), code.word());
+    let instead = if permanent_exit_zero && code.is_permanent() { "0 instead of " } else { "" };
+    let text = format!("codexd: exits with {instead}{number} ({word}), because {because}");
+    if code == ServeExit::Stopped { note(&text) } else { note_failure(&text) }
+}
+
 fn finish(result: Result<ServeExit, Error>) -> ExitCode {
     result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
 }
 
 /// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
-    report(error);
+    note_error(error);
     ExitCode::from(error.exit_code().number())
 }
 
@@ -144,14 +149,5 @@ fn refuse_waiting(error: &Error) {
         && let Some(waiting) = inherited.keep()
     {
         waiting.refuse(&activation::Failure::of(error));
-    }
-}
-
-/// Tells the person at the terminal what went wrong and what to do next.
-fn report(error: &Error) {
-    let mut stderr = std::io::stderr().lock();
-    let _ = writeln!(stderr, "codexd: {}", error.chain());
-    if let Some(hint) = error.next_step() {
-        let _ = writeln!(stderr, "hint: {hint}");
     }
 }

@@ -105,7 +105,7 @@ fn round_trip(c: &mut Criterion) {
     });
     group.finish();
     // Every request of the loop was answered: the ids were guessed right.
-    assert_eq!(router.bookkeeping().pending, 0);
+    assert_eq!(router.accounting().pending, 0);
 }
 
 /// A line of about `size` bytes, with strings as people write them.

@@ -23,7 +23,7 @@ pub struct UpstreamId(pub u64);
 ///
 /// An integer on the wire, counted from 0 per process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AskId(pub i64);
+pub struct ServerRequestId(pub i64);
 
 /// A client's request id, as it is to be echoed.
 ///
@@ -47,6 +47,14 @@ impl RequestId {
             b'"' => Some(RequestId::Text(text.into())),
             b'-' | b'0'..=b'9' if text != b"-0" => parse_i64(text).map(RequestId::Number),
             _ => None,
+        }
+    }
+
+    /// Returns how many bytes it keeps beside its own size.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        match self {
+            RequestId::Number(_) => 0,
+            RequestId::Text(text) => text.len(),
         }
     }
 

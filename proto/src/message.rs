@@ -3,8 +3,11 @@
 //! The form is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without
 //! the `jsonrpc` member. Unknown members pass through.
 
-use crate::id::{AskId, RequestId, parse_i64};
-use crate::json::scan::{Members, member, skip_space, string_inner};
+use serde::Deserialize;
+
+use crate::id::{RequestId, ServerRequestId, parse_i64};
+use crate::json::edit::{last_member, member_name};
+use crate::json::scan::{Members, skip_space, string_inner};
 use crate::json::{Span, check};
 
 /// A checked line from a client.
@@ -29,7 +32,7 @@ pub enum ClientMessage {
     /// An answer to a request of the upstream. An illegal id cannot be an answer to anything.
     Answer {
         /// The id of that request, if it is an integer.
-        id: Option<AskId>,
+        id: Option<ServerRequestId>,
     },
 }
 
@@ -70,30 +73,27 @@ impl ClientMessage {
         }
         let mut known: [Option<Span>; KNOWN.len()] = [None; KNOWN.len()];
         let mut doubled = false;
-        let mut escaped = false;
         for member in Members::new(line, value.start) {
-            let key = member.key.of(line);
-            if let Some(slot) = KNOWN.iter().position(|k| *k == key) {
+            let key = member_name(member.key.of(line));
+            if let Some(slot) = KNOWN.iter().position(|k| **k == *key) {
                 doubled |= known[slot].replace(member.value).is_some();
             }
-            escaped |= key.contains(&b'\\');
         }
         let [id_span, method, params, result, error, trace] = known;
         let id = id_span.and_then(|span| RequestId::from_json(span.of(line)));
         if doubled {
             return not("a member of the message is given twice", id);
         }
-        if escaped {
-            return not("names of the message's members must be written without escapes", id);
-        }
-        if trace.is_some_and(|span| !matches!(line[span.start], b'{' | b'n')) {
-            return not("`trace` must be an object", id);
+        if trace.is_some_and(|span| !is_trace(span.of(line))) {
+            return not("`trace` must be an object with the texts `traceparent` and `tracestate`", id);
         }
         let Some(method) = method else {
             return match (id_span, result, error) {
-                (Some(span), Some(_), _) => Ok(Some(ClientMessage::Answer { id: ask_id(line, span) })),
+                (Some(span), Some(_), _) => {
+                    Ok(Some(ClientMessage::Answer { id: server_request_id(line, span) }))
+                }
                 (Some(span), None, Some(error)) if is_error_object(line, error) => {
-                    Ok(Some(ClientMessage::Answer { id: ask_id(line, span) }))
+                    Ok(Some(ClientMessage::Answer { id: server_request_id(line, span) }))
                 }
                 (_, None, Some(_)) => Err(Rejection::BadAnswer),
                 _ => not("neither a request, a notification nor an answer: `method` is missing", id),
@@ -113,13 +113,26 @@ impl ClientMessage {
 /// Tells whether an error is one that the upstream can read: a code and a message.
 fn is_error_object(line: &[u8], error: Span) -> bool {
     line[error.start] == b'{'
-        && member(line, error.start, b"code").is_some_and(|code| parse_i64(code.of(line)).is_some())
-        && member(line, error.start, b"message").is_some_and(|text| line[text.start] == b'"')
+        && last_member(line, error, "code").is_some_and(|code| parse_i64(code.of(line)).is_some())
+        && last_member(line, error, "message").is_some_and(|text| line[text.start] == b'"')
 }
 
-fn ask_id(line: &[u8], span: Span) -> Option<AskId> {
+/// Tells whether the upstream can read a trace context: it drops a message with another one (measured).
+fn is_trace(text: &[u8]) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Trace {
+        #[serde(rename = "traceparent")]
+        _parent: Option<String>,
+        #[serde(rename = "tracestate")]
+        _state: Option<String>,
+    }
+    serde_json::from_slice::<Option<Trace>>(text).is_ok()
+}
+
+fn server_request_id(line: &[u8], span: Span) -> Option<ServerRequestId> {
     match RequestId::from_json(span.of(line)) {
-        Some(RequestId::Number(n)) => Some(AskId(n)),
+        Some(RequestId::Number(n)) => Some(ServerRequestId(n)),
         _ => None,
     }
 }
@@ -150,7 +163,7 @@ pub enum UpstreamMessage {
         /// The method, between its quotes.
         method: Span,
         /// Its id, if it is an integer.
-        id: Option<AskId>,
+        id: Option<ServerRequestId>,
         /// The parameters.
         params: Option<Span>,
     },
@@ -219,7 +232,7 @@ impl UpstreamMessage {
                 Some(UpstreamMessage::Notification { method, params: params.map(|span| span.start) })
             }
             (Some(method), Some(id), ..) => {
-                Some(UpstreamMessage::Request { method, id: ask_id(line, id), params })
+                Some(UpstreamMessage::Request { method, id: server_request_id(line, id), params })
             }
             (None, Some(id), Some(body), _) => Some(UpstreamMessage::Response {
                 id: parse_u64(id.of(line)),
@@ -261,13 +274,38 @@ mod tests {
             ClientMessage::Request { id: RequestId::Text(_), params: Some(_), .. }
         ));
         assert!(matches!(read(r#"{"method":"initialized"}"#), ClientMessage::Notification { .. }));
-        assert_eq!(read(r#"{"id":3,"result":null}"#), ClientMessage::Answer { id: Some(AskId(3)) });
+        assert_eq!(read(r#"{"id":3,"result":null}"#), ClientMessage::Answer { id: Some(ServerRequestId(3)) });
         assert_eq!(read(r#"{"id":"3","result":{}}"#), ClientMessage::Answer { id: None });
         assert_eq!(
             read(r#"{"error":{"code":-1,"message":"no"},"id":0}"#),
-            ClientMessage::Answer { id: Some(AskId(0)) }
+            ClientMessage::Answer { id: Some(ServerRequestId(0)) }
         );
         assert_eq!(ClientMessage::read(b" \t\r").unwrap(), None);
+    }
+
+    #[test]
+    fn names_of_members_may_be_written_with_escapes() {
+        let line = br#"{"\u0069d":1,"m\u0065thod":"a\/b","par\u0061ms":{}}"#;
+        let Ok(Some(ClientMessage::Request { id, id_span, method, params })) = ClientMessage::read(line)
+        else {
+            panic!("it is a request");
+        };
+        assert_eq!((id, id_span.of(line)), (RequestId::Number(1), &b"1"[..]));
+        assert_eq!((method.of(line), params.unwrap().of(line)), (&br"a\/b"[..], &b"{}"[..]));
+        let line = br#"{"\u0069d":2,"\u0072esult":{}}"#;
+        let answer = ClientMessage::Answer { id: Some(ServerRequestId(2)) };
+        assert_eq!(ClientMessage::read(line), Ok(Some(answer)));
+        let line = br#"{"id":2,"error":{"c\u006fde":-1,"message":"no"}}"#;
+        assert!(matches!(ClientMessage::read(line), Ok(Some(ClientMessage::Answer { .. }))));
+    }
+
+    #[test]
+    fn a_trace_context_that_the_upstream_can_read_is_passed() {
+        for trace in ["null", "{}", "[]", r#"{"traceparent":"x","tracestate":null,"more":1}"#, r#"["a","b"]"#]
+        {
+            let line = format!(r#"{{"id":1,"method":"n","trace":{trace}}}"#);
+            assert!(matches!(ClientMessage::read(line.as_bytes()), Ok(Some(_))), "{line}");
+        }
     }
 
     #[test]
@@ -280,8 +318,11 @@ mod tests {
         assert_eq!(rejected(r#"{"id":1,"method":5}"#).1, Some(RequestId::Number(1)));
         assert_eq!(rejected(r#"{"id":1,"params":{}}"#).1, Some(RequestId::Number(1)));
         assert_eq!(rejected(r#"{"id":1,"method":"m","method":"n"}"#).1, Some(RequestId::Number(1)));
-        assert_eq!(rejected(r#"{"id":1,"m\u0065thod":"n"}"#).1, Some(RequestId::Number(1)));
-        assert_eq!(rejected(r#"{"id":1,"method":"n","trace":7}"#).1, Some(RequestId::Number(1)));
+        assert_eq!(rejected(r#"{"id":1,"m\u0065thod":"n","method":"n"}"#).1, Some(RequestId::Number(1)));
+        for trace in ["7", "\"x\"", r#"{"traceparent":5}"#, r#"{"tracestate":"a","tracestate":"b"}"#] {
+            let line = format!(r#"{{"id":1,"method":"n","trace":{trace}}}"#);
+            assert_eq!(rejected(&line).1, Some(RequestId::Number(1)), "{line}");
+        }
         assert_eq!(ClientMessage::read(b"{\"id\":1,\"error\":\"no\"}"), Err(Rejection::BadAnswer));
         assert!(matches!(ClientMessage::read(b"{\"id\":1"), Err(Rejection::NotJson(_))));
         assert!(matches!(ClientMessage::read(b"{\"a\":\"\xff\"}"), Err(Rejection::NotJson(_))));

@@ -12,8 +12,9 @@ use super::environment::OF_ONE_CLIENT;
 use super::report::Word;
 use super::{Target, report};
 use crate::error::Error;
-use crate::notify::STRIPPED_ENV;
-use crate::{log_file, paths};
+use crate::logging;
+use crate::os::service_manager::STRIPPED_ENV;
+use crate::settings::paths;
 
 /// How long a daemon may take until it is ready: longer than the upstream may take for its handshake.
 const READY_WITHIN: Duration = Duration::from_secs(45);
@@ -53,7 +54,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
     let program = own_program()?;
-    let log = log_file::open(log_path).map_err(|error| {
+    let log = logging::file::open(log_path).map_err(|error| {
         Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
             .because(error)
     })?;

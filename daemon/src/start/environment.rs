@@ -5,7 +5,7 @@
 
 /// Variables that belong to one terminal, one login or one program, and would be wrong for the next client.
 ///
-/// Those of a service manager are in [`STRIPPED_ENV`](crate::notify::STRIPPED_ENV).
+/// Those of a service manager are in [`STRIPPED_ENV`](crate::os::service_manager::STRIPPED_ENV).
 pub(super) const OF_ONE_CLIENT: &[&str] = &[
     // The terminal.
     "TERM",

@@ -6,7 +6,7 @@ use std::path::Path;
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
-use crate::record::{self, EarlyEnds, unix_ms};
+use crate::instance::record::{self, EarlyEnds, unix_ms};
 
 /// Failures in a row from which on there is a pause.
 const TOLERATED: u32 = 3;

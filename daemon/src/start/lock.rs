@@ -12,8 +12,8 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::lock;
-use crate::record::unix_ms;
+use crate::instance::lock;
+use crate::instance::record::unix_ms;
 
 /// The start lock, held.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ mod latch;
 mod lock;
 mod report;
 mod service;
+pub(crate) mod unit;
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -23,10 +24,12 @@ use std::path::PathBuf;
 
 use codexd_proto::exit::ExitCode;
 
-use crate::config::Settings;
-use crate::environment::Environment;
 use crate::error::Error;
-use crate::{lock as instance_lock, private_dir, record};
+use crate::instance::lock as instance_lock;
+use crate::instance::record;
+use crate::os::private_dir;
+use crate::settings::Settings;
+use crate::settings::environment::Environment;
 
 pub(crate) use detached::detach;
 pub(crate) use report::Report;

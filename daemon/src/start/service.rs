@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 
 use codexd_proto::exit::ExitCode;
 
-use crate::config::Settings;
-use crate::environment::{Environment, lend_runtime_dir};
+use super::unit;
 use crate::error::Error;
-use crate::{install, paths};
+use crate::settings::Settings;
+use crate::settings::environment::{Environment, lend_runtime_dir};
+use crate::settings::paths;
 
 /// What the service manager is asked to start.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +55,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         PathBuf::from("/etc/systemd/user"),
         PathBuf::from("/usr/lib/systemd/user"),
     ];
-    let name = install::systemd::unit_name(&settings.instance);
+    let name = unit::unit_name(&settings.instance);
     let unit = ["socket", "service"]
         .map(|kind| format!("{name}.{kind}"))
         .into_iter()
@@ -62,7 +63,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let service = format!("{name}.service");
     // A socket fails when its service was started too often, and would do so again with the next client,
     // without a word. The service says why.
-    let failed = || install::systemd::show(&unit, "ActiveState").as_deref() == Some("failed");
+    let failed = || unit::show(&unit, "ActiveState").as_deref() == Some("failed");
     let unit = if unit != service && failed() { service.clone() } else { unit };
     Some(Service {
         program: "systemctl",
@@ -74,7 +75,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
 
 /// Looks for the agent that `codexd install` names after the instance, in the user's folder.
 fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
-    let label = install::launchd::label(&settings.instance);
+    let label = unit::label(&settings.instance);
     let plist = paths::home(environment)?.join(format!("Library/LaunchAgents/{label}.plist"));
     let target = format!("gui/{}/{label}", nix::unistd::geteuid());
     plist.exists().then(|| Service {
@@ -121,7 +122,7 @@ impl Service {
     }
 
     fn ask(&self, property: &str) -> Option<String> {
-        install::systemd::show(self.unit.as_ref()?, property)
+        unit::show(self.unit.as_ref()?, property)
     }
 
     /// Says how a variable gets to the daemon, and the codex of this shell.

@@ -4,7 +4,7 @@
 #![no_main]
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Announcement, Bookkeeping, Config, Limits, Loss, Router};
+use codexd_proto::router::{Announcement, Accounting, Config, Limits, Loss, Router};
 use codexd_proto::time::Time;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -90,7 +90,7 @@ fuzz_target!(|ops: Vec<Op>| {
         let outbox = router.upstream_outbox();
         sent.extend_from_slice(outbox.pending());
         outbox.advance(outbox.len(), false);
-        let kept = router.bookkeeping();
+        let kept = router.accounting();
         assert!(kept.window <= limits.window);
         assert_eq!(kept.subscribers, kept.subscriptions);
     }
@@ -99,7 +99,7 @@ fuzz_target!(|ops: Vec<Op>| {
     for client in clients {
         router.client_gone(now, client);
     }
-    assert_eq!(router.bookkeeping(), Bookkeeping::default());
+    assert_eq!(router.accounting(), Accounting::default());
     for line in sent.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
         serde_json::from_slice::<serde_json::Value>(line).expect("only what is checked goes up");
     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::Span;
+use super::scan::Members;
 
 /// Replacements in one line, in the order of their place.
 #[derive(Debug, Default)]
@@ -91,6 +92,13 @@ pub fn member_name(key: &[u8]) -> Cow<'_, [u8]> {
     }
     let quoted = [b"\"", key, b"\""].concat();
     read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
+}
+
+/// Returns the value of the last member called `name` of the object `value`, as the upstream's parser takes
+/// the last one; escapes in the names of members are decoded.
+pub fn last_member(line: &[u8], value: Span, name: &str) -> Option<Span> {
+    let is_it = |key: &[u8]| *member_name(key) == *name.as_bytes();
+    Members::new(line, value.start).filter(|m| is_it(m.key.of(line))).map(|m| m.value).last()
 }
 
 /// Returns the text of a JSON string given with its quotes; `None` if it is not one.

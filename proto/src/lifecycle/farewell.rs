@@ -17,7 +17,7 @@ pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
         Some(Intent::UpstreamLost(kind)) => {
             let reason = match kind {
                 LossKind::Exited | LossKind::OutputEnded => "upstreamLost",
-                LossKind::Garbled => "upstreamGarbled",
+                LossKind::Malformed => "upstreamGarbled",
                 LossKind::Unresponsive | LossKind::HandshakeTimeout => "upstreamUnresponsive",
             };
             Loss { reason, message: describe(Some(*kind), child) }
@@ -43,7 +43,7 @@ pub fn reason(intent: Option<&Intent>, child: Option<ChildStatus>) -> String {
 
 fn describe(kind: Option<LossKind>, child: Option<ChildStatus>) -> String {
     match (kind, child) {
-        (Some(LossKind::Garbled), _) => {
+        (Some(LossKind::Malformed), _) => {
             "codex app-server wrote something that is no message; its stream cannot be trusted".to_owned()
         }
         (Some(LossKind::Unresponsive), _) => "codex app-server does not answer any more".to_owned(),

@@ -1,7 +1,6 @@
 //! The error answers that codexd itself gives.
 
-use super::Identity;
-use crate::id::{RequestId, write_i64};
+use crate::id::{RequestId, write_i64, write_u64};
 use crate::json::edit::write_string;
 
 /// JSON-RPC: the line is not JSON.
@@ -33,22 +32,22 @@ impl Delivered {
 
 /// One error answer.
 #[derive(Clone, Debug)]
-pub(super) struct ErrorAnswer<'a> {
+pub struct ErrorAnswer<'a> {
     /// Error code.
-    pub(super) code: i64,
+    pub code: i64,
     /// For people.
-    pub(super) message: &'a str,
+    pub message: &'a str,
     /// For programs: a stable word.
-    pub(super) reason: &'a str,
+    pub reason: &'a str,
     /// Whether the request may have been carried out.
-    pub(super) delivered: Delivered,
+    pub delivered: Delivered,
     /// Whether the same request may succeed later.
-    pub(super) retryable: bool,
+    pub retryable: bool,
 }
 
 impl ErrorAnswer<'_> {
     /// Appends the answer to the request `id`; a null id when the request's own is not known.
-    pub(super) fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, identity: &Identity) {
+    pub fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, generation: u64) {
         open(out, id, self.code, self.message);
         out.extend_from_slice(b",\"data\":{\"codexd\":{\"reason\":");
         write_string(out, self.reason);
@@ -57,7 +56,7 @@ impl ErrorAnswer<'_> {
         out.extend_from_slice(b"\",\"retryable\":");
         out.extend_from_slice(if self.retryable { b"true" } else { b"false" });
         out.extend_from_slice(b",\"generation\":");
-        write_i64(out, identity.generation as i64);
+        write_u64(out, generation);
         out.extend_from_slice(b"}}}}");
     }
 }

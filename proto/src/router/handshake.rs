@@ -1,18 +1,25 @@
 //! The handshakes: one with the upstream, and one with each client, answered from it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{Delivered, ErrorAnswer, OVERLOADED, write_native};
-use super::pending::Kind;
-use super::session::SessionState;
-use super::{Action, Phase, Router};
+use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
+use super::delivery::{OptOuts, Topic};
+use super::pacing::Kind;
+use super::session::{Declared, SessionState};
+use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{Members, member, skip_space};
+use crate::json::scan::{Members, member, member_at, skip_space};
+use crate::stderr::printable;
 
-/// What the upstream told at its initialize.
+/// Bytes of either part of a `configWarning` that are shown.
+const CONFIG_WARNING_BYTES: usize = 400;
+
+/// What the upstream answered to `initialize`.
 #[derive(Debug, Default)]
 pub(super) struct Handshake {
     /// The result object.
@@ -40,7 +47,17 @@ impl Handshake {
         self.sticky.push(Sticky { method: method.into(), line: line.into() });
     }
 
-    /// Returns the version the upstream told in its user agent: `NAME/VERSION (...)`.
+    /// Returns the upstream's warnings of something particular in its configuration, in its words: those with
+    /// details. Others are advice that it gives at every start, for instance to install a sandbox.
+    pub(super) fn config_warnings(&self) -> impl Iterator<Item = String> {
+        let particular = |kept: &&Sticky| {
+            member_at(&kept.line, 0, &["params", "details"])
+                .is_some_and(|d| d.of(&kept.line).starts_with(b"\""))
+        };
+        self.sticky.iter().filter(particular).filter_map(|kept| config_warning(&kept.method, &kept.line))
+    }
+
+    /// Returns the version in the upstream's user agent: `NAME/VERSION (...)`.
     pub(super) fn version(&self) -> Option<&str> {
         let (_, rest) = self.user_agent.as_deref()?.split_once('/')?;
         rest.split([' ', '(']).next().filter(|v| !v.is_empty())
@@ -51,22 +68,36 @@ impl Handshake {
 #[serde(rename_all = "camelCase")]
 struct InitializeParams {
     client_info: ClientInfo,
-    #[serde(default)]
-    capabilities: Option<Capabilities>,
+    capabilities: Option<InitializeCapabilities>,
 }
 
+/// With the members of the upstream's schema in its order, also those that codexd does not use: they may be given
+/// by position, and what is wrong with them is refused.
 #[derive(Deserialize)]
 struct ClientInfo {
     name: String,
+    #[serde(rename = "title")]
+    _title: Option<String>,
     version: String,
 }
 
+/// As [`ClientInfo`].
 #[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Capabilities {
+#[serde(rename_all = "camelCase")]
+struct InitializeCapabilities {
+    #[serde(default, rename = "requiredHumanApproval")]
+    _required_human_approval: bool,
+    #[serde(default, rename = "explicitGatewayOauth")]
+    _explicit_gateway_oauth: bool,
+    #[serde(default)]
     experimental_api: bool,
+    #[serde(default)]
     request_attestation: bool,
+    #[serde(default, rename = "mcpServerOpenaiFormElicitation")]
+    _mcp_server_openai_form_elicitation: bool,
     opt_out_notification_methods: Option<Vec<String>>,
+    #[serde(rename = "extensions")]
+    _extensions: Option<BTreeMap<String, Value>>,
 }
 
 impl Router {
@@ -101,7 +132,7 @@ impl Router {
         self.handshake.result = body.of(line).into();
         self.handshake.user_agent =
             member(line, body.start, b"userAgent").and_then(|text| read_string(text.of(line)));
-        self.upstream.push(b"{\"method\":\"initialized\"}");
+        self.pacing.send_own_notification(b"{\"method\":\"initialized\"}");
         if self.phase == Phase::Starting {
             self.phase = Phase::Serving;
         }
@@ -111,14 +142,7 @@ impl Router {
 
     /// Handles what clients sent while the upstream was starting, in the order of their connection.
     pub(super) fn replay_early(&mut self) {
-        let mut early: Vec<_> = self
-            .sessions
-            .iter_mut()
-            .filter(|(_, s)| !s.early.is_empty())
-            .map(|(client, s)| (*client, std::mem::take(&mut s.early)))
-            .collect();
-        early.sort_unstable_by_key(|(client, _)| *client);
-        for (client, lines) in early {
+        for (client, lines) in self.sessions.take_early() {
             for line in lines {
                 self.client_line(self.now(), client, &line);
             }
@@ -133,12 +157,11 @@ impl Router {
         line: &[u8],
         params: Option<Span>,
     ) {
-        let params = match read_params(line, params) {
-            Ok(params) => params,
+        let (params, orphaned_turns) = match read_params(line, params) {
+            Ok(read) => read,
             Err(message) => return self.refuse_native(client, id, &message),
         };
-        let Some(session) = self.sessions.get_mut(&client) else { return };
-        if session.state != SessionState::AwaitingInitialize {
+        if self.sessions.get(client).is_none_or(|s| s.state() != SessionState::AwaitingInitialize) {
             return self.refuse_native(client, id, "Already initialized");
         }
         if !is_header_value(&params.client_info.name) {
@@ -162,41 +185,41 @@ impl Router {
             );
         }
         let capabilities = params.capabilities.unwrap_or_default();
-        session.state = SessionState::Active;
-        session.joined = self.joined;
-        self.joined += 1;
-        session.experimental = capabilities.experimental_api;
-        session.attestation = capabilities.request_attestation;
-        session.muted = if session.experimental { 0 } else { self.routes.experimental };
+        let mut opt_outs = OptOuts::default();
+        if !capabilities.experimental_api {
+            opt_outs.known = self.routes.experimental;
+        }
         for method in capabilities.opt_out_notification_methods.unwrap_or_default() {
             match self.routes.notification(method.as_bytes()) {
-                Some((_, bit)) => session.muted |= bit,
-                None => drop(session.muted_unknown.insert(method.into_bytes().into())),
+                Some((_, bit)) => opt_outs.known |= bit,
+                None => drop(opt_outs.unknown.insert(method.into_bytes().into())),
             }
         }
         let result = self.client_result(&params.client_info);
-        if let Some(session) = self.sessions.get_mut(&client) {
-            session.name = Some(params.client_info.name);
-            session.version = Some(params.client_info.version);
-        }
-        self.deliver_with(client, |out| {
+        let declared = Declared {
+            name: params.client_info.name,
+            version: params.client_info.version,
+            experimental: capabilities.experimental_api,
+            attestation: capabilities.request_attestation,
+            orphaned_turns,
+        };
+        self.sessions.initialized(client, declared);
+        self.note_connected(client);
+        self.delivery.initialized(client, opt_outs);
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":");
             out.extend_from_slice(&result);
             out.push(b'}');
         });
-        let sticky = std::mem::take(&mut self.handshake.sticky);
-        for Sticky { method, line } in &sticky {
-            let muted = self.sessions.get(&client).is_none_or(|s| match self.routes.notification(method) {
-                Some((_, bit)) => !s.hears(bit),
-                None => !s.hears_unknown(method),
-            });
-            if !muted {
-                self.deliver(client, line);
-            }
+        for Sticky { method, line } in &self.handshake.sticky {
+            let topic = match self.routes.notification(method) {
+                Some((_, bit)) => Topic::Known(bit),
+                None => Topic::Unknown(method),
+            };
+            self.delivery.notify(client, topic, line);
         }
-        self.handshake.sticky = sticky;
     }
 
     /// Returns the upstream's result with the client's own name and version in the user agent, and
@@ -235,23 +258,26 @@ impl Router {
         edits.write(result, &mut out);
         out
     }
-
-    /// Answers with an error in the upstream's words.
-    pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
-        self.counters.rejected_messages += 1;
-        self.deliver_with(client, |out| write_native(out, id, message));
-    }
-
-    /// Answers with an error of codexd's own.
-    pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
-        self.counters.rejected_messages += 1;
-        let identity = self.config.identity.clone();
-        self.deliver_with(client, |out| error.write(out, id, &identity));
-    }
 }
 
-/// Reads the parameters as the upstream does, with its words for what is missing.
-fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, String> {
+/// Returns the text of the notification `line` if its method is `configWarning`, in one line.
+pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
+    if method != b"configWarning" {
+        return None;
+    }
+    let text = |name| member_at(line, 0, &["params", name]).and_then(|text| read_string(text.of(line)));
+    let parts = [text("summary"), text("details")].into_iter().flatten();
+    let parts: Vec<String> =
+        parts.map(|part| printable(part.replace('\n', " ").as_bytes(), CONFIG_WARNING_BYTES)).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+/// Reads the parameters as the upstream does, with its words for what is missing; and
+/// `codexd.orphanedTurns`, which is for codexd alone: what is not understood of it is ignored.
+fn read_params(
+    line: &[u8],
+    params: Option<Span>,
+) -> Result<(InitializeParams, Option<OrphanedTurns>), String> {
     let value: Value = match params {
         Some(span) => serde_json::from_slice(span.of(line)).map_err(|e| format!("Invalid request: {e}"))?,
         None => Value::Null,
@@ -259,10 +285,13 @@ fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, St
     if value.is_null() {
         return Err("Invalid request: missing field `params`".to_owned());
     }
-    InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))
+    let declared = value.get("codexd").and_then(|own| own.get("orphanedTurns"));
+    let orphaned_turns = declared.and_then(|policy| OrphanedTurns::deserialize(policy).ok());
+    let params = InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))?;
+    Ok((params, orphaned_turns))
 }
 
-/// Tells whether a text can stand in an HTTP header, as the upstream asks: anything but control
+/// Whether a text can stand in an HTTP header, as the upstream asks: anything but control
 /// characters, and a tab.
 fn is_header_value(text: &str) -> bool {
     text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))

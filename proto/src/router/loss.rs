@@ -1,11 +1,12 @@
-//! The end of the upstream: what everybody is owed then.
+//! The loss of the upstream: every pending request and open turn is resolved.
 
+use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
-use super::pending::Origin;
-use super::session::Session;
+use super::delivery::Topic;
+use super::pacing::Unanswerable;
+use super::subscriptions::Running;
 use super::thread::KnownTo;
-use super::window::Window;
-use super::{Announcement, Phase, Router, Topic};
+use super::{Announcement, Phase, Router};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
@@ -36,48 +37,28 @@ impl Loss {
 }
 
 impl Router {
-    /// Gives every client what it is owed when the upstream is gone: an error for each request
-    /// without an answer, one terminal event for each open turn, the settling of each question, and
-    /// the announcement. Later requests are answered with the same error.
+    /// Resolves everything that is open when the upstream is gone: an error for each request without
+    /// a response, one terminal event for each open turn, the resolution of each server request, and
+    /// the shutdown notice. Later requests are answered with the same error.
     ///
     /// Does nothing the second time.
     pub fn upstream_lost(&mut self, now: Time, loss: Loss, announcement: &Announcement<'_>) {
-        self.delivery.now = now;
-        if matches!(self.phase, Phase::Lost(_)) {
+        self.delivery.at(now);
+        if self.is_lost() {
             return;
         }
         self.phase = Phase::Lost(loss.clone());
         self.replay_early();
-        let written = self.upstream.written_total();
-        for session in self.sessions.values_mut() {
-            session.queue.take();
-            session.in_flight = 0;
+        for Unanswerable { client, id, delivered } in self.pacing.fail_all(self.config.limits.window) {
+            self.refuse(client, Some(&id), &loss.error(UPSTREAM_LOST, delivered));
         }
-        self.own_queue.take();
-        self.paused = 0;
-        for mut pending in self.pending.drain() {
-            self.kept.forget(pending.line.take());
-            if let Origin::Client { client, id } = &pending.origin {
-                let delivered = match pending.offset {
-                    Some(offset) if offset < written => Delivered::Maybe,
-                    _ => Delivered::No,
-                };
-                self.refuse(*client, Some(id), &loss.error(UPSTREAM_LOST, delivered));
-            }
-        }
-        for waiting in std::mem::take(&mut self.deferred) {
+        for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        self.orphans.clear();
         self.end_turns(&loss);
-        self.resolve_all_asks();
+        self.resolve_server_requests();
         self.announce(announcement);
-        self.upstream.clear();
-        self.window = Window::new(self.config.limits.window);
-        self.held.clear();
-        self.opening = 0;
-        self.resuming.clear();
-        self.hydrating.clear();
-        self.metered.clear();
         self.close_overflowed();
     }
 
@@ -87,59 +68,38 @@ impl Router {
     ///
     /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
-        let (status, error, completed) =
-            (self.topic(b"thread/status/changed"), self.topic(b"error"), self.topic(b"turn/completed"));
-        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
-        let mut open = Vec::new();
-        for (id, thread) in &mut self.threads {
-            thread.loaded = false;
-            let active = std::mem::take(&mut thread.active);
-            let turn = thread.turn.take();
-            if active || turn.is_some() {
-                open.push((id.clone(), active, turn));
-            }
-        }
-        open.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        for (thread, active, turn) in open {
+        let status = self.topic(b"thread/status/changed");
+        let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
+        let (running, sub_agent_open) = self.subscriptions.end_all();
+        for Running { thread, active, turn } in running {
             let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
             let answer = answer.filter(|_| !sub_agent_open);
             let end = End { thread: &thread, answer, loss, generation: self.config.identity.generation };
             // The upstream may have reported already that a turn which it completed is idle.
             if active || answer.is_none() {
-                let line = end.status();
-                self.deliver_to_all(&line, |s| status.reaches(s));
+                self.delivery.notify_all(status, &end.status());
             }
             let Some(turn) = &turn else { continue };
+            self.turn_ended(&thread, turn, Outcome::Lost);
             if answer.is_none() {
-                self.deliver_end(&thread, &turn.known_to, error, &end.error(&turn.id));
+                self.notify_of_end(&thread, &turn.known_to, error, &end.error(&turn.id));
             }
-            self.deliver_end(&thread, &turn.known_to, completed, &end.turn(&turn.object));
+            self.notify_of_end(&thread, &turn.known_to, completed, &end.turn(&turn.object));
         }
     }
 
-    /// Delivers to those who know that a turn of this thread is open.
-    fn deliver_end(&mut self, thread: &ThreadId, known_to: &KnownTo, topic: Topic<'_>, line: &[u8]) {
+    /// Notifies the clients that know that a turn of this thread is open.
+    fn notify_of_end(&mut self, thread: &ThreadId, known_to: &KnownTo, topic: Topic<'_>, line: &[u8]) {
         match known_to {
             KnownTo::Subscribers => {
-                self.deliver_to_thread(thread.as_bytes(), line, |s| topic.reaches(s));
+                self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, line);
             }
-            // The others never heard of it.
+            // The other subscribers were never notified of it.
             KnownTo::Requesters(clients) => {
-                for client in clients {
-                    let hears = |s: &Session| topic.reaches(s) && s.subscriptions.contains(thread);
-                    if self.sessions.get(client).is_some_and(hears) {
-                        self.deliver(*client, line);
-                    }
-                }
+                let mut clients = clients.clone();
+                clients.retain(|client| self.subscriptions.is_subscribed(*client, thread));
+                self.delivery.notify_each(&clients, topic, line);
             }
-        }
-    }
-
-    /// Returns the topic of a notification that codexd writes itself.
-    pub(super) fn topic(&self, method: &'static [u8]) -> Topic<'static> {
-        match self.routes.notification(method) {
-            Some((_, bit)) => Topic::Known(bit),
-            None => Topic::Unknown(method),
         }
     }
 }

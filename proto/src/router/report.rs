@@ -1,29 +1,35 @@
-//! What the router contributes to the status.
+//! What the router reports for the status.
 
 use std::collections::BTreeMap;
 
+use super::Router;
 use super::session::SessionState;
-use super::{Router, pending::Origin};
 use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
 
+/// Code of the warning that repeats one of the upstream.
+pub const CONFIG_WARNING: &str = "codexConfig";
+
+/// The upstream's warnings of its configuration that are shown, at the most.
+const MAX_CONFIG_WARNINGS: usize = 5;
+
 impl Router {
     /// Fills the router's part of a report.
     pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
-        let of_clients = || self.pending.values().filter(|p| matches!(p.origin, Origin::Client { .. }));
+        let of_clients = || self.pacing.of_clients();
         report.clients = self.sessions.len();
-        report.threads = self.threads.values().filter(|t| t.loaded).count();
-        report.open_turns = self.threads.values().filter(|t| t.is_busy()).count();
+        report.threads = self.subscriptions.threads().filter(|(_, t)| t.loaded).count();
+        report.open_turns = self.subscriptions.threads().filter(|(_, t)| t.is_busy()).count();
         report.in_flight = of_clients().count();
         report.oldest_request_ms = of_clients().map(|p| now.since(p.since)).max();
-        report.queued_requests = self.sessions.values().map(|s| s.queue.len()).sum();
-        let open = || self.asks.values().filter(|a| !a.answered);
+        report.queued_requests = self.pacing.queued().map(|(lines, _)| lines).sum();
+        let open = || self.server_requests.unanswered().map(|(_, open)| open);
         report.pending_approvals = open().count();
         report.parked_approvals = open().filter(|a| a.seen_by.is_empty()).count();
         report.oldest_approval_ms = open().map(|a| now.since(a.since)).max();
-        report.queued_to_clients_bytes = self.sessions.values().map(|s| s.outbox.len() as u64).sum();
-        report.queued_to_upstream_bytes = self.upstream.len() as u64;
+        report.queued_to_clients_bytes = self.delivery.all_waiting_bytes() as u64;
+        report.queued_to_upstream_bytes = self.pacing.upstream_bytes() as u64;
         report.upstream.user_agent = self.handshake.user_agent.clone();
         report.upstream.version = self.handshake.version().map(str::to_owned);
         report.upstream.measured_version = MEASURED_VERSION.to_owned();
@@ -32,8 +38,16 @@ impl Router {
         let refused = report.counters.clients_refused;
         report.counters = self.counters.clone();
         report.counters.clients_refused = refused;
-        report.counters.delivered_messages = self.delivery.delivered;
+        report.counters.delivered_messages = self.delivery.delivered();
+        report.counters.retried_requests = self.pacing.retried();
         report.warnings.extend(self.unanswered_warnings(now));
+        report.warnings.extend(self.handshake.config_warnings().take(MAX_CONFIG_WARNINGS).map(|message| Warning {
+            code: CONFIG_WARNING.to_owned(),
+            message,
+            hint: "codex goes on without what it warns of; change its config.toml, or what it misses, and restart \
+                   the daemon when no turn runs"
+                .to_owned(),
+        }));
     }
 
     /// Returns a warning for each method whose requests should take no time and have no answer: how
@@ -42,13 +56,10 @@ impl Router {
     /// That the upstream is dead does not follow from it: one slow request is not a dead server.
     fn unanswered_warnings(&self, now: Time) -> Vec<Warning> {
         let mut late: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
-        for pending in self.pending.values() {
+        for pending in self.pacing.of_clients() {
             let Some(known) = pending.known.filter(|known| known.answers_soon()) else { continue };
             let age = now.since(pending.since);
-            if age >= self.config.limits.unanswered_warning_ms
-                && pending.offset.is_some()
-                && matches!(pending.origin, Origin::Client { .. })
-            {
+            if age >= self.config.limits.unanswered_warning_ms && pending.offset().is_some() {
                 let (count, oldest) = late.entry(known.method).or_default();
                 *count += 1;
                 *oldest = age.max(*oldest);
@@ -73,26 +84,27 @@ impl Router {
         let mut all: Vec<ClientStatus> = self
             .sessions
             .iter()
-            .map(|(client, s)| ClientStatus {
-                id: u64::from(client.0),
-                state: match s.state {
-                    SessionState::AwaitingInitialize => "awaitingInitialize",
-                    SessionState::Active => "active",
-                    SessionState::Closing => "closing",
+            .map(|(client, s)| {
+                let mut threads: Vec<_> =
+                    self.subscriptions.of_client(client).map(ToString::to_string).collect();
+                threads.sort_unstable();
+                ClientStatus {
+                    id: u64::from(client.0),
+                    state: match s.state() {
+                        SessionState::AwaitingInitialize => "awaitingInitialize",
+                        SessionState::Active => "active",
+                        SessionState::Closing => "closing",
+                    }
+                    .to_owned(),
+                    name: s.declared().map(|d| d.name.clone()),
+                    version: s.declared().map(|d| d.version.clone()),
+                    pid: None,
+                    framing: None,
+                    connected_ms: now.since(s.connected()),
+                    threads,
+                    in_flight: self.pacing.unanswered(client),
+                    queued_bytes: self.delivery.waiting_bytes(client) as u64,
                 }
-                .to_owned(),
-                name: s.name.clone(),
-                version: s.version.clone(),
-                pid: None,
-                framing: None,
-                connected_ms: now.since(s.connected),
-                threads: {
-                    let mut threads: Vec<_> = s.subscriptions.iter().map(ToString::to_string).collect();
-                    threads.sort_unstable();
-                    threads
-                },
-                in_flight: s.in_flight,
-                queued_bytes: s.outbox.len() as u64,
             })
             .collect();
         all.sort_unstable_by_key(|c| c.id);
@@ -103,39 +115,41 @@ impl Router {
 /// How much the router keeps, for tests that look for what is never forgotten.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Bookkeeping {
-    /// Requests without an answer.
+pub struct Accounting {
+    /// Requests without a response.
     pub pending: usize,
-    /// Requests that wait for the window, of clients and of codexd itself.
+    /// Lines that wait for the in-flight window, of clients and of codexd itself.
     pub queued: usize,
     /// Of those, the most that one client has.
     pub queued_most: usize,
     /// Bytes that wait, of clients and of codexd itself.
     pub queued_bytes: usize,
-    /// Places taken in the window.
+    /// Slots of the in-flight window that are occupied.
     pub window: usize,
-    /// Answers to questions that the upstream is not known to have taken.
-    pub untaken_answers: usize,
+    /// Answers to server requests that the upstream is not known to have consumed.
+    pub unconsumed_answers: usize,
     /// Waiters for the window.
     pub waiting: usize,
-    /// Answers to questions that wait.
+    /// Answers to server requests that wait.
     pub answers: usize,
     /// Bytes of lines that may have to be sent again.
-    pub kept_bytes: usize,
+    pub retained_bytes: usize,
+    /// Bytes that unanswered requests of clients keep, beside their lines.
+    pub client_bytes: usize,
     /// Queues that are paused.
     pub paused: usize,
-    /// Messages held back.
-    pub held: usize,
+    /// Messages deferred.
+    pub deferred: usize,
     /// Requests in flight that may make threads known.
     pub opening: usize,
     /// Supposed causes of notices.
-    pub hydrating: usize,
-    /// Threads whose rate limits may be told next.
+    pub reading_turns: usize,
+    /// Threads whose rate limits may be reported next.
     pub metered: usize,
     /// Unsubscribes that wait for a resume.
-    pub deferred: usize,
-    /// Questions.
-    pub asks: usize,
+    pub deferred_unsubscribes: usize,
+    /// Server requests.
+    pub server_requests: usize,
     /// Turns that are open.
     pub turns: usize,
     /// Subscriptions, counted at the threads.
@@ -151,30 +165,16 @@ pub struct Bookkeeping {
 impl Router {
     /// Counts what is kept.
     #[doc(hidden)]
-    pub fn bookkeeping(&self) -> Bookkeeping {
-        Bookkeeping {
-            pending: self.pending.values().count(),
-            queued: self.own_queue.len() + self.sessions.values().map(|s| s.queue.len()).sum::<usize>(),
-            queued_bytes: self.own_queue.bytes()
-                + self.sessions.values().map(|s| s.queue.bytes()).sum::<usize>(),
-            queued_most: self.sessions.values().map(|s| s.queue.len()).max().unwrap_or_default(),
-            window: self.window.open(),
-            untaken_answers: self.window.answers(),
-            waiting: self.window.waiting(),
-            answers: self.window.waiting_answers(),
-            kept_bytes: self.kept.bytes(),
-            paused: self.paused,
-            held: self.held.len(),
-            opening: self.opening + self.resuming.values().sum::<usize>(),
-            hydrating: self.hydrating.len(),
-            metered: self.metered.len(),
-            deferred: self.deferred.len(),
-            asks: self.asks.len(),
-            turns: self.threads.values().filter(|t| t.is_busy()).count(),
-            subscribers: self.threads.values().map(|t| t.subscribers.len()).sum(),
-            subscriptions: self.sessions.values().map(|s| s.subscriptions.len()).sum(),
-            resources: self.sessions.values().map(|s| s.resources.len()).sum(),
-            over_soft: self.delivery.over_soft,
-        }
+    pub fn accounting(&self) -> Accounting {
+        let mut kept = Accounting {
+            server_requests: self.server_requests.len(),
+            resources: self.resources.len(),
+            over_soft: self.delivery.over_soft(),
+            ..Accounting::default()
+        };
+        self.pacing.account(&mut kept);
+        self.attribution.account(&mut kept);
+        self.subscriptions.account(&mut kept);
+        kept
     }
 }

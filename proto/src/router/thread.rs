@@ -1,23 +1,24 @@
-//! Threads: who hears them, and which turn is open.
+//! One thread: its subscribers, and which turn is open.
 
-use crate::id::{ClientId, ThreadId, UpstreamId};
+use crate::id::ClientId;
+use crate::time::Time;
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
 pub(super) struct Thread {
     /// In the order in which they subscribed.
     pub(super) subscribers: Vec<ClientId>,
-    /// Seen in a response or status, and not yet not loaded.
+    /// Reported in a response or status, and not unloaded since.
     pub(super) loaded: bool,
     /// Its status says that something runs.
     pub(super) active: bool,
-    /// Never announced to anybody: another thread's turn made it.
+    /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
-    /// Who gets what the upstream repeats behind a resume or fork. It stays when that client goes:
-    /// then the repetition is for nobody.
+    /// Who gets what the upstream repeats after a resume or fork. It stays when that client
+    /// disconnects: then the repetition is for nobody.
     pub(super) replay: Option<Replay>,
 }
 
@@ -30,16 +31,20 @@ pub(super) struct OpenTurn {
     pub(super) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
     pub(super) final_answer: Option<Box<[u8]>>,
-    /// Who has heard that it is open.
+    /// Who knows that it is open.
     pub(super) known_to: KnownTo,
+    /// Since when it is known.
+    pub(super) since: Time,
+    /// The client that started it, once the response to that request has come.
+    pub(super) by: Option<ClientId>,
 }
 
-/// Who has heard that a turn is open, and so waits for its end.
+/// Who knows that a turn is open, and so waits for its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KnownTo {
-    /// Those whose request was answered with it; `turn/started` is still to come.
+    /// The clients whose request was answered with it; `turn/started` is still to come.
     Requesters(Vec<ClientId>),
-    /// Everyone who hears the thread.
+    /// Every subscriber.
     Subscribers,
 }
 
@@ -52,76 +57,50 @@ pub(super) struct Replay {
 }
 
 impl Thread {
-    /// Adds a subscriber; tells whether it was none before.
-    pub(super) fn subscribe(&mut self, client: ClientId) -> bool {
-        let new = !self.subscribers.contains(&client);
-        if new {
-            self.subscribers.push(client);
-        }
-        new
-    }
-
-    /// Removes a subscriber; tells whether it was one.
-    pub(super) fn unsubscribe(&mut self, client: ClientId) -> bool {
-        let before = self.subscribers.len();
-        self.subscribers.retain(|c| *c != client);
-        self.subscribers.len() < before
-    }
-
-    /// Notes that a turn is open, and who was told so; nothing if it has ended already.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], told: KnownTo) {
+    /// Records that a turn is open, and who was notified of it; nothing if it has ended already. Returns
+    /// whether it was not known before.
+    pub(super) fn open_turn(&mut self, now: Time, id: &[u8], object: &[u8], notified: KnownTo) -> bool {
         if self.last_turn.as_deref() == Some(id) {
-            return;
+            return false;
         }
-        match (&mut self.turn, told) {
-            (Some(turn), told) if *turn.id == *id => match (&mut turn.known_to, told) {
-                (KnownTo::Requesters(known), KnownTo::Requesters(told)) => {
-                    known.extend(told);
+        match (&mut self.turn, notified) {
+            (Some(turn), notified) if *turn.id == *id => match (&mut turn.known_to, notified) {
+                (KnownTo::Requesters(known), KnownTo::Requesters(notified)) => {
+                    known.extend(notified);
                     known.sort_unstable();
                     known.dedup();
                 }
                 (known, KnownTo::Subscribers) => *known = KnownTo::Subscribers,
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
-            (turn, told) => {
-                let (id, object) = (id.into(), object.into());
-                *turn = Some(OpenTurn { id, object, final_answer: None, known_to: told });
+            (turn, known_to) => {
+                *turn = Some(OpenTurn {
+                    id: id.into(),
+                    object: object.into(),
+                    final_answer: None,
+                    known_to,
+                    since: now,
+                    by: None,
+                });
+                return true;
             }
-        }
-    }
-
-    /// Notes that a turn has ended; tells whether it was the open one.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> bool {
-        self.last_turn = Some(id.into());
-        if self.turn.as_ref().is_some_and(|t| *t.id == *id) {
-            self.turn = None;
-            return true;
         }
         false
     }
 
-    /// Tells whether something runs on the thread that a drain waits for.
+    /// Records that a turn has ended; returns it if it was the open one.
+    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<OpenTurn> {
+        self.last_turn = Some(id.into());
+        self.turn.take_if(|turn| *turn.id == *id)
+    }
+
+    /// Whether something runs on the thread that a drain waits for.
     pub(super) fn is_busy(&self) -> bool {
         self.active || self.turn.is_some()
     }
 
-    /// Tells whether nothing would be lost by forgetting the thread.
+    /// Whether nothing would be lost by forgetting the thread.
     pub(super) fn is_forgettable(&self) -> bool {
         self.subscribers.is_empty() && !self.loaded && !self.is_busy()
     }
-}
-
-/// A line that waits for the response which says whose it is.
-#[derive(Debug)]
-pub(super) struct Held {
-    pub(super) thread: ThreadId,
-    pub(super) line: Box<[u8]>,
-    /// It tells that the thread is not loaded any more.
-    pub(super) unloads: bool,
-    /// Clients that had initialized when it came: those with a smaller place in the order.
-    pub(super) joined_before: u64,
-    /// The request that came next: those from it on cannot have caused the line.
-    pub(super) requested_before: UpstreamId,
-    /// When it is given up waiting.
-    pub(super) deadline: crate::time::Time,
 }

@@ -6,6 +6,7 @@
 
 mod describe;
 mod notifications;
+mod order;
 mod requests;
 mod server_requests;
 
@@ -34,8 +35,11 @@ pub struct Request {
     pub value: Option<GatedValue>,
     /// Member of `params` that names the thread.
     pub thread: Option<&'static str>,
+    /// Members of `params` in the order in which they stand when they are given by position, if codexd reads
+    /// them: that of the upstream's schema.
+    pub order: &'static [&'static str],
     /// What its success changes for subscriptions and turns.
-    pub effect: Effect,
+    pub effect: RequestEffect,
     /// Starts something; refused while draining.
     pub work: bool,
     /// May take long for good reasons; not counted in the pacing window.
@@ -54,15 +58,6 @@ impl Request {
     /// A login waits for a person, and what starts something may wait for that.
     pub fn answers_soon(&self) -> bool {
         !self.long && !self.work && !self.method.contains("login")
-    }
-
-    /// Tells whether codexd reads the parameters: to rewrite them, to take note of them or to refuse
-    /// some.
-    pub fn is_read(&self) -> bool {
-        self.route != Route::Forward
-            || self.effect != Effect::None
-            || !self.fields.is_empty()
-            || self.value.is_some()
     }
 }
 
@@ -134,7 +129,7 @@ pub enum GatedValue {
 
 /// What the success of a request changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum RequestEffect {
     /// Nothing that codexd keeps.
     None,
     /// Subscribes the requester to the new thread.
@@ -161,7 +156,8 @@ const fn forward(method: &'static str) -> Request {
         fields: &[],
         value: None,
         thread: None,
-        effect: Effect::None,
+        order: &[],
+        effect: RequestEffect::None,
         work: false,
         long: false,
     }
@@ -192,7 +188,12 @@ impl Request {
         self
     }
 
-    const fn effect(mut self, effect: Effect) -> Request {
+    const fn order(mut self, order: &'static [&'static str]) -> Request {
+        self.order = order;
+        self
+    }
+
+    const fn effect(mut self, effect: RequestEffect) -> Request {
         self.effect = effect;
         self
     }
@@ -281,7 +282,7 @@ pub enum Meaning {
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
     /// A question of the upstream is settled.
-    AskResolved,
+    ServerRequestResolved,
     /// A process of `process/spawn` has ended.
     ProcessExited,
 }
@@ -321,7 +322,7 @@ pub struct ServerRequest {
     /// Name on the wire.
     pub method: &'static str,
     /// Who is asked.
-    pub audience: AskAudience,
+    pub audience: ServerRequestAudience,
     /// Member of `params` that names the thread.
     pub thread: &'static str,
     /// Whether `serverRequest/resolved` follows the answer.
@@ -334,7 +335,7 @@ pub struct ServerRequest {
 
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskAudience {
+pub enum ServerRequestAudience {
     /// The subscribers of the thread; parked while there is none.
     Thread,
     /// Every initialized client.
@@ -345,7 +346,7 @@ pub enum AskAudience {
     Attestation,
 }
 
-const fn ask(method: &'static str, audience: AskAudience) -> ServerRequest {
+const fn ask(method: &'static str, audience: ServerRequestAudience) -> ServerRequest {
     ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None, within_ms: None }
 }
 

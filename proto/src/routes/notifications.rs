@@ -44,7 +44,7 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     thread("thread/readState/changed").experimental(),
     thread("thread/queue/changed").experimental(),
     thread("thread/settings/updated").experimental(),
-    thread("serverRequest/resolved").means(Meaning::AskResolved),
+    thread("serverRequest/resolved").means(Meaning::ServerRequestResolved),
     thread("mcpServer/startupStatus/updated"),
     thread("rawResponseItem/completed"),
     thread("rawResponse/completed"),

@@ -1,6 +1,6 @@
 //! The client requests of codex 0.169, one line each.
 
-use super::{Effect, GatedValue, Request, Resource, forward, local};
+use super::{GatedValue, Request, RequestEffect, Resource, forward, local, order};
 
 /// All client requests that the routing table knows.
 pub static REQUESTS: [Request; 187] = [
@@ -10,8 +10,9 @@ pub static REQUESTS: [Request; 187] = [
     forward("userVerification/enroll").experimental().long(),
     forward("userVerification/delete").experimental(),
     forward("userVerification/verify").experimental().long(),
-    forward("userVerification/cancel").translates("requestId").experimental(),
+    forward("userVerification/cancel").order(&["requestId"]).translates("requestId").experimental(),
     forward("thread/start")
+        .order(order::THREAD_START)
         .fields(&[
             "allowProviderModelFallback",
             "runtimeWorkspaceRoots",
@@ -27,14 +28,16 @@ pub static REQUESTS: [Request; 187] = [
             "experimentalRawEvents",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Start)
+        .effect(RequestEffect::Start)
         .work(),
     forward("thread/resume")
+        .order(order::THREAD_RESUME)
         .thread("threadId")
         .fields(&["history", "path", "runtimeWorkspaceRoots", "permissions", "initialTurnsPage"])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Resume),
+        .effect(RequestEffect::Resume),
     forward("thread/fork")
+        .order(order::THREAD_FORK)
         .thread("threadId")
         .fields(&[
             "experimentalPredictionMode",
@@ -47,13 +50,16 @@ pub static REQUESTS: [Request; 187] = [
             "deferGoalContinuation",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Fork)
+        .effect(RequestEffect::Fork)
         .work(),
     forward("thread/sample").thread("threadId").experimental().work().long(),
-    forward("thread/sample/cancel").translates("requestId").experimental(),
-    forward("thread/archive").thread("threadId").effect(Effect::DropSubscriptions),
-    forward("thread/delete").thread("threadId").effect(Effect::DropSubscriptions),
-    forward("thread/unsubscribe").unsubscribes().thread("threadId"),
+    forward("thread/sample/cancel").order(&["requestId"]).translates("requestId").experimental(),
+    forward("thread/archive")
+        .order(&["threadId"])
+        .thread("threadId")
+        .effect(RequestEffect::DropSubscriptions),
+    forward("thread/delete").order(&["threadId"]).thread("threadId").effect(RequestEffect::DropSubscriptions),
+    forward("thread/unsubscribe").order(&["threadId"]).unsubscribes().thread("threadId"),
     forward("thread/increment_elicitation").thread("threadId").experimental(),
     forward("thread/decrement_elicitation").thread("threadId").experimental(),
     forward("thread/name/set").thread("threadId"),
@@ -67,13 +73,20 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/queue/delete").thread("threadId").experimental(),
     forward("thread/queue/reorder").thread("threadId").experimental(),
     forward("thread/queue/start").thread("threadId").experimental().work(),
-    forward("thread/metadata/update").thread("threadId").fields(&["projectId", "daybreakEnabled"]),
+    forward("thread/metadata/update")
+        .order(&["threadId", "projectId", "gitInfo", "daybreakEnabled"])
+        .thread("threadId")
+        .fields(&["projectId", "daybreakEnabled"]),
     forward("thread/attachment/add").thread("threadId"),
     forward("thread/attachment/list").thread("threadId"),
     forward("thread/attachmentOwner/list"),
     forward("thread/attachment/remove").thread("threadId"),
     forward("thread/section/move").thread("threadId"),
-    forward("thread/settings/update").thread("threadId").experimental().value(GatedValue::GranularApproval),
+    forward("thread/settings/update")
+        .order(order::THREAD_SETTINGS_UPDATE)
+        .thread("threadId")
+        .experimental()
+        .value(GatedValue::GranularApproval),
     forward("thread/memoryMode/set").thread("threadId").experimental(),
     forward("thread/memory/read").thread("threadId").experimental(),
     forward("memory/status").experimental(),
@@ -86,8 +99,8 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/backgroundTerminals/clean").thread("threadId").experimental(),
     forward("thread/backgroundTerminals/list").thread("threadId").experimental(),
     forward("thread/backgroundTerminals/terminate").thread("threadId").experimental(),
-    forward("thread/revert").thread("threadId"),
-    forward("thread/list").fields(&[
+    forward("thread/revert").order(&["threadId", "beforeTurnId"]).thread("threadId"),
+    forward("thread/list").order(order::THREAD_LIST).fields(&[
         "includeAttachedThreads",
         "projectId",
         "parentThreadId",
@@ -108,12 +121,15 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/search").experimental(),
     forward("thread/searchOccurrences").thread("threadId").experimental(),
     forward("thread/loaded/list"),
-    forward("thread/read").thread("threadId").effect(Effect::Read),
+    forward("thread/read")
+        .order(&["threadId", "includeTurns"])
+        .thread("threadId")
+        .effect(RequestEffect::Read),
     forward("thread/readState/update").thread("threadId").experimental(),
     forward("thread/turns/list").thread("threadId"),
     forward("thread/items/list").thread("threadId"),
     forward("thread/items/read").thread("threadId").experimental(),
-    forward("thread/guardianReview").thread("threadId").experimental(),
+    forward("thread/guardianReview").order(&["threadId"]).thread("threadId").experimental(),
     forward("thread/inject_items").thread("threadId"),
     forward("thread/prepareApprovedPlan").thread("threadId").experimental(),
     forward("skills/list"),
@@ -143,12 +159,13 @@ pub static REQUESTS: [Request; 187] = [
     forward("fs/readDirectory"),
     forward("fs/remove"),
     forward("fs/copy"),
-    forward("fs/watch").namespaced(Resource::Watch, "watchId").opens().work(),
-    forward("fs/unwatch").namespaced(Resource::Watch, "watchId"),
+    forward("fs/watch").order(&["watchId", "path"]).namespaced(Resource::Watch, "watchId").opens().work(),
+    forward("fs/unwatch").order(&["watchId"]).namespaced(Resource::Watch, "watchId"),
     forward("skills/config/write"),
     forward("plugin/install").work().long(),
     forward("plugin/uninstall"),
     forward("turn/start")
+        .order(order::TURN_START)
         .thread("threadId")
         .fields(&[
             "responsesapiClientMetadata",
@@ -162,23 +179,34 @@ pub static REQUESTS: [Request; 187] = [
             "cyberAccessProgram",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::StartTurn)
+        .effect(RequestEffect::StartTurn)
         .work(),
     forward("turn/settings/update").thread("threadId").experimental(),
-    forward("turn/steer").thread("threadId").fields(&[
+    forward("turn/steer").order(order::TURN_STEER).thread("threadId").fields(&[
         "responsesapiClientMetadata",
         "responsesapiClientMetadataPatch",
         "additionalContext",
     ]),
     forward("turn/interrupt").thread("threadId"),
-    forward("thread/realtime/start").thread("threadId").experimental().work(),
-    forward("thread/realtime/appendAudio").thread("threadId").experimental(),
-    forward("thread/realtime/appendText").thread("threadId").experimental(),
-    forward("thread/realtime/appendSpeech").thread("threadId").experimental(),
-    forward("thread/realtime/stop").thread("threadId").experimental(),
+    forward("thread/realtime/start")
+        .order(order::THREAD_REALTIME_START)
+        .thread("threadId")
+        .experimental()
+        .work(),
+    forward("thread/realtime/appendAudio").order(&["threadId", "audio"]).thread("threadId").experimental(),
+    forward("thread/realtime/appendText")
+        .order(&["threadId", "text", "role"])
+        .thread("threadId")
+        .experimental(),
+    forward("thread/realtime/appendSpeech").order(&["threadId", "text"]).thread("threadId").experimental(),
+    forward("thread/realtime/stop").order(&["threadId"]).thread("threadId").experimental(),
     forward("thread/timeline/list").thread("threadId").experimental(),
     forward("thread/realtime/listVoices").experimental(),
-    forward("review/start").thread("threadId").effect(Effect::StartTurn).work(),
+    forward("review/start")
+        .order(&["threadId", "target", "delivery"])
+        .thread("threadId")
+        .effect(RequestEffect::StartTurn)
+        .work(),
     forward("model/list"),
     forward("account/gatewayOAuth/read"),
     forward("account/gatewayOAuth/login").work().long(),
@@ -206,17 +234,21 @@ pub static REQUESTS: [Request; 187] = [
     forward("mcpServerStatus/list").thread("threadId"),
     forward("mcpServer/resource/read").thread("threadId"),
     forward("mcpServer/event/stream/start")
+        .order(&["threadId", "server", "subscriptionId", "name", "arguments", "_meta"])
         .namespaced(Resource::EventStream, "subscriptionId")
         .opens()
         .thread("threadId")
         .experimental()
         .work()
         .long(),
-    forward("mcpServer/event/stream/stop").namespaced(Resource::EventStream, "subscriptionId").experimental(),
+    forward("mcpServer/event/stream/stop")
+        .order(&["subscriptionId"])
+        .namespaced(Resource::EventStream, "subscriptionId")
+        .experimental(),
     forward("mcpServer/tool/call").thread("threadId").work().long(),
-    forward("windowsSandbox/setupStart").effect(Effect::WindowsSetup).long(),
+    forward("windowsSandbox/setupStart").effect(RequestEffect::WindowsSetup).long(),
     forward("windowsSandbox/readiness"),
-    forward("account/login/start").value(GatedValue::ChatgptAuthTokens).work(),
+    forward("account/login/start").order(&["type"]).value(GatedValue::ChatgptAuthTokens).work(),
     forward("account/bedrock/discover").experimental().long(),
     forward("account/bedrock/setup").experimental().long(),
     forward("account/gcp/setup").experimental().long(),
@@ -234,18 +266,35 @@ pub static REQUESTS: [Request; 187] = [
     forward("feedback/upload").thread("threadId").long(),
     forward("feedback/save").thread("threadId"),
     forward("command/exec")
+        .order(order::COMMAND_EXEC)
         .namespaced(Resource::Exec, "processId")
         .opens()
         .fields(&["permissionProfile"])
         .work()
         .long(),
-    forward("command/exec/write").namespaced(Resource::Exec, "processId"),
-    forward("command/exec/terminate").namespaced(Resource::Exec, "processId"),
-    forward("command/exec/resize").namespaced(Resource::Exec, "processId"),
-    forward("process/spawn").namespaced(Resource::Process, "processHandle").opens().experimental().work(),
-    forward("process/writeStdin").namespaced(Resource::Process, "processHandle").experimental(),
-    forward("process/kill").namespaced(Resource::Process, "processHandle").experimental(),
-    forward("process/resizePty").namespaced(Resource::Process, "processHandle").experimental(),
+    forward("command/exec/write")
+        .order(&["processId", "deltaBase64", "closeStdin"])
+        .namespaced(Resource::Exec, "processId"),
+    forward("command/exec/terminate").order(&["processId"]).namespaced(Resource::Exec, "processId"),
+    forward("command/exec/resize").order(&["processId", "size"]).namespaced(Resource::Exec, "processId"),
+    forward("process/spawn")
+        .order(order::PROCESS_SPAWN)
+        .namespaced(Resource::Process, "processHandle")
+        .opens()
+        .experimental()
+        .work(),
+    forward("process/writeStdin")
+        .order(&["processHandle", "deltaBase64", "closeStdin"])
+        .namespaced(Resource::Process, "processHandle")
+        .experimental(),
+    forward("process/kill")
+        .order(&["processHandle"])
+        .namespaced(Resource::Process, "processHandle")
+        .experimental(),
+    forward("process/resizePty")
+        .order(&["processHandle", "size"])
+        .namespaced(Resource::Process, "processHandle")
+        .experimental(),
     forward("config/read"),
     forward("externalAgentConfig/detect").long(),
     forward("externalAgentConfig/import").work().long(),

@@ -291,7 +291,7 @@ fn a_question_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() 
     net.resume_thread(b, &t);
     net.feed(&status(&t, "idle"));
     net.feed(&turn_completed(&t, "u"));
-    assert_eq!(net.router.bookkeeping().asks, 0);
+    assert_eq!(net.router.accounting().server_requests, 0);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_question_for_clients_fails_when_the_last_one_that_was_asked_goes() {
     let failed = net.sent();
     assert_eq!((failed.len(), &failed[0]["id"]), (1, &json!(0)));
     assert!(failed[0]["error"]["message"].is_string());
-    assert_eq!(net.router.bookkeeping().asks, 0);
+    assert_eq!(net.router.accounting().server_requests, 0);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn a_question_for_the_only_subscriber_fails_when_it_goes() {
     net.leave(a);
     let sent = net.sent();
     assert!(sent.iter().any(|l| l["id"] == 3 && l["error"].is_object()), "{sent:?}");
-    assert_eq!(net.router.bookkeeping().asks, 0);
+    assert_eq!(net.router.accounting().server_requests, 0);
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn an_approval_does_not_fail_when_its_client_goes() {
     net.leave(a);
     net.pass(3_600_000);
     assert!(net.sent().iter().all(|l| l.get("error").is_none()));
-    assert_eq!(net.router.bookkeeping().asks, 1);
+    assert_eq!(net.router.accounting().server_requests, 1);
 }
 
 #[test]

@@ -73,6 +73,24 @@ fn a_later_warning_reaches_those_who_are_there_once() {
 }
 
 #[test]
+fn initialize_takes_its_parameters_by_position_too() {
+    let mut net = Net::new();
+    let client = net.connect();
+    net.request(client, 1, "initialize", &json!([["c", null], null]));
+    let refused = "Invalid request: invalid length 2, expected struct ClientInfo with 3 elements";
+    assert_eq!(net.got_one(client)["error"]["message"], refused);
+    net.request(client, 1, "initialize", &json!([{"name": "c", "version": "1"}, [true]]));
+    let refused = "Invalid request: invalid length 5, expected struct InitializeCapabilities with 7 elements";
+    assert_eq!(net.got_one(client)["error"]["message"], refused);
+    let capabilities = json!([false, false, true, false, false, ["turn/started"], null]);
+    net.request(client, 1, "initialize", &json!([["c", null, "1"], capabilities]));
+    assert!(net.got_one(client)["result"].is_object());
+    let id = net.forwarded(client, "server/diagnostics", &json!({}));
+    net.reply(id, &json!({}));
+    assert_eq!(net.got_methods(client), ["<result>"]);
+}
+
+#[test]
 fn second_initialize_is_refused() {
     let mut net = Net::new();
     let client = net.join();
@@ -188,6 +206,29 @@ fn a_client_that_sends_too_much_too_early_is_closed() {
 }
 
 #[test]
+fn the_requests_of_a_client_that_sent_too_much_too_early_are_answered() {
+    let mut net = Net::starting(Limits { early_bytes: 100, ..Limits::default() });
+    let client = net.connect();
+    net.request(client, "first", "initialize", &json!({"x": "x".repeat(500)}));
+    net.send(client, r#"{"method":"initialized"}"#);
+    assert_eq!(net.actions(), [Action::Close { client, reason: CloseReason::TooEarly }]);
+    let other = net.connect();
+    net.send(other, &" x".repeat(40));
+    net.request(other, 1, "initialize", &json!({"x": "x".repeat(100)}));
+    let answers = [net.got_one(client), net.got_one(other)];
+    for (answer, id) in answers.iter().zip([json!("first"), json!(1)]) {
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&id, &json!(-32001)));
+        let mark = &answer["error"]["data"]["codexd"];
+        assert_eq!((&mark["reason"], &mark["delivered"]), (&json!("tooEarly"), &json!("no")));
+    }
+    let last = String::from_utf8(net.router.last_lines(client, CloseReason::TooEarly)).unwrap();
+    assert!(
+        last.starts_with(r#"{"method":"notifications/broker/closing","params":{"reason":"tooEarly","#),
+        "{last}"
+    );
+}
+
+#[test]
 fn a_refusal_of_the_upstream_is_reported() {
     let mut net = Net::starting(Limits::default());
     net.fail(0, "go away");
@@ -227,7 +268,7 @@ fn a_handshake_whose_result_is_no_object_is_refused() {
         net.feed(&format!(r#"{{"id":0,"result":{result}}}"#));
         let actions = net.actions();
         assert!(
-            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamGarbled]),
+            matches!(actions[..], [Action::UpstreamRefused { .. } | Action::UpstreamMalformed]),
             "{actions:?}"
         );
         assert_eq!(net.got_raw(client), [] as [&str; 0]);

@@ -173,7 +173,7 @@ fn notifications_take_their_place_and_their_turn() {
     let marker = net.sent();
     net.reply(upstream_id(&marker[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/list"], "the other client has its turn");
-    assert_eq!(net.router.bookkeeping().queued, 18, "none is dropped");
+    assert_eq!(net.router.accounting().queued, 18, "none is dropped");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn answers_do_not_wait_for_requests_and_do_not_fill_the_upstream_either() {
         net.pass(10);
     }
     assert_eq!(answered, (0..100).collect::<Vec<_>>(), "none is lost, doubled or out of order");
-    assert_eq!(net.router.bookkeeping().answers, 0);
+    assert_eq!(net.router.accounting().answers, 0);
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn the_place_of_a_request_whose_client_has_gone_comes_back() {
     net.reply(upstream_id(&marker[0]), &json!({}));
     net.pass(0);
     assert_eq!(methods(&net.sent()), ["thread/list"]);
-    assert_eq!(net.router.bookkeeping().window, 1, "{lost:?} are never answered");
+    assert_eq!(net.router.accounting().window, 1, "{lost:?} are never answered");
 }
 
 #[test]
@@ -313,6 +313,6 @@ fn a_probe_overtakes_what_waits() {
     flood(&mut net, a, 3);
     net.sent();
     let now = net.now;
-    net.router.probe(now);
+    net.router.ping(now);
     assert_eq!(methods(&net.sent()), ["thread/loaded/list"]);
 }

@@ -1,6 +1,6 @@
 //! What the upstream has no room for is sent again.
 
-use codexd_proto::router::{Bookkeeping, Limits};
+use codexd_proto::router::{Accounting, Limits};
 use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
@@ -35,8 +35,8 @@ fn a_refused_request_is_sent_again_and_answered_once() {
     assert_eq!(retried(&net), 1);
     net.leave(a);
     net.sent();
-    let kept = net.router.bookkeeping();
-    assert_eq!((kept.kept_bytes, kept.paused, kept.pending), (0, 0, 0));
+    let kept = net.router.accounting();
+    assert_eq!((kept.retained_bytes, kept.paused, kept.pending), (0, 0, 0));
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn an_upstream_that_refuses_for_long_is_believed() {
     let answer = net.got_one(a);
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("r"), &json!(-32001)));
     assert_eq!(answer["error"]["message"], "Server overloaded; retry later.");
-    assert_eq!(net.router.bookkeeping().opening, 0);
+    assert_eq!(net.router.accounting().opening, 0);
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn a_client_that_goes_takes_its_retry_along() {
     net.overloaded(upstream_id(&sent[1]));
     net.pass(10_000);
     assert_eq!(net.sent(), NONE);
-    assert_eq!(net.router.bookkeeping(), Bookkeeping::default());
+    assert_eq!(net.router.accounting(), Accounting::default());
     assert_eq!(net.router.poll_timeout(), None);
 }
 
@@ -135,8 +135,8 @@ fn a_refused_request_was_not_delivered_when_the_upstream_is_lost() {
     let lines = net.got(a);
     assert_eq!(lines[0]["error"]["data"]["codexd"]["delivered"], "no");
     assert_eq!(net.router.poll_timeout(), None);
-    let kept = net.router.bookkeeping();
-    assert_eq!((kept.paused, kept.kept_bytes), (0, 0));
+    let kept = net.router.accounting();
+    assert_eq!((kept.paused, kept.retained_bytes), (0, 0));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_line_that_is_too_long_is_not_kept_for_it() {
     let a = net.join();
     net.request(a, 1, "thread/start", &json!({"pad": "x".repeat(64 << 10)}));
     let sent = net.sent();
-    assert_eq!(net.router.bookkeeping().kept_bytes, 0);
+    assert_eq!(net.router.accounting().retained_bytes, 0);
     net.overloaded(upstream_id(&sent[0]));
     assert_eq!(net.got_one(a)["error"]["code"], -32001);
 }
@@ -236,12 +236,12 @@ fn no_more_than_a_megabyte_is_kept() {
     for n in 0..40 {
         net.request(a, n, "thread/list", &json!({"pad": "x".repeat(60 << 10)}));
     }
-    let kept = net.router.bookkeeping().kept_bytes;
+    let kept = net.router.accounting().retained_bytes;
     assert!((900 << 10..=1 << 20).contains(&kept), "{kept}");
     for line in net.sent() {
         net.reply(upstream_id(&line), &json!({}));
     }
-    assert_eq!(net.router.bookkeeping().kept_bytes, 0);
+    assert_eq!(net.router.accounting().retained_bytes, 0);
 }
 
 #[test]
@@ -297,5 +297,5 @@ fn an_answer_to_what_was_not_sent_yet_is_nobodys() {
     assert_eq!(upstream_id(&net.sent()[0]), first + 1);
     net.reply(first + 1, &json!({}));
     assert_eq!(net.got(a).len(), 2);
-    assert_eq!(net.router.bookkeeping().window, 0);
+    assert_eq!(net.router.accounting().window, 0);
 }

@@ -36,9 +36,16 @@ fn the_same_process_id_of_two_clients_names_two_processes() {
 fn no_way_of_writing_parameters_reaches_past_the_own_resources() {
     let mut net = Net::new();
     let a = net.join();
+    let own = |id: &str| format!("{}:{id}", a.0);
     net.request(a, 1, "command/exec/terminate", &json!(["1:p"]));
-    assert_eq!(net.got_one(a)["error"]["code"], -32600);
-    assert_eq!(net.sent_raw(), NONE);
+    assert_eq!(params_of(&net.sent()), &json!([own("1:p")]));
+    let spawn = json!([["cat"], "h", "/", false, true, true, null, null, null, null]);
+    net.request(a, 1, "process/spawn", &spawn);
+    assert_eq!(params_of(&net.sent())[1], own("h"));
+    net.send(a, r#"{"id":1,"method":"fs/watch","params": [ "w" , "/" ]}"#);
+    assert_eq!(params_of(&net.sent()), &json!([own("w"), "/"]));
+    net.send(a, r#"{"id":1,"method":"fs\/unwatch","params":["w"]}"#);
+    assert_eq!(params_of(&net.sent()), &json!([own("w")]));
     net.send(a, r#"{"id":1,"method":"command/exec/terminate","params":{"process\u0049d":"1:p"}}"#);
     assert!(params_of(&net.sent())["processId"].as_str().unwrap().ends_with(":1:p"));
 }
@@ -63,6 +70,44 @@ fn a_buffered_command_gets_an_id_so_that_it_can_end_with_its_client() {
 }
 
 #[test]
+fn a_buffered_command_by_position_gets_an_id_where_there_is_room_for_one() {
+    let mut net = Net::new();
+    let a = net.join();
+    let of = |id: Value| json!([["ls"], id, false, false, false]);
+    net.request(a, 1, "command/exec", &of(Value::Null));
+    assert!(params_of(&net.sent())[1].as_str().unwrap().starts_with(&format!("{}:", a.0)));
+    net.request(a, 1, "command/exec", &of(json!("p")));
+    assert_eq!(params_of(&net.sent()), &of(json!(format!("{}:p", a.0))));
+    // Too few: the upstream says so.
+    net.request(a, 1, "command/exec", &json!([["ls"]]));
+    assert_eq!(params_of(&net.sent()), &json!([["ls"]]));
+    let streaming = json!([["ls"], null, true, false, false]);
+    net.request(a, 1, "command/exec", &streaming);
+    assert_eq!(params_of(&net.sent()), &streaming);
+}
+
+#[test]
+fn an_empty_process_handle_stays_empty_for_the_upstream_to_refuse() {
+    let mut net = Net::new();
+    let a = net.join();
+    for (method, params) in [
+        ("process/spawn", json!({"processHandle": "", "command": ["ls"]})),
+        ("process/spawn", json!([["ls"], "", "/"])),
+    ] {
+        let id = net.forwarded(a, method, &params);
+        net.fail(id, "processHandle must not be empty");
+        assert_eq!(net.got_one(a)["error"]["message"], "processHandle must not be empty");
+    }
+    net.request(a, 1, "process/spawn", &json!({"processHandle": ""}));
+    assert_eq!(params_of(&net.sent()), &json!({"processHandle": ""}));
+    // Other empty ids are ids (measured).
+    net.request(a, 1, "process/kill", &json!({"processHandle": ""}));
+    assert_eq!(params_of(&net.sent()), &json!({"processHandle": format!("{}:", a.0)}));
+    net.request(a, 1, "fs/watch", &json!({"watchId": "", "path": "/"}));
+    assert_eq!(params_of(&net.sent())["watchId"], format!("{}:", a.0));
+}
+
+#[test]
 fn a_streaming_command_without_an_id_is_the_upstreams_to_refuse() {
     let mut net = Net::new();
     let a = net.join();
@@ -83,6 +128,18 @@ fn error_texts_name_the_id_that_the_client_gave() {
     let id = net.forwarded(a, "fs/watch", &json!({"watchId": "w", "path": "/"}));
     net.fail(id, &format!("watchId already exists: {}:w", a.0));
     assert_eq!(net.got_one(a)["error"]["message"], "watchId already exists: w");
+    // As JSON, as `Debug` writes it, and as it is.
+    let odd = "\0\u{2028}\"";
+    for quoted in
+        [r#""7:\u0000\u2028\"""#.to_owned(), format!("{:?}", format!("7:{odd}")), format!("7:{odd}")]
+    {
+        let quoted = quoted.replacen("7:", &format!("{}:", a.0), 1);
+        let id = net.forwarded(a, "process/kill", &json!({"processHandle": odd}));
+        net.fail(id, &format!("no active process for process handle {quoted}"));
+        let expected = quoted.replacen(&format!("{}:", a.0), "", 1);
+        let expected = format!("no active process for process handle {expected}");
+        assert_eq!(net.got_one(a)["error"]["message"], expected);
+    }
 }
 
 #[test]

@@ -56,6 +56,47 @@ fn a_failed_start_or_resume_subscribes_nobody() {
 }
 
 #[test]
+fn parameters_by_position_and_with_escapes_subscribe_and_unsubscribe_as_any_others() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let nulls = vec![Value::Null; 17];
+    let mut resume = vec![json!(t)];
+    resume.extend(nulls);
+    for (resume, unsubscribe) in [
+        (format!(r#""thread/resume","params":{}"#, json!(resume)), format!(r#"["{t}"]"#)),
+        (
+            format!(r#""thread\/resume","params":{{"thread\u0049d":"{t}"}}"#),
+            format!(r#"{{"threadI\u0064":"{t}"}}"#),
+        ),
+    ] {
+        net.send(b, &format!(r#"{{"\u0069d":1,"m\u0065thod":{resume}}}"#));
+        let id = net.sent()[0]["id"].as_i64().unwrap();
+        net.reply(id, &Net::thread_result(&t, "idle"));
+        net.feed(&delta(&t, 1));
+        assert_eq!(net.got_methods(b), ["<result>", "item/agentMessage/delta"]);
+        for status in ["unsubscribed", "notSubscribed"] {
+            net.send(b, &format!(r#"{{"id":2,"method":"thread/unsubscribe","params":{unsubscribe}}}"#));
+            assert_eq!(net.got_one(b)["result"]["status"], status);
+        }
+        assert_eq!(net.sent_raw(), NONE);
+    }
+}
+
+#[test]
+fn an_unsubscribe_with_too_many_parameters_is_the_upstreams_to_refuse() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    let id = net.forwarded(b, "thread/unsubscribe", &json!([t, 1]));
+    net.fail(id, "Invalid request: invalid length 2, expected 1 element in sequence");
+    assert_eq!(net.got_methods(b), ["<error>"]);
+    net.feed(&delta(&t, 1));
+    assert_eq!(net.got_raw(b), [delta(&t, 1)]);
+}
+
+#[test]
 fn every_resume_is_forwarded_even_of_a_subscriber() {
     let mut net = Net::new();
     let a = net.join();
@@ -738,7 +779,7 @@ fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber
     net.reply(resume, &Net::thread_result(&t, "idle"));
     assert_eq!(net.got_methods(b), ["thread/status/changed", "<result>"]);
     assert!(net.router.is_quiet());
-    assert_eq!(net.router.bookkeeping().asks, 0);
+    assert_eq!(net.router.accounting().server_requests, 0);
 }
 
 #[test]

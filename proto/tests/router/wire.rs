@@ -216,7 +216,7 @@ fn garbage_from_the_upstream_is_reported_and_reaches_nobody() {
     let client = net.join();
     for line in ["{\"method\":", "panicked at", "[]"] {
         net.feed(line);
-        assert_eq!(net.actions(), [Action::UpstreamGarbled]);
+        assert_eq!(net.actions(), [Action::UpstreamMalformed]);
         assert_eq!(net.got_raw(client), [] as [&str; 0]);
     }
 }
@@ -226,7 +226,7 @@ fn a_line_of_the_upstream_that_is_not_utf8_is_reported_and_reaches_nobody() {
     let mut net = Net::new();
     let client = net.join();
     net.feed_bytes(b"{\"method\":\"warning\",\"params\":{\"message\":\"\xff\"}}");
-    assert_eq!(net.actions(), [Action::UpstreamGarbled]);
+    assert_eq!(net.actions(), [Action::UpstreamMalformed]);
     assert_eq!(net.got_raw(client), [] as [&str; 0]);
 }
 
@@ -246,11 +246,11 @@ fn a_probe_is_answered_to_nobody() {
     let mut net = Net::new();
     let client = net.join();
     let now = net.now;
-    net.router.probe(now);
+    net.router.ping(now);
     let sent = net.sent();
     assert_eq!(sent[0]["method"], "thread/loaded/list");
     net.reply(sent[0]["id"].as_i64().unwrap(), &json!({"data": []}));
-    assert_eq!(net.actions(), [Action::ProbeAnswered]);
+    assert_eq!(net.actions(), [Action::PingAnswered]);
     assert_eq!(net.got_raw(client), [] as [&str; 0]);
 }
 

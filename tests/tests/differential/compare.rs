@@ -120,6 +120,20 @@ impl Exception {
     }
 }
 
+/// Returns what the clients received, as it is compared.
+pub(crate) fn shown(transcript: &Transcript) -> String {
+    let mut text = String::new();
+    for view in views(transcript) {
+        for (key, messages) in &view.sequences {
+            let _ = writeln!(text, "client {}, {key}:", view.name);
+            for message in messages {
+                let _ = writeln!(text, "  {}", short(message));
+            }
+        }
+    }
+    text
+}
+
 fn views(transcript: &Transcript) -> Vec<View> {
     let mut names = Names::new(&transcript.home, &transcript.model, &transcript.threads);
     // Threads that no step of the script has made: sub-agents'.

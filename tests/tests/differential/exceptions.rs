@@ -38,14 +38,6 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "codexd checks the handshake before anything is decoded, which only the upstream could do",
     },
     Exception {
-        script: "requests_that_are_wrong",
-        client: "A",
-        method: "thread/resume",
-        kind: Kind::Value("/error/message"),
-        sometimes: false,
-        reason: "parameters by position are refused where codexd has to know them by name; in words of its own",
-    },
-    Exception {
         script: "resume_with_a_pending_approval",
         client: "B",
         method: "item/completed",

@@ -174,7 +174,7 @@ fn continues(last: &Value, next: &Value) -> bool {
 }
 
 /// Decodes base64; what is no such text stays as it is.
-fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
     for byte in text.bytes().take_while(|byte| *byte != b'=') {

@@ -12,7 +12,8 @@
 //! difference is printed.
 //!
 //! With `CODEXD_DIFFERENTIAL=native` the oracle is compared with itself: a difference then is an order
-//! or a value that native does not guarantee.
+//! or a value that native does not guarantee. With `CODEXD_DIFFERENTIAL_SHOW=1` and `--nocapture`, what the clients
+//! of the oracle received is printed.
 #![allow(missing_docs, reason = "the names of the tests say what they pin")]
 #![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
 
@@ -20,6 +21,7 @@ mod compare;
 mod exceptions;
 mod lanes;
 mod normal;
+mod schema;
 mod scripts;
 mod stage;
 mod world;
@@ -35,8 +37,8 @@ const ORACLE_AGAIN: usize = 6;
 /// How often codexd is asked again whether it does anything that the oracle does not.
 const CODEXD_AGAIN: usize = 2;
 
-/// Runs a script on both sides and compares. It has the name of the test.
-fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
+/// Runs a script on all sides, which share nothing, at once, and compares. It has the name of the test.
+fn differential<P: Fn(&mut Stage<'_>) + Sync>(setup: &Setup, play: P) {
     let script = std::any::type_name::<P>().trim_end_matches("::{{closure}}");
     let script = script.rsplit("::").next().unwrap_or(script);
     let Some(codex) = Codex::for_test(setup.version()) else { return };
@@ -46,17 +48,25 @@ fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
         play(&mut stage);
         stage.finish()
     };
-    let mut oracle = vec![run(Side::Native)];
     let others: &[Side] = match std::env::var("CODEXD_DIFFERENTIAL") {
         Ok(word) if word == "native" => &[Side::Native],
         Ok(word) if word == "websocket" => &[Side::WebSocket],
         _ => &[Side::Lines, Side::WebSocket],
     };
-    for side in others {
+    let (native, firsts) = std::thread::scope(|scope| {
+        let native = scope.spawn(|| run(Side::Native));
+        let others: Vec<_> = others.iter().map(|side| scope.spawn(|| run(*side))).collect();
+        (native.join(), others.into_iter().map(|it| it.join()).collect::<Vec<_>>())
+    });
+    let unwound = |panic| std::panic::resume_unwind(panic);
+    let mut oracle = vec![native.unwrap_or_else(unwound)];
+    if std::env::var_os("CODEXD_DIFFERENTIAL_SHOW").is_some() {
+        eprintln!("{script}:\n{}", compare::shown(&oracle[0]));
+    }
+    for (side, first) in others.iter().zip(firsts) {
         let exceptions = if *side == Side::Native { &[][..] } else { exceptions::EXCEPTIONS };
-        let differs = |oracle: &mut Vec<Transcript>| {
-            let seen = run(*side);
-            let against = |it: &Transcript| compare::compare(script, it, &seen, exceptions);
+        let differs = |oracle: &mut Vec<Transcript>, seen: &Transcript| {
+            let against = |it: &Transcript| compare::compare(script, it, seen, exceptions);
             let report = oracle.iter().map(against).reduce(Result::or).and_then(Result::err)?;
             eprintln!("{script}: the oracle (left) and {side:?} (right) differ\n{report}");
             let same = (0..ORACLE_AGAIN).any(|_| {
@@ -65,8 +75,8 @@ fn differential<P: Fn(&mut Stage<'_>)>(setup: &Setup, play: P) {
             });
             (!same).then_some(())
         };
-        let first = differs(&mut oracle);
-        let again = first.is_some() && (0..CODEXD_AGAIN).any(|_| differs(&mut oracle).is_some());
+        let first = differs(&mut oracle, &first.unwrap_or_else(unwound));
+        let again = first.is_some() && (0..CODEXD_AGAIN).any(|_| differs(&mut oracle, &run(*side)).is_some());
         assert!(!again, "{script}: {side:?} differs from the oracle again and again; what differs is above");
     }
 }

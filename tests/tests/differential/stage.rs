@@ -7,6 +7,7 @@ use codexd_tests::client::{Message, TestClient};
 use serde_json::{Value, json};
 
 use crate::compare::{Record, Transcript};
+use crate::lanes;
 use crate::world::World;
 
 /// A client of a script.
@@ -102,6 +103,24 @@ impl<'a> Stage<'a> {
         Asked { who, id, from }
     }
 
+    /// Sends a request that is spelled like this, and does not wait.
+    pub(crate) fn ask_text(&mut self, who: Who, text: &str) -> Asked {
+        let request: Value = serde_json::from_str(text).expect("a script knows how to write JSON");
+        let actor = &mut self.actors[who.0];
+        let id = request["id"].clone();
+        actor.record.requests.push(request);
+        let from = actor.record.received.len();
+        self.client(who).send_line(text);
+        Asked { who, id, from }
+    }
+
+    /// Sends a request that is spelled like this, and returns its answer.
+    #[track_caller]
+    pub(crate) fn call_text(&mut self, who: Who, text: &str) -> Value {
+        let asked = self.ask_text(who, text);
+        self.answer_to(&asked)
+    }
+
     /// Sends a request and returns its answer, whatever it is.
     #[track_caller]
     pub(crate) fn call(&mut self, who: Who, method: &str, params: Value) -> Value {
@@ -153,6 +172,17 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// Waits for output of a process with this text in it.
+    #[track_caller]
+    pub(crate) fn see_output(&mut self, who: Who, text: &str) {
+        self.wait(who, text, 0, |it| {
+            let method = it["method"].as_str().unwrap_or_default();
+            let output = it["params"]["deltaBase64"].as_str().unwrap_or_default();
+            ["process/outputDelta", "command/exec/outputDelta"].contains(&method)
+                && lanes::decode(output).contains(text)
+        });
+    }
+
     /// Receives all that was sent to a client by now: the answer to a cheap request comes behind it.
     #[track_caller]
     pub(crate) fn settle(&mut self, who: Who) {
@@ -194,6 +224,33 @@ impl<'a> Stage<'a> {
         self.wait(who, "the end of the turn", 0, |it| {
             it["method"] == "turn/completed" && it["params"]["turn"]["id"] == turn.as_str()
         })
+    }
+
+    /// Starts a thread, runs a first turn, and lets the others resume it.
+    #[track_caller]
+    pub(crate) fn shared(&mut self, who: Who, others: &[Who], params: Value) -> String {
+        let thread = self.start(who, params);
+        self.turn(who, &thread, "first");
+        for other in others {
+            self.resume(*other, &thread);
+        }
+        thread
+    }
+
+    /// Waits for a notification or question with this method at each of these clients.
+    #[track_caller]
+    pub(crate) fn all_see(&mut self, all: &[Who], method: &str) {
+        for who in all {
+            self.see(*who, method);
+        }
+    }
+
+    /// Waits at each of these clients for the end of a turn of this thread.
+    #[track_caller]
+    pub(crate) fn all_see_end(&mut self, all: &[Who], thread: &str) {
+        for who in all {
+            self.see_end(*who, thread);
+        }
     }
 
     /// Resumes a thread and waits for the last of what follows.

@@ -152,7 +152,25 @@ fn gates() {
         it.call(b, "thread/resume", json!({"threadId": thread, "history": []}));
         it.call(b, "thread/resume", json!({"threadId": thread, "initialTurnsPage": {}}));
         it.call(b, "thread/fork", json!({"threadId": thread, "path": "/no/such"}));
-        it.call(b, "thread/list", json!({"parentThreadId": thread}));
+        for params in [
+            json!({"parentThreadId": thread}),
+            json!({"parentThreadId": ""}),
+            json!({"parentThreadId": null}),
+            json!({"projectId": null}),
+            json!({"includeAttachedThreads": false}),
+            json!({"includeAttachedThreads": true}),
+        ] {
+            it.call(b, "thread/list", params);
+        }
+        for params in [
+            json!({"projectId": null, "daybreakEnabled": null}),
+            json!({"projectId": ""}),
+            json!({"daybreakEnabled": false}),
+        ] {
+            let mut params = params;
+            params["threadId"] = json!(thread);
+            it.call(b, "thread/metadata/update", params);
+        }
         let mut params = turn(&thread, "x");
         params["additionalContext"] = json!({});
         it.call(b, "turn/start", params);

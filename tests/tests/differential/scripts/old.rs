@@ -45,3 +45,24 @@ fn old_approval_and_interrupt() {
         it.see_end(b, &thread);
     });
 }
+
+#[test]
+fn old_reviews_and_processes() {
+    differential(&old(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({}));
+        it.turn(a, &thread, "first");
+        let target = json!({"type": "custom", "instructions": "look"});
+        it.call(b, "review/start", json!({"threadId": thread, "delivery": "inline", "target": target}));
+        it.see_end(a, &thread);
+        it.turn(a, &thread, "after");
+        let project = it.project();
+        let spawn = |handle: &str| json!({"command": ["true"], "processHandle": handle, "cwd": project});
+        it.call(a, "process/spawn", spawn(""));
+        it.call(b, "process/spawn", spawn("h"));
+        it.see(b, "process/exited");
+        it.call(a, "thread/read", json!([thread, false]));
+        it.call(a, "thread/archive", json!({"threadId": thread}));
+        it.all_see(&[a, b], "thread/archived");
+    });
+}

@@ -1,0 +1,631 @@
+//! The loop that passes bytes between a client's standard streams and a daemon.
+//!
+//! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared
+//! with other programs: a read is done when there is something, and a write of no more than a pipe takes
+//! without blocking (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait;
+//! beyond that its source is not read. If the daemon ends the connection meanwhile, what it sent is read all the same: it
+//! can contain the reason, and is bounded by the socket's buffer.
+
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use codexd_proto::exit::ExitCode;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::dial::{self, Wait};
+use super::ledger::{Kind, Ledger, Outgoing, Verdict};
+use super::lines::{Lines, Piece};
+use super::{PATIENCE, compare, direct};
+use crate::error::Error;
+use crate::os::end_watch::EndWatch;
+use crate::start::Target;
+use crate::terminal::{note, note_error};
+
+/// Bytes waiting in one direction above which its source is not read.
+const HIGH_BYTES: usize = 512 << 10;
+/// Bytes read at once.
+const READ_BYTES: usize = 64 << 10;
+/// Bytes written to the client at once: what a pipe that is ready takes without blocking.
+const WRITE_BYTES: usize = 4096;
+/// How long a daemon may take to answer `initialize`: longer than codex may take to start.
+const GREETING_WITHIN: Duration = Duration::from_secs(45);
+/// How long outstanding answers are waited for when the client has ended its input.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long the client may take to read the last lines.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
+/// Time between tries with daemons that do not serve, at first and later.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// A bridge. See the [module's documentation](self).
+pub(super) struct Bridge<'a> {
+    target: &'a Target<'a>,
+    may_run_codex: bool,
+    /// The client's folder, where it is text.
+    cwd: Option<String>,
+    ledger: Ledger,
+    link: Link,
+    from_client: Lines,
+    from_daemon: Lines,
+    to_daemon: VecDeque<Outgoing>,
+    to_daemon_bytes: usize,
+    /// Bytes of the first of them that are written.
+    first_written: usize,
+    to_client: Vec<u8>,
+    to_client_written: usize,
+    client_ended: bool,
+    /// The daemon is gone and was not missed: the next one is looked for when the client says something.
+    parked: bool,
+    /// Since when daemons do not serve, how often, and what that means.
+    search: Option<Search>,
+    /// The reason why the client is not served that stderr has already.
+    noted_refusal: Option<String>,
+    since_unix_ms: u64,
+    compared: bool,
+    scratch: Vec<u8>,
+}
+
+/// The other end.
+struct Link {
+    stream: UnixStream,
+    /// codex itself, if it is no daemon.
+    codex: Option<Child>,
+    /// When `initialize` was written.
+    greeted_at: Option<Instant>,
+    /// When the sending direction was closed.
+    shut_at: Option<Instant>,
+    /// Stderr has why the daemon closes it.
+    noted_closing: bool,
+    /// Reports the end while nothing is read; created when that is first needed.
+    end_watch: Option<EndWatch>,
+    /// It has ended with this event, which is handled when the client has read enough.
+    ended: Option<Event>,
+}
+
+/// A row of daemons that did not serve.
+struct Search {
+    until: Instant,
+    pause: Duration,
+}
+
+/// What happened to the link.
+enum Event {
+    Lost,
+    NotServing,
+    /// There is no daemon and there will be none: the reason, and the line that said so.
+    NoDaemon(Error, Vec<u8>),
+}
+
+impl<'a> Bridge<'a> {
+    pub(super) fn new(
+        target: &'a Target<'a>,
+        stream: UnixStream,
+        may_run_codex: bool,
+        since_unix_ms: u64,
+    ) -> Bridge<'a> {
+        let cwd = std::env::current_dir().ok().and_then(|path| path.into_os_string().into_string().ok());
+        Bridge {
+            target,
+            may_run_codex,
+            cwd,
+            ledger: Ledger::default(),
+            link: Link::to(stream, None),
+            from_client: Lines::default(),
+            from_daemon: Lines::default(),
+            to_daemon: VecDeque::new(),
+            to_daemon_bytes: 0,
+            first_written: 0,
+            to_client: Vec::new(),
+            to_client_written: 0,
+            client_ended: false,
+            parked: false,
+            search: None,
+            noted_refusal: None,
+            since_unix_ms,
+            compared: false,
+            scratch: vec![0; READ_BYTES],
+        }
+    }
+
+    /// Passes bytes until one side ends; returns the exit code.
+    pub(super) fn run(mut self) -> u8 {
+        loop {
+            if self.parked && self.needs_daemon() {
+                self.parked = false;
+                if let Some(code) = self.move_on() {
+                    return self.farewell(code);
+                }
+            } else if self.parked && self.client_ended {
+                return self.farewell(0);
+            }
+            let mut event = self.write_daemon();
+            if event.is_none() && self.reads_daemon() {
+                event = self.link.ended.take();
+            }
+            if event.is_none() {
+                self.finish_sending();
+                let ready = self.wait();
+                if ready.client_gone || ready.client_takes && !self.write_client() {
+                    // Nobody reads any more: what is in flight is nobody's.
+                    return 0;
+                }
+                if ready.client_says {
+                    self.read_client();
+                }
+                if ready.daemon_says {
+                    event = self.read_daemon();
+                } else if ready.daemon_ends {
+                    self.link.ended = self.read_rest();
+                    if self.ledger.closing().is_none() {
+                        note("codexd: the daemon ended the connection while the client was not reading");
+                    }
+                }
+                if event.is_none()
+                    && self
+                        .overdue(self.link.greeted_at.filter(|_| self.ledger.is_greeting()), GREETING_WITHIN)
+                {
+                    event = Some(Event::NotServing);
+                }
+            }
+            if self.overdue(self.link.shut_at, ANSWERS_WITHIN) {
+                note(&format!("codexd: {} requests were not answered in time", self.ledger.unanswered()));
+                return self.farewell(0);
+            }
+            if let Some(event) = event
+                && let Some(code) = self.lost(event)
+            {
+                return self.farewell(code);
+            }
+        }
+    }
+
+    fn overdue(&self, since: Option<Instant>, limit: Duration) -> bool {
+        since.is_some_and(|since| since.elapsed() >= limit)
+    }
+
+    /// Whether the client has read enough for more to be read from the daemon.
+    fn reads_daemon(&self) -> bool {
+        self.to_client.len() - self.to_client_written < HIGH_BYTES
+    }
+
+    /// Waits until something can be done.
+    fn wait(&mut self) -> Ready {
+        let reads_daemon = self.reads_daemon();
+        let linked = !self.parked && self.link.ended.is_none();
+        if linked && !reads_daemon && self.link.end_watch.is_none() {
+            // Without it, the end is noticed when the client reads again.
+            self.link.end_watch = EndWatch::of(&self.link.stream).ok();
+        }
+        let (stdin, stdout) = (io::stdin(), io::stdout());
+        let to_client = self.to_client.len() - self.to_client_written;
+        let mut fds = vec![PollFd::new(
+            stdout.as_fd(),
+            if to_client > 0 { PollFlags::POLLOUT } else { PollFlags::empty() },
+        )];
+        // A stream that is not wanted is left out: its end would be reported again and again.
+        let wants_client = !self.client_ended && self.to_daemon_bytes < HIGH_BYTES;
+        if wants_client {
+            fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
+        }
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, reads_daemon);
+        flags.set(PollFlags::POLLOUT, self.may_write_daemon());
+        let daemon = fds.len();
+        if !flags.is_empty() && linked {
+            fds.push(PollFd::new(self.link.stream.as_fd(), flags));
+        }
+        let end = fds.len();
+        if let Some(watch) = self.link.end_watch.as_ref().filter(|_| linked && !reads_daemon) {
+            fds.push(PollFd::new(watch.as_fd(), EndWatch::FLAGS));
+        }
+        let deadlines = [
+            self.link.greeted_at.filter(|_| self.ledger.is_greeting()).map(|at| at + GREETING_WITHIN),
+            self.link.shut_at.map(|at| at + ANSWERS_WITHIN),
+        ];
+        let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        if poll(&mut fds, timeout).is_err() {
+            return Ready::default();
+        }
+        let seen = |index: usize, any: PollFlags| {
+            fds.get(index).and_then(PollFd::revents).is_some_and(|flags| flags.intersects(any))
+        };
+        let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+        Ready {
+            client_gone: seen(0, ended),
+            client_takes: seen(0, PollFlags::POLLOUT),
+            client_says: wants_client && seen(1, PollFlags::POLLIN | ended),
+            daemon_says: reads_daemon && daemon < end && seen(daemon, PollFlags::POLLIN | ended),
+            daemon_ends: seen(end, PollFlags::POLLIN | ended),
+        }
+    }
+
+    // From the client to the daemon.
+
+    fn read_client(&mut self) {
+        let length = match nix::unistd::read(io::stdin(), &mut self.scratch) {
+            Ok(length) => length,
+            Err(Errno::EAGAIN | Errno::EINTR) => return,
+            Err(_) => 0,
+        };
+        if length == 0 {
+            self.client_ended = true;
+            let mut rest = self.from_client.rest();
+            if !rest.is_empty() {
+                rest.push(b'\n');
+                self.queue(Piece::Line(rest));
+            }
+            return;
+        }
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut chunk = &scratch[..length];
+        while let Some(piece) = self.from_client.next(&mut chunk) {
+            self.queue(piece);
+        }
+        self.scratch = scratch;
+    }
+
+    fn queue(&mut self, piece: Piece) {
+        let line = match piece {
+            Piece::Line(line) => self.ledger.outgoing(line, self.cwd.as_deref()),
+            Piece::Start(start) => self.ledger.outgoing_start(start),
+            Piece::More(bytes) => Outgoing::more(bytes),
+        };
+        self.to_daemon_bytes += line.bytes.len();
+        self.to_daemon.push_back(line);
+    }
+
+    /// Tells whether there is something to write. Behind `initialize` nothing is, until it is answered:
+    /// a daemon that does not serve must not have got more than that.
+    fn may_write_daemon(&self) -> bool {
+        let held = self.link.greeted_at.is_some() && self.ledger.is_greeting();
+        !(self.to_daemon.is_empty() || self.parked || held || self.link.ended.is_some())
+    }
+
+    /// Tells whether something waits that is more than a part of the handshake, which is repeated anyway.
+    fn needs_daemon(&self) -> bool {
+        self.to_daemon.iter().any(|line| line.kind == Kind::Other)
+    }
+
+    fn write_daemon(&mut self) -> Option<Event> {
+        while self.may_write_daemon() {
+            let line = self.to_daemon.front()?;
+            match (&self.link.stream).write(&line.bytes[self.first_written..]) {
+                Ok(length) => {
+                    self.ledger.written(line);
+                    self.first_written += length;
+                    if self.first_written == line.bytes.len() {
+                        self.link.greeted_at = if line.kind == Kind::Initialize {
+                            Some(Instant::now())
+                        } else {
+                            self.link.greeted_at
+                        };
+                        self.to_daemon_bytes -= line.bytes.len();
+                        self.to_daemon.pop_front();
+                        self.first_written = 0;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => break,
+                    io::ErrorKind::Interrupted => {}
+                    // What the daemon still said is read first: it may hold the answers.
+                    _ => return self.read_rest(),
+                },
+            }
+        }
+        None
+    }
+
+    /// Tells the daemon that the client will say nothing more.
+    fn finish_sending(&mut self) {
+        if self.client_ended && self.to_daemon.is_empty() && !self.parked && self.link.shut_at.is_none() {
+            self.link.shut_at = Some(Instant::now());
+            // Of a connection that has ended, reading tells.
+            let _ = self.link.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    // From the daemon to the client.
+
+    /// Reads what is left in a connection that cannot be written to.
+    fn read_rest(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.read_daemon() {
+                return Some(event);
+            }
+            let mut fds = [PollFd::new(self.link.stream.as_fd(), PollFlags::POLLIN)];
+            if poll(&mut fds, PollTimeout::ZERO) == Ok(0) {
+                return Some(Event::Lost);
+            }
+        }
+    }
+
+    fn read_daemon(&mut self) -> Option<Event> {
+        let length = match (&self.link.stream).read(&mut self.scratch) {
+            Ok(length) => length,
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return None,
+                _ => 0,
+            },
+        };
+        if length == 0 {
+            return Some(Event::Lost);
+        }
+        let scratch = std::mem::take(&mut self.scratch);
+        let mut chunk = &scratch[..length];
+        let mut event = None;
+        while let Some(piece) = self.from_daemon.next(&mut chunk) {
+            event = self.deliver(&piece);
+            if event.is_some() {
+                break;
+            }
+        }
+        self.scratch = scratch;
+        event
+    }
+
+    fn deliver(&mut self, piece: &Piece) -> Option<Event> {
+        match piece {
+            Piece::Line(line) => {
+                let greeting = self.ledger.is_greeting();
+                let verdict = self.ledger.incoming(line);
+                match &verdict {
+                    Verdict::Elsewhere => {
+                        self.note_refusal();
+                        return Some(Event::NotServing);
+                    }
+                    Verdict::NoDaemon(why) => {
+                        let why = Error::new(ExitCode::Unavailable, why);
+                        return Some(Event::NoDaemon(why, line.clone()));
+                    }
+                    Verdict::Deliver | Verdict::Swallow => {}
+                }
+                self.note_closing();
+                if greeting && !self.ledger.is_greeting() {
+                    self.search = None;
+                    self.noted_refusal = None;
+                    self.link.greeted_at = None;
+                    self.compare_environments();
+                }
+                if verdict == Verdict::Deliver {
+                    self.to_client.extend_from_slice(line);
+                }
+            }
+            Piece::Start(bytes) => {
+                self.ledger.incoming_start(bytes);
+                self.to_client.extend_from_slice(bytes);
+            }
+            Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
+        }
+        None
+    }
+
+    /// Says on stderr why the client is not served yet: at once, and once for each reason.
+    fn note_refusal(&mut self) {
+        let Some(refusal) = self.ledger.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
+        else {
+            return;
+        };
+        let left =
+            self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
+        note(&format!(
+            "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
+            left.as_secs()
+        ));
+        self.noted_refusal = Some(refusal.to_owned());
+    }
+
+    /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
+    fn note_closing(&mut self) {
+        if let Some(why) = self.ledger.closing()
+            && !std::mem::replace(&mut self.link.noted_closing, true)
+        {
+            note(&format!("codexd: the daemon closes the connection of this client: {why}"));
+        }
+    }
+
+    /// Writes as much as the client takes without blocking; false when it is gone.
+    fn write_client(&mut self) -> bool {
+        let end = self.to_client.len().min(self.to_client_written + WRITE_BYTES);
+        match nix::unistd::write(io::stdout(), &self.to_client[self.to_client_written..end]) {
+            Ok(length) => self.to_client_written += length,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => return false,
+        }
+        if self.to_client_written == self.to_client.len() {
+            self.to_client.clear();
+            self.to_client_written = 0;
+        } else if self.to_client_written >= HIGH_BYTES {
+            self.to_client.drain(..self.to_client_written);
+            self.to_client_written = 0;
+        }
+        true
+    }
+
+    // When the daemon is gone.
+
+    /// Finds another daemon, or says how this ends.
+    fn lost(&mut self, event: Event) -> Option<u8> {
+        if let Some(codex) = &mut self.link.codex {
+            let code =
+                codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+            return Some(self.settle("codex app-server ended", code.unwrap_or(1)));
+        }
+        let done = self.client_ended && self.to_daemon.is_empty() && self.ledger.unanswered() == 0;
+        if matches!(event, Event::Lost) && done {
+            return Some(0);
+        }
+        if !self.ledger.can_move()
+            || self.from_client.is_inside_long_line()
+            || self.from_daemon.is_inside_long_line()
+        {
+            let what = match (self.ledger.closing(), self.ledger.announced()) {
+                (Some(why), _) => format!("codexd closed the connection ({why})"),
+                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
+                (None, None) => "the connection to codexd was lost".to_owned(),
+            };
+            return Some(self.settle(&what, 1));
+        }
+        if let Event::NoDaemon(why, answer) = event {
+            if !self.may_run_codex && self.ledger.refused() {
+                self.to_client.extend_from_slice(&answer);
+            }
+            return self.run_codex(&why);
+        }
+        if !self.ledger.is_greeting() && !self.needs_daemon() {
+            self.parked = true;
+            return None;
+        }
+        self.move_on()
+    }
+
+    /// Connects to the next daemon and repeats to it what the last one was told; runs codex if there is
+    /// none.
+    fn move_on(&mut self) -> Option<u8> {
+        let now = Instant::now();
+        if self.search.is_none() && self.compared {
+            // A daemon that had served is gone: earlier failures are another story.
+            self.since_unix_ms = crate::instance::record::unix_ms();
+        }
+        let search = self.search.get_or_insert(Search { until: now + PATIENCE, pause: FIRST_PAUSE });
+        let until = search.until;
+        std::thread::park_timeout(search.pause);
+        search.pause = (search.pause * 2).min(LONGEST_PAUSE);
+        let wait = Wait { until, since_unix_ms: self.since_unix_ms, client_gone: &client_gone };
+        let found = if now < until {
+            dial::obtain(self.target, &wait)
+        } else {
+            let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
+                .hint("`codexd ctl status` shows what it does");
+            Err(match self.ledger.refusal() {
+                Some(refusal) => error.because(refusal.to_owned()),
+                None => error,
+            })
+        };
+        match found {
+            Ok(stream) => self.begin(Link::to(stream, None)),
+            Err(_) if client_gone() => return Some(0),
+            Err(error) => return self.run_codex(&error),
+        }
+        None
+    }
+
+    /// Runs codex itself because there is no daemon, or tells the client that there is nothing, and people `why`.
+    fn run_codex(&mut self, why: &Error) -> Option<u8> {
+        note_error(why);
+        let unavailable = ExitCode::Unavailable.number();
+        if !self.may_run_codex {
+            return Some(self.settle("no daemon can be had", unavailable));
+        }
+        note("codexd: no daemon can be had; running codex directly, for this client alone");
+        let Target { settings, environment, codex_args, .. } = self.target;
+        match direct::spawn(settings, codex_args, environment) {
+            Ok((stream, child)) => {
+                self.begin(Link::to(stream, Some(child)));
+                None
+            }
+            Err(error) => {
+                note_error(&error);
+                Some(self.settle("no daemon can be had", unavailable))
+            }
+        }
+    }
+
+    /// Begins anew at another end, which is told what the last one was told.
+    fn begin(&mut self, link: Link) {
+        self.link = link;
+        self.from_daemon = Lines::default();
+        self.first_written = 0;
+        self.to_daemon.retain(|line| line.kind == Kind::Other);
+        for line in self.ledger.replay().into_iter().rev() {
+            self.to_daemon.push_front(line);
+        }
+        self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
+    }
+
+    /// Tells the client what it is owed, and people what to do; returns `code`.
+    fn settle(&mut self, what: &str, code: u8) -> u8 {
+        // What has come of a line cannot be read any more.
+        if self.from_daemon.is_inside_long_line() {
+            self.to_client.push(b'\n');
+        }
+        let count = self.ledger.unanswered();
+        if code != 0 || count > 0 {
+            note(&format!("codexd: {what}; {count} requests were not answered"));
+        }
+        if code != 0 && self.ledger.is_attached() {
+            note(
+                "hint: connect again and resume the thread; what was running may have been carried out in part",
+            );
+        }
+        let truth = self.ledger.settle(&format!("{what} before this was answered"));
+        self.to_client.extend_from_slice(&truth);
+        code
+    }
+
+    /// Gives the client the last lines, for as long as it takes some.
+    fn farewell(mut self, code: u8) -> u8 {
+        let until = Instant::now() + FAREWELL_WITHIN;
+        while !self.to_client.is_empty() {
+            let stdout = io::stdout();
+            let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
+            let left = until.saturating_duration_since(Instant::now());
+            match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+                Ok(0) => break,
+                _ if !self.write_client() => break,
+                _ => {}
+            }
+        }
+        code
+    }
+
+    /// Compares environments, once. Beside the loop: a daemon that is slow to answer must not hold up
+    /// anything.
+    fn compare_environments(&mut self) {
+        if std::mem::replace(&mut self.compared, true) || self.link.codex.is_some() {
+            return;
+        }
+        let client = compare::Client::of(self.target);
+        std::thread::spawn(move || client.compare());
+    }
+}
+
+/// What [`Bridge::wait`] saw.
+#[derive(Default)]
+struct Ready {
+    client_gone: bool,
+    client_takes: bool,
+    client_says: bool,
+    daemon_says: bool,
+    daemon_ends: bool,
+}
+
+impl Link {
+    fn to(stream: UnixStream, codex: Option<Child>) -> Link {
+        Link {
+            stream,
+            codex,
+            greeted_at: None,
+            shut_at: None,
+            noted_closing: false,
+            end_watch: None,
+            ended: None,
+        }
+    }
+}
+
+/// Tells whether nobody reads the standard output any more.
+pub(super) fn client_gone() -> bool {
+    let stdout = io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|flags| flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}

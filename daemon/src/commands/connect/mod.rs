@@ -1,0 +1,122 @@
+//! `codexd connect` and `codexd app-server`: standard input and output, and the daemon's socket between
+//! them.
+//!
+//! # Theory of operation
+//!
+//! A connection is had before anything is read from the client ([`dial`]), so that this process can still
+//! become codex itself if no daemon can be had ([`direct`]). Then bytes are passed through ([`bridge`]),
+//! whole lines at a time, untouched but for the client's folder ([`cwd`]). What passes is remembered as
+//! far as the truth needs it once the daemon is gone ([`ledger`]).
+
+mod arguments;
+mod bridge;
+mod compare;
+mod cwd;
+mod dial;
+mod direct;
+mod ledger;
+mod lines;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use codexd_proto::exit::ExitCode as Code;
+
+use crate::cli::{ConnectArgs, ServeArgs};
+use crate::error::Error;
+use crate::instance::record::unix_ms;
+use crate::os::file_name::with_suffix;
+use crate::os::service_manager::STRIPPED_ENV;
+use crate::settings::Settings;
+use crate::settings::environment::Environment;
+use crate::start::Target;
+use crate::terminal::{note, note_error};
+
+use arguments::Wanted;
+use bridge::Bridge;
+use dial::Wait;
+
+/// How long a daemon is waited for: longer than one may drain and stop by default.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bridges until one side ends; `arguments` are those of `codex app-server`.
+///
+/// Returns 0 when the client ended it, 1 when the daemon was lost.
+///
+/// # Errors
+///
+/// With exit code 69 when no daemon can be had and codex cannot be run instead or must not.
+pub(crate) fn run(
+    args: &ConnectArgs,
+    arguments: &[String],
+    environment: &Environment,
+) -> Result<ExitCode, Error> {
+    // The variables of a service of which the client may be a part say nothing of codexd's own.
+    let environment = &environment.clone().without(STRIPPED_ENV);
+    let shared =
+        Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
+    let own = match arguments::read(arguments) {
+        Wanted::Shared => Vec::new(),
+        Wanted::Separate(own) => own,
+        Wanted::Codex(what) => {
+            let error =
+                Error::new(Code::Unavailable, format!("`{what}` is for codex itself and not for a daemon"));
+            return Err(match args.no_direct {
+                true => error,
+                false => {
+                    note(&format!("codexd: {}; running codex directly", error.chain()));
+                    direct::exec(&shared, arguments, environment)
+                }
+            });
+        }
+    };
+    let settings = if own.is_empty() { shared } else { separate(shared, &own, environment)? };
+    let codex_args = [settings.codex_args.clone(), own].concat();
+    let target =
+        Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
+    // Who wants nothing to be started does not want codex to be started either.
+    let may_run_codex = !(args.no_direct || args.no_spawn);
+    let wait = Wait {
+        until: Instant::now() + PATIENCE,
+        since_unix_ms: unix_ms(),
+        client_gone: &bridge::client_gone,
+    };
+    match dial::obtain(&target, &wait) {
+        Ok(stream) => {
+            Ok(ExitCode::from(Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms).run()))
+        }
+        Err(error) if !may_run_codex => {
+            let unavailable = Error::new(Code::Unavailable, error.chain());
+            Err(match error.next_step() {
+                Some(hint) => unavailable.hint(hint),
+                None => unavailable,
+            })
+        }
+        Err(error) => {
+            note_error(&error);
+            note("codexd: no daemon can be had; running codex directly, for this client alone");
+            Err(direct::exec(&settings, &codex_args, environment))
+        }
+    }
+}
+
+/// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with
+/// a suffix.
+fn separate(shared: Settings, own: &[String], environment: &Environment) -> Result<Settings, Error> {
+    let suffix = arguments::suffix(own);
+    let instance = format!("{}{suffix}", shared.instance);
+    let named = |path: &std::path::Path, default: bool| (!default).then(|| with_suffix(path, &suffix));
+    let args = ServeArgs {
+        socket: named(&shared.paths.socket, shared.paths.socket_is_default()),
+        control_socket: named(&shared.paths.control_socket, shared.paths.control_socket_is_default()),
+        instance: Some(instance),
+        ..ServeArgs::default()
+    };
+    let settings = Settings::load(&args, environment)?;
+    note(&format!(
+        "codexd: `{}` cannot be shared with other clients; using the separate instance `{}`",
+        own.join(" "),
+        settings.instance
+    ));
+    Ok(settings)
+}

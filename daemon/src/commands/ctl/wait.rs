@@ -1,0 +1,203 @@
+//! `ctl wait`: until the daemon is ready, or gone.
+//!
+//! Waiting is a subscription to the daemon's states, which takes no slot from other commands.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use codexd_proto::status::{DaemonState, StatusReport};
+use serde_json::json;
+
+use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
+use crate::cli::{WaitArgs, WaitFor};
+use crate::control::client::{Connection, States, Unreachable};
+use crate::error::Error;
+use crate::instance::lock;
+use crate::terminal::note;
+
+/// Time between questions to a daemon that runs and cannot be waited for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    Reached,
+    /// It runs, and the time is over.
+    TimedOut(DaemonState),
+    /// It does not run.
+    NotRunning,
+}
+
+/// Waits and says how it went.
+pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error> {
+    let until = Until::of(args.timeout.as_duration());
+    let (waited, what) = match args.target {
+        WaitFor::Ready => (until_ready(context, until).await?, "ready"),
+        WaitFor::Stopped => (until_stopped(context, until).await?, "stopped"),
+    };
+    let (code, message) = match waited {
+        Waited::Reached => (0, None),
+        Waited::TimedOut(state) => (
+            NOT_REACHED,
+            Some(format!("codexd is still {} and not {what} after {}", state.word(), args.timeout)),
+        ),
+        Waited::NotRunning => {
+            (NOT_RUNNING, Some("codexd is not running; `codexd serve` starts it".to_owned()))
+        }
+    };
+    if context.json {
+        let state = match waited {
+            Waited::Reached => what,
+            Waited::TimedOut(state) => state.word(),
+            Waited::NotRunning => "notRunning",
+        };
+        print_json(&json!({ "reached": code == 0, "state": state }))?;
+    } else if let Some(message) = message {
+        note(&message);
+    }
+    Ok(code)
+}
+
+/// The end of a wait, if it has one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until(Option<Instant>);
+
+impl Until {
+    /// Returns the end of a wait that begins now.
+    pub(super) fn of(timeout: Option<Duration>) -> Until {
+        Until(timeout.and_then(|timeout| Instant::now().checked_add(timeout)))
+    }
+
+    fn left(self) -> Option<Duration> {
+        self.0.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_over(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
+    /// Waits for something until the end; `None` if it does not come.
+    async fn within<T>(self, fact: impl Future<Output = T>) -> Option<T> {
+        match self.left() {
+            Some(left) => tokio::time::timeout(left, fact).await.ok(),
+            None => Some(fact.await),
+        }
+    }
+
+    /// Waits until something that does not tell is worth another look.
+    async fn look_again(self, pause: Duration) {
+        tokio::time::sleep(self.left().map_or(pause, |left| left.min(pause))).await;
+    }
+}
+
+/// Waits until a daemon serves clients; one that is still to be started is waited for as well.
+async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
+    loop {
+        let watched = async {
+            let connection = context.connect().await?;
+            let states = connection.states().await?;
+            Ok((connection, states))
+        };
+        let last = match watched.await {
+            Ok((_connection, states)) => Ok(ready_or_gone(states, until).await),
+            // Not yet, or no more: a supervisor may be about to start the next one.
+            Err(Unreachable::NotRunning) => Ok(Waited::NotRunning),
+            Err(Unreachable::CannotTell(error)) => Err(error),
+        };
+        if until.is_over() || matches!(last, Ok(Waited::Reached)) {
+            return last;
+        }
+        until.look_again(if last.is_ok() { LOOK_EVERY } else { ASK_EVERY }).await;
+    }
+}
+
+/// Waits until a daemon serves clients, is gone, or the time is over.
+async fn ready_or_gone(mut states: States, until: Until) -> Waited {
+    // The first one comes at once, and is waited for even if there is no time.
+    let mut next = tokio::time::timeout(ANSWER_WITHIN, states.next()).await.ok().flatten();
+    while let Some(change) = next {
+        if change.ready {
+            return Waited::Reached;
+        }
+        next = match until.within(states.next()).await {
+            Some(next) => next,
+            None => return Waited::TimedOut(change.state),
+        };
+    }
+    Waited::NotRunning
+}
+
+/// Waits until the daemon that runs now is gone, its sockets and its lock with it.
+async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
+    loop {
+        let asked = async {
+            let connection = context.connect().await?;
+            let status = connection.status().await?;
+            Ok((connection, status))
+        };
+        let last = match asked.await {
+            Ok((connection, status)) => return Ok(until_gone(context, connection, &status, until).await),
+            Err(Unreachable::NotRunning) => return Ok(Waited::Reached),
+            Err(Unreachable::CannotTell(error)) => error,
+        };
+        if until.is_over() {
+            return Err(last);
+        }
+        until.look_again(ASK_EVERY).await;
+    }
+}
+
+/// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
+pub(super) async fn until_gone(
+    context: &Context,
+    mut connection: Connection,
+    before: &StatusReport,
+    until: Until,
+) -> Waited {
+    let mut state = before.state;
+    loop {
+        // Without a subscription, the connection is idle, and can be closed before its daemon ends.
+        let mut states = connection.states().await.ok();
+        let closed = async {
+            if let Some(states) = &mut states {
+                while let Some(change) = states.next().await {
+                    state = change.state;
+                }
+            }
+            connection.closed().await;
+        };
+        if until.within(closed).await.is_none() {
+            return Waited::TimedOut(state);
+        }
+        connection = loop {
+            // The lock follows the connection at once.
+            if lock::is_free(Path::new(&before.lock_file)) {
+                return Waited::Reached;
+            }
+            let next = async {
+                let connection = context.connect().await?;
+                let status = connection.status().await?;
+                Ok::<_, Unreachable>((connection, status))
+            };
+            match next.await {
+                // It is still the same daemon.
+                Ok((connection, status))
+                    if (status.generation, status.pid) == (before.generation, before.pid) =>
+                {
+                    break connection;
+                }
+                // A supervisor has started the next one, which is no reason to wait for its end.
+                Ok(_) => return Waited::Reached,
+                Err(_) => {}
+            }
+            if until.is_over() {
+                return Waited::TimedOut(DaemonState::Exited);
+            }
+            until.look_again(LOOK_EVERY).await;
+        };
+        if until.is_over() {
+            return Waited::TimedOut(state);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One thing to do, that can be shown instead.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use codexd_proto::exit::ExitCode;
+
+use crate::error::Error;
+use crate::settings::environment::lend_runtime_dir;
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Make a folder, with those above it.
+    Folder { path: PathBuf },
+    /// Make a file be so.
+    Write { path: PathBuf, contents: String },
+    /// Have no file there.
+    Remove { path: PathBuf },
+    /// Have no folder there, if it is empty.
+    RemoveEmpty { path: PathBuf },
+    /// Run a program to its end.
+    Run { words: Vec<String>, failure: OnFailure },
+}
+
+/// What a failed program means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnFailure {
+    /// The plan has failed.
+    Stop,
+    /// There was nothing to do.
+    Ignore,
+}
+
+impl Step {
+    /// A program that must succeed.
+    pub(super) fn run(words: &[&str]) -> Step {
+        Step::Run { words: owned(words), failure: OnFailure::Stop }
+    }
+
+    /// A program that may find nothing to do.
+    pub(super) fn try_run(words: &[&str]) -> Step {
+        Step::Run { words: owned(words), failure: OnFailure::Ignore }
+    }
+
+    /// Describes the step: for a file, all of it.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Step::Folder { path } => format!("# mkdir -p {}", path.display()),
+            Step::Write { path, contents } => format!("# write {}\n{contents}", path.display()),
+            Step::Remove { path } => format!("# rm -f {}", path.display()),
+            Step::RemoveEmpty { path } => format!("# rmdir {} (if it is empty)", path.display()),
+            Step::Run { words, .. } => format!("# {}", words.join(" ")),
+        }
+    }
+
+    /// Does it and says what was done; nothing where nothing had to be.
+    ///
+    /// # Errors
+    ///
+    /// With exit code 73 when a file cannot be written, 69 when a program is missing, 71 when one fails.
+    pub(super) fn carry_out(&self) -> Result<String, Error> {
+        match self {
+            Step::Folder { path } => {
+                std::fs::create_dir_all(path).map_err(|error| cannot("create", path, error))?;
+                Ok(String::new())
+            }
+            Step::Write { path, contents } => write(path, contents),
+            Step::Remove { path } => match std::fs::remove_file(path) {
+                Ok(()) => Ok(format!("removed {}", path.display())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                Err(error) => Err(cannot("remove", path, error)),
+            },
+            Step::RemoveEmpty { path } => match std::fs::remove_dir(path) {
+                Ok(()) => Ok(format!("removed {}", path.display())),
+                // Something of somebody else's is in it, or it is not there.
+                Err(_) => Ok(String::new()),
+            },
+            Step::Run { words, failure } => run(words, *failure),
+        }
+    }
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
+    Error::new(ExitCode::CannotCreate, format!("cannot {what} `{}`", path.display())).because(error)
+}
+
+/// Writes beside the place and renames, so that a service manager never reads half a file.
+fn write(path: &Path, contents: &str) -> Result<String, Error> {
+    if std::fs::read_to_string(path).is_ok_and(|there| there == contents) {
+        return Ok(format!("unchanged {}", path.display()));
+    }
+    let verb = if path.exists() { "updated" } else { "wrote" };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
+    }
+    let new = crate::os::file_name::with_suffix(path, &format!(".{}.new", std::process::id()));
+    std::fs::write(&new, contents).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
+        // What could not be written whole must not stay.
+        let _ = std::fs::remove_file(&new);
+        cannot("write", path, error)
+    })?;
+    Ok(format!("{verb} {}", path.display()))
+}
+
+fn run(words: &[String], failure: OnFailure) -> Result<String, Error> {
+    let line = words.join(" ");
+    let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
+    let output = lend_runtime_dir(&mut Command::new(program)).args(arguments).output();
+    match (output, failure) {
+        (Ok(output), _) if output.status.success() => Ok(format!("ran {line}")),
+        (_, OnFailure::Ignore) => Ok(String::new()),
+        (Ok(output), OnFailure::Stop) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Err(Error::os(format!("`{line}` failed ({})", output.status)).because(said))
+        }
+        (Err(error), OnFailure::Stop) => {
+            Err(Error::new(ExitCode::Unavailable, format!("cannot run `{line}`")).because(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_written_once_and_removed_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.service");
+        let write = Step::Write { path: path.clone(), contents: "x\n".to_owned() };
+        let shown = path.display();
+        assert_eq!(write.carry_out().unwrap(), format!("wrote {shown}"));
+        assert_eq!(write.carry_out().unwrap(), format!("unchanged {shown}"));
+        let other = Step::Write { path: path.clone(), contents: "y\n".to_owned() };
+        assert_eq!(other.carry_out().unwrap(), format!("updated {shown}"));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        let remove = Step::Remove { path: path.clone() };
+        assert_eq!(remove.carry_out().unwrap(), format!("removed {shown}"));
+        assert_eq!(remove.carry_out().unwrap(), "");
+        let folder = Step::RemoveEmpty { path: path.parent().unwrap().to_owned() };
+        assert!(folder.carry_out().unwrap().starts_with("removed "));
+        assert_eq!(folder.carry_out().unwrap(), "");
+    }
+
+    #[test]
+    fn a_failed_program_says_what_it_said() {
+        let step = |script: &str| Step::run(&["sh", "-c", script]);
+        assert!(step("true").carry_out().unwrap().starts_with("ran sh"));
+        let error = step("echo no such unit >&2; exit 5").carry_out().unwrap_err();
+        assert!(error.chain().contains("no such unit"), "{}", error.chain());
+        assert_eq!(error.exit_code().number(), 71);
+        assert_eq!(Step::run(&["/no/such/program"]).carry_out().unwrap_err().exit_code().number(), 69);
+        assert_eq!(Step::try_run(&["/no/such/program"]).carry_out().unwrap(), "");
+    }
+}

@@ -1,0 +1,6 @@
+//! What `codexd` does beside serving: one folder for each command.
+
+pub(crate) mod connect;
+pub(crate) mod ctl;
+pub(crate) mod doctor;
+pub(crate) mod install;

@@ -1,0 +1,446 @@
+//! What outlives the daemon: how many there have been, and how the last one ended.
+//!
+//! One JSON file for each instance in the state folder, written whole beside its place and renamed. The
+//! daemon never depends on it: without it there is a warning and a generation taken from the clock.
+
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use codexd_proto::exit::ExitCode;
+use codexd_proto::status::{LastExit, Warning};
+use codexd_proto::stderr::explained;
+use serde::{Deserialize, Serialize};
+
+use crate::os::private_dir;
+use crate::settings::paths::Paths;
+
+/// The file of one instance, in the hands of the daemon that runs.
+///
+/// A record that is dropped without [`Record::finish`] says that the daemon broke off.
+#[derive(Debug)]
+pub(crate) struct Record {
+    finished: bool,
+    path: PathBuf,
+    control_socket: PathBuf,
+    lock: PathBuf,
+    generation: u64,
+    started_unix_ms: u64,
+    /// For the uptime: whoever sets the clock does not change it.
+    began: Instant,
+    last_exit: Option<LastExit>,
+    warning: Option<Warning>,
+    early_ends: EarlyEnds,
+    auto_spawned: bool,
+    /// The last lines of the upstream's stderr, if it ended unasked.
+    upstream_stderr: Vec<String>,
+}
+
+/// What stands in the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Contents {
+    /// Of the daemon that started last.
+    generation: u64,
+    /// Of the daemon that started last: how a `ctl` that knows only this socket finds the record.
+    control_socket: PathBuf,
+    /// The lock it held.
+    lock: PathBuf,
+    /// There while it runs, and for ever if it could not say farewell.
+    running: Option<Running>,
+    /// How the last one that said farewell ended.
+    last_exit: Option<LastExit>,
+    /// Whether those that clients started keep failing.
+    early_ends: EarlyEnds,
+}
+
+/// Daemons started by clients that failed in a row, each right after its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct EarlyEnds {
+    /// How many.
+    pub(crate) count: u32,
+    /// When the last one ended, in milliseconds since the epoch.
+    pub(crate) last_unix_ms: u64,
+    /// Exit code of the last one.
+    pub(crate) code: u8,
+    /// Why the last one ended, in words.
+    pub(crate) reason: String,
+}
+
+/// The mark of a daemon that has started and not ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Running {
+    /// For people; never signalled.
+    pid: u32,
+    generation: u64,
+    started_unix_ms: u64,
+}
+
+impl Contents {
+    /// How the daemon before ended: its farewell, or the lack of one.
+    fn last_exit(self) -> Option<LastExit> {
+        match self.running {
+            Some(running) => Some(LastExit {
+                code: None,
+                reason: "left no record (killed?)".to_owned(),
+                upstream: None,
+                upstream_stderr: Vec::new(),
+                generation: running.generation,
+                at_unix_ms: 0,
+                uptime_ms: 0,
+            }),
+            None => self.last_exit,
+        }
+    }
+}
+
+impl Record {
+    /// Begins the record of a daemon: counts it and marks it as running.
+    ///
+    /// The caller holds the lock of the instance. Never fails; see [`Record::warning`].
+    pub(crate) fn begin(paths: &Paths, auto_spawned: bool) -> Record {
+        let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
+        let started_unix_ms = unix_ms();
+        let from_clock = started_unix_ms / 1000;
+        let mut problem = private_dir::ensure_state(state_dir)
+            .err()
+            .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
+        let (mut generation, early_ends, last_exit) = match read(&path) {
+            Ok(Some(contents)) => {
+                (contents.generation.saturating_add(1), contents.early_ends.clone(), contents.last_exit())
+            }
+            Ok(None) => (1, EarlyEnds::default(), None),
+            Err(error) => {
+                problem.get_or_insert(format!("cannot read `{}`: {error}", path.display()));
+                (from_clock, EarlyEnds::default(), None)
+            }
+        };
+        let contents = Contents {
+            generation,
+            control_socket: paths.control_socket.clone(),
+            lock: paths.lock.clone(),
+            running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
+            last_exit: last_exit.clone(),
+            early_ends: early_ends.clone(),
+        };
+        if let Err(error) = write(&path, &contents) {
+            problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
+            generation = generation.max(from_clock);
+        }
+        let warning = problem.map(|message| Warning {
+            code: "noRecord".to_owned(),
+            message: format!("{message}; the generation is taken from the clock"),
+            hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
+        });
+        let (control_socket, lock) = (contents.control_socket, contents.lock);
+        Record {
+            finished: false,
+            path,
+            control_socket,
+            lock,
+            generation,
+            started_unix_ms,
+            began: Instant::now(),
+            last_exit,
+            warning,
+            early_ends,
+            auto_spawned,
+            upstream_stderr: Vec::new(),
+        }
+    }
+
+    /// Returns the number of this daemon.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns when this daemon started, in milliseconds since the epoch.
+    pub(crate) fn started_unix_ms(&self) -> u64 {
+        self.started_unix_ms
+    }
+
+    /// Returns how the daemon before this one ended.
+    pub(crate) fn last_exit(&self) -> Option<&LastExit> {
+        self.last_exit.as_ref()
+    }
+
+    /// Returns what an operator should know if the record could not be kept.
+    pub(crate) fn warning(&self) -> Option<&Warning> {
+        self.warning.as_ref()
+    }
+
+    /// Adds what the upstream wrote before it ended unasked.
+    #[must_use]
+    pub(crate) fn with_stderr(mut self, lines: Vec<String>) -> Record {
+        self.upstream_stderr = lines;
+        self
+    }
+
+    /// Writes how this daemon ends: its exit code, why, and how the upstream ended if it ran.
+    ///
+    /// To be called before the lock is let go.
+    pub(crate) fn finish(mut self, code: ExitCode, reason: impl Into<String>, upstream: Option<String>) {
+        self.write_exit(code, reason.into(), upstream);
+    }
+
+    fn write_exit(&mut self, code: ExitCode, reason: String, upstream: Option<String>) {
+        self.finished = true;
+        let now = unix_ms();
+        let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let upstream_stderr = std::mem::take(&mut self.upstream_stderr);
+        let explained = explained(&reason, &upstream_stderr);
+        let early_ends = self.early_ends.after(self.auto_spawned, code, &explained, uptime_ms, now);
+        let last_exit = LastExit {
+            code: Some(code.number()),
+            reason,
+            upstream,
+            upstream_stderr,
+            generation: self.generation,
+            at_unix_ms: now,
+            uptime_ms,
+        };
+        let contents = Contents {
+            generation: self.generation,
+            control_socket: self.control_socket.clone(),
+            lock: self.lock.clone(),
+            running: None,
+            last_exit: Some(last_exit),
+            early_ends,
+        };
+        if let Err(error) = write(&self.path, &contents) {
+            tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
+        }
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.finished {
+            let why = if std::thread::panicking() { "panicked" } else { "broke off" };
+            self.write_exit(ExitCode::Software, why.to_owned(), None);
+        }
+    }
+}
+
+/// The daemon that had a control socket last.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Former {
+    /// Its instance.
+    pub(crate) instance: String,
+    /// Its control socket: the one asked for, except where only the instance fits.
+    pub(crate) control_socket: PathBuf,
+    /// The lock it held, or still holds.
+    pub(crate) lock: PathBuf,
+    /// How it ended; means nothing while the lock is held.
+    pub(crate) last_exit: Option<LastExit>,
+}
+
+/// Finds the record of the daemon that had the control socket of `paths`; to be asked when nobody listens
+/// there.
+///
+/// That of the instance if it fits, else any: a socket that was named says nothing of the instance. Where
+/// the socket is the instance's own, the instance is known without a record.
+pub(crate) fn former(paths: &Paths) -> Option<Former> {
+    let others = std::fs::read_dir(&paths.state_dir).into_iter().flatten();
+    let others = others.filter_map(|entry| Some(entry.ok()?.path()));
+    std::iter::once(paths.record.clone())
+        .chain(others.filter(|path| path.extension().is_some_and(|extension| extension == "json")))
+        .find_map(|path| {
+            let contents = read(&path).ok()??;
+            (contents.control_socket == paths.control_socket).then(|| Former::of(&path, contents))?
+        })
+        .or_else(|| {
+            if !paths.control_socket_is_default() {
+                return None;
+            }
+            let contents = read(&paths.record).ok().flatten().unwrap_or_else(|| Contents {
+                control_socket: paths.control_socket.clone(),
+                lock: paths.lock.clone(),
+                ..Contents::default()
+            });
+            Former::of(&paths.record, contents)
+        })
+}
+
+impl Former {
+    fn of(record: &Path, contents: Contents) -> Option<Former> {
+        Some(Former {
+            instance: record.file_stem()?.to_str()?.to_owned(),
+            control_socket: contents.control_socket.clone(),
+            lock: contents.lock.clone(),
+            last_exit: contents.last_exit(),
+        })
+    }
+}
+
+impl EarlyEnds {
+    /// Uptime below which a failure counts as one of the start, in milliseconds.
+    const EARLY_MS: u64 = 5_000;
+
+    /// Returns what to remember after one more daemon has ended.
+    ///
+    /// Whoever ran for a while, or ended because it was asked to, proves that starting works.
+    fn after(&self, auto_spawned: bool, code: ExitCode, reason: &str, uptime_ms: u64, now: u64) -> EarlyEnds {
+        match code {
+            _ if uptime_ms >= EarlyEnds::EARLY_MS => EarlyEnds::default(),
+            ExitCode::Stopped => EarlyEnds::default(),
+            _ if !auto_spawned => self.clone(),
+            _ => EarlyEnds {
+                count: self.count.saturating_add(1),
+                last_unix_ms: now,
+                code: code.number(),
+                reason: reason.to_owned(),
+            },
+        }
+    }
+}
+
+/// Returns whether daemons of this record keep failing at their start.
+pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
+    read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
+}
+
+/// Returns the control socket of the daemon that, after this record, runs; to be believed only while its
+/// lock is held.
+pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
+    let contents = read(record).ok()??;
+    contents.running.map(|_| contents.control_socket)
+}
+
+/// Returns how the last daemon with this record ended; to be asked when it is gone.
+pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
+    read(record).ok()??.last_exit()
+}
+
+/// Returns the time, in milliseconds since the epoch; 0 if the clock is before it.
+pub(crate) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read(path: &Path) -> io::Result<Option<Contents>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write(path: &Path, contents: &Contents) -> io::Result<()> {
+    // The lock allows one writer, so that one name is enough; a left-over is overwritten.
+    let beside = crate::os::file_name::with_suffix(path, ".new");
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    file.write_all(&serde_json::to_vec(contents)?)?;
+    file.sync_data()?;
+    std::fs::rename(&beside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::environment::Environment;
+
+    fn paths(state: &Path, instance: &str) -> Paths {
+        let environment = Environment::of([("HOME", "/h"), ("STATE_DIRECTORY", state.to_str().unwrap())]);
+        Paths::of(instance, None, None, &environment).unwrap()
+    }
+
+    #[test]
+    fn generations_count_and_the_last_exit_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir.path().join("a/codexd"), "x");
+        let first = Record::begin(&paths, false);
+        assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
+        first.finish(ExitCode::UpstreamLost, "the upstream was lost", Some("exit status 0".to_owned()));
+        assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
+        let second = Record::begin(&paths, false);
+        assert_eq!(second.generation(), 2);
+        let last = second.last_exit().unwrap();
+        assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
+        assert!(last.at_unix_ms >= second.started_unix_ms() - last.uptime_ms - 60_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        let mut record = Record::begin(&paths, true);
+        record.started_unix_ms += 3_600_000;
+        let Some(began) = record.began.checked_sub(std::time::Duration::from_secs(60)) else { return };
+        record.began = began;
+        record.finish(ExitCode::UpstreamLost, "lost", None);
+        assert!(last_exit(&paths.record).unwrap().uptime_ms >= 60_000);
+        assert_eq!(early_ends(&paths.record).count, 0);
+    }
+
+    #[test]
+    fn a_daemon_that_was_killed_left_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        std::mem::forget(Record::begin(&paths, false));
+        let second = Record::begin(&paths, false);
+        let last = second.last_exit().unwrap();
+        assert_eq!((last.code, last.generation), (None, 1));
+        assert_eq!(last.reason, "left no record (killed?)");
+    }
+
+    #[test]
+    fn the_former_daemon_is_found_by_its_control_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
+        assert_eq!(former(&x).unwrap().last_exit, None);
+        Record::begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
+        Record::begin(&y, false).finish(ExitCode::UpstreamLost, "lost", None);
+        assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
+        let asked = Paths { control_socket: y.control_socket, ..x };
+        assert_eq!(former(&asked).unwrap().instance, "y");
+        assert_eq!(former(&Paths { control_socket: "/none".into(), ..asked }), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_replaced_and_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        std::fs::write(&paths.record, "{").unwrap();
+        let record = Record::begin(&paths, false);
+        assert!(record.generation() > 1_000_000_000);
+        assert_eq!(record.warning().unwrap().code, "noRecord");
+        let generation = record.generation();
+        drop(record);
+        let next = Record::begin(&paths, false);
+        assert_eq!(next.generation(), generation + 1);
+        assert_eq!(next.last_exit().unwrap().code, Some(70));
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_made_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"), false);
+        assert!(record.generation() > 1_000_000_000);
+        assert!(record.warning().unwrap().message.contains("cannot create the folder"));
+    }
+
+    #[test]
+    fn failures_right_after_the_start_add_up_until_one_daemon_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        for count in 1..=3 {
+            Record::begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
+            assert_eq!(early_ends(&paths.record).count, count);
+        }
+        // One that a person started says nothing, and one that was killed neither.
+        Record::begin(&paths, false).finish(ExitCode::UpstreamLost, "lost", None);
+        std::mem::forget(Record::begin(&paths, true));
+        assert_eq!(early_ends(&paths.record).count, 3);
+        assert_eq!(early_ends(&paths.record).reason, "lost");
+        Record::begin(&paths, true).finish(ExitCode::Stopped, "idle", None);
+        assert_eq!(early_ends(&paths.record), EarlyEnds::default());
+        let lived = EarlyEnds { count: 7, ..EarlyEnds::default() };
+        assert_eq!(lived.after(true, ExitCode::UpstreamLost, "", 5_000, 1), EarlyEnds::default());
+    }
+}

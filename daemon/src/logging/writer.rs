@@ -1,0 +1,149 @@
+//! Log lines on their way to stderr, over a thread of their own.
+//!
+//! Whoever started the daemon may not read its stderr: a pipe that is full would stop the core in the
+//! middle of a message, and with it every client. So the core hands its lines over and never waits;
+//! lines for which there is no room are lost, and counted.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait at the most.
+const WAITING_LINES: usize = 1024;
+
+/// How long the last lines may take at the end.
+const LAST_LINES_WITHIN: Duration = Duration::from_millis(200);
+
+/// Stack of the thread, in bytes.
+const STACK_BYTES: usize = 64 << 10;
+
+/// Where the log writes its lines.
+#[derive(Clone, Debug)]
+pub(crate) struct LogWriter {
+    queue: SyncSender<Entry>,
+    lost: Arc<AtomicU64>,
+}
+
+/// Writes the last lines when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Flush {
+    queue: SyncSender<Entry>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Line(Vec<u8>),
+    /// Is told that everything before it is written.
+    Flush(Sender<()>),
+}
+
+/// Starts the thread that writes to `target`; the line that tells of lost ones begins with `loss_prefix`.
+///
+/// # Errors
+///
+/// When the system refuses the thread.
+pub(crate) fn start(
+    target: impl io::Write + Send + 'static,
+    loss_prefix: &'static str,
+) -> io::Result<(LogWriter, Flush)> {
+    let (queue, entries) = sync_channel(WAITING_LINES);
+    let lost = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&lost);
+    std::thread::Builder::new()
+        .name("log".to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || write_all(&entries, &counter, target, loss_prefix))?;
+    Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue }))
+}
+
+fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write, loss_prefix: &str) {
+    while let Ok(entry) = entries.recv() {
+        // A log that cannot be written has nowhere to say so.
+        match entry {
+            Entry::Line(line) => drop(target.write_all(&line)),
+            Entry::Flush(done) => drop(done.send(())),
+        }
+        let lost = lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let _ = writeln!(
+                target,
+                "{loss_prefix}({lost} lines of the log were lost here: nobody read them in time)"
+            );
+        }
+    }
+}
+
+impl io::Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(Entry::Line(line.to_vec())).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for LogWriter {
+    type Writer = LogWriter;
+
+    fn make_writer(&self) -> LogWriter {
+        self.clone()
+    }
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        let (done, written) = channel();
+        if self.queue.try_send(Entry::Flush(done)).is_ok() {
+            // Nobody may be reading: the end must not depend on it.
+            let _ = written.recv_timeout(LAST_LINES_WITHIN);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn lines_come_in_order_and_the_last_ones_are_written_before_the_end() {
+        let (mut reader, target) = io::pipe().unwrap();
+        let (mut writer, flush) = start(target, "").unwrap();
+        for n in 0..100 {
+            writeln!(writer, "{n}").unwrap();
+        }
+        drop(flush);
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, (0..100).map(|n| format!("{n}\n")).collect::<String>());
+    }
+
+    #[test]
+    fn whoever_writes_never_waits_and_the_lost_lines_are_counted() {
+        let (mut reader, target) = io::pipe().unwrap();
+        let (writer, flush) = start(target, "").unwrap();
+        let line = vec![b'x'; 10_000];
+        for _ in 0..2 * WAITING_LINES {
+            // As the log does: one call for a line.
+            assert_eq!(writer.make_writer().write(&line).unwrap(), line.len());
+        }
+        assert!(writer.lost.load(Ordering::Relaxed) > 0);
+        drop(writer);
+        let mut text = String::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop(flush));
+            reader.read_to_string(&mut text).unwrap();
+        });
+        assert!(text.contains(" lines of the log were lost here"));
+    }
+}

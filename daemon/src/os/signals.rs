@@ -1,0 +1,111 @@
+//! Signals to this process, as a stream of what they mean.
+
+use std::io;
+
+use codexd_proto::lifecycle::StopSource;
+use futures_util::StreamExt as _;
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook_tokio::Signals as Stream;
+
+/// What a signal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The daemon is to stop.
+    Stop(StopSource),
+    /// The settings are to be read again.
+    Reload,
+    /// A child has ended: perhaps an adopted one.
+    ChildEnded,
+}
+
+/// Makes the signals that this process handles wait for [`Signals::new`]: until then their default reaction
+/// would end it without a word, also for those that mean something else. Whatever mask was inherited is gone
+/// (`signal(7)`).
+///
+/// To be called before there is a second thread. Threads that start meanwhile never take these signals.
+pub(crate) fn hold() {
+    let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_set_mask();
+}
+
+/// Gives the signals their reaction, for those that came meanwhile as well.
+pub(crate) fn release() {
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// The signals this process handles. Others keep their default reaction.
+pub(crate) struct Signals {
+    stream: Stream,
+    /// Whether there was a terminal at the start whose end ends the daemon, too.
+    had_terminal: bool,
+}
+
+impl Signals {
+    /// Begins to handle them, those first that came since they are held.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub(crate) fn new(terminal: Terminal) -> io::Result<Signals> {
+        let stream = Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
+        release();
+        Ok(Signals { stream, had_terminal: terminal.there })
+    }
+
+    /// Waits for the next one. Safe to be cancelled.
+    pub(crate) async fn next(&mut self) -> Wish {
+        loop {
+            match self.stream.next().await {
+                Some(SIGTERM) => return Wish::Stop(StopSource::Terminate),
+                Some(SIGINT) => return Wish::Stop(StopSource::Interrupt),
+                // From the kernel when the terminal is gone, else from somebody who wants a reload.
+                Some(SIGHUP) if self.had_terminal && !has_terminal() => {
+                    return Wish::Stop(StopSource::Hangup);
+                }
+                Some(SIGHUP) => return Wish::Reload,
+                Some(SIGCHLD) => return Wish::ChildEnded,
+                Some(_) => {}
+                // The stream ends only when its handle is closed, and nobody closes it.
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// The terminal that this process was started in, if it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terminal {
+    there: bool,
+}
+
+impl Terminal {
+    /// Looks whether there is one. To be called early, and after the process has left one that is not its own.
+    pub(crate) fn look() -> Terminal {
+        Terminal { there: has_terminal() }
+    }
+}
+
+/// Tells whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
+fn has_terminal() -> bool {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits() | nix::fcntl::OFlag::O_NOCTTY.bits())
+        .open("/dev/tty")
+        .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_before_anybody_handles_it_is_not_lost() {
+        hold();
+        raise(Signal::SIGHUP).unwrap();
+        let mut signals = Signals::new(Terminal { there: false }).unwrap();
+        assert_eq!(signals.next().await, Wish::Reload);
+    }
+}

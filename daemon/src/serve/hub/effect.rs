@@ -1,0 +1,101 @@
+//! Carrying out what the core decides.
+
+use codexd_proto::core::{Effect, Event, Fact};
+use codexd_proto::time::Time;
+
+use super::Hub;
+use super::client_io::hung_up;
+use crate::os::service_manager as notify;
+use crate::serve::connection::Response;
+use crate::serve::upstream::sweep;
+
+impl Hub {
+    /// Carries out one effect.
+    pub(super) fn carry_out(&mut self, now: Time, effect: Effect) {
+        match effect {
+            Effect::StateChanged { from, to } => {
+                tracing::info!(lifecycle.from = ?from, lifecycle.to = ?to, "the daemon's state changed");
+                self.publish();
+                notify::status(&self.status_line());
+                self.wake.notify_one();
+                self.flush_soon();
+            }
+            Effect::NotifyReady => {
+                self.upstream.stderr().clients_are_served();
+                notify::ready(&self.status_line());
+                self.start.ready();
+                tracing::info!(
+                    socket.path = self.base_status.socket,
+                    upstream.pid = self.base_status.upstream.pid,
+                    "serving clients"
+                );
+            }
+            Effect::NotifyStopping => notify::stopping(&self.core.reason()),
+            Effect::StopListening => {
+                if let Some(file) = self.socket_file.take() {
+                    file.remove();
+                }
+                self.accepting.cancel();
+            }
+            Effect::FinalRead => {
+                self.report_stderr();
+                self.final_read();
+            }
+            Effect::CloseClient { client, reason } => self.close(client, reason),
+            Effect::DropClient { client } => self.disconnect(client),
+            Effect::TimeOutRequest { client } => self.answer(client, |_| Response::timeout().into_bytes()),
+            Effect::CheckConnection { client } => {
+                if self.clients.get(&client).is_some_and(|io| hung_up(&io.socket)) {
+                    self.disconnect(client);
+                }
+            }
+            Effect::CheckSocket => {
+                if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
+                    self.handle(Event::SocketLost);
+                }
+            }
+            Effect::CloseAll => {
+                self.write_clients(now);
+                self.disconnect_all();
+            }
+            Effect::CloseInput => self.close_upstream_input(),
+            Effect::Terminate => self.upstream.signals().terminate(),
+            Effect::Kill => self.upstream.signals().kill(),
+            Effect::Sweep => {
+                sweep::sweep(None);
+            }
+            Effect::Log(fact) => self.log(&fact),
+        }
+    }
+
+    fn log(&self, fact: &Fact) {
+        match fact {
+            Fact::HandshakeRefused(message) => {
+                tracing::error!(error = message, "codex app-server refused the handshake");
+            }
+            Fact::ShutdownRequested(client) => {
+                tracing::info!(client.id = client.0, "a client asked the daemon to stop");
+            }
+            Fact::ClientTooSlow { client, name, queued_bytes, suppressed } => tracing::warn!(
+                client.id = client.0,
+                client.name = name,
+                client.pid = self.peer(u64::from(client.0)).and_then(|peer| peer.pid),
+                queued_bytes,
+                suppressed,
+                "closing a client that does not read fast enough"
+            ),
+            Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
+            Fact::UpstreamLineTooLong => {
+                tracing::error!("codex app-server wrote a line that is too long to be kept");
+            }
+            Fact::HealthCheck => tracing::debug!("asking codex app-server whether it is alive"),
+            Fact::UpstreamUnresponsive(waited_ms) => {
+                tracing::error!(waited_ms, "codex app-server does not answer");
+            }
+            Fact::SocketLost => tracing::warn!(
+                socket.path = self.base_status.socket,
+                "the socket was removed or replaced, and nobody is connected: stopping"
+            ),
+        }
+    }
+}

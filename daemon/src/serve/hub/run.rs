@@ -1,0 +1,192 @@
+//! The core loop: everything that is neither a client nor the upstream's pipes.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use codexd_proto::core::Event;
+use codexd_proto::exit::ExitCode;
+use codexd_proto::lifecycle::{State, StopSource};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+
+use super::tasks::Tasks;
+use super::{Hub, SharedHub, accept, upstream_io};
+use crate::control::{Command, StopMode, StopReceipt};
+use crate::error::Error;
+use crate::os::service_manager;
+use crate::os::signals::{Signals, Wish};
+use crate::serve::upstream::{Process, sweep};
+
+/// How long what the upstream left behind may take to die, and how often it is looked for.
+const SWEEP_WITHIN: Duration = Duration::from_secs(2);
+const SWEEP_EVERY: Duration = Duration::from_millis(5);
+
+/// How often a service manager that waits for the end is asked for more time, and for how much. A core
+/// that hangs asks for nothing, and is killed when the last time it was given is over.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY: Duration = Duration::from_secs(20);
+
+/// What the core loop needs beside the hub.
+pub(crate) struct Run {
+    pub(crate) listener: UnixListener,
+    pub(crate) process: Process,
+    pub(crate) signals: Signals,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+}
+
+/// How the life ended.
+pub(crate) struct Ended {
+    pub(crate) code: ExitCode,
+    /// Why, in the words of codexd.
+    pub(crate) cause: String,
+    /// Why, in one line with the words of the upstream.
+    pub(crate) reason: String,
+    /// How the upstream ended.
+    pub(crate) upstream: Option<String>,
+    /// The last lines of its stderr, if nobody had asked for its end.
+    pub(crate) stderr: Vec<String>,
+}
+
+/// Runs the daemon until its life is over.
+///
+/// # Errors
+///
+/// With exit code 70 when a part of the core panicked; the upstream is killed then.
+pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
+    let hub: SharedHub = Rc::new(RefCell::new(hub));
+    let (tasks, mut panics) = Tasks::new();
+    tasks.spawn(accept::serve(hub.clone(), run.listener, tasks.clone()));
+    tasks.spawn(upstream_io::serve(hub.clone()));
+    let flushed = hub.clone();
+    tasks.spawn(std::future::poll_fn(move |cx| flushed.borrow_mut().poll_flush(cx)));
+    hub.borrow_mut().begin();
+
+    let wake = hub.borrow().wake.clone();
+    let watchdog = service_manager::watchdog_interval().map(|interval| interval / 2);
+    let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+    let mut extend_at = None;
+    let mut child_ended = false;
+    while hub.borrow().core.state() != State::Exited {
+        let deadline = hub.borrow_mut().sleep_deadline();
+        tokio::select! {
+            biased;
+            wish = run.signals.next() => match wish {
+                Wish::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
+                Wish::Reload => drop(hub.borrow_mut().reload()),
+                Wish::ChildEnded => {
+                    let upstream = (!child_ended).then(|| run.process.pid());
+                    sweep::reap_ended(upstream);
+                }
+            },
+            status = run.process.wait(), if !child_ended => {
+                child_ended = true;
+                hub.borrow_mut().upstream_exited(status);
+            }
+            Some(command) = run.commands.recv() => hub.borrow_mut().command(command),
+            Some(()) = panics.recv() => {
+                if !child_ended {
+                    run.process.signals().kill();
+                }
+                return Err(Error::new(ExitCode::Software, "a part of the core panicked"));
+            }
+            () = wake.notified() => {}
+            () = sleep_until(deadline) => {}
+            () = sleep_until(extend_at) => {}
+            () = sleep_until(watchdog_at) => {
+                if hub.borrow().core.is_alive() {
+                    service_manager::watchdog();
+                }
+                watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
+            }
+        }
+        hub.borrow_mut().handle_timeouts();
+        if hub.borrow().core.is_stopping() && extend_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+            service_manager::extend_timeout(EXTEND_BY);
+            extend_at = Some(tokio::time::Instant::now() + EXTEND_EVERY);
+        }
+    }
+    // What was left behind is dead in a moment; nobody else would take it in.
+    let sweeping = tokio::time::Instant::now();
+    while sweep::sweep((!child_ended).then(|| run.process.pid())) > 0 && sweeping.elapsed() < SWEEP_WITHIN {
+        tokio::time::sleep(SWEEP_EVERY).await;
+    }
+    tasks.finish().await;
+    let hub = hub.borrow();
+    hub.publish();
+    Ok(Ended {
+        code: hub.core.exit_code().unwrap_or(ExitCode::Software),
+        cause: hub.core.cause(),
+        reason: hub.core.reason(),
+        upstream: hub.core.upstream_end().map(str::to_owned),
+        stderr: hub.core.upstream_lines(),
+    })
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Hub {
+    /// The upstream runs.
+    fn begin(&mut self) {
+        self.handle(Event::UpstreamSpawned);
+        self.flush();
+    }
+
+    /// The daemon is to end.
+    fn stop(&mut self, source: StopSource, mode: StopMode) {
+        tracing::info!(reason = source.word(), ?mode, "asked to stop");
+        self.handle(match mode {
+            StopMode::Drain => Event::StopRequested(source),
+            StopMode::Now => Event::InterruptRequested(source),
+            StopMode::Kill => Event::KillRequested(source),
+        });
+        self.flush();
+    }
+
+    fn command(&mut self, command: Command) {
+        // A reply that nobody waits for any more is no fault.
+        match command {
+            Command::Status(reply) => drop(reply.send(self.report())),
+            Command::Clients(reply) => drop(reply.send(self.client_reports())),
+            Command::Reload(reply) => drop(reply.send(self.reload())),
+            Command::LogLevel { filter, reply } => {
+                self.reloader.set_log(&filter);
+                let _ = reply.send(());
+            }
+            Command::Stop { mode, reply } => {
+                let already_stopping = self.core.intent().is_some();
+                self.stop(StopSource::Control, mode);
+                let report = self.report();
+                drop(reply.send(StopReceipt {
+                    generation: report.generation,
+                    pid: report.pid,
+                    state: report.state,
+                    open_turns: report.open_turns,
+                    clients: report.clients,
+                    already_stopping,
+                    deadline_ms: self.core.drain_left_ms(self.now()),
+                }));
+            }
+        }
+    }
+
+    /// Returns until when the core loop may sleep, and remembers it: a call that makes something due
+    /// earlier wakes the loop.
+    fn sleep_deadline(&mut self) -> Option<tokio::time::Instant> {
+        self.sleeps_until = self.core.poll_timeout();
+        self.sleeps_until
+            .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
+    }
+
+    /// Handles the deadlines that have passed.
+    fn handle_timeouts(&mut self) {
+        let now = self.now();
+        self.core.handle_timeout(now);
+        self.flush();
+    }
+}

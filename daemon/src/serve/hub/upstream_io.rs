@@ -1,0 +1,218 @@
+//! The upstream's pipes: reads, framing, writes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use codexd_proto::core::Event;
+use codexd_proto::frame::{Frame, LineDecoder};
+use codexd_proto::lifecycle::ChildStatus;
+use codexd_proto::time::Time;
+use nix::errno::Errno;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::unix::pipe;
+
+use super::{Hub, SharedHub};
+use crate::serve::upstream::process::{Pipes, Signals};
+use crate::serve::upstream::stderr::Stderr;
+
+/// Reads of the upstream before clients have their turn.
+const READS_IN_A_ROW: usize = 4;
+
+/// The upstream's ends of the pipes that this process holds.
+pub(super) struct UpstreamIo {
+    /// `None` once it is closed.
+    stdin: Option<pipe::Sender>,
+    /// `None` once it has ended.
+    stdout: Option<pipe::Receiver>,
+    stderr: Stderr,
+    decoder: LineDecoder,
+    signals: Signals,
+    waker: Option<Waker>,
+    /// The pipe took less than there was: the task waits until it takes more.
+    blocked: bool,
+}
+
+impl UpstreamIo {
+    pub(super) fn new(pipes: Pipes, signals: Signals, max_message_bytes: usize) -> UpstreamIo {
+        UpstreamIo {
+            stdin: Some(pipes.stdin),
+            stdout: Some(pipes.stdout),
+            stderr: pipes.stderr,
+            // The upstream may wrap what it got into something longer.
+            decoder: LineDecoder::new(max_message_bytes.saturating_mul(2)),
+            signals,
+            waker: None,
+            blocked: false,
+        }
+    }
+
+    pub(super) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    pub(super) fn stderr(&self) -> &Stderr {
+        &self.stderr
+    }
+}
+
+/// Bytes that a pipe can hold, at the most (`/proc/sys/fs/pipe-max-size`, `pipe(7)`). More is
+/// not from the process that has ended.
+const FINAL_READ_BYTES: usize = 1 << 20;
+
+/// Serves the upstream's pipes until its output ends.
+pub(super) async fn serve(hub: SharedHub) {
+    std::future::poll_fn(|cx| hub.borrow_mut().poll_upstream(cx)).await;
+}
+
+impl Hub {
+    /// Does what the pipes allow. Ready when the output has ended.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.upstream.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if self.upstream.blocked && self.stdin_ready(cx) {
+            self.upstream.blocked = false;
+            self.write_upstream(self.now());
+            if self.upstream.blocked && self.stdin_ready(cx) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        for turn in 0.. {
+            if turn == READS_IN_A_ROW {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let mut scratch = std::mem::take(&mut self.scratch);
+            let mut buffer = ReadBuf::new(&mut scratch);
+            let polled = match &mut self.upstream.stdout {
+                Some(stdout) => Pin::new(stdout).poll_read(cx, &mut buffer),
+                None => Poll::Ready(Ok(())),
+            };
+            let filled = buffer.filled().len();
+            self.upstream_bytes(&scratch[..filled]);
+            self.scratch = scratch;
+            match polled {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if filled > 0 => self.flush(),
+                Poll::Ready(ended) => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "cannot read from codex app-server");
+                    }
+                    self.upstream_eof();
+                    break;
+                }
+            }
+        }
+        self.flush();
+        if self.upstream.stdout.is_some() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn stdin_ready(&self, cx: &mut Context<'_>) -> bool {
+        self.upstream.stdin.as_ref().is_none_or(|stdin| stdin.poll_write_ready(cx).is_ready())
+    }
+
+    fn upstream_bytes(&mut self, mut chunk: &[u8]) {
+        if chunk.is_empty() {
+            return;
+        }
+        let now = self.now();
+        self.core.handle(now, Event::UpstreamOutput);
+        while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
+            self.core.handle(
+                now,
+                match frame {
+                    Frame::Line(line) => Event::UpstreamLine(line),
+                    Frame::TooLong => Event::UpstreamLineTooLong,
+                },
+            );
+        }
+    }
+
+    fn upstream_eof(&mut self) {
+        if self.upstream.stdout.take().is_some() {
+            if self.upstream.decoder.is_torn() {
+                tracing::error!("the output of codex app-server ended inside a line");
+            }
+            self.handle(Event::UpstreamEof);
+        }
+    }
+
+    /// Reports that the process has ended, after reading what it had still written: the answer that somebody
+    /// waits for may be in it. A grandchild that holds the pipe open is not waited for.
+    pub(super) fn upstream_exited(&mut self, status: ChildStatus) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let mut left = FINAL_READ_BYTES;
+        while let Some(stdout) = &self.upstream.stdout
+            && left > 0
+        {
+            // Asks the pipe itself: the runtime may not have looked at it since the last bytes came.
+            match nix::unistd::read(stdout, &mut scratch) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.upstream_bytes(&scratch[..n]);
+                    left = left.saturating_sub(n);
+                }
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        self.scratch = scratch;
+        tracing::info!(upstream.status = %status, "codex app-server has ended");
+        self.report_stderr();
+        self.handle(Event::UpstreamExited(status));
+        self.flush();
+        for line in self.core.upstream_lines() {
+            let pid = self.base_status.upstream.pid;
+            tracing::error!(upstream.pid = pid, %line, "codex app-server wrote before it ended");
+        }
+    }
+
+    /// Reports the last lines of the upstream's stderr.
+    pub(super) fn report_stderr(&mut self) {
+        let lines = self.upstream.stderr.lines();
+        self.handle(Event::UpstreamStderr(&lines));
+    }
+
+    /// Writes what waits for the upstream.
+    pub(super) fn write_upstream(&mut self, now: Time) {
+        let Some(stdin) = &self.upstream.stdin else { return };
+        let pending = self.core.upstream_pending();
+        if self.upstream.blocked || pending.is_empty() {
+            return;
+        }
+        let mut bytes = 0;
+        let mut broken = false;
+        while bytes < pending.len() {
+            match stdin.try_write(&pending[bytes..]) {
+                Ok(n) => bytes += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.upstream.blocked = true;
+                    break;
+                }
+                Err(error) => {
+                    // Its end follows, and says more.
+                    tracing::warn!(%error, "cannot write to codex app-server");
+                    broken = true;
+                    break;
+                }
+            }
+        }
+        self.core.handle(now, Event::UpstreamWritten { bytes, full: self.upstream.blocked });
+        if broken {
+            self.upstream.stdin = None;
+            self.core.handle(now, Event::UpstreamInputBroken);
+        }
+        if self.upstream.blocked
+            && let Some(waker) = &self.upstream.waker
+        {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Closes the upstream's input: the gentlest way to end it.
+    pub(super) fn close_upstream_input(&mut self) {
+        self.upstream.stdin = None;
+    }
+}

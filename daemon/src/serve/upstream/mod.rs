@@ -1,0 +1,10 @@
+//! The `codex app-server` child: which program it is, its process, and what it leaves behind.
+
+pub(crate) mod locate;
+pub(crate) mod process;
+pub(crate) mod stderr;
+pub(crate) mod sweep;
+pub(crate) mod trial;
+
+pub(crate) use locate::Program;
+pub(crate) use process::{Launch, Process};

@@ -1,9 +1,0 @@
-//! The `codex app-server` child: which program it is, its process, and what it leaves behind.
-
-pub(crate) mod locate;
-pub(crate) mod process;
-mod stderr;
-pub(crate) mod sweep;
-
-pub(crate) use locate::Program;
-pub(crate) use process::Process;

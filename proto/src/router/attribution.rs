@@ -1,0 +1,266 @@
+//! Attribution: whose a message is that does not say so itself.
+//!
+//! While a start, resume or fork is in flight, messages of threads that nobody knows yet are deferred
+//! until its response says whose they are; what is still unknown then is a sub-agent's thread. Some
+//! notifications carry no id at all and belong to whoever made the request that caused them.
+//!
+//! # Invariants
+//! `opening` and `resuming` count exactly the requests in flight that may make threads known.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::pacing::Kind;
+use super::thread::Thread;
+use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
+use crate::json::Span;
+use crate::time::Time;
+
+/// A line that waits for the response which says whose it is.
+#[derive(Debug)]
+pub(super) struct Deferred {
+    pub(super) thread: ThreadId,
+    pub(super) line: Box<[u8]>,
+    /// It reports that the thread is not loaded any more.
+    pub(super) unloads: bool,
+    /// Clients that had initialized when it came: those with a smaller place in the order.
+    pub(super) joined_before: u64,
+    /// The request that came next: those from it on cannot have caused the line.
+    pub(super) requested_before: UpstreamId,
+    /// When it is not deferred any longer.
+    pub(super) deadline: Time,
+}
+
+/// An unsubscribe that waits for the response to a resume of the same client. Otherwise that response
+/// would subscribe the client again, against its last request.
+#[derive(Debug)]
+pub(super) struct DeferredUnsubscribe {
+    pub(super) client: ClientId,
+    pub(super) id: RequestId,
+    pub(super) id_span: Span,
+    pub(super) thread: ThreadId,
+    pub(super) line: Box<[u8]>,
+    /// It waits for resumes with a smaller id; those that came after it do not concern it.
+    pub(super) before: UpstreamId,
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(super) struct Attribution {
+    /// Requests in flight that may make any thread known.
+    opening: usize,
+    /// Requests in flight that will make this thread known.
+    resuming: FxHashMap<ThreadId, usize>,
+    deferred: VecDeque<Deferred>,
+    /// Lines of a known thread are being handled again: they are not deferred a second time.
+    releasing: bool,
+    unsubscribes: Vec<DeferredUnsubscribe>,
+    /// Client of the last `windowsSandbox/setupStart`.
+    windows_setup: Option<ClientId>,
+    /// Requesters of requests in flight that may cause a `deprecationNotice`, oldest first.
+    reading_turns: VecDeque<(UpstreamId, ClientId)>,
+    /// Threads whose token usage was reported and whose rate limits were not yet, the newest last.
+    metered: Vec<ThreadId>,
+}
+
+impl Attribution {
+    // ---- requests in flight --------------------------------------------------------------------
+
+    /// A client's request is in flight from now on.
+    pub(super) fn sent(&mut self, id: UpstreamId, client: ClientId, kind: &Kind) {
+        self.count(kind, 1);
+        if kind.reads_turns() {
+            self.reading_turns.push_back((id, client));
+        }
+        if *kind == Kind::WindowsSetup {
+            self.windows_setup = Some(client);
+        }
+    }
+
+    /// A request was answered, or will never be sent.
+    pub(super) fn done(&mut self, id: UpstreamId, kind: &Kind) {
+        self.count(kind, -1);
+        if !self.reading_turns.is_empty() {
+            self.reading_turns.retain(|(other, _)| *other != id);
+        }
+    }
+
+    fn count(&mut self, kind: &Kind, change: isize) {
+        match kind {
+            Kind::Start | Kind::Fork { .. } | Kind::Resume { target: None, .. } => {
+                self.opening = self.opening.saturating_add_signed(change);
+            }
+            Kind::Resume { target: Some(thread), .. } => {
+                let count = self.resuming.entry(thread.clone()).or_default();
+                *count = count.saturating_add_signed(change);
+                if *count == 0 {
+                    self.resuming.remove(thread);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a resume of a thread is in flight.
+    pub(super) fn is_resuming(&self, thread: &ThreadId) -> bool {
+        self.resuming.contains_key(thread)
+    }
+
+    // ---- deferred messages ---------------------------------------------------------------------
+
+    /// Whether a message of a thread is to be deferred; `state` is what is known of the thread.
+    pub(super) fn defers(&self, thread: &ThreadId, state: Option<&Thread>) -> bool {
+        let resumed = !self.releasing && self.is_resuming(thread);
+        match state {
+            Some(state) => resumed && state.subscribers.is_empty(),
+            None => resumed || self.opening > 0,
+        }
+    }
+
+    pub(super) fn defer(&mut self, deferred: Deferred) {
+        self.deferred.push_back(deferred);
+    }
+
+    /// Whether a message for everyone has to wait behind deferred messages of the thread it is about.
+    pub(super) fn defers_broadcast(&self, thread: &ThreadId) -> bool {
+        !self.releasing && self.first_of(thread).is_some()
+    }
+
+    /// Returns the oldest deferred message of a thread.
+    pub(super) fn first_of(&self, thread: &ThreadId) -> Option<&Deferred> {
+        self.deferred.iter().find(|d| d.thread == *thread)
+    }
+
+    /// Removes all deferred messages of a thread.
+    pub(super) fn take_of(&mut self, thread: &ThreadId) -> Vec<Deferred> {
+        if self.deferred.is_empty() {
+            return Vec::new();
+        }
+        let (ready, rest): (Vec<Deferred>, Vec<Deferred>) =
+            std::mem::take(&mut self.deferred).into_iter().partition(|d| d.thread == *thread);
+        self.deferred = rest.into();
+        ready
+    }
+
+    /// Removes the deferred messages of a thread that are left over from an earlier subscription: up to
+    /// the last one that unloads the thread, or all of them if it is `loaded`.
+    pub(super) fn take_leftovers(&mut self, thread: &ThreadId, loaded: bool) -> Vec<Deferred> {
+        let of_thread = |d: &Deferred| d.thread == *thread;
+        let end = match self.deferred.iter().rposition(|d| of_thread(d) && d.unloads) {
+            Some(last) => last + 1,
+            None if loaded => self.deferred.len(),
+            None => return Vec::new(),
+        };
+        let newer = self.deferred.split_off(end);
+        let (leftovers, mut others): (VecDeque<Deferred>, VecDeque<Deferred>) =
+            std::mem::take(&mut self.deferred).into_iter().partition(of_thread);
+        others.extend(newer);
+        self.deferred = others;
+        leftovers.into()
+    }
+
+    /// Switches deferring off for the lines of a known thread that are handled again, or on.
+    pub(super) fn set_releasing(&mut self, releasing: bool) {
+        self.releasing = releasing;
+    }
+
+    /// Returns a thread with deferred messages that nothing in flight can explain any more.
+    pub(super) fn unexplained(&self) -> Option<ThreadId> {
+        if self.opening > 0 {
+            return None;
+        }
+        self.deferred.iter().map(|d| &d.thread).find(|t| !self.is_resuming(t)).cloned()
+    }
+
+    /// Returns when the oldest deferred message has waited for long enough.
+    pub(super) fn defer_ends(&self) -> Option<Time> {
+        self.deferred.front().map(|d| d.deadline)
+    }
+
+    /// Returns the thread of the oldest deferred message if that has waited for long enough.
+    pub(super) fn overdue(&self, now: Time) -> Option<ThreadId> {
+        self.deferred.front().filter(|d| d.deadline <= now).map(|d| d.thread.clone())
+    }
+
+    // ---- deferred unsubscribes -----------------------------------------------------------------
+
+    pub(super) fn defer_unsubscribe(&mut self, unsubscribe: DeferredUnsubscribe) {
+        self.unsubscribes.push(unsubscribe);
+    }
+
+    /// Returns how many unsubscribes of a client wait, and how many bytes they keep.
+    pub(super) fn unsubscribes_of(&self, client: ClientId) -> (usize, usize) {
+        let of_client = self.unsubscribes.iter().filter(|d| d.client == client);
+        of_client.fold((0, 0), |(count, bytes), d| (count + 1, bytes + d.line.len() + d.id.kept_bytes()))
+    }
+
+    /// Removes the unsubscribes from a thread for which `is_ready`, oldest first.
+    pub(super) fn take_unsubscribes(
+        &mut self,
+        thread: &ThreadId,
+        is_ready: impl Fn(&DeferredUnsubscribe) -> bool,
+    ) -> Vec<DeferredUnsubscribe> {
+        if self.unsubscribes.is_empty() {
+            return Vec::new();
+        }
+        let (ready, rest) = std::mem::take(&mut self.unsubscribes)
+            .into_iter()
+            .partition::<Vec<_>, _>(|d| d.thread == *thread && is_ready(d));
+        self.unsubscribes = rest;
+        ready
+    }
+
+    // ---- notifications without an id -----------------------------------------------------------
+
+    /// Returns the requester of the oldest request that may cause a `deprecationNotice`.
+    pub(super) fn turns_reader(&self) -> Option<ClientId> {
+        self.reading_turns.front().map(|(_, client)| *client)
+    }
+
+    /// Returns the requester of the Windows set-up that ended.
+    pub(super) fn take_windows_setup(&mut self) -> Option<ClientId> {
+        self.windows_setup.take()
+    }
+
+    /// The token usage of a thread was reported: the upstream writes its rate limits next, if it knows
+    /// them.
+    pub(super) fn usage_reported(&mut self, thread: ThreadId) {
+        self.forget_metered(&thread);
+        self.metered.push(thread);
+    }
+
+    /// Returns the thread whose rate limits are reported now.
+    pub(super) fn take_metered(&mut self) -> Option<ThreadId> {
+        self.metered.pop()
+    }
+
+    /// No rate limits belong to the reported usage of a thread.
+    pub(super) fn forget_metered(&mut self, thread: &ThreadId) {
+        self.metered.retain(|t| t != thread);
+    }
+
+    // ---- ends ----------------------------------------------------------------------------------
+
+    /// A client has disconnected.
+    pub(super) fn client_gone(&mut self, client: ClientId) {
+        self.unsubscribes.retain(|d| d.client != client);
+        if self.windows_setup == Some(client) {
+            self.windows_setup = None;
+        }
+    }
+
+    /// The upstream is gone. Returns the unsubscribes that waited.
+    pub(super) fn fail_all(&mut self) -> Vec<DeferredUnsubscribe> {
+        std::mem::take(self).unsubscribes
+    }
+
+    /// Fills in how much is kept.
+    pub(super) fn account(&self, kept: &mut super::Accounting) {
+        kept.deferred = self.deferred.len();
+        kept.opening = self.opening + self.resuming.values().sum::<usize>();
+        kept.reading_turns = self.reading_turns.len();
+        kept.metered = self.metered.len();
+        kept.deferred_unsubscribes = self.unsubscribes.len();
+    }
+}

@@ -1,0 +1,371 @@
+//! Delivery: lines on their way to clients, opt-outs, and clients that do not read.
+//!
+//! # Invariants
+//! A recipient that reached a hard limit gets nothing more: it is to be closed. `over_soft` counts the
+//! recipients whose outbox is above the soft limit while their socket is full.
+
+mod outbox;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::limits::Limits;
+use crate::id::ClientId;
+use crate::routes::NotificationSet;
+use crate::time::Time;
+
+pub use outbox::Outbox;
+
+/// What may be queued for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepts {
+    /// Responses: it has not initialized.
+    Responses,
+    /// Everything that it did not opt out of.
+    Everything,
+    /// Nothing: it is closing.
+    Nothing,
+}
+
+/// Notifications that a client does not get.
+#[derive(Debug, Default)]
+pub(super) struct OptOuts {
+    /// Of the routing table: opted out of, or experimental.
+    pub(super) known: NotificationSet,
+    /// Methods that the table does not know.
+    pub(super) unknown: FxHashSet<Box<[u8]>>,
+}
+
+/// A notification as opt-outs know it: one bit of the routing table, or a name unknown to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Topic<'a> {
+    Known(NotificationSet),
+    Unknown(&'a [u8]),
+}
+
+/// The receiving side of one client.
+#[derive(Debug)]
+struct Recipient {
+    accepts: Accepts,
+    opt_outs: OptOuts,
+    outbox: Outbox,
+    /// Whether it stands in the list of outboxes to write.
+    dirty: bool,
+    /// When its socket last took something, or the outbox began to fill.
+    progressed: Time,
+    /// Since when its outbox is above the soft limit.
+    over_soft_since: Option<Time>,
+}
+
+impl Recipient {
+    #[inline]
+    fn wants(&self, topic: Topic<'_>) -> bool {
+        self.accepts == Accepts::Everything
+            && match topic {
+                Topic::Known(bit) => self.opt_outs.known & bit == 0,
+                Topic::Unknown(method) => {
+                    self.opt_outs.unknown.is_empty() || !self.opt_outs.unknown.contains(method)
+                }
+            }
+    }
+}
+
+/// What putting a line into an outbox touches beside the recipient.
+#[derive(Debug)]
+struct Shared {
+    soft_bytes: usize,
+    soft_ms: u64,
+    hard_bytes: usize,
+    stall_ms: u64,
+    max_bytes: usize,
+    /// The time of the call that is being handled.
+    now: Time,
+    /// Clients whose outbox has something new.
+    dirty: Vec<ClientId>,
+    /// Clients that exceed a hard limit and are to be closed.
+    overflowed: Vec<ClientId>,
+    /// Number of clients above the soft limit.
+    over_soft: usize,
+    /// Lines delivered so far.
+    delivered: u64,
+}
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub(super) struct Delivery {
+    recipients: FxHashMap<ClientId, Recipient>,
+    shared: Shared,
+}
+
+impl Delivery {
+    pub(super) fn new(limits: &Limits, now: Time) -> Delivery {
+        let mut delivery = Delivery {
+            recipients: FxHashMap::default(),
+            shared: Shared {
+                soft_bytes: 0,
+                soft_ms: 0,
+                hard_bytes: 0,
+                stall_ms: 0,
+                max_bytes: 0,
+                now,
+                dirty: Vec::new(),
+                overflowed: Vec::new(),
+                over_soft: 0,
+                delivered: 0,
+            },
+        };
+        delivery.limit(limits);
+        delivery
+    }
+
+    /// Changes the limits; they apply from the next line on.
+    pub(super) fn limit(&mut self, limits: &Limits) {
+        self.shared.soft_bytes = limits.client_queue_soft_bytes;
+        self.shared.soft_ms = limits.client_queue_soft_ms;
+        self.shared.hard_bytes = limits.client_queue_hard_bytes;
+        self.shared.stall_ms = limits.client_queue_stall_ms;
+        self.shared.max_bytes = limits.client_queue_max_bytes;
+    }
+
+    /// Sets the time of the call that is being handled.
+    #[inline]
+    pub(super) fn at(&mut self, now: Time) {
+        self.shared.now = now;
+    }
+
+    /// Returns the time of the call that is being handled.
+    #[inline]
+    pub(super) fn now(&self) -> Time {
+        self.shared.now
+    }
+
+    // ---- clients -------------------------------------------------------------------------------
+
+    pub(super) fn connect(&mut self, client: ClientId) {
+        let recipient = Recipient {
+            accepts: Accepts::Responses,
+            opt_outs: OptOuts::default(),
+            outbox: Outbox::default(),
+            dirty: false,
+            progressed: self.shared.now,
+            over_soft_since: None,
+        };
+        self.recipients.insert(client, recipient);
+    }
+
+    /// A client has initialized: it gets notifications from now on.
+    pub(super) fn initialized(&mut self, client: ClientId, opt_outs: OptOuts) {
+        if let Some(recipient) = self.recipients.get_mut(&client) {
+            recipient.accepts = Accepts::Everything;
+            recipient.opt_outs = opt_outs;
+        }
+    }
+
+    /// A client is closing: what waits may be written, and nothing is added.
+    pub(super) fn close(&mut self, client: ClientId) {
+        if let Some(recipient) = self.recipients.get_mut(&client) {
+            recipient.accepts = Accepts::Nothing;
+        }
+        self.forget_slow(client);
+    }
+
+    /// Whether a client opted out of a notification that the routing table does not know.
+    pub(super) fn opted_out(&self, client: ClientId, method: &[u8]) -> bool {
+        self.recipients.get(&client).is_some_and(|r| r.opt_outs.unknown.contains(method))
+    }
+
+    /// A slow client is judged no more.
+    pub(super) fn forget_slow(&mut self, client: ClientId) {
+        if let Some(recipient) = self.recipients.get_mut(&client)
+            && recipient.over_soft_since.take().is_some()
+        {
+            self.shared.over_soft -= 1;
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, client: ClientId) {
+        self.forget_slow(client);
+        self.recipients.remove(&client);
+    }
+
+    /// Returns the bytes waiting for a client; `None` when it has disconnected.
+    pub(super) fn outbox(&mut self, client: ClientId) -> Option<&mut Outbox> {
+        self.recipients.get_mut(&client).map(|r| &mut r.outbox)
+    }
+
+    /// Records that a client's socket took `n` bytes, and whether it is full.
+    pub(super) fn written(&mut self, client: ClientId, n: usize, full: bool) {
+        let Some(recipient) = self.recipients.get_mut(&client) else { return };
+        if n > 0 {
+            recipient.progressed = self.shared.now;
+        }
+        recipient.outbox.advance(n, full);
+        if recipient.over_soft_since.is_some() && recipient.outbox.len() <= self.shared.soft_bytes {
+            recipient.over_soft_since = None;
+            self.shared.over_soft -= 1;
+        }
+    }
+
+    // ---- lines ---------------------------------------------------------------------------------
+
+    /// Queues a line for one client, whatever it opted out of.
+    pub(super) fn reply(&mut self, client: ClientId, line: &[u8]) {
+        self.reply_with(client, |out| out.extend_from_slice(line));
+    }
+
+    /// Queues the line that `write` appends for one client, whatever it opted out of.
+    pub(super) fn reply_with(&mut self, client: ClientId, write: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(recipient) = self.recipients.get_mut(&client)
+            && recipient.accepts != Accepts::Nothing
+        {
+            self.shared.post(client, recipient, |outbox| outbox.push_with(write));
+        }
+    }
+
+    /// Queues a notification for one client.
+    pub(super) fn notify(&mut self, client: ClientId, topic: Topic<'_>, line: &[u8]) {
+        self.notify_with(client, topic, |out| out.extend_from_slice(line));
+    }
+
+    /// Queues the notification that `write` appends for one client.
+    pub(super) fn notify_with(
+        &mut self,
+        client: ClientId,
+        topic: Topic<'_>,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        if let Some(recipient) = self.recipients.get_mut(&client)
+            && recipient.wants(topic)
+        {
+            self.shared.post(client, recipient, |outbox| outbox.push_with(write));
+        }
+    }
+
+    /// Queues a notification for every client.
+    pub(super) fn notify_all(&mut self, topic: Topic<'_>, line: &[u8]) {
+        for (client, recipient) in &mut self.recipients {
+            if recipient.wants(topic) {
+                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+            }
+        }
+    }
+
+    /// Queues a notification for some clients.
+    #[inline]
+    pub(super) fn notify_each(&mut self, clients: &[ClientId], topic: Topic<'_>, line: &[u8]) {
+        for client in clients {
+            if let Some(recipient) = self.recipients.get_mut(client)
+                && recipient.wants(topic)
+            {
+                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+            }
+        }
+    }
+
+    /// Removes the next client that has something new in its outbox.
+    pub(super) fn poll_dirty(&mut self) -> Option<ClientId> {
+        let client = self.shared.dirty.pop()?;
+        if let Some(recipient) = self.recipients.get_mut(&client) {
+            recipient.dirty = false;
+        }
+        Some(client)
+    }
+
+    // ---- slow clients --------------------------------------------------------------------------
+
+    /// Returns when the first client has been above the soft limit for too long.
+    pub(super) fn slow_due(&self) -> Option<Time> {
+        (self.shared.over_soft > 0)
+            .then(|| self.recipients.values().filter_map(|r| r.over_soft_since).min())
+            .flatten()
+            .map(|since| since + self.shared.soft_ms)
+    }
+
+    /// Marks the clients that have been above the soft limit for too long as to be closed.
+    pub(super) fn judge_slow(&mut self) {
+        if self.shared.over_soft == 0 {
+            return;
+        }
+        let (now, soft_ms) = (self.shared.now, self.shared.soft_ms);
+        let slow = self.recipients.iter().filter(|(_, r)| {
+            r.accepts != Accepts::Nothing
+                && r.over_soft_since.is_some_and(|since| now.since(since) >= soft_ms)
+        });
+        self.shared.overflowed.extend(slow.map(|(client, _)| *client));
+    }
+
+    /// Whether a client is to be closed.
+    #[inline]
+    pub(super) fn has_overflowed(&self) -> bool {
+        !self.shared.overflowed.is_empty()
+    }
+
+    /// Removes the next client that is to be closed because it does not read.
+    pub(super) fn poll_overflowed(&mut self) -> Option<ClientId> {
+        loop {
+            let client = self.shared.overflowed.pop()?;
+            if self.recipients.get(&client).is_some_and(|r| r.accepts != Accepts::Nothing) {
+                return Some(client);
+            }
+        }
+    }
+
+    // ---- questions -----------------------------------------------------------------------------
+
+    /// Whether bytes wait for some client.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.recipients.values().any(|r| !r.outbox.is_empty())
+    }
+
+    /// Returns how many bytes wait for a client.
+    pub(super) fn waiting_bytes(&self, client: ClientId) -> usize {
+        self.recipients.get(&client).map_or(0, |r| r.outbox.len())
+    }
+
+    /// Returns how many bytes wait for all clients.
+    pub(super) fn all_waiting_bytes(&self) -> usize {
+        self.recipients.values().map(|r| r.outbox.len()).sum()
+    }
+
+    /// Returns how many lines were delivered.
+    pub(super) fn delivered(&self) -> u64 {
+        self.shared.delivered
+    }
+
+    /// Returns how many clients are above the soft limit.
+    pub(super) fn over_soft(&self) -> usize {
+        self.shared.over_soft
+    }
+}
+
+impl Shared {
+    #[inline]
+    fn post(&mut self, client: ClientId, recipient: &mut Recipient, push: impl FnOnce(&mut Outbox)) {
+        let waiting = recipient.outbox.len();
+        if waiting == 0 {
+            // Before, there was nothing to take.
+            recipient.progressed = self.now;
+        }
+        if waiting > self.soft_bytes && recipient.outbox.is_blocked() {
+            let stalled = self.now.since(recipient.progressed) >= self.stall_ms;
+            // What is long comes twice, as a delta and in its completed item, and takes its time: the
+            // client is slow only if more than that waits.
+            let allowance = 2 * recipient.outbox.longest();
+            if waiting > self.max_bytes.saturating_add(allowance)
+                || (waiting > self.hard_bytes.saturating_add(allowance) && stalled)
+            {
+                self.overflowed.push(client);
+                return;
+            }
+            if recipient.over_soft_since.is_none() {
+                recipient.over_soft_since = Some(self.now);
+                self.over_soft += 1;
+            }
+        }
+        push(&mut recipient.outbox);
+        self.delivered += 1;
+        if !recipient.dirty {
+            recipient.dirty = true;
+            self.dirty.push(client);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What happens to a client's requests, resources and subscriptions when it leaves.
+
+use super::Router;
+use super::pacing::{Abandoned, Kind, Part};
+use super::resources::{self, OpenResource};
+use crate::id::ClientId;
+use crate::json::edit::write_string;
+use crate::routes::Resource;
+
+impl Router {
+    /// Removes a client from everything it takes part in. Its turns go on; its approvals become
+    /// unassigned.
+    pub(super) fn detach(&mut self, client: ClientId) {
+        if self.sessions.get(client).is_none() {
+            return;
+        }
+        self.delivery.forget_slow(client);
+        self.attribution.client_gone(client);
+        let Abandoned { unsent, orphans } = self.pacing.abandon(client);
+        for (id, pending) in unsent {
+            // It has no effect that would have to be undone, but others may wait for it.
+            self.attribution.done(id, &pending.kind);
+            if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
+                self.release_if_loaded(&thread);
+            }
+        }
+        for kind in orphans {
+            if let Kind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
+                self.end_resource(client, Resource::Exec, &id);
+            }
+        }
+        for OpenResource { resource, id } in self.resources.take(client) {
+            self.end_resource(client, resource, &id);
+        }
+        for id in self.server_requests.client_gone(client) {
+            self.fail_server_request(id, "the client that was asked has gone");
+        }
+        let policy = self.orphan_policy(client);
+        for thread in &self.subscriptions.unsubscribe_all(client) {
+            self.orphan_turn(thread, policy);
+            self.release_thread(thread);
+        }
+    }
+
+    /// Ends a resource whose client has left.
+    pub(super) fn end_resource(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
+        self.send_own(resource.close_method(), Kind::Plain, |out| {
+            out.push(b'{');
+            write_string(out, resource.id_param());
+            out.extend_from_slice(b":\"");
+            out.extend_from_slice(&resources::prefix(client));
+            out.extend_from_slice(id);
+            out.extend_from_slice(b"\"}");
+        });
+    }
+}

@@ -1,0 +1,62 @@
+//! What the running codex names its methods, held against the routing table.
+//!
+//! The upstream has no request that lists its methods, but it names all of them when it refuses one that it
+//! does not know (`` unknown variant `x`, expected one of `initialize`, ... ``, measured; the words are
+//! serde's). A method that is only in that list is passed on by the default rule of
+//! [`routes`](crate::routes), and the status shows it.
+
+use super::Router;
+use super::pacing::Kind;
+use crate::json::Span;
+use crate::json::edit::read_string;
+use crate::json::scan::member;
+use crate::time::Time;
+
+/// A method that no codex has.
+const NO_METHOD: &str = "codexd/whichMethodsAreThere";
+
+/// Methods that are kept at most: the answer is the upstream's, and the status is one screen.
+const MAX_UNKNOWN: usize = 64;
+
+impl Router {
+    /// Asks the upstream for its methods. Call it once, when the upstream is ready.
+    ///
+    /// The answer shows in [`UpstreamStatus::unknown_methods`](crate::status::UpstreamStatus). An upstream
+    /// that answers in other words is known as little as before.
+    pub fn ask_for_methods(&mut self, now: Time) {
+        self.delivery.at(now);
+        self.send_own(NO_METHOD, Kind::ListMethods, |out| out.extend_from_slice(b"{}"));
+    }
+
+    /// Takes in the refusal.
+    pub(super) fn methods_listed(&mut self, line: &[u8], body: Span) {
+        let Some(text) = member(line, body.start, b"message").and_then(|text| read_string(text.of(line)))
+        else {
+            return;
+        };
+        let unknown = |method: &&str| self.routes.request(method.as_bytes()).is_none();
+        self.unknown_methods = named(&text).filter(unknown).take(MAX_UNKNOWN).map(str::to_owned).collect();
+    }
+}
+
+/// Returns what stands between backticks behind the word `expected`.
+fn named(message: &str) -> impl Iterator<Item = &str> {
+    let list = message.split_once(", expected ").map_or("", |(_, list)| list);
+    list.split('`').skip(1).step_by(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named;
+
+    #[test]
+    fn the_names_are_those_that_are_expected() {
+        let one = "Invalid request: unknown variant `x`, expected `initialize`";
+        assert_eq!(named(one).collect::<Vec<_>>(), ["initialize"]);
+        let many = "unknown variant `x`, expected one of `initialize`, `thread/start`, `a/b` at line 1";
+        assert_eq!(named(many).collect::<Vec<_>>(), ["initialize", "thread/start", "a/b"]);
+        for other in ["", "method `x` not found", "unknown variant `x`, there are no variants"] {
+            assert_eq!(named(other).count(), 0, "{other}");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Notifications of the upstream.
+
+use super::activity::{Activity, Outcome};
+use super::delivery::Topic;
+use super::handshake::config_warning;
+use super::thread::KnownTo;
+use super::{Action, Router, resources};
+use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
+use crate::json::Span;
+use crate::json::scan::{member, member_at, skip_space, string_inner};
+use crate::message::UpstreamMessage;
+use crate::routes::{Audience, Meaning, Notification, Resource};
+use crate::time::Time;
+
+impl Router {
+    /// Handles one line from the upstream, without its line feed.
+    pub fn upstream_line(&mut self, now: Time, line: &[u8]) {
+        self.delivery.at(now);
+        if self.is_lost() {
+            return;
+        }
+        self.last_upstream = Some(now);
+        self.counters.upstream_messages += 1;
+        // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section
+        // 8.1). The first check is several times as fast, and nearly always enough.
+        if line.is_ascii() || core::str::from_utf8(line).is_ok() {
+            self.route(line);
+        } else {
+            self.actions.push_back(Action::UpstreamMalformed);
+        }
+        if self.delivery.has_overflowed() {
+            self.close_overflowed();
+        }
+    }
+
+    /// Passes a line from the upstream to the file of its kind.
+    pub(super) fn route(&mut self, line: &[u8]) {
+        match UpstreamMessage::read(line) {
+            Some(UpstreamMessage::Notification { method, params }) => {
+                self.notification(line, method.of(line), params);
+            }
+            Some(UpstreamMessage::Response { id, id_span, failed, body }) => {
+                self.response(line, id.map(UpstreamId), id_span, failed, body);
+            }
+            Some(UpstreamMessage::Request { method, id, params }) => {
+                self.server_request(line, method.of(line), id, params);
+            }
+            None if skip_space(line, 0) == line.len() => {}
+            None => self.actions.push_back(Action::UpstreamMalformed),
+        }
+    }
+
+    fn notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
+        let Some((note, bit)) = self.routes.notification(method) else {
+            return self.unknown_notification(line, method, params);
+        };
+        let topic = Topic::Known(bit);
+        match note.audience {
+            Audience::Thread => match text(line, params, b"threadId") {
+                Some(thread) => self.thread_notification(line, note, topic, thread.of(line), params),
+                None => self.delivery.notify_all(topic, line),
+            },
+            Audience::Broadcast(path) => {
+                let thread = params
+                    .filter(|_| !path.is_empty())
+                    .and_then(|p| member_at(line, p, path))
+                    .and_then(|value| string_inner(line, value))
+                    .map(|inner| inner.of(line));
+                self.broadcast(line, note, topic, thread, params);
+            }
+            Audience::MeteredThread => match self.attribution.take_metered() {
+                Some(thread) => {
+                    let subscribers = self.subscriptions.of_thread(thread.as_bytes());
+                    self.delivery.notify_each(subscribers, topic, line);
+                }
+                None => self.delivery.notify_each(&self.subscriptions.of_busy_threads(), topic, line),
+            },
+            Audience::Owner(param) => self.owned_notification(line, note, topic, param, params),
+            Audience::Requester => {
+                let requester = match method {
+                    b"windowsSandbox/setupCompleted" => self.attribution.take_windows_setup(),
+                    _ => self.attribution.turns_reader(),
+                };
+                match requester {
+                    Some(client) => self.delivery.notify(client, topic, line),
+                    None => self.delivery.notify_all(topic, line),
+                }
+            }
+            Audience::Sticky => {
+                self.handshake.keep(method, line);
+                let warning = config_warning(method, line).map(|text| Activity::ConfigWarning { text });
+                self.activities.extend(warning);
+                self.delivery.notify_all(topic, line);
+            }
+        }
+    }
+
+    /// The default rule for methods of a newer upstream.
+    fn unknown_notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
+        let topic = Topic::Unknown(method);
+        match text(line, params, b"threadId") {
+            Some(thread) => {
+                let thread = ThreadId::new(thread.of(line));
+                if !self.defer_if_unknown(&thread, line) {
+                    let subscribers = self.subscriptions.of_thread(thread.as_bytes());
+                    self.delivery.notify_each(subscribers, topic, line);
+                }
+            }
+            None => self.delivery.notify_all(topic, line),
+        }
+    }
+
+    // ---- notifications of a thread -------------------------------------------------------------
+
+    #[inline]
+    fn thread_notification(
+        &mut self,
+        line: &[u8],
+        note: &'static Notification,
+        topic: Topic<'_>,
+        thread: &[u8],
+        params: Option<usize>,
+    ) {
+        // The usual case, a delta for somebody, needs nothing more.
+        let subscribers = self.subscriptions.of_thread(thread);
+        if note.meaning == Meaning::None && !subscribers.is_empty() {
+            return self.delivery.notify_each(subscribers, topic, line);
+        }
+        let id = ThreadId::new(thread);
+        if self.defer_if_unknown(&id, line) {
+            return;
+        }
+        if let Some(params) = params
+            && let Some(only) = self.record(line, note.meaning, &id, params)
+        {
+            return self.delivery.notify(only, topic, line);
+        }
+        if note.meaning == Meaning::TokenUsage {
+            self.attribution.usage_reported(id);
+        }
+        let subscribers = self.subscriptions.of_thread(thread);
+        if subscribers.is_empty() {
+            self.counters.dropped_messages += 1;
+        }
+        self.delivery.notify_each(subscribers, topic, line);
+    }
+
+    /// Records what a thread's notification reports. Returns the only client it is for, if it is a
+    /// copy for the requester of a resume.
+    fn record(
+        &mut self,
+        line: &[u8],
+        meaning: Meaning,
+        thread: &ThreadId,
+        params: usize,
+    ) -> Option<ClientId> {
+        let now = self.now();
+        let state = self.subscriptions.get_mut(thread)?;
+        match meaning {
+            Meaning::TurnStarted => {
+                let turn = member(line, params, b"turn")?;
+                let id = string_inner(line, member(line, turn.start, b"id")?)?;
+                state.replay = None;
+                if state.open_turn(now, id.of(line), turn.of(line), KnownTo::Subscribers) {
+                    self.note_started(thread);
+                }
+            }
+            Meaning::TurnCompleted => {
+                let turn = member(line, params, b"turn")?;
+                let id = string_inner(line, member(line, turn.start, b"id")?)?;
+                if let Some(open) = state.close_turn(id.of(line)) {
+                    let status =
+                        member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
+                    self.turn_ended(thread, &open, Outcome::of_status(status));
+                }
+                self.server_requests.forget_unreported(thread);
+                self.attribution.forget_metered(thread);
+            }
+            Meaning::ItemStarted => {
+                if let Some(turn) = &mut state.turn {
+                    turn.final_answer = None;
+                }
+            }
+            Meaning::ItemCompleted => {
+                let item = member(line, params, b"item")?;
+                let turn = state.turn.as_mut()?;
+                if is_final_answer(line, item) {
+                    turn.final_answer = Some(item.of(line).into());
+                }
+            }
+            Meaning::TokenUsage => {
+                let replay = state.replay.as_mut().filter(|r| r.usage)?;
+                let turn = string_inner(line, member(line, params, b"turnId")?)?;
+                replay.usage = false;
+                let live = state.turn.as_ref().is_some_and(|t| *t.id == *turn.of(line));
+                return (!live).then_some(replay.to);
+            }
+            Meaning::ServerRequestResolved => {
+                let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
+                self.server_requests.resolved(ServerRequestId(id));
+            }
+            Meaning::None | Meaning::StatusChanged | Meaning::ThreadClosed | Meaning::ProcessExited => {}
+        }
+        None
+    }
+
+    // ---- notifications for everyone ------------------------------------------------------------
+
+    fn broadcast(
+        &mut self,
+        line: &[u8],
+        note: &'static Notification,
+        topic: Topic<'_>,
+        thread: Option<&[u8]>,
+        params: Option<usize>,
+    ) {
+        let Some(thread) = thread.map(ThreadId::new) else {
+            return self.delivery.notify_all(topic, line);
+        };
+        let status = || params.and_then(|p| member_at(line, p, &["status", "type"])).map(|v| v.of(line));
+        if self.attribution.defers_broadcast(&thread) {
+            // After the thread's other messages.
+            let unloads = note.meaning == Meaning::ThreadClosed || status() == Some(b"\"notLoaded\"");
+            return self.defer(thread, line, unloads);
+        }
+        match note.meaning {
+            Meaning::StatusChanged if params.is_some() => {
+                let status = status();
+                let active = status == Some(b"\"active\"");
+                if active && self.defer_if_unknown(&thread, line) {
+                    return;
+                }
+                if let Some(state) = self.subscriptions.get_mut(&thread) {
+                    let was_active = std::mem::replace(&mut state.active, active);
+                    state.loaded = status != Some(b"\"notLoaded\"");
+                    if !active && state.subscribers.is_empty() {
+                        match state.turn.take() {
+                            Some(turn) => self.turn_ended(&thread, &turn, Outcome::Unknown),
+                            // One that began when nobody was subscribed any more.
+                            None => self.counters.turns_completed += u64::from(was_active),
+                        }
+                        self.forget_unsubscribed(&thread);
+                    }
+                }
+                self.delivery.notify_all(topic, line);
+            }
+            Meaning::ThreadClosed => {
+                self.delivery.notify_all(topic, line);
+                self.unload(&thread);
+            }
+            _ => self.delivery.notify_all(topic, line),
+        }
+    }
+
+    /// Forgets what is open on a thread that nobody is subscribed to: the upstream reports neither the
+    /// end of its turn nor the resolution of its server requests, only its status.
+    fn forget_unsubscribed(&mut self, thread: &ThreadId) {
+        self.server_requests.forget_thread(thread);
+        self.attribution.forget_metered(thread);
+    }
+
+    /// Ends all subscriptions to a thread that the upstream has unloaded.
+    pub(super) fn unload(&mut self, thread: &ThreadId) {
+        self.forget_unsubscribed(thread);
+        if let Some(turn) = self.subscriptions.unload(thread) {
+            self.turn_ended(thread, &turn, Outcome::Unknown);
+        }
+    }
+
+    // ---- notifications for the owner of an id --------------------------------------------------
+
+    /// Passes a message about a connection-scoped id to its owner, with the id as the owner knows it.
+    fn owned_notification(
+        &mut self,
+        line: &[u8],
+        note: &'static Notification,
+        topic: Topic<'_>,
+        param: &str,
+        params: Option<usize>,
+    ) {
+        let found = text(line, params, param.as_bytes())
+            .and_then(|inner| Some((inner, resources::owner(inner.of(line))?)))
+            .filter(|(_, (client, _))| self.sessions.get(*client).is_some());
+        let Some((inner, (client, prefix))) = found else {
+            self.counters.dropped_messages += 1;
+            return;
+        };
+        let id = Span { start: inner.start + prefix, end: inner.end };
+        if note.meaning == Meaning::ProcessExited {
+            self.resources.closed(client, Resource::Process, id.of(line));
+        }
+        self.delivery.notify_with(client, topic, |out| {
+            out.extend_from_slice(&line[..inner.start]);
+            out.extend_from_slice(&line[id.start..]);
+        });
+    }
+}
+
+/// Returns what stands between the quotes of a string member of the parameters.
+#[inline]
+fn text(line: &[u8], params: Option<usize>, name: &[u8]) -> Option<Span> {
+    string_inner(line, member(line, params?, name)?)
+}
+
+fn is_final_answer(line: &[u8], item: Span) -> bool {
+    let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
+    is(b"type", b"\"agentMessage\"") && is(b"phase", b"\"final_answer\"")
+}

@@ -1,0 +1,275 @@
+//! Requests that wait for the upstream's response.
+
+use std::collections::hash_map::Entry;
+
+use rustc_hash::FxHashMap;
+
+use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
+use crate::routes::{Request, Resource};
+use crate::time::Time;
+
+/// Whose request it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::router) enum Origin {
+    /// A client's: the response goes to it, with the id it gave.
+    Client { client: ClientId, id: RequestId },
+    /// A client's that has disconnected: the response goes nowhere, its effect is undone.
+    Orphan { client: ClientId },
+    /// codexd's own.
+    Codexd,
+}
+
+impl Origin {
+    /// Returns the client whose request it is or was.
+    pub(in crate::router) fn client(&self) -> Option<ClientId> {
+        match self {
+            Origin::Client { client, .. } | Origin::Orphan { client } => Some(*client),
+            Origin::Codexd => None,
+        }
+    }
+
+    /// Returns the client that the response goes to.
+    pub(in crate::router) fn connected(&self) -> Option<ClientId> {
+        match self {
+            Origin::Client { client, .. } => Some(*client),
+            Origin::Orphan { .. } | Origin::Codexd => None,
+        }
+    }
+}
+
+/// What the response changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::router) enum Kind {
+    /// Nothing that codexd keeps.
+    Plain,
+    /// The one handshake with the upstream.
+    Initialize,
+    /// A health check: only its response matters.
+    Ping,
+    /// A barrier: its response proves that everything before it was consumed.
+    Barrier,
+    /// A request that the upstream rejects with the names of all methods.
+    ListMethods,
+    /// Creates a thread.
+    Start,
+    /// Creates a thread from another one.
+    Fork { replays: bool },
+    /// Subscribes to an existing thread; the id is not known beforehand with `path` or `history`.
+    Resume { target: Option<ThreadId>, replays: bool },
+    /// Archives or deletes a thread.
+    DropSubscriptions { thread: ThreadId },
+    /// The last subscriber unsubscribes.
+    Unsubscribe { thread: ThreadId },
+    /// Starts or joins a turn.
+    StartTurn { thread: ThreadId },
+    /// Reads a whole thread.
+    ReadTurns,
+    /// Starts a job whose end is reported by a notification without an id.
+    WindowsSetup,
+    /// Names a connection-scoped resource.
+    Resource { resource: Resource, id: Box<[u8]>, part: Part },
+}
+
+impl Kind {
+    /// Whether it bypasses the in-flight window: at most one of each is unanswered.
+    pub(super) fn is_urgent(&self) -> bool {
+        matches!(self, Kind::Initialize | Kind::Ping | Kind::Barrier)
+    }
+
+    /// Whether its success repeats a thread's turns, which may cause a `deprecationNotice`.
+    pub(in crate::router) fn reads_turns(&self) -> bool {
+        matches!(self, Kind::ReadTurns | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. })
+    }
+
+    /// Whether messages may have to be attributed to it while it is in flight.
+    pub(in crate::router) fn is_attributed(&self) -> bool {
+        matches!(self, Kind::Start | Kind::Fork { .. } | Kind::Resume { .. } | Kind::WindowsSetup)
+            || self.reads_turns()
+    }
+
+    /// Returns how many bytes of the client's text it holds.
+    fn text_bytes(&self) -> usize {
+        match self {
+            Kind::Resume { target: Some(thread), .. }
+            | Kind::DropSubscriptions { thread }
+            | Kind::Unsubscribe { thread }
+            | Kind::StartTurn { thread } => thread.as_bytes().len(),
+            Kind::Resource { id, .. } => id.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// What a request does with the resource it names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::router) enum Part {
+    /// Opens it.
+    Opens,
+    /// Closes it.
+    Closes,
+    /// Uses it.
+    Uses,
+}
+
+/// How far a request is on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It waits in a queue; the upstream has not seen it.
+    Queued,
+    /// It was sent and occupies a slot of the in-flight window.
+    InFlight {
+        /// Where its line begins in the stream to the upstream.
+        offset: u64,
+        /// Its line, to send it again if the upstream rejects it; absent if it was too long to keep.
+        line: Option<Vec<u8>>,
+    },
+    /// It was sent and occupies no slot: it is urgent, or it is known to be consumed and slow.
+    Unmetered {
+        /// Where its line begins in the stream to the upstream.
+        offset: u64,
+    },
+}
+
+/// One request without a response.
+#[derive(Clone, Debug)]
+pub(in crate::router) struct Pending {
+    pub(in crate::router) origin: Origin,
+    pub(in crate::router) kind: Kind,
+    pub(in crate::router) since: Time,
+    /// What the routing table knows of it.
+    pub(in crate::router) known: Option<&'static Request>,
+    pub(super) progress: Progress,
+    /// How often it was sent again.
+    pub(super) retries: u32,
+}
+
+impl Pending {
+    pub(in crate::router) fn new(
+        origin: Origin,
+        kind: Kind,
+        known: Option<&'static Request>,
+        since: Time,
+    ) -> Pending {
+        Pending { origin, kind, since, known, progress: Progress::Queued, retries: 0 }
+    }
+
+    /// Whether it may take long for good reasons.
+    pub(super) fn is_long(&self) -> bool {
+        self.known.is_some_and(|known| known.long)
+    }
+
+    /// Returns where its line begins in the stream to the upstream, once it was sent.
+    pub(in crate::router) fn offset(&self) -> Option<u64> {
+        match self.progress {
+            Progress::Queued => None,
+            Progress::InFlight { offset, .. } | Progress::Unmetered { offset } => Some(offset),
+        }
+    }
+
+    /// Takes the line that was kept to be sent again.
+    pub(super) fn take_line(&mut self) -> Option<Vec<u8>> {
+        match &mut self.progress {
+            Progress::InFlight { line, .. } => line.take(),
+            Progress::Queued | Progress::Unmetered { .. } => None,
+        }
+    }
+
+    /// Returns how many bytes it makes codexd keep until its response, beside its line.
+    pub(super) fn kept_bytes(&self) -> usize {
+        let id = match &self.origin {
+            Origin::Client { id, .. } => id.kept_bytes(),
+            Origin::Orphan { .. } | Origin::Codexd => 0,
+        };
+        id + self.kind.text_bytes() + size_of::<Pending>()
+    }
+}
+
+/// All requests without a response, by the id the upstream knows them by.
+#[derive(Debug, Default)]
+pub(super) struct PendingTable {
+    next: u64,
+    table: FxHashMap<UpstreamId, Pending>,
+}
+
+impl PendingTable {
+    /// Adds a request and returns its id for the upstream.
+    pub(super) fn insert(&mut self, pending: Pending) -> UpstreamId {
+        let id = UpstreamId(self.next);
+        self.next += 1;
+        self.table.insert(id, pending);
+        id
+    }
+
+    /// Puts a request back that was removed.
+    pub(super) fn put_back(&mut self, id: UpstreamId, pending: Pending) {
+        self.table.insert(id, pending);
+    }
+
+    pub(super) fn remove(&mut self, id: UpstreamId) -> Option<Pending> {
+        self.table.remove(&id)
+    }
+
+    /// Removes a request that was sent. One that is still queued cannot have been answered.
+    #[inline]
+    pub(super) fn remove_sent(&mut self, id: UpstreamId) -> Option<Pending> {
+        match self.table.entry(id) {
+            Entry::Occupied(entry) if entry.get().progress != Progress::Queued => Some(entry.remove()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn get(&self, id: UpstreamId) -> Option<&Pending> {
+        self.table.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: UpstreamId) -> Option<&mut Pending> {
+        self.table.get_mut(&id)
+    }
+
+    /// Returns the id that the next request gets.
+    pub(super) fn next_id(&self) -> UpstreamId {
+        UpstreamId(self.next)
+    }
+
+    /// Iterates over the requests that are older than `id`.
+    pub(super) fn before(&self, id: UpstreamId) -> impl Iterator<Item = &Pending> {
+        self.table.iter().filter(move |(other, _)| **other < id).map(|(_, pending)| pending)
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {
+        self.table.values()
+    }
+
+    /// Returns the id under which the upstream knows a client's request.
+    pub(super) fn find(&self, client: ClientId, id: &RequestId) -> Option<UpstreamId> {
+        self.table
+            .iter()
+            .find(
+                |(_, p)| matches!(&p.origin, Origin::Client { client: c, id: i } if *c == client && i == id),
+            )
+            .map(|(upstream, _)| *upstream)
+    }
+
+    /// Makes orphans of a client's requests; returns what each was to change and the line that was
+    /// kept of it, oldest first.
+    pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(Kind, Option<Vec<u8>>)> {
+        let mut orphans: Vec<_> = self
+            .table
+            .iter_mut()
+            .filter(|(_, p)| matches!(p.origin, Origin::Client { client: c, .. } if c == client))
+            .map(|(id, p)| {
+                p.origin = Origin::Orphan { client };
+                (*id, p.kind.clone(), p.take_line())
+            })
+            .collect();
+        orphans.sort_unstable_by_key(|(id, ..)| *id);
+        orphans.into_iter().map(|(_, kind, line)| (kind, line)).collect()
+    }
+
+    /// Removes all requests and returns them in the order in which they came.
+    pub(super) fn drain(&mut self) -> Vec<Pending> {
+        let mut all: Vec<_> = self.table.drain().collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, pending)| pending).collect()
+    }
+}

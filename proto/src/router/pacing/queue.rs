@@ -1,0 +1,101 @@
+//! What one client, or codexd itself, has waiting for the in-flight window.
+
+use std::collections::VecDeque;
+
+use crate::id::UpstreamId;
+use crate::router::Limits;
+use crate::time::Time;
+
+/// A line that waits for the in-flight window.
+#[derive(Debug)]
+pub(super) struct Queued {
+    /// `None` for a notification.
+    pub(super) id: Option<UpstreamId>,
+    pub(super) line: Vec<u8>,
+    pub(super) long: bool,
+}
+
+/// Lines in the order in which they are to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Queued>,
+    bytes: usize,
+    notifications: usize,
+    /// Until when nothing of it is sent, because the upstream had no room for something of it. Only
+    /// a queue in which something waits is paused.
+    paused_until: Option<Time>,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Returns how many bytes wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether a request of `bytes` exceeds the limits. One of any length may wait alone.
+    pub(super) fn is_full_for(&self, bytes: usize, limits: &Limits) -> bool {
+        self.len() >= limits.queued_requests_per_client
+            || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
+    }
+
+    /// Whether so much waits that cannot be refused that nothing more is to be read from its client.
+    pub(super) fn blocks_reading(&self, limits: &Limits) -> bool {
+        self.notifications > 0
+            && (self.notifications >= limits.queued_requests_per_client
+                || self.bytes > limits.queued_request_bytes_per_client)
+    }
+
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.notifications += usize::from(queued.id.is_none());
+        self.bytes += queued.line.len();
+        self.waiting.push_back(queued);
+    }
+
+    /// Inserts a request that was sent before all that waits: after older ones of its kind.
+    pub(super) fn put_back(&mut self, id: UpstreamId, line: Vec<u8>, long: bool) {
+        let at = self.waiting.iter().take_while(|q| q.id.is_some_and(|other| other < id)).count();
+        self.bytes += line.len();
+        self.waiting.insert(at, Queued { id: Some(id), line, long });
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        let queued = self.waiting.pop_front()?;
+        self.bytes -= queued.line.len();
+        self.notifications -= usize::from(queued.id.is_none());
+        Some(queued)
+    }
+
+    /// Removes everything; the queue is not paused any more.
+    pub(super) fn take(&mut self) -> VecDeque<Queued> {
+        std::mem::take(self).waiting
+    }
+
+    /// Returns until when the queue is paused.
+    pub(super) fn paused_until(&self) -> Option<Time> {
+        self.paused_until
+    }
+
+    /// Pauses the queue, or extends the pause. Returns whether it was not paused before.
+    pub(super) fn pause(&mut self, until: Time) -> bool {
+        let before = self.paused_until;
+        self.paused_until = Some(before.map_or(until, |at| at.max(until)));
+        before.is_none()
+    }
+
+    /// Ends the pause if it is over; returns whether it was.
+    pub(super) fn end_pause(&mut self, now: Time) -> bool {
+        let over = self.paused_until.is_some_and(|until| until <= now);
+        if over {
+            self.paused_until = None;
+        }
+        over
+    }
+}

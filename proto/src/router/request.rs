@@ -1,0 +1,403 @@
+//! Messages from clients, and requests on their way to the upstream.
+
+use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
+use super::pacing::{Kind, Origin, Part, Pending};
+use super::params::Params;
+use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
+use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
+use crate::json::Span;
+use crate::json::edit::{Edits, member_name, write_string};
+use crate::json::scan::string_inner;
+use crate::message::{ClientMessage, Rejection};
+use crate::routes::{Request, RequestEffect, Resource, Route};
+use crate::time::Time;
+
+/// A request from a client while it is on its way through the router.
+pub(super) struct Incoming<'a> {
+    pub(super) client: ClientId,
+    pub(super) id: RequestId,
+    pub(super) id_span: Span,
+    pub(super) line: &'a [u8],
+    pub(super) params: Option<Span>,
+}
+
+impl Router {
+    /// Handles one message from a client, without the line feed after it.
+    pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
+        self.delivery.at(now);
+        if self.sessions.get(client).is_none_or(|s| s.state() == SessionState::Closing) {
+            return;
+        }
+        if self.phase == Phase::Starting {
+            if !self.sessions.keep_early(client, line, &self.config.limits) {
+                self.refuse_early(client, line);
+                self.close(client, CloseReason::TooEarly);
+            }
+            return;
+        }
+        self.counters.client_messages += 1;
+        let message = ClientMessage::read(line);
+        // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
+        // message that did not come as a line; in what was read, it stands outside of strings.
+        let flat: Vec<u8>;
+        let line = if message.is_ok() && memchr::memchr(b'\n', line).is_some() {
+            flat = line.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
+            &flat
+        } else {
+            line
+        };
+        match message {
+            Ok(None) => {}
+            Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
+                self.request(Incoming { client, id, id_span, line, params }, &member_name(method.of(line)));
+            }
+            Ok(Some(ClientMessage::Notification { method })) => {
+                self.client_notification(client, &member_name(method.of(line)), line);
+            }
+            Ok(Some(ClientMessage::Answer { id })) => {
+                if let Some(id) = id {
+                    self.client_answer(client, id, line);
+                }
+            }
+            Err(rejection) => self.reject(client, &rejection),
+        }
+        self.close_overflowed();
+    }
+
+    /// Answers a line that was longer than the limit of whoever drives the router and was not kept.
+    pub fn client_line_too_long(&mut self, now: Time, client: ClientId, limit_bytes: usize) {
+        self.delivery.at(now);
+        self.counters.client_messages += 1;
+        let message = format!("the message is longer than {limit_bytes} bytes and was not read");
+        self.refuse(
+            client,
+            None,
+            &ErrorAnswer {
+                code: INVALID_REQUEST,
+                message: &message,
+                reason: "messageTooLong",
+                delivered: Delivered::No,
+                retryable: false,
+            },
+        );
+        self.close_overflowed();
+    }
+
+    /// Answers what a client has sent before the upstream was ready, `last` included: it was too much.
+    fn refuse_early(&mut self, client: ClientId, last: &[u8]) {
+        let mut lines = self.sessions.take_early_of(client);
+        lines.push(last.into());
+        for line in lines {
+            if let Ok(Some(ClientMessage::Request { id, .. })) = ClientMessage::read(&line) {
+                self.refuse(client, Some(&id), &TOO_EARLY);
+            }
+        }
+    }
+
+    fn reject(&mut self, client: ClientId, rejection: &Rejection) {
+        let (code, message, reason, id) = match rejection {
+            Rejection::NotJson(fault) => {
+                (PARSE_ERROR, format!("not JSON: {} at byte {}", fault.what, fault.at), "parseError", None)
+            }
+            Rejection::NotAMessage { what, id } => {
+                (INVALID_REQUEST, format!("not a request: {what}"), "invalidRequest", id.as_ref())
+            }
+            Rejection::BadAnswer => return self.counters.rejected_messages += 1,
+        };
+        let answer =
+            ErrorAnswer { code, message: &message, reason, delivered: Delivered::No, retryable: false };
+        self.refuse(client, id, &answer);
+    }
+
+    /// `initialized` has no effect upstream and was sent by codexd itself; an unknown one is forwarded.
+    fn client_notification(&mut self, client: ClientId, method: &[u8], line: &[u8]) {
+        if self.sessions.is_active(client) && method != b"initialized" && !self.is_lost() {
+            self.pacing.send_notification(self.delivery.now(), client, line);
+        }
+    }
+
+    fn request(&mut self, incoming: Incoming<'_>, method: &[u8]) {
+        match method {
+            b"broker/shutdown" => return self.broker_shutdown(&incoming),
+            b"broker/status" => return self.broker_status(&incoming),
+            _ => {}
+        }
+        if let Phase::Lost(loss) = &self.phase {
+            let loss = loss.clone();
+            return self.refuse(
+                incoming.client,
+                Some(&incoming.id),
+                &loss.error(UPSTREAM_LOST, Delivered::No),
+            );
+        }
+        if method == b"initialize" {
+            let Incoming { client, id, line, params, .. } = incoming;
+            return self.initialize_client(client, &id, line, params);
+        }
+        let Some(session) = self.sessions.get(incoming.client) else { return };
+        if !session.is_active() {
+            return self.refuse_native(incoming.client, &incoming.id, "Not initialized");
+        }
+        let known = self.routes.request(method);
+        if let Some(known) = known
+            && !session.is_experimental()
+            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params(known))
+        {
+            let message = format!("{what} requires experimentalApi capability");
+            return self.refuse_native(incoming.client, &incoming.id, &message);
+        }
+        if self.phase == Phase::Draining && self.is_new_work(known, &incoming) {
+            return self.refuse(incoming.client, Some(&incoming.id), &DRAINING);
+        }
+        match known.map_or(Route::Forward, |r| r.route) {
+            Route::Forward | Route::Local => self.forward(incoming, known),
+            Route::Unsubscribe => self.unsubscribe(incoming, known),
+            Route::Namespace { resource, id, opens } => self.namespaced(incoming, known, resource, id, opens),
+            Route::TranslateRequestId(param) => self.translated(incoming, known, param),
+        }
+    }
+
+    /// Whether a request starts something. Input for a running turn does not.
+    fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
+        let Some(known) = known.filter(|r| r.work) else { return false };
+        let steers = known.method == "turn/start"
+            && incoming.params(known).is_some_and(|params| {
+                params.thread(known).is_some_and(|thread| self.subscriptions.is_busy(&thread))
+            });
+        !steers
+    }
+
+    fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
+        let kind = known.map_or(Kind::Plain, |known| kind(known, incoming.params(known)));
+        self.dispatch(incoming, kind, known, Edits::new());
+    }
+
+    /// Sends a request to the upstream with an id of its own, or queues it.
+    pub(super) fn dispatch(
+        &mut self,
+        incoming: Incoming<'_>,
+        kind: Kind,
+        known: Option<&'static Request>,
+        mut edits: Edits<'_>,
+    ) {
+        let Incoming { client, id, id_span, line, .. } = incoming;
+        let now = self.now();
+        let attributed = kind.is_attributed().then(|| kind.clone());
+        let pending = Pending::new(Origin::Client { client, id }, kind, known, now);
+        if self.pacing.is_full_for(client, line.len(), &pending, &self.config.limits) {
+            if let Origin::Client { id, .. } = &pending.origin {
+                self.refuse(client, Some(id), &QUEUE_FULL);
+            }
+            return;
+        }
+        let sent = self.pacing.send_request(now, client, pending, |UpstreamId(id), out| {
+            if edits.is_empty() {
+                out.reserve(line.len() + 20);
+                out.extend_from_slice(&line[..id_span.start]);
+                write_u64(out, id);
+                out.extend_from_slice(&line[id_span.end..]);
+            } else {
+                let mut number = Vec::new();
+                write_u64(&mut number, id);
+                edits.replace_owned(id_span, number);
+                edits.write(line, out);
+            }
+        });
+        if let Some((sent, kind)) = sent.zip(attributed) {
+            self.attribution.sent(sent, client, &kind);
+        }
+    }
+
+    // ---- connection-scoped ids -------------------------------------------------------------------
+
+    fn namespaced(
+        &mut self,
+        incoming: Incoming<'_>,
+        known: Option<&'static Request>,
+        resource: Resource,
+        param: &'static str,
+        opens: bool,
+    ) {
+        let Some(params) = known.and_then(|known| incoming.params(known)) else {
+            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+        };
+        let line = incoming.line;
+        let value = params.get(param);
+        let given = value.filter(|v| v.of(line) != b"null");
+        let mut edits = Edits::new();
+        let mut prefix = resources::prefix(incoming.client);
+        let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
+            // The upstream refuses it, and must see that it is empty (measured).
+            Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
+                return self.dispatch(incoming, Kind::Plain, known, edits);
+            }
+            Some(Some(inner)) => {
+                edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
+                inner.of(line).into()
+            }
+            // Not a string: the upstream says so.
+            Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
+            // A buffered command without an id gets one, so that it can be ended with its client.
+            None if opens
+                && resource == Resource::Exec
+                && !resources::streams(params)
+                // By position, what is not there cannot be added: the upstream refuses so few.
+                && (value.is_some() || !params.by_position()) =>
+            {
+                let id = self.resources.next_command();
+                prefix.extend_from_slice(&id);
+                resources::inject(&mut edits, line, params.span(), param, value, &prefix);
+                id
+            }
+            None => return self.dispatch(incoming, Kind::Plain, known, edits),
+        };
+        let part = match known {
+            _ if opens => Part::Opens,
+            Some(known) if known.method == resource.close_method() => Part::Closes,
+            _ => Part::Uses,
+        };
+        let most = self.config.limits.queued_request_bytes_per_client;
+        if opens && self.resources.kept_bytes(incoming.client) + id.len() > most {
+            return self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
+        }
+        self.dispatch(incoming, Kind::Resource { resource, id, part }, known, edits);
+    }
+
+    fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
+        let line = incoming.line;
+        let mut edits = Edits::new();
+        let params = known.and_then(|known| incoming.params(known));
+        if let Some(value) = params.and_then(|params| params.get(param))
+            && let Some(id) = RequestId::from_json(value.of(line))
+        {
+            let mut text = Vec::new();
+            match self.pacing.find(incoming.client, &id) {
+                Some(UpstreamId(n)) => write_u64(&mut text, n),
+                // No request of this client: an id that no request has, natively just as harmless.
+                None => write_i64(&mut text, -1),
+            }
+            edits.replace_owned(value, text);
+        }
+        self.dispatch(incoming, Kind::Plain, known, edits);
+    }
+
+    // ---- requests that codexd answers itself ---------------------------------------------------
+
+    fn broker_shutdown(&mut self, incoming: &Incoming<'_>) {
+        let Incoming { client, id, .. } = incoming;
+        self.delivery.reply_with(*client, |out| {
+            out.extend_from_slice(b"{\"id\":");
+            id.write(out);
+            out.extend_from_slice(b",\"result\":{}}");
+        });
+        let other =
+            |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
+        let stops = match self.config.client_shutdown {
+            ClientShutdown::Always => true,
+            ClientShutdown::Never => false,
+            ClientShutdown::WhenUnused => unused,
+        };
+        self.close(*client, CloseReason::Detached);
+        if stops {
+            self.actions.push_back(Action::ShutdownRequested { client: *client });
+        }
+    }
+
+    fn broker_status(&mut self, incoming: &Incoming<'_>) {
+        let state = match &self.phase {
+            Phase::Starting => "handshaking",
+            Phase::Serving => "serving",
+            Phase::Draining => "draining",
+            Phase::Lost(_) => "stopping",
+        };
+        let identity = &self.config.identity;
+        self.delivery.reply_with(incoming.client, |out| {
+            out.extend_from_slice(b"{\"id\":");
+            incoming.id.write(out);
+            out.extend_from_slice(b",\"result\":{\"state\":");
+            write_string(out, state);
+            out.extend_from_slice(b",\"version\":");
+            write_string(out, &identity.version);
+            out.extend_from_slice(b",\"instance\":");
+            write_string(out, &identity.instance);
+            out.extend_from_slice(b",\"generation\":");
+            write_u64(out, identity.generation);
+            out.extend_from_slice(b"}}");
+        });
+    }
+
+    /// Answers with an error in the upstream's words.
+    pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
+        self.counters.rejected_messages += 1;
+        self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
+    }
+
+    /// Answers with an error of codexd's own.
+    pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
+        self.counters.rejected_messages += 1;
+        let generation = self.config.identity.generation;
+        self.delivery.reply_with(client, |out| error.write(out, id, generation));
+    }
+}
+
+/// Returns what the response to a request will change.
+fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
+    let thread = || params.and_then(|params| params.thread(known));
+    let is = |name: &str, value: &[u8]| params.is_some_and(|params| params.is(name, value));
+    match known.effect {
+        RequestEffect::None => Kind::Plain,
+        RequestEffect::Start => Kind::Start,
+        RequestEffect::Fork => Kind::Fork { replays: !is("excludeTurns", b"true") },
+        RequestEffect::Resume => {
+            let given = |name| {
+                params.is_some_and(|p| p.get(name).is_some()) && !is(name, b"null") && !is(name, b"\"\"")
+            };
+            Kind::Resume {
+                target: if given("path") || given("history") { None } else { thread() },
+                replays: !is("excludeTurns", b"true"),
+            }
+        }
+        RequestEffect::DropSubscriptions => {
+            thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
+        }
+        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::WindowsSetup => Kind::WindowsSetup,
+        RequestEffect::Read if is("includeTurns", b"true") => Kind::ReadTurns,
+        RequestEffect::Read => Kind::Plain,
+    }
+}
+
+impl<'a> Incoming<'a> {
+    /// Returns the parameters, to be read.
+    pub(super) fn params(&self, known: &Request) -> Option<Params<'a>> {
+        Params::new(self.line, self.params, known)
+    }
+}
+
+/// The answer to a client that has too many requests waiting.
+pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too many requests of this client wait for an answer; retry later",
+    reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that sends too much before codex is ready.
+const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too much was sent before codex app-server was ready; connect again later",
+    reason: "tooEarly",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to new work while the daemon drains.
+const DRAINING: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "codexd is stopping and takes no new work; connect again later",
+    reason: "draining",
+    delivered: Delivered::No,
+    retryable: true,
+};

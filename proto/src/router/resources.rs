@@ -1,0 +1,299 @@
+//! Connection-scoped resources: commands, processes, watches and event streams end with their client.
+//!
+//! Their ids are scoped to a connection, and the upstream has only one. Towards the upstream `"p"` of
+//! client 7 becomes `"7:p"`, towards the client it becomes `"p"` again, also where the upstream quotes
+//! it in the text of an error. No table is needed to find the owner of an id from the upstream: the id
+//! names it.
+
+use rustc_hash::FxHashMap;
+
+use super::params::Params;
+use crate::id::{ClientId, write_u64};
+use crate::json::Span;
+use crate::json::edit::{Edits, read_string, write_string};
+use crate::json::scan::{Members, member, skip_space, string_inner};
+use crate::routes::Resource;
+
+/// A resource that ends with its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OpenResource {
+    pub(super) resource: Resource,
+    /// The client's id between its quotes.
+    pub(super) id: Box<[u8]>,
+}
+
+/// The resources that clients have opened.
+#[derive(Debug, Default)]
+pub(super) struct Resources {
+    clients: FxHashMap<ClientId, Vec<OpenResource>>,
+    /// Number of the next command that gets an id from codexd.
+    next_command: u64,
+}
+
+impl Resources {
+    pub(super) fn opened(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
+        self.clients.entry(client).or_default().push(OpenResource { resource, id: id.into() });
+    }
+
+    pub(super) fn closed(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
+        if let Some(open) = self.clients.get_mut(&client) {
+            open.retain(|r| r.resource != resource || *r.id != *id);
+        }
+    }
+
+    /// Removes what a client has opened.
+    pub(super) fn take(&mut self, client: ClientId) -> Vec<OpenResource> {
+        self.clients.remove(&client).unwrap_or_default()
+    }
+
+    /// Returns how many bytes the ids of a client's resources keep.
+    pub(super) fn kept_bytes(&self, client: ClientId) -> usize {
+        let open = self.clients.get(&client).map_or(&[][..], Vec::as_slice);
+        open.iter().map(|r| r.id.len() + size_of::<OpenResource>()).sum()
+    }
+
+    /// Returns an id for a command whose client gave none.
+    pub(super) fn next_command(&mut self) -> Box<[u8]> {
+        let mut id = b"~".to_vec();
+        write_u64(&mut id, self.next_command);
+        self.next_command += 1;
+        id.into()
+    }
+
+    /// Returns how many resources are open.
+    pub(super) fn len(&self) -> usize {
+        self.clients.values().map(Vec::len).sum()
+    }
+}
+
+/// Returns the prefix of `client`'s ids.
+pub(super) fn prefix(client: ClientId) -> Vec<u8> {
+    let mut text = Vec::with_capacity(12);
+    write_u64(&mut text, u64::from(client.0));
+    text.push(b':');
+    text
+}
+
+/// Parses an id from the upstream: its owner, and the length of the prefix.
+pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
+    let digits = id.iter().take_while(|b| b.is_ascii_digit()).count();
+    if id.get(digits) != Some(&b':') {
+        return None;
+    }
+    let number = core::str::from_utf8(&id[..digits]).ok()?.parse().ok()?;
+    Some((ClientId(number), digits + 1))
+}
+
+/// Whether `command/exec` streams, so that it needs an id of the client's own.
+pub(super) fn streams(params: Params<'_>) -> bool {
+    ["tty", "streamStdin", "streamStdoutStderr"].iter().any(|flag| params.is(flag, b"true"))
+}
+
+/// Returns a JSON string with every mention of the id as the upstream knows it put back; `None` when
+/// there is none. `id` is what stands between the quotes of the client's own.
+///
+/// The upstream quotes ids as they are, as JSON or as `Debug` writes them, depending on the request (measured); any
+/// of those notations is recognized.
+pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<Vec<u8>> {
+    let prefix = core::str::from_utf8(prefix).ok()?;
+    let text = read_string(text)?;
+    let id = read_string(&[b"\"", id, b"\""].concat())?;
+    let mut out = String::with_capacity(text.len());
+    let mut copied = 0;
+    let mut from = 0;
+    while let Some(at) = text[from..].find(prefix).map(|at| from + at) {
+        let behind = at + prefix.len();
+        from = behind;
+        // `17:p` is not a mention of `7:p`.
+        let inside = text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
+        if !inside && let Some(length) = length_of_mention(&text[behind..], &id) {
+            out.push_str(&text[copied..at]);
+            copied = behind;
+            // What follows in the id itself is the client's own.
+            from = behind + length;
+        }
+    }
+    if copied == 0 {
+        return None;
+    }
+    out.push_str(&text[copied..]);
+    let mut json = Vec::with_capacity(out.len() + 2);
+    write_string(&mut json, &out);
+    Some(json)
+}
+
+/// Returns the length of the id that a text begins with, as it is or with escapes.
+fn length_of_mention(text: &str, id: &str) -> Option<usize> {
+    let escaped = || {
+        let mut rest = text;
+        for wanted in id.chars() {
+            rest = unescaped(rest).filter(|(c, _)| *c == wanted)?.1;
+        }
+        Some(text.len() - rest.len())
+    };
+    if text.starts_with(id) { Some(id.len()) } else { escaped() }
+}
+
+/// Takes the first character of a text in which a backslash begins an escape of JSON or of Rust.
+fn unescaped(text: &str) -> Option<(char, &str)> {
+    let mut chars = text.chars();
+    let first = chars.next()?;
+    if first != '\\' {
+        return Some((first, chars.as_str()));
+    }
+    let plain = match chars.next()? {
+        'u' => return unescaped_unicode(chars.as_str()),
+        'x' => {
+            let (digits, rest) = chars.as_str().split_at_checked(2)?;
+            return Some((char::from(u8::from_str_radix(digits, 16).ok()?), rest));
+        }
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        '0' => '\0',
+        other => other,
+    };
+    Some((plain, chars.as_str()))
+}
+
+/// Takes what follows `\u`: `{1f600}`, or four digits, or twice that for a pair of surrogates.
+fn unescaped_unicode(text: &str) -> Option<(char, &str)> {
+    let number = |digits: &str| u32::from_str_radix(digits, 16).ok();
+    if let Some(braced) = text.strip_prefix('{') {
+        let (digits, rest) = braced.split_once('}')?;
+        return Some((char::from_u32(number(digits)?)?, rest));
+    }
+    let (digits, rest) = text.split_at_checked(4)?;
+    let high = number(digits)?;
+    if let Some(c) = char::from_u32(high) {
+        return Some((c, rest));
+    }
+    let (digits, rest) = rest.strip_prefix("\\u")?.split_at_checked(4)?;
+    let pair = [u16::try_from(high).ok()?, u16::try_from(number(digits)?).ok()?];
+    Some((char::decode_utf16(pair).next()?.ok()?, rest))
+}
+
+/// Puts an id into parameters that have none, or null.
+pub(super) fn inject(
+    edits: &mut Edits<'_>,
+    line: &[u8],
+    params: Span,
+    name: &str,
+    null: Option<Span>,
+    id: &[u8],
+) {
+    let mut text = Vec::new();
+    if null.is_none() {
+        write_string(&mut text, name);
+        text.push(b':');
+    }
+    text.push(b'"');
+    text.extend_from_slice(id);
+    text.push(b'"');
+    match null {
+        Some(span) => edits.replace_owned(span, text),
+        None => {
+            let at = skip_space(line, params.start + 1);
+            if Members::new(line, params.start).next().is_some() {
+                text.push(b',');
+            }
+            edits.replace_owned(Span { start: at, end: at }, text);
+        }
+    }
+}
+
+/// Puts the client's own id back where a response mentions it.
+pub(super) fn restore_ids(
+    edits: &mut Edits<'_>,
+    line: &[u8],
+    body: Span,
+    client: ClientId,
+    resource: Resource,
+    id: &[u8],
+    failed: bool,
+) {
+    let prefix = prefix(client);
+    if failed {
+        if let Some(message) = member(line, body.start, b"message")
+            && let Some(text) = restore_mentions(message.of(line), &prefix, id)
+        {
+            edits.replace_owned(message, text);
+        }
+    } else if let Some(value) = member(line, body.start, resource.id_param().as_bytes())
+        && let Some(inner) = string_inner(line, value)
+        && inner.of(line).starts_with(&prefix)
+    {
+        edits.replace(Span { start: inner.start, end: inner.start + prefix.len() }, b"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_says_whose_it_is() {
+        assert_eq!(prefix(ClientId(42)), b"42:");
+        assert_eq!(owner(b"42:p1"), Some((ClientId(42), 3)));
+        assert_eq!(owner(b"42:1:x"), Some((ClientId(42), 3)));
+        for foreign in [&b"p1"[..], b":p", b"", b"42", b"99999999999:p"] {
+            assert_eq!(owner(foreign), None);
+        }
+    }
+
+    #[test]
+    fn mentions_in_errors_are_put_back() {
+        let restored = |text: &str, id: &str| {
+            let restored = restore_mentions(text.as_bytes(), b"7:", id.as_bytes())?;
+            Some(String::from_utf8(restored).unwrap())
+        };
+        assert_eq!(
+            restored(r#""duplicate active command/exec process id: \"7:p2\", not \"17:p2\"""#, "p2")
+                .as_deref(),
+            Some(r#""duplicate active command/exec process id: \"p2\", not \"17:p2\"""#)
+        );
+        assert_eq!(
+            restored(r#""watchId already exists: 7:w""#, "w").as_deref(),
+            Some(r#""watchId already exists: w""#)
+        );
+        // Quoted once by the upstream, and once more by JSON.
+        assert_eq!(
+            restored(r#""no active command/exec for process id \"7:a \\\"b\\\" é\"""#, r#"a \"b\" \u00e9"#)
+                .as_deref(),
+            Some(r#""no active command/exec for process id \"a \\\"b\\\" é\"""#)
+        );
+        assert_eq!(restored(r#""no such thing: \"77:p\"""#, "p"), None);
+        assert_eq!(
+            restored(r#""no active process for process handle \"7:\"""#, "").as_deref(),
+            Some(r#""no active process for process handle \"\"""#)
+        );
+    }
+
+    #[test]
+    fn mentions_are_put_back_in_whichever_notation_the_upstream_quotes_them() {
+        let id = "\0\u{1b}[0m\n\r\t\"\\'\u{7f}\u{85}\u{2028}\u{feff}e\u{301}\u{1F600}7:7:";
+        let json = |text: &str| serde_json::to_string(text).unwrap();
+        let ascii: String = id.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+        let notations = [
+            id.to_owned(),
+            json(id)[1..].trim_end_matches('"').to_owned(),
+            format!("{id:?}")[1..].trim_end_matches('"').to_owned(),
+            id.escape_default().to_string(),
+            id.escape_unicode().to_string(),
+            ascii,
+        ];
+        for quoted in notations {
+            let text = json(&format!("no such process: \"7:{quoted}\", only 17:{quoted} and 7: others"));
+            let inner = &json(id)[1..json(id).len() - 1];
+            let restored = restore_mentions(text.as_bytes(), b"7:", inner.as_bytes()).unwrap();
+            let expected = json(&format!("no such process: \"{quoted}\", only 17:{quoted} and 7: others"));
+            assert_eq!(String::from_utf8(restored).unwrap(), expected);
+        }
+        assert_eq!(length_of_mention("\\ud83d", "\u{1F600}"), None);
+        assert_eq!(length_of_mention("\\u{", "x"), None);
+        assert_eq!(length_of_mention("\\x4", "@"), None);
+        assert_eq!(length_of_mention("\\", "\\"), Some(1));
+    }
+}

@@ -1,0 +1,206 @@
+//! Responses of the upstream.
+
+use serde::Deserialize;
+
+use super::pacing::{Completion, Kind, Origin, Part, is_overload};
+use super::thread::{KnownTo, Replay};
+use super::{Action, Router, resources};
+use crate::id::{ClientId, ThreadId, UpstreamId};
+use crate::json::Span;
+use crate::json::edit::Edits;
+use crate::json::scan::{member, member_at, string_inner};
+use crate::routes::Resource;
+
+impl Router {
+    pub(super) fn response(
+        &mut self,
+        line: &[u8],
+        id: Option<UpstreamId>,
+        id_span: Span,
+        failed: bool,
+        body: Span,
+    ) {
+        let Some(upstream_id) = id else {
+            self.counters.dropped_messages += 1;
+            return;
+        };
+        let overloaded = is_overload(line, failed, body);
+        let pending = match self.pacing.complete(self.delivery.now(), upstream_id, overloaded) {
+            Completion::Unknown => {
+                self.counters.dropped_messages += 1;
+                return;
+            }
+            Completion::Retried => return self.pump(),
+            Completion::Rejected(pending) => {
+                if let Kind::Unsubscribe { thread } = &pending.kind {
+                    return self.take_over_unsubscribe(thread, &pending.origin);
+                }
+                pending
+            }
+            Completion::Answered(pending) => pending,
+        };
+        self.attribution.done(upstream_id, &pending.kind);
+        let client = pending.origin.connected();
+        let mut edits = Edits::new();
+        let mut opened = None;
+        match &pending.kind {
+            Kind::Initialize => self.handshake_answered(line, failed, body),
+            Kind::Ping => self.actions.push_back(Action::PingAnswered),
+            Kind::ListMethods if failed => self.methods_listed(line, body),
+            Kind::Start if !failed => opened = self.opened(line, body, client, None),
+            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
+                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+                    self.adopt_if_older(thread, upstream_id);
+                }
+                let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
+                opened = self.opened(line, body, client, replay);
+            }
+            Kind::Resume { target: Some(thread), .. } => {
+                // Nobody became a subscriber. What was deferred reaches those it is for anyway, unless
+                // another resume of the thread may still say more.
+                self.subscriptions.remember(thread, self.config.limits.remembered_threads);
+                if !self.attribution.is_resuming(thread) {
+                    self.release_deferred(thread);
+                }
+            }
+            Kind::DropSubscriptions { thread } if !failed => self.unload(thread),
+            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread, client),
+            Kind::Resource { resource, id, part } => {
+                if let (false, Some(owner)) = (failed, pending.origin.client()) {
+                    self.resource_answered(owner, *resource, id, *part);
+                }
+                if let Some(client) = client {
+                    resources::restore_ids(&mut edits, line, body, client, *resource, id, failed);
+                }
+            }
+            _ => {}
+        }
+        if let Origin::Client { client, id } = &pending.origin {
+            self.delivery.reply_with(*client, |out| {
+                if edits.is_empty() {
+                    out.reserve(line.len() + 24);
+                    out.extend_from_slice(&line[..id_span.start]);
+                    id.write(out);
+                    out.extend_from_slice(&line[id_span.end..]);
+                } else {
+                    let mut text = Vec::new();
+                    id.write(&mut text);
+                    edits.replace_owned(id_span, text);
+                    edits.write(line, out);
+                }
+            });
+        }
+        if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            self.run_deferred_unsubscribes(thread);
+        }
+        if let Some(thread) = opened
+            && client.is_none()
+        {
+            self.release_thread(&thread);
+        }
+        if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
+            self.release_if_loaded(thread);
+        }
+        self.adopt_unexplained();
+        self.pump();
+    }
+
+    /// A thread was started, forked or resumed, by `client` if it is still there: `replay` says what
+    /// the upstream repeats now, and for whom.
+    fn opened(
+        &mut self,
+        line: &[u8],
+        body: Span,
+        client: Option<ClientId>,
+        replay: Option<Replay>,
+    ) -> Option<ThreadId> {
+        let thread = member(line, body.start, b"thread")?;
+        let id = string_inner(line, member(line, thread.start, b"id")?)?;
+        let id = ThreadId::new(id.of(line));
+        self.subscriptions.remember(&id, self.config.limits.remembered_threads);
+        self.release_leftovers(&id);
+        let now = self.now();
+        let mut started = false;
+        if let Some(state) = self.subscriptions.get_mut(&id) {
+            state.loaded = true;
+            let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
+            if status == Some(b"\"active\"") {
+                state.active = true;
+                // The response tells the requester of a running turn.
+                let notified = KnownTo::Requesters(client.into_iter().collect());
+                if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
+                    && let Some((turn, object)) = running_turn(thread.of(line))
+                {
+                    started = state.open_turn(now, turn.as_bytes(), object.as_bytes(), notified);
+                }
+            }
+            if replay.is_some() {
+                state.replay = replay;
+            }
+        }
+        if started {
+            self.note_started(&id);
+        }
+        if let Some(client) = client {
+            self.subscriptions.subscribe(client, &id);
+        }
+        self.release_deferred(&id);
+        Some(id)
+    }
+
+    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
+        let now = self.now();
+        let Some(turn) = member(line, body.start, b"turn") else { return };
+        let running =
+            member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
+        if let Some(id) = member(line, turn.start, b"id").and_then(|id| string_inner(line, id))
+            && running
+            && let Some(state) = self.subscriptions.get_mut(thread)
+        {
+            let requester = KnownTo::Requesters(client.into_iter().collect());
+            let started = state.open_turn(now, id.of(line), turn.of(line), requester);
+            if let Some(open) = state.turn.as_mut().filter(|open| *open.id == *id.of(line)) {
+                open.by = open.by.or(client);
+            }
+            if started {
+                self.note_started(thread);
+            }
+        }
+    }
+
+    /// A request that names a connection-scoped resource succeeded: what is open is known from that.
+    /// `client` may have left meanwhile; then what it opened ends.
+    fn resource_answered(&mut self, client: ClientId, resource: Resource, id: &[u8], part: Part) {
+        // A command of `command/exec` has ended when its response comes.
+        if resource == Resource::Exec {
+            return;
+        }
+        match (part, self.sessions.is_active(client)) {
+            (Part::Opens, true) => self.resources.opened(client, resource, id),
+            (Part::Opens, false) => self.end_resource(client, resource, id),
+            // A process has ended when `process/exited` says so.
+            (Part::Closes, true) if resource != Resource::Process => {
+                self.resources.closed(client, resource, id);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Finds the running turn in a thread object: its id and the turn object.
+fn running_turn(thread: &[u8]) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Thread<'a> {
+        #[serde(borrow, default)]
+        turns: Vec<&'a serde_json::value::RawValue>,
+    }
+    #[derive(Deserialize)]
+    struct Turn {
+        id: String,
+        status: String,
+    }
+    let thread: Thread<'_> = serde_json::from_slice(thread).ok()?;
+    let last = thread.turns.last()?.get();
+    let turn: Turn = serde_json::from_str(last).ok()?;
+    (turn.status == "inProgress").then(|| (turn.id, last.to_owned()))
+}

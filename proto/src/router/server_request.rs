@@ -1,0 +1,180 @@
+//! Server requests: approvals, user input, dynamic tools.
+//!
+//! The id of a server request passes unchanged. The first answer wins, whoever gives it (measured: the
+//! upstream accepts it from any connection); later ones are dropped here. A request that no connected
+//! client can see is unassigned: the upstream repeats it to whoever resumes its thread. One that goes to
+//! no thread's subscribers is never repeated, so it fails when the last client that got it leaves; one
+//! that the upstream gives up by itself fails at that time, so that it is not kept for ever.
+
+use super::Router;
+use super::delivery::Topic;
+use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
+use crate::json::Span;
+use crate::json::edit::write_string;
+use crate::json::scan::{Members, member, string_inner};
+use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
+
+impl Router {
+    /// Forwards a client's answer, if it is the first one.
+    pub(super) fn client_answer(&mut self, client: ClientId, id: ServerRequestId, line: &[u8]) {
+        if !self.sessions.is_active(client) || self.is_lost() {
+            return;
+        }
+        if self.server_requests.answered(id) {
+            self.pacing.send_answer(self.delivery.now(), line);
+        } else {
+            self.counters.dropped_messages += 1;
+        }
+    }
+
+    /// Passes a server request to the clients it is for.
+    pub(super) fn server_request(
+        &mut self,
+        line: &[u8],
+        method: &[u8],
+        id: Option<ServerRequestId>,
+        params: Option<Span>,
+    ) {
+        let known = self.routes.server_request(method);
+        let Some(id) = id else {
+            // The upstream counts its requests; another id cannot be answered by a client.
+            self.counters.dropped_messages += 1;
+            return;
+        };
+        let name = known.map_or("threadId", |k| k.thread);
+        let thread = params
+            .and_then(|p| member(line, p.start, name.as_bytes()))
+            .and_then(|v| string_inner(line, v))
+            .map(|inner| ThreadId::new(inner.of(line)));
+        let audience = match known {
+            Some(known) => known.audience,
+            None if thread.is_some() => Audience::Thread,
+            None => Audience::Broadcast,
+        };
+        match (audience, thread) {
+            (Audience::Thread, Some(thread)) => {
+                if !self.defer_if_unknown(&thread, line) {
+                    let to = self.approvers(id, &thread);
+                    self.pass_server_request(line, id, Some(thread), known, &to);
+                }
+            }
+            (Audience::OnlySubscriber, Some(thread)) => {
+                match *self.subscriptions.of_thread(thread.as_bytes()) {
+                    [only] => self.pass_server_request(line, id, Some(thread), known, &[only]),
+                    _ => self.fail_server_request(id, "not exactly one client is subscribed to the thread"),
+                }
+            }
+            (Audience::Attestation, thread) => {
+                let able = self.sessions.iter().filter(|(_, s)| s.is_active());
+                let able = able.filter(|(_, s)| s.declared().is_some_and(|d| d.attestation));
+                match able.min_by_key(|(_, s)| s.joined()).map(|(client, _)| client) {
+                    Some(client) => self.pass_server_request(line, id, thread, known, &[client]),
+                    None => self.fail_server_request(id, "no client can attest"),
+                }
+            }
+            (_, thread) => {
+                let everyone = self.sessions.active();
+                if everyone.is_empty() {
+                    self.fail_server_request(id, "no client is connected");
+                } else {
+                    self.pass_server_request(line, id, thread, known, &everyone);
+                }
+            }
+        }
+    }
+
+    /// Returns who gets a server request about a thread: its subscribers; for a repeated one only the
+    /// requester of the resume that caused the repetition.
+    fn approvers(&self, id: ServerRequestId, thread: &ThreadId) -> Vec<ClientId> {
+        let Some(state) = self.subscriptions.get(thread.as_bytes()) else { return Vec::new() };
+        match state.replay.filter(|_| self.server_requests.contains(id)) {
+            Some(replay) => vec![replay.to],
+            None => state.subscribers.clone(),
+        }
+    }
+
+    fn pass_server_request(
+        &mut self,
+        line: &[u8],
+        id: ServerRequestId,
+        thread: Option<ThreadId>,
+        known: Option<&ServerRequest>,
+        to: &[ClientId],
+    ) {
+        let connected: Vec<ClientId> =
+            to.iter().copied().filter(|client| self.sessions.get(*client).is_some()).collect();
+        if !self.server_requests.passed(self.delivery.now(), id, thread, known, &connected) {
+            return;
+        }
+        let stripped = known.and_then(|k| k.strip).and_then(|name| without_param(line, name));
+        for client in connected {
+            let experimental = self.sessions.get(client).is_some_and(|s| s.is_experimental());
+            match &stripped {
+                Some(stripped) if !experimental => self.delivery.reply(client, stripped),
+                _ => self.delivery.reply(client, line),
+            }
+        }
+    }
+
+    /// Answers a server request that nobody can answer.
+    pub(super) fn fail_server_request(&mut self, id: ServerRequestId, message: &str) {
+        let mut line = b"{\"id\":".to_vec();
+        write_i64(&mut line, id.0);
+        line.extend_from_slice(b",\"error\":{\"code\":-32000,\"message\":");
+        write_string(&mut line, message);
+        line.extend_from_slice(b"}}");
+        self.pacing.send_answer(self.delivery.now(), &line);
+    }
+
+    /// Notifies the subscribers that the server requests they see will not be answered any more.
+    pub(super) fn resolve_server_requests(&mut self) {
+        let topic = self.topic(b"serverRequest/resolved");
+        for (id, thread) in self.server_requests.resolve_all() {
+            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":\"".to_vec();
+            line.extend_from_slice(thread.as_bytes());
+            line.extend_from_slice(b"\",\"requestId\":");
+            write_i64(&mut line, id.0);
+            line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
+            self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
+        }
+    }
+
+    /// Returns the topic of a notification that codexd writes itself.
+    pub(super) fn topic(&self, method: &'static [u8]) -> Topic<'static> {
+        match self.routes.notification(method) {
+            Some((_, bit)) => Topic::Known(bit),
+            None => Topic::Unknown(method),
+        }
+    }
+}
+
+/// Returns the line without `params.{name}`; `None` when it is not there.
+fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
+    let params = member(line, 0, b"params")?;
+    let members: Vec<_> = Members::new(line, params.start).collect();
+    let at = members.iter().position(|m| m.key.of(line) == name.as_bytes())?;
+    // From behind the previous member, or up to the next one.
+    let (start, end) = match (at.checked_sub(1), members.get(at + 1)) {
+        (Some(before), _) => (members[before].value.end, members[at].value.end),
+        (None, Some(after)) => (members[at].key.start - 1, after.key.start - 1),
+        (None, None) => (members[at].key.start - 1, members[at].value.end),
+    };
+    let mut out = line[..start].to_vec();
+    out.extend_from_slice(&line[end..]);
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_cut_out_with_one_comma() {
+        let cut = |line: &str| without_param(line.as_bytes(), "x").map(|l| String::from_utf8(l).unwrap());
+        assert_eq!(cut(r#"{"params":{"a":1,"x":{"y":[1]},"b":2}}"#).unwrap(), r#"{"params":{"a":1,"b":2}}"#);
+        assert_eq!(cut(r#"{"params":{"x":1 , "b":2}}"#).unwrap(), r#"{"params":{"b":2}}"#);
+        assert_eq!(cut(r#"{"params":{"a":1, "x":1}}"#).unwrap(), r#"{"params":{"a":1}}"#);
+        assert_eq!(cut(r#"{"params":{"x":1}}"#).unwrap(), r#"{"params":{}}"#);
+        assert_eq!(cut(r#"{"params":{"a":1}}"#), None);
+    }
+}

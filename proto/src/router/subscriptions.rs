@@ -1,0 +1,162 @@
+//! Subscriptions: which client is subscribed to which thread, and what runs there.
+//!
+//! # Invariants
+//! A client is in the list of a thread exactly if the thread is in the set of the client; only
+//! connected clients have a set.
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::thread::{OpenTurn, Thread};
+use crate::id::{ClientId, ThreadId};
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    threads: FxHashMap<ThreadId, Thread>,
+    clients: FxHashMap<ClientId, FxHashSet<ThreadId>>,
+}
+
+/// What ran on a thread when the upstream was lost.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) thread: ThreadId,
+    /// Its last status says that something runs.
+    pub(super) active: bool,
+    /// None while it is not known.
+    pub(super) turn: Option<OpenTurn>,
+}
+
+impl Subscriptions {
+    pub(super) fn connect(&mut self, client: ClientId) {
+        self.clients.insert(client, FxHashSet::default());
+    }
+
+    /// Ends all subscriptions of a client; returns their threads.
+    pub(super) fn unsubscribe_all(&mut self, client: ClientId) -> FxHashSet<ThreadId> {
+        let threads = self.clients.get_mut(&client).map(std::mem::take).unwrap_or_default();
+        for thread in &threads {
+            if let Some(state) = self.threads.get_mut(thread) {
+                state.subscribers.retain(|c| *c != client);
+            }
+        }
+        threads
+    }
+
+    /// Forgets a client without subscriptions.
+    pub(super) fn disconnect(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+    }
+
+    /// Subscribes a connected client to a thread.
+    pub(super) fn subscribe(&mut self, client: ClientId, thread: &ThreadId) {
+        let Some(threads) = self.clients.get_mut(&client) else { return };
+        if threads.insert(thread.clone()) {
+            self.threads.entry(thread.clone()).or_default().subscribers.push(client);
+        }
+    }
+
+    /// Ends a subscription; returns whether there was one.
+    pub(super) fn unsubscribe(&mut self, client: ClientId, thread: &ThreadId) -> bool {
+        let subscribed = self.clients.get_mut(&client).is_some_and(|threads| threads.remove(thread));
+        if subscribed && let Some(state) = self.threads.get_mut(thread) {
+            state.subscribers.retain(|c| *c != client);
+        }
+        subscribed
+    }
+
+    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there; returns that.
+    pub(super) fn unload(&mut self, thread: &ThreadId) -> Option<OpenTurn> {
+        let state = self.threads.get_mut(thread)?;
+        state.loaded = false;
+        state.active = false;
+        let turn = state.turn.take();
+        state.replay = None;
+        for client in std::mem::take(&mut state.subscribers) {
+            if let Some(threads) = self.clients.get_mut(&client) {
+                threads.remove(thread);
+            }
+        }
+        turn
+    }
+
+    #[inline]
+    pub(super) fn get(&self, thread: &[u8]) -> Option<&Thread> {
+        self.threads.get(thread)
+    }
+
+    pub(super) fn get_mut(&mut self, thread: &ThreadId) -> Option<&mut Thread> {
+        self.threads.get_mut(thread)
+    }
+
+    /// Adds a thread; forgets threads without effect when more than `most` are known.
+    pub(super) fn remember(&mut self, thread: &ThreadId, most: usize) -> &mut Thread {
+        if self.threads.len() >= most {
+            self.threads.retain(|_, t| !t.is_forgettable());
+        }
+        self.threads.entry(thread.clone()).or_default()
+    }
+
+    /// Returns the subscribers of a thread.
+    #[inline]
+    pub(super) fn of_thread(&self, thread: &[u8]) -> &[ClientId] {
+        self.threads.get(thread).map_or(&[], |t| &t.subscribers)
+    }
+
+    /// Returns the threads that a client is subscribed to.
+    pub(super) fn of_client(&self, client: ClientId) -> impl Iterator<Item = &ThreadId> {
+        self.clients.get(&client).into_iter().flatten()
+    }
+
+    /// Whether a client is subscribed to a thread.
+    pub(super) fn is_subscribed(&self, client: ClientId, thread: &ThreadId) -> bool {
+        self.clients.get(&client).is_some_and(|threads| threads.contains(thread))
+    }
+
+    /// Whether a thread is loaded.
+    pub(super) fn is_loaded(&self, thread: &ThreadId) -> bool {
+        self.threads.get(thread).is_some_and(|t| t.loaded)
+    }
+
+    /// Whether something runs on a thread.
+    pub(super) fn is_busy(&self, thread: &ThreadId) -> bool {
+        self.threads.get(thread).is_some_and(Thread::is_busy)
+    }
+
+    /// Iterates over all threads.
+    pub(super) fn threads(&self) -> impl Iterator<Item = (&ThreadId, &Thread)> {
+        self.threads.iter()
+    }
+
+    /// Returns the clients that are subscribed to a thread on which something runs.
+    pub(super) fn of_busy_threads(&self) -> Vec<ClientId> {
+        let busy = self.threads.values().filter(|t| t.is_busy());
+        let mut clients: Vec<ClientId> = busy.flat_map(|t| t.subscribers.iter().copied()).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        clients
+    }
+
+    /// The upstream is gone: no thread is loaded. Returns what ran, by thread, and whether a turn of a
+    /// sub-agent was open.
+    pub(super) fn end_all(&mut self) -> (Vec<Running>, bool) {
+        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
+        let mut running = Vec::new();
+        for (id, thread) in &mut self.threads {
+            thread.loaded = false;
+            let active = std::mem::take(&mut thread.active);
+            let turn = thread.turn.take();
+            if active || turn.is_some() {
+                running.push(Running { thread: id.clone(), active, turn });
+            }
+        }
+        running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
+        (running, sub_agent_open)
+    }
+
+    /// Fills in how much is kept.
+    pub(super) fn account(&self, kept: &mut super::Accounting) {
+        kept.turns = self.threads.values().filter(|t| t.is_busy()).count();
+        kept.subscribers = self.threads.values().map(|t| t.subscribers.len()).sum();
+        kept.subscriptions = self.clients.values().map(FxHashSet::len).sum();
+    }
+}

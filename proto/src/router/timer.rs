@@ -1,0 +1,96 @@
+//! What the router does when time passes.
+
+use super::Router;
+use crate::time::Time;
+
+/// The router's deadlines, in the order in which they are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RouterTimer {
+    /// A deferred message has waited for long enough: its thread is a sub-agent's.
+    Deferred,
+    /// A short request counts as slow: it releases its slot of the in-flight window.
+    SlowRequest,
+    /// A queue that was paused because the upstream had no room goes on.
+    Retry,
+    /// A server request is not answered in time.
+    ServerRequest,
+    /// A turn has had no subscriber for too long.
+    OrphanedTurn,
+    /// A client has been above the soft limit for too long.
+    SlowClient,
+    /// A barrier is to be sent.
+    Barrier,
+}
+
+impl RouterTimer {
+    /// All timers.
+    pub const ALL: [RouterTimer; 7] = [
+        RouterTimer::Deferred,
+        RouterTimer::SlowRequest,
+        RouterTimer::Retry,
+        RouterTimer::ServerRequest,
+        RouterTimer::OrphanedTurn,
+        RouterTimer::SlowClient,
+        // Last: what was closed before may have left something that waits.
+        RouterTimer::Barrier,
+    ];
+}
+
+impl Router {
+    /// Returns when a timer is due.
+    pub fn due(&self, timer: RouterTimer) -> Option<Time> {
+        match timer {
+            RouterTimer::Deferred => self.attribution.defer_ends(),
+            RouterTimer::SlowRequest => self.pacing.release_due(&self.config.limits),
+            RouterTimer::Retry => self.pacing.pause_ends(),
+            RouterTimer::ServerRequest => self.server_requests.deadline(),
+            RouterTimer::OrphanedTurn => self.orphan_due(),
+            RouterTimer::SlowClient => self.delivery.slow_due(),
+            RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
+        }
+    }
+
+    /// Returns when [`Router::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        RouterTimer::ALL.into_iter().filter_map(|timer| self.due(timer)).min()
+    }
+
+    /// Handles every timer that is due.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.delivery.at(now);
+        for timer in RouterTimer::ALL {
+            if self.due(timer).is_some_and(|at| at <= now) {
+                self.fire(timer, now);
+            }
+        }
+    }
+
+    fn fire(&mut self, timer: RouterTimer, now: Time) {
+        match timer {
+            RouterTimer::Deferred => {
+                while let Some(thread) = self.attribution.overdue(now) {
+                    self.adopt(&thread);
+                }
+            }
+            RouterTimer::SlowRequest => {
+                self.pacing.release_slow(now, &self.config.limits);
+                self.pump();
+            }
+            RouterTimer::Retry => {
+                self.pacing.end_pauses(now);
+                self.pump();
+            }
+            RouterTimer::ServerRequest => {
+                for id in self.server_requests.take_overdue(now) {
+                    self.fail_server_request(id, "no client answered in time");
+                }
+            }
+            RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
+            RouterTimer::SlowClient => {
+                self.delivery.judge_slow();
+                self.close_overflowed();
+            }
+            RouterTimer::Barrier => self.pacing.send_barrier(now),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! `thread/unsubscribe`, of clients and of codexd itself.
+//!
+//! The upstream has one subscription per thread, codexd one per client and thread. An unsubscribe goes
+//! to the upstream only when nobody is subscribed any more, and never overtakes a resume.
+
+use super::Router;
+use super::attribution::DeferredUnsubscribe;
+use super::pacing::{Kind, Origin};
+use super::request::{Incoming, QUEUE_FULL};
+use crate::id::{ClientId, RequestId, ThreadId};
+use crate::json::edit::{Edits, write_string};
+use crate::json::scan::member;
+use crate::routes::Request;
+
+impl Router {
+    /// Handles a client's unsubscribe.
+    pub(super) fn unsubscribe(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
+        let params = known.and_then(|known| incoming.params(known)).filter(|params| !params.are_too_many());
+        let thread = params.and_then(|params| ThreadId::from_text(&params.text("threadId")?));
+        let Some(thread) = thread else {
+            // The upstream words the error.
+            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+        };
+        let before = self.pacing.next_id();
+        if !self.pacing.is_resuming(incoming.client, &thread, before) {
+            return self.unsubscribe_now(incoming, thread);
+        }
+        let Incoming { client, id, id_span, line, .. } = incoming;
+        let (waiting, bytes) = self.attribution.unsubscribes_of(client);
+        let limits = &self.config.limits;
+        if waiting >= limits.queued_requests_per_client
+            || bytes + line.len() > limits.queued_request_bytes_per_client
+        {
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
+        }
+        let line = line.into();
+        self.attribution.defer_unsubscribe(DeferredUnsubscribe { client, id, id_span, thread, line, before });
+    }
+
+    fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
+        let Incoming { client, id, id_span, line, .. } = incoming;
+        if self.pacing.has_full_queue(client, line.len(), &self.config.limits) {
+            // Before anything is changed for it.
+            return self.refuse(client, Some(&id), &QUEUE_FULL);
+        }
+        if !self.subscriptions.unsubscribe(client, &thread) {
+            let loaded = self.subscriptions.is_loaded(&thread);
+            return self.answer_unsubscribe(client, &id, if loaded { "notSubscribed" } else { "notLoaded" });
+        }
+        if self.is_wanted(&thread) {
+            return self.answer_unsubscribe(client, &id, "unsubscribed");
+        }
+        let kind = Kind::Unsubscribe { thread };
+        let known = self.routes.request(b"thread/unsubscribe");
+        self.dispatch(Incoming { client, id, id_span, line, params: None }, kind, known, Edits::new());
+    }
+
+    pub(super) fn answer_unsubscribe(&mut self, client: ClientId, id: &RequestId, status: &str) {
+        self.delivery.reply_with(client, |out| {
+            out.extend_from_slice(b"{\"id\":");
+            id.write(out);
+            out.extend_from_slice(b",\"result\":{\"status\":");
+            write_string(out, status);
+            out.extend_from_slice(b"}}");
+        });
+    }
+
+    /// Handles the unsubscribes that waited for the response to a resume of `thread`.
+    pub(super) fn run_deferred_unsubscribes(&mut self, thread: &ThreadId) {
+        let pacing = &self.pacing;
+        let ready =
+            self.attribution.take_unsubscribes(thread, |d| !pacing.is_resuming(d.client, thread, d.before));
+        for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
+            let params = member(&line, 0, b"params");
+            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params }, thread);
+        }
+    }
+
+    /// Whether a client is subscribed to a thread, or is about to be.
+    fn is_wanted(&self, thread: &ThreadId) -> bool {
+        self.attribution.is_resuming(thread) || !self.subscriptions.of_thread(thread.as_bytes()).is_empty()
+    }
+
+    /// Ends the upstream's subscription to a thread without subscribers, so that it can be unloaded.
+    pub(super) fn release_thread(&mut self, thread: &ThreadId) {
+        if !self.is_wanted(thread) {
+            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            self.send_own("thread/unsubscribe", kind, |out| {
+                out.extend_from_slice(b"{\"threadId\":\"");
+                out.extend_from_slice(thread.as_bytes());
+                out.extend_from_slice(b"\"}");
+            });
+        }
+    }
+
+    /// Releases a thread that was kept for a resume which has failed.
+    pub(super) fn release_if_loaded(&mut self, thread: &ThreadId) {
+        if self.subscriptions.is_loaded(thread) {
+            self.release_thread(thread);
+        }
+    }
+
+    /// Retries an unsubscribe that the upstream keeps rejecting, or whose client has disconnected, on
+    /// codexd's own behalf. The client is not subscribed any more, and is answered so.
+    pub(super) fn take_over_unsubscribe(&mut self, thread: &ThreadId, origin: &Origin) {
+        if let Origin::Client { client, id } = origin {
+            self.answer_unsubscribe(*client, id, "unsubscribed");
+        }
+        self.release_if_loaded(thread);
+        self.pump();
+    }
+}
