@@ -2,14 +2,16 @@
 //!
 //! The shell around the decisions of `codexd-proto`: sockets, processes, signals and words on a terminal.
 
+use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, ServeArgs};
-use crate::commands::{connect, ctl, doctor, install};
+use crate::commands::{connect, ctl, doctor, install, shim};
 use crate::error::Error;
+use crate::instance::failed_start::Attempt;
 use crate::os::signals::{self, Terminal};
 use crate::os::{journal, service_manager};
 use crate::serve::activation;
@@ -34,6 +36,11 @@ mod terminal;
 use codexd_proto::exit::ExitCode as ServeExit;
 
 fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    if shim::is_called(&arguments) {
+        let run = || shim::run(&arguments, &Environment::of_process()).unwrap_or_else(|error| failed(&error));
+        return std::panic::catch_unwind(run).unwrap_or(ExitCode::from(ServeExit::Software.number()));
+    }
     // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
     // (`signal(7)`): SIGTERM would end neither this process nor codex.
     signals::hold();
@@ -51,6 +58,10 @@ fn run() -> ExitCode {
             signals::release();
             if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
                 let error = Error::usage(error.render().to_string().trim_end());
+                // The flags cannot be read, but perhaps the instance they name.
+                let args =
+                    ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
+                Attempt::new(&args, &Environment::of_process()).failed(&error);
                 note_end(ServeExit::Usage, false, "the command line is wrong");
                 journal::wait_until_read();
                 refuse_waiting(&error);
@@ -89,6 +100,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     }
     let terminal = Terminal::look();
     let start = Report::new(args.auto_spawned);
+    let attempt = Attempt::new(args, environment);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
@@ -97,7 +109,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
         let (log, _flush) = logging::start(&settings.log, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start, terminal)
+        serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)
     });
     let (code, failure) = match result {
         Ok(ended) => {
@@ -107,6 +119,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         Err(error) => {
             note_end(error.exit_code(), permanent_exit_zero, &error.chain());
             note_hint(&error);
+            attempt.failed(&error);
             // What `systemctl status` shows, and what a client that asked for the start is told.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());

@@ -115,8 +115,11 @@ pub struct StatusReport {
     pub counters: Counters,
     /// What an operator should know, each with the next step.
     pub warnings: Vec<Warning>,
-    /// How the daemon before this one ended.
+    /// How the daemon before this one ended, or why it did not start.
     pub last_exit: Option<LastExit>,
+    /// The last start that failed since this daemon began, usually because this one lives (code 75); where no
+    /// daemon runs, since the last one began.
+    pub failed_start: Option<FailedStart>,
 }
 
 /// The upstream as far as codexd knows it: process and protocol are two facts.
@@ -206,6 +209,24 @@ pub struct LastExit {
     pub at_unix_ms: u64,
     /// For how long it had run.
     pub uptime_ms: u64,
+}
+
+/// A start of a daemon that failed before the daemon held its instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailedStart {
+    /// Exit code.
+    pub code: u8,
+    /// Why, in words.
+    pub reason: String,
+    /// What to type or do next, where there is something to name.
+    pub hint: Option<String>,
+    /// When it failed.
+    pub at_unix_ms: u64,
+    /// Process id of the daemon that did not start.
+    pub pid: u32,
+    /// Whether another daemon held the instance at that moment: then this is no end of it.
+    pub other_daemon: bool,
 }
 
 /// One connected client.

@@ -10,6 +10,7 @@ use codexd_tests::binary;
 use codexd_tests::client::TestClient;
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::home::Home;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 use serde_json::{Value, json};
 

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 use serde_json::json;
 

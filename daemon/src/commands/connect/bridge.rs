@@ -493,7 +493,7 @@ impl<'a> Bridge<'a> {
         let now = Instant::now();
         if self.search.is_none() && self.compared {
             // A daemon that had served is gone: earlier failures are another story.
-            self.since_unix_ms = crate::instance::record::unix_ms();
+            self.since_unix_ms = crate::os::unix_time::unix_ms();
         }
         let search = self.search.get_or_insert(Search { until: now + PATIENCE, pause: FIRST_PAUSE });
         let until = search.until;

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use codexd_proto::status::{LastExit, StatusReport, UpstreamStatus};
+use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
 
-use crate::instance::record::unix_ms;
+use crate::os::unix_time::unix_ms;
 
 /// Width of the column of labels, in characters.
 const LABEL: usize = 12;
@@ -94,6 +94,9 @@ pub(super) fn report(report: &StatusReport) -> String {
         }
         None => screen.line("last exit", "no record of an earlier daemon"),
     }
+    if let Some(failed) = &report.failed_start {
+        screen.line("failed start", &failed_start(failed));
+    }
     for warning in &report.warnings {
         screen.line("warning", &format!("{} [{}]", warning.message, warning.code));
         if !warning.hint.is_empty() {
@@ -161,6 +164,12 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         let _ = write!(text, "; codex {upstream}");
     }
     text
+}
+
+/// Renders a start that failed: `exit 75 (2m ago): codexd 0.1.0 is running already`.
+pub(super) fn failed_start(failed: &FailedStart) -> String {
+    let ago = unix_ms().saturating_sub(failed.at_unix_ms);
+    format!("exit {} ({} ago): {}", failed.code, duration(ago), failed.reason)
 }
 
 /// Renders milliseconds with the two largest units: `35ms`, `4.2s`, `3m 20s`, `2d 4h`.

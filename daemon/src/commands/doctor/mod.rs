@@ -19,6 +19,7 @@ mod daemon;
 mod files;
 mod processes;
 mod service;
+mod shim;
 mod start;
 
 /// How bad a finding is.
@@ -113,7 +114,9 @@ fn examine(environment: &Environment) -> Vec<Finding> {
     findings.extend(daemon::check(&settings, &status));
     let running = status.as_ref().ok();
     findings.extend(codex::check(&settings, environment, running));
+    findings.push(shim::check(environment));
     findings.extend(processes::check(&settings, environment, running));
+    findings.extend(processes::left_behind(&settings, running));
     findings.extend(service::check(&settings, environment));
     findings
 }
