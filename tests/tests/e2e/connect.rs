@@ -2,8 +2,6 @@
 
 mod arguments;
 mod instances;
-mod sdk;
-mod world;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use world::{Bridge, World};
+use crate::world::{Bridge, World};
 
 /// Returns a number for a test, another one where somebody asks for more or has less time.
 fn times(variable: &str, usually: usize) -> usize {

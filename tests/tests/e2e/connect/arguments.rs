@@ -10,7 +10,7 @@ use codexd_tests::process;
 use codexd_tests::wait;
 use serde_json::json;
 
-use super::world::World;
+use crate::world::World;
 
 /// What must be seen nowhere.
 const SECRET: &str = "hunter2-7f3a";

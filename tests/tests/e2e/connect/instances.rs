@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::world::{Bridge, World};
+use crate::world::{Bridge, World};
 
 /// Starts a client of a daemon of its own; returns it and the name of the instance.
 fn separate(world: &World, name: &str) -> (Bridge, String) {
