@@ -1,6 +1,7 @@
 //! The server of the control socket, on its own thread.
 
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use super::gate::Gate;
 use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots};
 use super::{Command, Handle, states};
 use crate::error::Error;
+use crate::instance::failed_start;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
 
@@ -191,10 +193,12 @@ impl Service {
 #[async_trait]
 impl super::api::ControlServer for Service {
     async fn status(&self) -> RpcResult<StatusReport> {
-        if let Some(report) = self.ask(Command::Status).await {
+        if let Some(mut report) = self.ask(Command::Status).await {
+            add_failed_start(&mut report);
             return Ok(report);
         }
         let (mut report, age) = self.handle.snapshot();
+        add_failed_start(&mut report);
         report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         // A core that has ended does not respond either, and that is no fault.
         if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
@@ -262,6 +266,11 @@ impl super::api::ControlServer for Service {
     }
 }
 
+/// Adds what other processes have written down since the daemon began: the core reads no files.
+fn add_failed_start(report: &mut StatusReport) {
+    report.failed_start = failed_start::read(Path::new(&report.record_file));
+}
+
 fn not_responding() -> ErrorObjectOwned {
     ErrorObjectOwned::owned(CORE_NOT_RESPONDING, "the core does not answer", None::<()>)
 }
@@ -299,7 +308,7 @@ mod tests {
         Served { _dir: dir, path, publisher, commands, server }
     }
 
-    async fn open(path: &std::path::Path) -> Connection {
+    async fn open(path: &Path) -> Connection {
         Connection::open(path, PATIENCE, PATIENCE).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 

@@ -1,5 +1,6 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;
@@ -7,6 +8,7 @@ pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
+pub(crate) mod secrets;
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +18,7 @@ use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::os::plain_file::{self, NotRegular};
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -203,12 +206,19 @@ fn read_file(flag: Option<&Path>, environment: &Environment) -> Result<(ConfigFi
     let Some(path) = named.clone().or_else(|| paths::default_config_file(environment)) else {
         return Ok((ConfigFile::default(), None));
     };
-    match std::fs::read_to_string(&path) {
+    match plain_file::read_to_string(&path) {
         Ok(text) => Ok((file::parse(&text, &path)?, Some(path))),
         Err(error) if named.is_none() && is_absent(&error) => Ok((ConfigFile::default(), None)),
-        Err(error) => Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
-            .because(error)
-            .hint("check the path, or leave out `--config` and CODEXD_CONFIG")),
+        Err(error) => {
+            let hint = match (NotRegular::caused(&error), &named) {
+                (true, _) => format!("put a file in the place of `{}`; an empty one will do", path.display()),
+                (false, Some(_)) => "check the path, or leave out `--config` and CODEXD_CONFIG".to_owned(),
+                (false, None) => format!("ls -l {}", path.display()),
+            };
+            Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
+                .because(error)
+                .hint(hint))
+        }
     }
 }
 

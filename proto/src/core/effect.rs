@@ -23,7 +23,8 @@ pub enum Effect {
     NotifyStopping,
     /// Accept no more clients and give up the socket path.
     StopListening,
-    /// Read what clients have sent, without waiting for more, and report it before the next effect.
+    /// Read what clients have sent, without waiting for more, and the last lines of the upstream's stderr, and
+    /// report both before the next effect.
     FinalRead,
     /// Close a connection in the way of its framing: a WebSocket gets a close frame.
     CloseClient {

@@ -467,9 +467,10 @@ impl<'a> Bridge<'a> {
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            let what = match self.ledger.closing() {
-                Some(why) => format!("codexd closed the connection ({why})"),
-                None => "the connection to codexd was lost".to_owned(),
+            let what = match (self.ledger.closing(), self.ledger.announced()) {
+                (Some(why), _) => format!("codexd closed the connection ({why})"),
+                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
+                (None, None) => "the connection to codexd was lost".to_owned(),
             };
             return Some(self.settle(&what, 1));
         }
@@ -492,7 +493,7 @@ impl<'a> Bridge<'a> {
         let now = Instant::now();
         if self.search.is_none() && self.compared {
             // A daemon that had served is gone: earlier failures are another story.
-            self.since_unix_ms = crate::instance::record::unix_ms();
+            self.since_unix_ms = crate::os::unix_time::unix_ms();
         }
         let search = self.search.get_or_insert(Search { until: now + PATIENCE, pause: FIRST_PAUSE });
         let until = search.until;

@@ -52,8 +52,7 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     }
     let waited = until_gone(context, connection, &before, until).await;
     let stopped = waited == Waited::Reached;
-    let last_exit = record::last_exit(Path::new(&before.record_file))
-        .filter(|exit| stopped && exit.generation == receipt.generation);
+    let last_exit = record::exit_of(Path::new(&before.record_file), receipt.generation).filter(|_| stopped);
     if context.json {
         print_json(&json!({ "stopped": stopped, "receipt": receipt, "lastExit": last_exit }))?;
     } else if stopped {

@@ -13,6 +13,7 @@
 //! Nothing is decided here: [`Core`] says what to do, and [`Hub::carry_out`] does it.
 
 mod accept;
+mod activity;
 mod client_io;
 mod effect;
 mod ending;
@@ -175,6 +176,7 @@ impl Hub {
                 None => break,
             }
         }
+        self.log_activity();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()
             && self.sleeps_until.is_none_or(|until| due < until)
