@@ -162,7 +162,7 @@ impl<'a> Bridge<'a> {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
                     self.link.ended = self.read_rest();
-                    if self.ledger.closing().is_none() {
+                    if self.ledger.closing().is_none() && self.link.codex.is_none() {
                         note("codexd: the daemon ended the connection while the client was not reading");
                     }
                 }
