@@ -64,9 +64,14 @@ impl Router {
     /// run for it, else failed.
     fn end_turns(&mut self, loss: &Loss) {
         let topic = self.topic(b"turn/completed");
+        let running = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
+        let mut running: Vec<ThreadId> = running.map(|(thread, _)| thread.clone()).collect();
+        running.sort_unstable();
+        for thread in &running {
+            self.all_turns_ended(thread, Outcome::Lost);
+        }
         let (open, sub_agent_open) = self.subscriptions.end_all();
         for (thread, turn) in open {
-            self.turn_ended(&thread, &turn, Outcome::Lost);
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
             match turn.known_to {
