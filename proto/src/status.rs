@@ -60,6 +60,8 @@ pub struct StatusReport {
     pub pid: u32,
     /// Version of codexd.
     pub version: String,
+    /// Commit it was built from, where the build knew it.
+    pub commit: Option<String>,
     /// Instance name: one per user and CODEX_HOME.
     pub instance: String,
     /// Counts the daemons this instance has had; names one life of daemon and upstream.
@@ -87,7 +89,7 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
-    /// Clients that may be connected at the same time: by the settings, or by the limit on open files.
+    /// Clients that can be connected at the same time: by the settings, or by the limit on open files.
     pub max_clients: usize,
     /// Threads that are loaded upstream, as far as seen.
     pub threads: usize,
@@ -115,8 +117,11 @@ pub struct StatusReport {
     pub counters: Counters,
     /// What an operator should know, each with the next step.
     pub warnings: Vec<Warning>,
-    /// How the daemon before this one ended.
+    /// How the daemon before this one ended, or why it did not start.
     pub last_exit: Option<LastExit>,
+    /// The last start that failed since this daemon began, usually because this one lives (code 75); where no
+    /// daemon runs, since the last one began.
+    pub failed_start: Option<FailedStart>,
 }
 
 /// The upstream as far as codexd knows it: process and protocol are two facts.
@@ -129,6 +134,8 @@ pub struct UpstreamStatus {
     pub executable: String,
     /// What was asked for, where it differs from `executable`.
     pub requested: Option<String>,
+    /// The names of its arguments after `app-server`, as `-c model` or `--enable x`; never their values.
+    pub arguments: Vec<String>,
     /// Version it told in its handshake.
     pub version: Option<String>,
     /// User agent it told in its handshake.
@@ -202,10 +209,28 @@ pub struct LastExit {
     pub upstream_stderr: Vec<String>,
     /// Generation of the daemon that ended.
     pub generation: u64,
-    /// When it ended.
+    /// When it ended; absent when it left no record.
+    pub at_unix_ms: Option<u64>,
+    /// For how long it had run; absent when it left no record.
+    pub uptime_ms: Option<u64>,
+}
+
+/// A start of a daemon that failed before the daemon held its instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailedStart {
+    /// Exit code.
+    pub code: u8,
+    /// Why, in words.
+    pub reason: String,
+    /// What to type or do next, where there is something to name.
+    pub hint: Option<String>,
+    /// When it failed.
     pub at_unix_ms: u64,
-    /// For how long it had run.
-    pub uptime_ms: u64,
+    /// Process id of the daemon that did not start.
+    pub pid: u32,
+    /// Whether another daemon held the instance at that moment: then this is no end of it.
+    pub other_daemon: bool,
 }
 
 /// One connected client.

@@ -28,6 +28,7 @@ pub mod native;
 pub mod notify;
 pub mod output;
 pub mod process;
+pub mod pty;
 pub mod terminal;
 pub mod wait;
 pub mod websocket;

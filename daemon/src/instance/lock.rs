@@ -64,14 +64,6 @@ impl InstanceLock {
             }
         }
     }
-
-    /// Tells whether the path still leads to the file that is locked.
-    ///
-    /// If not, another daemon can take the same instance.
-    #[allow(dead_code, reason = "asked by the core when it looks after its files")]
-    pub(crate) fn still_ours(&self) -> bool {
-        same_file(&self.file, &self.path).unwrap_or(false)
-    }
 }
 
 impl Drop for InstanceLock {
@@ -88,9 +80,10 @@ impl Drop for InstanceLock {
 /// Where the file is left over from a daemon that was killed, the lock is taken for an instant, shared.
 pub(crate) fn is_free(path: &Path) -> bool {
     let mut options = OpenOptions::new();
-    match options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
+    // Without O_NONBLOCK a FIFO would wait for a writer.
+    match options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path) {
         Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_ok(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
 
@@ -187,6 +180,11 @@ mod tests {
         InstanceLock::acquire(path, || None)
     }
 
+    /// Returns whether the path still leads to the file that is locked.
+    fn is_named(lock: &InstanceLock) -> bool {
+        same_file(&lock.file, &lock.path).unwrap()
+    }
+
     #[test]
     fn one_at_a_time_and_the_file_goes_with_the_holder() {
         let dir = tempfile::tempdir().unwrap();
@@ -194,7 +192,7 @@ mod tests {
         assert!(is_free(&path));
         let lock = acquire(&path).unwrap();
         assert!(!is_free(&path));
-        assert!(lock.still_ours());
+        assert!(is_named(&lock));
         let error = acquire(&path).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::AlreadyRunning);
         assert!(error.chain().contains(&format!("pid {}", std::process::id())), "{error:?}");
@@ -218,6 +216,7 @@ mod tests {
         let path = dir.path().join("x.lock");
         std::fs::write(&path, "4194304\n").unwrap();
         assert!(is_free(&path));
+        assert!(is_free(&path.join("below a file")));
         let lock = acquire(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         drop(lock);
@@ -230,10 +229,10 @@ mod tests {
         let first = acquire(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let second = acquire(&path).unwrap();
-        assert!(!first.still_ours());
+        assert!(!is_named(&first));
         drop(first);
         assert!(path.exists());
-        assert!(second.still_ours());
+        assert!(is_named(&second));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_args;
+pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;
@@ -8,6 +10,7 @@ mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
 pub(crate) mod secrets;
+pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +20,8 @@ use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::os::plain_file::{self, NotRegular};
+use codex_args::CodexArgs;
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -37,7 +42,7 @@ pub(crate) struct Settings {
     /// The codex program as it was asked for: a path, or a name to look up in PATH.
     pub(crate) codex: PathBuf,
     /// Arguments after `codex app-server`.
-    pub(crate) codex_args: Vec<String>,
+    pub(crate) codex_args: CodexArgs,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
     /// What becomes of turns whose last subscriber disconnects.
@@ -151,7 +156,11 @@ impl Settings {
                 .or_else(|| environment.path("CODEXD_CODEX"))
                 .or(file.codex)
                 .unwrap_or_else(|| PathBuf::from("codex")),
-            codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
+            codex_args: if args.codex_arg.is_empty() {
+                file.codex_args
+            } else {
+                CodexArgs::new(args.codex_arg.clone())
+            },
             client_shutdown: file.client_shutdown,
             orphaned_turns: file.orphaned_turns,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
@@ -204,12 +213,19 @@ fn read_file(flag: Option<&Path>, environment: &Environment) -> Result<(ConfigFi
     let Some(path) = named.clone().or_else(|| paths::default_config_file(environment)) else {
         return Ok((ConfigFile::default(), None));
     };
-    match std::fs::read_to_string(&path) {
+    match plain_file::read_to_string(&path) {
         Ok(text) => Ok((file::parse(&text, &path)?, Some(path))),
         Err(error) if named.is_none() && is_absent(&error) => Ok((ConfigFile::default(), None)),
-        Err(error) => Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
-            .because(error)
-            .hint("check the path, or leave out `--config` and CODEXD_CONFIG")),
+        Err(error) => {
+            let hint = match (NotRegular::caused(&error), &named) {
+                (true, _) => format!("put a file in the place of `{}`; an empty one will do", path.display()),
+                (false, Some(_)) => "check the path, or leave out `--config` and CODEXD_CONFIG".to_owned(),
+                (false, None) => format!("ls -l {}", path.display()),
+            };
+            Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
+                .because(error)
+                .hint(hint))
+        }
     }
 }
 

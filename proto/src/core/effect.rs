@@ -73,7 +73,7 @@ pub enum Fact {
     HandshakeRefused(String),
     /// A client asked for the daemon to stop, and the settings allow it.
     ShutdownRequested(ClientId),
-    /// A client does not read, or not fast enough, and is closed. Reported of the first of many.
+    /// A client that does not read, or not fast enough, is closed. Limited in number.
     ClientTooSlow {
         /// The client.
         client: ClientId,
@@ -81,7 +81,7 @@ pub enum Fact {
         name: Option<String>,
         /// Bytes that wait for it.
         queued_bytes: usize,
-        /// Clients closed for this reason since the last report, that were not reported.
+        /// Clients closed for this reason since the last such fact, and not reported.
         suppressed: u64,
     },
     /// The upstream wrote something that is no message.

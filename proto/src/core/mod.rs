@@ -483,7 +483,7 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        // A connection that is only asked a page on, or gets its last bytes, is no client.
+        // A connection that asks for a page, or gets its last bytes, is not a client.
         if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {

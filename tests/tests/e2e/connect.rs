@@ -1,5 +1,7 @@
 //! `codexd connect` and `codexd app-server`: who starts the daemon, what is retried, and the truth.
 
+mod arguments;
+mod instances;
 mod sdk;
 mod world;
 
@@ -355,8 +357,11 @@ fn what_no_daemon_does_is_left_to_codex() {
     let world = World::fake("");
     let output = world.run(&["app-server", "--listen", "ws://127.0.0.1:1"]);
     assert!(output.stderr.contains("is for codex itself"), "{output}");
-    let output = world.run(&["app-server", "--no-direct", "generate-ts"]).expect_code(69);
-    assert!(output.stderr.contains("`generate-ts`"), "{output}");
+    // And to nobody where codex must not be run, or nothing be started.
+    for flag in ["--no-direct", "--no-spawn"] {
+        let output = world.run(&["app-server", flag, "generate-ts"]).expect_code(69);
+        assert!(output.stderr.contains("`generate-ts`") && !output.stderr.contains("directly"), "{output}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_proto::exit::ExitCode;
 
+use super::identity::is_codexd;
 use crate::error::Error;
 
 /// The program to run.
@@ -25,6 +26,8 @@ pub(crate) struct Program {
 
 /// Finds the program: `requested` is a path, or a name to look up in `search_path` (PATH).
 ///
+/// Never codexd itself, which would be its own client: in PATH it is passed over, whatever its name there.
+///
 /// # Errors
 ///
 /// With exit code 69 when there is none that can be executed.
@@ -32,45 +35,82 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
     let found = if requested.components().count() > 1 {
         std::path::absolute(requested).unwrap_or_else(|_| requested.to_owned())
     } else {
-        std::env::split_paths(search_path.unwrap_or_default())
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join(requested))
-            .find(|path| is_executable(path))
-            .ok_or_else(|| not_there(format!("cannot find `{}` in PATH", requested.display())))?
+        look_up(requested, search_path)?
     };
     if !is_executable(&found) {
         let what = if found.exists() { "it cannot be executed" } else { "there is no such file" };
         return Err(not_there(format!("cannot run `{}`: {what}", found.display())));
+    }
+    if is_codexd(&found) {
+        return Err(name_another(format!("cannot run `{}` as codex: it is codexd itself", found.display())));
     }
     if is_bare_script(&found) {
         return Err(Error::new(
             ExitCode::Unavailable,
             format!("cannot run `{}`: it is a text that does not begin with `#!`", found.display()),
         )
-        .hint("name its interpreter in the first line (`#!/bin/sh`), or name another program with `--codex PATH`"));
+        .hint(
+            "name its interpreter in the first line (`#!/bin/sh`), or name another program with CODEXD_CODEX",
+        ));
     }
     let program = match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
     };
-    match foreign(&program.executable) {
-        Some(what) if !has_other_formats() => {
-            let path = program.executable.display();
-            Err(Error::new(ExitCode::Unavailable, format!("cannot run `{path}`: it is {what}")).hint(format!(
-                "install codex on this machine ({}-{}: `npm install --global @openai/codex`), or name another one \
-                 with `--codex PATH` or CODEXD_CODEX",
-                std::env::consts::OS,
-                std::env::consts::ARCH
-            )))
+    Ok(program)
+}
+
+/// Returns the first program of this name in `search_path` that is not codexd.
+fn look_up(name: &Path, search_path: Option<&OsStr>) -> Result<PathBuf, Error> {
+    let mut own = None;
+    for path in in_path(name, search_path) {
+        if !is_codexd(&path) {
+            return Ok(path);
         }
-        _ => Ok(program),
+        own.get_or_insert(path);
     }
+    Err(match own {
+        Some(own) => name_another(format!(
+            "cannot find `{}` in PATH: `{}` is codexd itself, and there is no other",
+            name.display(),
+            own.display()
+        )),
+        None => not_there(format!("cannot find `{}` in PATH", name.display())),
+    })
+}
+
+/// Returns the programs of this name in `search_path`, in its order.
+pub(crate) fn in_path<'a>(
+    name: &'a Path,
+    search_path: Option<&'a OsStr>,
+) -> impl Iterator<Item = PathBuf> + 'a {
+    std::env::split_paths(search_path.unwrap_or_default())
+        .filter(|dir| dir.is_absolute())
+        .map(move |dir| dir.join(name))
+        .filter(|path| is_executable(path))
+}
+
+/// Adds how to say which codex is meant.
+pub(crate) fn name_another(context: String) -> Error {
+    Error::new(ExitCode::Unavailable, context).hint(
+        "name the real codex: `codex = \"/path/to/codex\"` in the configuration file, `--codex PATH`, or CODEXD_CODEX",
+    )
 }
 
 fn not_there(context: String) -> Error {
-    Error::new(ExitCode::Unavailable, context).hint(
-        "install codex (`npm install --global @openai/codex`), or name it with `--codex PATH` or CODEXD_CODEX",
-    )
+    Error::new(ExitCode::Unavailable, context)
+        .hint("install codex (`npm install --global @openai/codex`), or name it with CODEXD_CODEX")
+}
+
+/// Adds to an error of [`locate`] that the program can be named by a flag; for commands that have it.
+pub(crate) fn with_flag(error: Error) -> Error {
+    match error
+        .next_step()
+        .map(|hint| hint.replace("with CODEXD_CODEX", "with `--codex PATH` or CODEXD_CODEX"))
+    {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -85,43 +125,6 @@ fn is_bare_script(path: &Path) -> bool {
     let read = fs::File::open(path).and_then(|file| file.take(256).read_to_end(&mut start));
     let is_text = |byte: &u8| !byte.is_ascii_control() || byte.is_ascii_whitespace() || *byte == b'\x1b';
     read.is_ok() && !start.starts_with(b"#!") && start.iter().all(is_text)
-}
-
-/// Returns what a program is if it cannot be one of this system; nothing where that cannot be told.
-///
-/// The system refuses to run it (ENOEXEC), and the C library would hand it to a shell as it does with a text.
-fn foreign(path: &Path) -> Option<&'static str> {
-    let mut head = [0u8; 20];
-    let length = fs::File::open(path).ok()?.read(&mut head).ok()?;
-    if !cfg!(target_os = "linux") || head.starts_with(b"#!") {
-        return None;
-    }
-    if length < head.len() || !head.starts_with(b"\x7fELF") {
-        return Some("no program of this system");
-    }
-    // e_ident[EI_DATA] and e_machine (`elf(5)`).
-    let machine = [head[18], head[19]];
-    let machine = if head[5] == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
-    (!own_machines()?.contains(&machine)).then_some("for another processor")
-}
-
-/// Returns the numbers of the processors whose programs run here (`elf.h`, EM_*).
-fn own_machines() -> Option<&'static [u16]> {
-    match std::env::consts::ARCH {
-        // Beside its own those of i386.
-        "x86_64" => Some(&[62, 3]),
-        // And of 32-bit Arm.
-        "aarch64" => Some(&[183, 40]),
-        "riscv64" => Some(&[243]),
-        _ => None,
-    }
-}
-
-/// Tells whether the kernel was told how to run other formats, for instance by an emulator
-/// (`/proc/sys/fs/binfmt_misc`, `binfmt_misc` of the kernel's documentation).
-fn has_other_formats() -> bool {
-    let formats = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
-    formats.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
 }
 
 /// Returns the native binary if `found` is the wrapper of the npm package.
@@ -200,31 +203,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
-    fn a_program_for_another_processor_or_system_is_unavailable() {
-        if has_other_formats() {
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let codex = dir.path().join("codex");
-        own_program(&codex);
-        locate(&codex, None).unwrap();
-        let mut other = fs::read(&codex).unwrap();
-        // SPARC, of which there is no codex.
-        other[18..20].copy_from_slice(&[2, 0]);
-        for (bytes, says) in [
-            (other, "for another processor"),
-            (b"\xcf\xfa\xed\xfe \x07\0\0\x01 of a Mac, and more".to_vec(), "no program of this"),
-        ] {
-            fs::write(&codex, bytes).unwrap();
-            let error = locate(&codex, None).unwrap_err();
-            assert_eq!(error.exit_code(), ExitCode::Unavailable);
-            assert!(error.chain().contains(says), "{}", error.chain());
-            assert!(error.next_step().unwrap().contains(std::env::consts::ARCH));
-        }
-    }
-
-    #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let codex = dir.path().join("bin/codex");
@@ -254,6 +232,25 @@ mod tests {
             assert_eq!(error.exit_code(), ExitCode::Unavailable);
             assert!(error.chain().contains(says), "{}", error.chain());
             assert!(error.next_step().is_some());
+        }
+    }
+
+    #[test]
+    fn codexd_is_passed_over_in_path_and_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, real) = (dir.path().join("own/codex"), dir.path().join("real/codex"));
+        fs::create_dir(dir.path().join("own")).unwrap();
+        symlink(std::env::current_exe().unwrap(), &own).unwrap();
+        let search = std::env::join_paths([dir.path().join("own"), dir.path().join("real")]).unwrap();
+        let error = locate(Path::new("codex"), Some(&search)).unwrap_err();
+        assert!(error.chain().contains("is codexd itself, and there is no other"), "{}", error.chain());
+        program(&real, "\x7fELF");
+        assert_eq!(locate(Path::new("codex"), Some(&search)).unwrap().executable, real);
+        let error = locate(&own, Some(&search)).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Unavailable);
+        assert!(error.chain().contains("it is codexd itself"), "{}", error.chain());
+        for way_out in ["codex = ", "CODEXD_CODEX"] {
+            assert!(error.next_step().unwrap().contains(way_out));
         }
     }
 

@@ -1,6 +1,9 @@
 //! The `codex app-server` child: which program it is, its process, and what it leaves behind.
 
+pub(crate) mod identity;
+pub(crate) mod leftovers;
 pub(crate) mod locate;
+pub(crate) mod nested;
 pub(crate) mod process;
 pub(crate) mod stderr;
 pub(crate) mod sweep;

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::ffi::OsString;
 use std::io;
-use std::path::Path;
 use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,16 +10,20 @@ use std::time::{Duration, Instant};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::secrets::Secrets;
+use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
+use super::identity;
 use super::locate::Program;
 use super::stderr::Stderr;
 use crate::error::Error;
 use crate::os::service_manager::STRIPPED_ENV;
+use crate::os::unsafe_calls::{Image, prepare_child};
+use crate::settings::codex_args::CodexArgs;
 
 /// Bytes that the pipe from the upstream may hold, where the system allows it: more than its
 /// default (64 KiB, `pipe(7)`), so that a burst is read in few pieces.
@@ -37,7 +40,7 @@ const LAST_LINES_WITHIN: Duration = Duration::from_millis(100);
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Program,
     /// Behind `codex app-server`.
-    pub(crate) arguments: &'a [String],
+    pub(crate) arguments: &'a CodexArgs,
     /// Variables it gets beside those of this process.
     pub(crate) variables: &'a [(&'a str, OsString)],
     /// Soft and hard limit on open files; `None` for those of this process.
@@ -75,22 +78,18 @@ impl Process {
     ///
     /// With exit code 69 when the program cannot be executed, 71 when the system refuses.
     pub(crate) fn spawn(launch: Launch<'_>) -> Result<(Process, Pipes), Error> {
-        let executable = &launch.program.executable;
-        let mut command = Command::new(executable);
+        let program = launch.program;
+        let failed = |error: io::Error| cannot_start(program, error);
+        let mut command = Command::new(&program.executable);
         command
-            .arg("app-server")
-            .args(launch.arguments.iter().map(OsString::from))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(false);
-        for name in STRIPPED_ENV {
-            command.env_remove(name);
-        }
-        command.envs(launch.variables.iter().map(|(name, value)| (name, value)));
-        crate::os::unsafe_calls::prepare_child(&mut command, launch.open_files);
-        let mut child = command.spawn().map_err(|error| cannot_start(executable, error))?;
+        let image = image(program, launch.arguments, launch.variables).map_err(failed)?;
+        prepare_child(&mut command, launch.open_files, image);
+        let mut child = command.spawn().map_err(failed)?;
         let stderr = Stderr::new(launch.secrets);
         let pipes = take_pipes(&mut child, stderr.clone())
             .map_err(|error| Error::os("cannot set up the pipes to codex app-server").because(error))?;
@@ -142,6 +141,61 @@ impl Process {
     }
 }
 
+/// Returns what is run: codex with its arguments and `marks`, and without what is for this process only.
+fn image(program: &Program, args: &CodexArgs, marks: &[(&str, OsString)]) -> io::Result<Image> {
+    let executable = &program.executable;
+    let arguments = [executable.as_os_str().to_owned(), "app-server".into()];
+    let arguments = arguments.into_iter().chain(args.words().iter().map(OsString::from));
+    Image::inheriting(executable, arguments, STRIPPED_ENV, marks)
+}
+
+/// Tells a program that cannot be executed, now or later (exit code 69), from a system that has not enough of
+/// something (71).
+pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
+    let path = &program.executable;
+    let errno = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+    let code = if is_unusable(errno) { ExitCode::Unavailable } else { ExitCode::Os };
+    let failed = Error::new(code, format!("cannot start `{} app-server`", path.display()));
+    if code != ExitCode::Unavailable {
+        return failed.because(error);
+    }
+    if let Some(machine) = identity::made_for_another_machine(path) {
+        return failed
+            .because(format!("{machine} ({error})"))
+            .hint("install the codex for this machine, or name it with `--codex PATH` or CODEXD_CODEX");
+    }
+    let hint = match errno {
+        Errno::ENOENT => format!(
+            "the program is there, so its interpreter is missing: `file {}` names it; or name another codex with \
+             `--codex PATH` or CODEXD_CODEX",
+            path.display()
+        ),
+        _ => "install codex again, or name another one with `--codex PATH` or CODEXD_CODEX".to_owned(),
+    };
+    failed.because(error).hint(hint)
+}
+
+/// Returns whether this is what `execve(2)` says of a file that it will say of it again.
+fn is_unusable(errno: Errno) -> bool {
+    #[cfg(target_os = "linux")]
+    let others = [Errno::ELIBBAD, Errno::ELOOP];
+    // For another processor, and what Mach-O adds.
+    #[cfg(target_vendor = "apple")]
+    let others = [Errno::EBADARCH, Errno::EBADEXEC, Errno::EBADMACHO, Errno::ESHLIBVERS];
+    #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+    let others: [Errno; 0] = [];
+    let everywhere = [
+        Errno::ENOENT,
+        Errno::ENOTDIR,
+        Errno::EACCES,
+        Errno::EPERM,
+        Errno::ENOEXEC,
+        // A program whose interpreter is none (`execve(2)`).
+        Errno::EINVAL,
+    ];
+    everywhere.contains(&errno) || others.contains(&errno)
+}
+
 /// Sends signals to a process that was not waited for: its id is its own. Afterwards nothing is sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Signals {
@@ -170,26 +224,6 @@ impl Signals {
     }
 }
 
-/// Says why a program cannot be executed (`execve(2)`), and what to look at where the system's words mislead.
-fn cannot_start(executable: &Path, error: io::Error) -> Error {
-    let code = match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ExitCode::Unavailable,
-        _ if error.raw_os_error() == Some(nix::libc::ENOEXEC) => ExitCode::Unavailable,
-        _ => ExitCode::Os,
-    };
-    let missing = error.kind() == io::ErrorKind::NotFound;
-    let error =
-        Error::new(code, format!("cannot start `{} app-server`", executable.display())).because(error);
-    if !missing {
-        return error;
-    }
-    // The program itself was there a moment ago.
-    error.hint(
-        "the interpreter or the loader that it names is missing: `file` shows which; or name another codex with \
-         `--codex PATH` or CODEXD_CODEX",
-    )
-}
-
 fn take_pipes(child: &mut Child, shared: Stderr) -> io::Result<Pipes> {
     let missing = || io::Error::other("a pipe is missing");
     let stdin = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
@@ -206,4 +240,34 @@ fn take_pipes(child: &mut Child, shared: Stderr) -> io::Result<Pipes> {
         stdout: pipe::Receiver::from_owned_fd(stdout)?,
         stderr: shared,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_never_runs_is_told_from_a_system_in_want() {
+        let program = Program { executable: "/bin/sh".into(), requested: None };
+        let code =
+            |errno: Errno| cannot_start(&program, io::Error::from_raw_os_error(errno as i32)).exit_code();
+        for errno in [Errno::ENOEXEC, Errno::ENOENT, Errno::EACCES, Errno::EPERM, Errno::EINVAL] {
+            assert_eq!(code(errno), ExitCode::Unavailable, "{errno}");
+        }
+        for errno in [Errno::ENOMEM, Errno::EAGAIN, Errno::EMFILE, Errno::E2BIG, Errno::ETXTBSY, Errno::EIO] {
+            assert_eq!(code(errno), ExitCode::Os, "{errno}");
+        }
+        #[cfg(target_vendor = "apple")]
+        assert_eq!(code(Errno::EBADARCH), ExitCode::Unavailable);
+    }
+
+    #[test]
+    fn codex_gets_the_marks_once_and_nothing_of_the_service_managers() {
+        let program = Program { executable: "/bin/codex".into(), requested: None };
+        let marks = [("PATH", OsString::from("/mine")), ("CODEXD_LIFE", OsString::from("1"))];
+        let shown = format!("{:?}", image(&program, &CodexArgs::new(vec!["-c".to_owned()]), &marks).unwrap());
+        assert!(shown.contains(r#"["/bin/codex", "app-server", "-c"]"#), "{shown}");
+        assert_eq!(shown.matches("\"PATH=").count(), 1, "{shown}");
+        assert!(shown.contains("\"PATH=/mine\"") && shown.contains("\"CODEXD_LIFE=1\""), "{shown}");
+    }
 }

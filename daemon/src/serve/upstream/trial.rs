@@ -27,6 +27,8 @@ use super::locate::Program;
 use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
+use crate::instance::life::{self, Token};
+use crate::settings::codex_args::CodexArgs;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -47,7 +49,7 @@ const LOGIN: &str = "auth.json";
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     pub(crate) program: &'a Program,
-    pub(crate) arguments: &'a [String],
+    pub(crate) arguments: &'a CodexArgs,
     /// CODEX_HOME, and whether it was named: codex makes the default one itself.
     pub(crate) codex_home: &'a Path,
     pub(crate) is_named: bool,
@@ -109,8 +111,9 @@ impl Trial<'_> {
             .enable_all()
             .build()
             .map_err(|error| Error::os("cannot start a runtime").because(error))?;
-        sweep::adopt_orphans();
-        let mut tried = LocalSet::new().block_on(&runtime, self.start_and_end(&home, &databases))?;
+        let life = Token::random().map_err(|error| Error::os("cannot get random bytes").because(error))?;
+        sweep::adopt_orphans(life);
+        let mut tried = LocalSet::new().block_on(&runtime, self.start_and_end(&home, &databases, life))?;
         // People know their own.
         let (copy, real) = (home.display().to_string(), self.codex_home.display().to_string());
         for line in tried.lines.iter_mut().chain(&mut tried.warnings) {
@@ -119,14 +122,18 @@ impl Trial<'_> {
         Ok(tried)
     }
 
-    async fn start_and_end(&self, home: &Path, databases: &Path) -> Result<Tried, Error> {
+    async fn start_and_end(&self, home: &Path, databases: &Path, life: Token) -> Result<Tried, Error> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
-        let arguments = [self.arguments, &["-c".to_owned(), setting]].concat();
+        let arguments = self.arguments.with(&CodexArgs::new(vec!["-c".to_owned(), setting]));
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,
             arguments: &arguments,
-            variables: &[("CODEX_HOME", home.into()), ("CODEX_SQLITE_HOME", databases.into())],
+            variables: &[
+                ("CODEX_HOME", home.into()),
+                ("CODEX_SQLITE_HOME", databases.into()),
+                (life::LIFE, String::from(life).into()),
+            ],
             open_files: None,
             secrets: self.secrets.clone(),
         })?;

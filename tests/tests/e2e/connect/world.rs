@@ -59,6 +59,12 @@ impl World {
         World { home, codex: codex.to_owned(), variables: Vec::new(), _model: None }
     }
 
+    /// Makes this program the codex of all commands to come.
+    pub(super) fn with_codex(mut self, codex: &Path) -> World {
+        self.codex = codex.to_owned();
+        self
+    }
+
     /// Writes codexd's configuration.
     pub(super) fn configured(self, text: &str) -> World {
         let folder = self.home.config().join("codexd");
