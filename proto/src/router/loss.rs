@@ -68,6 +68,12 @@ impl Router {
     ///
     /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
+        let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
+        let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
+        started.sort_unstable();
+        for thread in &started {
+            self.all_turns_ended(thread, Outcome::Lost);
+        }
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
         let (running, sub_agent_open) = self.subscriptions.end_all();
@@ -80,7 +86,6 @@ impl Router {
                 self.delivery.notify_all(status, &end.status());
             }
             let Some(turn) = &turn else { continue };
-            self.turn_ended(&thread, turn, Outcome::Lost);
             if answer.is_none() {
                 self.notify_of_end(&thread, &turn.known_to, error, &end.error(&turn.id));
             }

@@ -203,6 +203,7 @@ impl World {
                 break;
             }
         }
+        self.read_activities();
         self.check_bounds();
     }
 
