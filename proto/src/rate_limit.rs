@@ -1,4 +1,4 @@
-//! Lines of the log that a peer can cause as often as it likes.
+//! A rate limit for lines of the log that a peer can cause at will.
 
 use crate::time::Time;
 
@@ -15,7 +15,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Creates a limit of `burst` events at once and one more each `every_ms` milliseconds; neither may be 0.
+    /// Creates a limit of `burst` events at once and one more each `every_ms` milliseconds.
     pub const fn new(burst: u32, every_ms: u64) -> RateLimit {
         RateLimit { burst, every_ms, left: burst, since: Time::ZERO, suppressed: 0 }
     }

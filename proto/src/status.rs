@@ -87,7 +87,7 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
-    /// Clients that may be connected at the same time: by the settings, or by the limit on open files.
+    /// Clients that can be connected at the same time: by the settings, or by the limit on open files.
     pub max_clients: usize,
     /// Threads that are loaded upstream, as far as seen.
     pub threads: usize,
@@ -144,6 +144,8 @@ pub struct UpstreamStatus {
     pub unanswered_probe_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
+    /// The last lines of its stderr, once it has ended unasked; secrets are masked.
+    pub stderr: Vec<String>,
     /// Version that the routing table was measured against.
     pub measured_version: String,
     /// Methods it names that the routing table does not know: they are passed on as they are. Empty also if
@@ -199,6 +201,8 @@ pub struct LastExit {
     pub reason: String,
     /// How the upstream ended, for instance `killed by signal 9 (SIGKILL)`.
     pub upstream: Option<String>,
+    /// The last lines of the upstream's stderr, if it ended unasked; secrets are masked.
+    pub upstream_stderr: Vec<String>,
     /// Generation of the daemon that ended.
     pub generation: u64,
     /// When it ended.

@@ -1,9 +1,8 @@
-//! Telling the requests of web pages from those of programs.
+//! Distinguishes the requests of web pages from those of programs.
 //!
-//! A browser lets any page send requests to any address that it reaches: to a port that `ssh -L`, `socat` or
-//! nginx forwards to the socket, too. There the forwarding program is the peer, so that the check of the peer's
-//! user lets the page in, and a page that may open a WebSocket may run commands. No program that speaks the
-//! protocol sends the header fields by which a browser gives itself away.
+//! A browser lets any page send requests to any port that it reaches, also to one that `ssh -L`, `socat` or nginx
+//! forwards to the socket. The peer is the forwarding program then, so the check of the peer's user accepts the page,
+//! and a page that can open a WebSocket can run commands. Browsers set header fields that no client of codexd sends.
 
 /// Header fields that a browser sets and a page cannot remove ("forbidden request-header" of the Fetch standard),
 /// and that no client of codexd sends.
@@ -27,11 +26,11 @@ pub fn browser_field<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a
     })
 }
 
-/// Whether a `Host` can be that of a page that had its own name resolved to this machine (DNS rebinding).
+/// Whether a `Host` can be that of a page whose name was made to resolve to this machine (DNS rebinding).
 ///
-/// The requests that such a page sends to "its" server have no field that gives the browser away when they only
-/// read, but they have the name. Names that nobody can register are no such names: addresses, names of one label
-/// (`localhost`, `codexd`) and names below `localhost` (RFC 6761, section 6.3).
+/// A `GET` of such a page to its own name has none of the [browser's fields](browser_field), but it has the name. Names
+/// that cannot be registered are excepted: IP addresses, names of one label (`localhost`, `codexd`) and names below
+/// `localhost` (RFC 6761, section 6.3).
 pub fn is_rebindable(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host.trim_ascii()) else { return true };
     if host.starts_with('[') {
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_browser_gives_itself_away_and_programs_do_not() {
+    fn fields_of_browsers_are_distinguished_from_those_of_programs() {
         for name in [
             "Origin",
             "ORIGIN",
@@ -91,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_that_somebody_can_register_are_rebindable() {
+    fn only_names_that_can_be_registered_are_rebindable() {
         for host in [
             "",
             "localhost",

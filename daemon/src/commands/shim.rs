@@ -40,7 +40,7 @@ pub(crate) fn is_called(arguments: &[OsString]) -> bool {
 pub(crate) fn run(arguments: &[OsString], environment: &Environment) -> Result<ExitCode, Error> {
     match daemons(arguments) {
         Some(rest) => {
-            signals::unblock();
+            signals::release();
             connect::run(&ConnectArgs::default(), &rest, environment)
         }
         None => Err(become_real(arguments, environment)),

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::states::StateChange;
 use crate::settings::reload::Differences;
 
-/// The error code when as many wait as may.
-pub(crate) const TOO_MANY_WAITING: i32 = -32012;
+/// The error code when all slots for subscriptions are taken.
+pub(crate) const TOO_MANY_SUBSCRIBED: i32 = -32012;
 
 /// The error code when the core does not answer in time and the snapshot is no substitute.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
@@ -32,10 +32,10 @@ pub(crate) trait Control {
     #[method(name = "clients")]
     async fn clients(&self) -> RpcResult<Vec<ClientStatus>>;
 
-    /// Sends the present state and then each state that the daemon comes to.
+    /// Sends the current state and then each state that the daemon enters.
     ///
-    /// A daemon that has stopped sends nothing: of that, the end of the connection is the news. A connection with a
-    /// subscription takes no place from those that only ask.
+    /// A daemon that has stopped sends nothing: the end of the connection reports that. A connection with a subscription
+    /// takes no slot from those without one.
     #[subscription(name = "subscribeState" => "state", unsubscribe = "unsubscribeState", item = StateChange, with_extensions)]
     async fn subscribe_state(&self) -> SubscriptionResult;
 

@@ -36,9 +36,9 @@ pub(crate) struct Connection {
 pub(crate) struct States(Subscription<StateChange>);
 
 impl States {
-    /// Returns the next state, at first the present one; `None` when the connection has ended.
+    /// Returns the next state, at first the current one; `None` when the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<StateChange> {
-        // One that cannot be read is that of a newer daemon, and none that this version waits for.
+        // A state that cannot be read is that of a newer daemon; this version does not wait for it.
         loop {
             if let Ok(change) = self.0.next().await? {
                 return Some(change);

@@ -1,4 +1,5 @@
-//! What is in front of the control socket's methods: web pages stay out, and each request knows its place.
+//! What every HTTP request on the control socket passes: requests of web pages are refused, others get the slot of their
+//! connection.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,22 +11,22 @@ use jsonrpsee::core::BoxError;
 use jsonrpsee::server::{HttpBody, HttpRequest, HttpResponse};
 use tower_service::Service;
 
-use super::places::Place;
+use super::slots::Slot;
 
 /// The status by which a web page is refused (RFC 9110, section 15.5.4).
 const FORBIDDEN: u16 = 403;
 
-/// A service behind the gate, for one connection.
+/// The service of one connection, with the check before it.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
     inner: S,
-    place: Arc<Place>,
+    slot: Arc<Slot>,
 }
 
 impl<S> Gate<S> {
-    /// Puts the gate in front of a service.
-    pub(super) fn before(inner: S, place: Arc<Place>) -> Gate<S> {
-        Gate { inner, place }
+    /// Creates the service from the one that answers.
+    pub(super) fn before(inner: S, slot: Arc<Slot>) -> Gate<S> {
+        Gate { inner, slot }
     }
 }
 
@@ -44,14 +45,14 @@ where
 
     fn call(&mut self, mut request: HttpRequest<B>) -> Self::Future {
         if let Some(field) = browser_field(request.headers().keys().map(|name| name.as_str())) {
-            tracing::warn!(field, "refused a control connection of a web page");
+            tracing::warn!(field, "refused a request of a web page on the control socket");
             let mut refused = HttpResponse::new(HttpBody::from("web pages are not served\n"));
             if let Ok(status) = FORBIDDEN.try_into() {
                 *refused.status_mut() = status;
             }
             return Box::pin(std::future::ready(Ok(refused)));
         }
-        request.extensions_mut().insert(Arc::clone(&self.place));
+        request.extensions_mut().insert(Arc::clone(&self.slot));
         Box::pin(self.inner.call(request))
     }
 }

@@ -5,8 +5,8 @@
 //! The control socket is served by a thread of its own, so that a busy core never looks dead. That thread
 //! shares two things with the core: the snapshot that the core publishes after every transition, and a
 //! queue of commands. What the core answers in time is exact; otherwise the snapshot is shown, with its
-//! age and a warning. Who waits for a state subscribes to them ([`states`]), and takes no place from those
-//! who ask ([`places`]).
+//! age and a warning. A client that waits for a state subscribes to the states ([`states`]), and takes no slot from
+//! clients that send requests ([`slots`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use crate::logging::filter::LogFilter;
 pub(crate) mod api;
 pub(crate) mod client;
 mod gate;
-pub(crate) mod places;
 pub(crate) mod server;
+pub(crate) mod slots;
 pub(crate) mod states;
 
 pub(crate) use api::{ReloadReceipt, StopMode, StopReceipt};

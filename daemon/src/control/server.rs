@@ -17,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{
-    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, TOO_MANY_WAITING, Version,
+    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, TOO_MANY_SUBSCRIBED,
+    Version,
 };
 use super::gate::Gate;
-use super::places::{MAX_ASKING, MAX_WAITING, Place, Places};
+use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots};
 use super::{Command, Handle, states};
 use crate::error::Error;
 use crate::instance::failed_start;
@@ -31,11 +32,11 @@ use crate::os::peer::check_peer;
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 /// How long answers may take to be written once the daemon is done.
 const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
-/// Connections that the library lets in: [`Places`] lets in less, but one that was closed may not be gone yet.
-const MAX_CONNECTIONS: u32 = 2 * (MAX_ASKING + MAX_WAITING) as u32;
+/// Connections that the library accepts: more than there are [slots](Slots), because a closed one takes a moment to end.
+const MAX_CONNECTIONS: u32 = 2 * (MAX_UNSUBSCRIBED + MAX_SUBSCRIBED) as u32;
 /// Subscriptions of one connection.
 const MAX_SUBSCRIPTIONS: u32 = 8;
-/// How long a connection may take until it has sent its handshake.
+/// Time for the handshake of a connection.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
 /// The largest request, in bytes; there are none with contents.
 const MAX_REQUEST_BYTES: u32 = 64 << 10;
@@ -113,11 +114,11 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
     let builder = ServerBuilder::new().set_config(config).to_service_builder();
     let methods: Methods = Service { handle, stop: stop.clone() }.into_rpc().into();
     let handshakes = TaskTracker::new();
-    let places = Places::default();
+    let slots = Slots::default();
     let mut failing = false;
     loop {
         let accepted = async {
-            places.room().await;
+            slots.free().await;
             listener.accept().await
         };
         let stream = tokio::select! {
@@ -143,8 +144,8 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
                 continue;
             }
         }
-        let (place, stream) = places.take(stream);
-        let service = Gate::before(builder.clone().build(methods.clone(), stop_handle.clone()), place);
+        let (slot, stream) = slots.take(stream);
+        let service = Gate::before(builder.clone().build(methods.clone(), stop_handle.clone()), slot);
         let stopped = stop_handle.clone().shutdown();
         // Ends with the upgrade to a WebSocket; from there on a task of the library serves it.
         handshakes.spawn(async move {
@@ -164,7 +165,7 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
     let _ = tokio::time::timeout(FAREWELL_WITHIN, async {
         handshakes.wait().await;
         server_handle.stopped().await;
-        places.finish().await;
+        slots.finish().await;
     })
     .await;
 }
@@ -226,9 +227,9 @@ impl super::api::ControlServer for Service {
         pending: PendingSubscriptionSink,
         extensions: &Extensions,
     ) -> SubscriptionResult {
-        let Some(_waiting) = extensions.get::<Arc<Place>>().and_then(Place::wait) else {
-            let many = format!("{MAX_WAITING} connections wait already");
-            pending.reject(ErrorObjectOwned::owned(TOO_MANY_WAITING, many, None::<()>)).await;
+        let Some(_subscribed) = extensions.get::<Arc<Slot>>().and_then(Slot::subscribe) else {
+            let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
+            pending.reject(ErrorObjectOwned::owned(TOO_MANY_SUBSCRIBED, many, None::<()>)).await;
             return Ok(());
         };
         let sink = pending.accept().await?;
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_subscribes_sees_the_present_state_and_each_later_one() {
+    async fn a_subscriber_gets_the_current_state_and_each_later_one() {
         let served = served();
         let connection = open(&served.path).await;
         let mut states = connection.states().await.unwrap();
@@ -374,7 +375,7 @@ mod tests {
         publish(&served, DaemonState::Serving);
         let serving = StateChange { state: DaemonState::Serving, ready: true, generation: 7, pid: 0 };
         assert_eq!(states.next().await, Some(serving));
-        // What says nothing new is not sent.
+        // The same state again is not sent.
         publish(&served, DaemonState::Serving);
         publish(&served, DaemonState::Draining);
         let draining = StateChange { state: DaemonState::Draining, ready: false, ..serving };
@@ -384,70 +385,73 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_keep_nobody_out_and_are_bounded_themselves() {
+    async fn subscribed_connections_lock_no_other_out_and_are_bounded() {
         let served = served();
-        let mut waiting = Vec::new();
-        for _ in 0..MAX_WAITING {
+        let mut subscribed = Vec::new();
+        for _ in 0..MAX_SUBSCRIBED {
             let connection = open(&served.path).await;
             let states = connection.states().await.unwrap();
-            waiting.push((connection, states));
+            subscribed.push((connection, states));
         }
-        let asking = open(&served.path).await;
-        assert_eq!(asking.socket().await.unwrap(), "");
-        let Err(Unreachable::CannotTell(error)) = asking.states().await.map(drop) else { panic!("it waits") };
-        let many = format!("{MAX_WAITING} connections wait already");
+        let other = open(&served.path).await;
+        assert_eq!(other.socket().await.unwrap(), "");
+        let Err(Unreachable::CannotTell(error)) = other.states().await.map(drop) else {
+            panic!("it is subscribed")
+        };
+        let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
         assert!(error.chain().contains(&many), "{}", error.chain());
-        // The second subscription of a connection needs no further place.
-        let (connection, _) = &waiting[0];
+        // The second subscription of a connection needs no further slot.
+        let (connection, _) = &subscribed[0];
         connection.states().await.unwrap();
-        waiting.pop();
-        while asking.states().await.is_err() {
+        subscribed.pop();
+        while other.states().await.is_err() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(asking.socket().await.unwrap(), "");
+        assert_eq!(other.socket().await.unwrap(), "");
     }
 
     #[tokio::test]
-    async fn connections_that_ask_nothing_make_room_for_those_that_do() {
+    async fn idle_connections_are_closed_when_others_need_their_slots() {
         let served = served();
         // Some are silent before their handshake, some after it.
-        let silent: Vec<_> =
-            (0..MAX_ASKING).map(|_| std::os::unix::net::UnixStream::connect(&served.path).unwrap()).collect();
+        let silent: Vec<_> = (0..MAX_UNSUBSCRIBED)
+            .map(|_| std::os::unix::net::UnixStream::connect(&served.path).unwrap())
+            .collect();
         let mut idle = Vec::new();
-        for _ in 0..MAX_ASKING + 5 {
+        for _ in 0..MAX_UNSUBSCRIBED + 5 {
             idle.push(open(&served.path).await);
         }
-        let waiting = open(&served.path).await;
-        let mut states = waiting.states().await.unwrap();
+        let subscribed = open(&served.path).await;
+        let mut states = subscribed.states().await.unwrap();
         states.next().await.unwrap();
-        for _ in 0..MAX_ASKING {
+        for _ in 0..MAX_UNSUBSCRIBED {
             let connection = open(&served.path).await;
             assert_eq!(connection.socket().await.unwrap(), "");
             idle.push(connection);
         }
         idle[0].closed().await;
         publish(&served, DaemonState::Serving);
-        assert!(states.next().await.unwrap().ready, "who waits is not idle");
+        assert!(states.next().await.unwrap().ready, "a subscriber is not idle");
         drop(silent);
     }
 
     #[tokio::test]
-    async fn more_who_ask_at_once_than_there_are_places_are_all_answered() {
+    async fn more_requests_at_once_than_there_are_slots_are_all_answered() {
         let served = served();
         let path = served.path.clone();
-        let asking = (0..4 * MAX_ASKING).map(|_| {
+        let requests = (0..4 * MAX_UNSUBSCRIBED).map(|_| {
             let path = path.clone();
             tokio::spawn(
                 async move { open(&path).await.socket().await.map_err(|error| format!("{error:?}")) },
             )
         });
-        for asked in asking.collect::<Vec<_>>() {
-            assert_eq!(asked.await.unwrap(), Ok(String::new()));
+        for answered in requests.collect::<Vec<_>>() {
+            assert_eq!(answered.await.unwrap(), Ok(String::new()));
         }
     }
 
     #[tokio::test]
-    async fn a_web_page_is_refused_and_may_ask_nothing() {
+    async fn a_web_page_is_refused() {
         let served = served();
         let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nFIELD\r\n";

@@ -1,4 +1,4 @@
-//! The states of the daemon as they follow each other, for whoever waits for one.
+//! The subscription to the daemon's states.
 #![allow(
     unreachable_pub,
     reason = "the generated traits name it in public places, which compilers from 1.96 on refuse for crate-private types"
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Handle;
 
-/// A state that the daemon has come to.
+/// A state of the daemon, sent when it is entered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct StateChange {
@@ -36,9 +36,9 @@ impl StateChange {
     }
 }
 
-/// Sends the present state and each later one until the subscriber or the daemon is gone.
+/// Sends the current state and each later one until the subscriber or the daemon is gone.
 ///
-/// To a subscriber that is slow to read, states that are over already are not sent.
+/// A subscriber that reads slowly misses states that are over already.
 pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &CancellationToken) {
     let mut changed = handle.changed.clone();
     let mut sent = None;
@@ -56,7 +56,7 @@ pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &Cancel
             () = sink.closed() => return,
             () = stop.cancelled() => return,
             changed = changed.changed() => if changed.is_err() {
-                // The core is gone and the process follows: its end is the last change.
+                // The core is gone and the process follows; the end of the connection reports that.
                 return;
             },
         }

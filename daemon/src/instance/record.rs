@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::status::{FailedStart, LastExit, Warning};
+use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
 
 use super::failed_start;
@@ -43,6 +44,8 @@ pub(crate) struct Record {
     warning: Option<Warning>,
     early_ends: EarlyEnds,
     auto_spawned: bool,
+    /// The last lines of the upstream's stderr, if it ended unasked.
+    upstream_stderr: Vec<String>,
     /// Of this daemon, and before it those of earlier ones of which something may be left.
     lives: Vec<Token>,
 }
@@ -100,6 +103,7 @@ impl Contents {
                 code: None,
                 reason: "left no record (killed?)".to_owned(),
                 upstream: None,
+                upstream_stderr: Vec::new(),
                 generation: running.generation,
                 at_unix_ms: 0,
                 uptime_ms: 0,
@@ -178,6 +182,7 @@ impl Record {
             warning,
             early_ends,
             auto_spawned,
+            upstream_stderr: Vec::new(),
             lives,
         })
     }
@@ -200,6 +205,13 @@ impl Record {
     /// Returns what an operator should know if the record could not be kept.
     pub(crate) fn warning(&self) -> Option<&Warning> {
         self.warning.as_ref()
+    }
+
+    /// Adds what the upstream wrote before it ended unasked.
+    #[must_use]
+    pub(crate) fn with_stderr(mut self, lines: Vec<String>) -> Record {
+        self.upstream_stderr = lines;
+        self
     }
 
     /// Returns the lives of earlier daemons of which something may be left.
@@ -228,11 +240,14 @@ impl Record {
         self.finished = true;
         let now = unix_ms();
         let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let early_ends = self.early_ends.after(self.auto_spawned, code, &reason, uptime_ms, now);
+        let upstream_stderr = std::mem::take(&mut self.upstream_stderr);
+        let explained = explained(&reason, &upstream_stderr);
+        let early_ends = self.early_ends.after(self.auto_spawned, code, &explained, uptime_ms, now);
         let last_exit = LastExit {
             code: Some(code.number()),
             reason,
             upstream,
+            upstream_stderr,
             generation: self.generation,
             at_unix_ms: now,
             uptime_ms,

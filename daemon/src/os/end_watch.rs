@@ -1,4 +1,4 @@
-//! Seeing that a peer has ended its side of a connection, without reading what it sent before.
+//! Notices that a peer has ended its side of a connection, without reading what it sent before.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -6,14 +6,14 @@ use std::os::unix::net::UnixStream;
 
 use nix::poll::PollFlags;
 
-/// Watches the end of what a peer sends, to be polled for [`EndWatch::FLAGS`].
+/// Watches for the end of what a peer sends; to be polled for [`EndWatch::FLAGS`].
 ///
-/// On Linux the end is seen when the peer closes its sending half, elsewhere when it closes both.
+/// On Linux the end is noticed when the peer closes its sending half, elsewhere when it closes both.
 #[derive(Debug)]
 pub(crate) struct EndWatch(OwnedFd);
 
 impl EndWatch {
-    /// What to poll for. That the end has come is reported as this, or as `POLLHUP`.
+    /// What to poll for. The end is reported as this, or as `POLLHUP`.
     pub(crate) const FLAGS: PollFlags =
         if cfg!(target_os = "linux") { PollFlags::POLLIN } else { PollFlags::empty() };
 
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_seen_and_what_was_sent_before_is_not() {
+    fn the_end_is_noticed_and_what_was_sent_before_is_not() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let watch = EndWatch::of(&ours).unwrap();
         assert!(!has_ended(&watch));

@@ -5,11 +5,12 @@
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// Connections that get an answer although there is no room for one more client.
-pub(crate) const VISITORS: usize = 16;
+/// Connections above the number of clients that get a response at the same time.
+pub(crate) const EXCESS_CONNECTIONS: usize = 16;
 
-/// Descriptors beside those of clients: sockets, pipes, locks and the log (24), visitors (16) and control connections
-/// that ask (32) or wait (96), so that `codexd ctl` gets in when no client does.
+/// Descriptors beside those of clients: sockets, pipes, locks and the log (24), connections above the number of clients
+/// (16), and control connections without (32) and with (96) a subscription, so that `codexd ctl` can connect when no
+/// client can.
 pub(crate) const BESIDE_CLIENTS: u64 = 192;
 
 /// The highest limit that macOS takes where the hard one is infinite (`setrlimit(2)` there, `OPEN_MAX`).

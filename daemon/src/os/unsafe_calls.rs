@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -226,6 +228,22 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     }
 }
 
+/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`,
+/// SIOCOUTQ); `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for the call, and the request (TIOCOUTQ is the same number) writes one int.
+    let result = unsafe { nix::libc::ioctl(socket.as_fd().as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
+    (result == 0).then(|| usize::try_from(bytes).ok())?
+}
+
+/// There is no journal elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unread_bytes(_socket: impl AsFd) -> Option<usize> {
+    None
+}
+
 /// Watches a socket that does not block for `interest`.
 ///
 /// # Errors
@@ -235,4 +253,21 @@ pub(crate) fn watch(socket: Rc<UnixStream>, interest: Interest) -> io::Result<As
     // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
     // it open until it is dropped, which is not before the `AsyncFd` that shares it.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_counted() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(unread_bytes(&ours), Some(0));
+        ours.write_all(b"a line").unwrap();
+        assert!(unread_bytes(&ours).is_some_and(|bytes| bytes > 0));
+        theirs.read_exact(&mut [0; 6]).unwrap();
+        assert_eq!(unread_bytes(&ours), Some(0));
+    }
 }

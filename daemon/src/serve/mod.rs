@@ -30,16 +30,17 @@ use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
-use crate::os::signals::Signals;
+use crate::os::signals::{Signals, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
+use crate::settings::secrets;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
-use upstream::{Process, Program, leftovers, locate, nested, sweep};
+use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
 /// How long the holder of a lock may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -55,6 +56,7 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &Report,
+    terminal: Terminal,
     attempt: &Attempt<'_>,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
@@ -89,6 +91,7 @@ pub(crate) fn run(
         life,
         clock,
         files,
+        terminal,
     };
     let result = live(settings, &program, inherited, &mut record, context);
     if sweep::rest() {
@@ -97,7 +100,8 @@ pub(crate) fn run(
     let result = result.and_then(|ended| or_refused(ended, start, &program));
     match &result {
         Ok(ended) => {
-            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
+            let record = record.with_stderr(ended.stderr.clone());
+            record.finish(ended.code, ended.cause.as_str(), ended.upstream.clone());
             start.failed(ended.code, &ended.reason, None);
         }
         Err(error) => record.finish(error.exit_code(), error.chain(), None),
@@ -181,6 +185,7 @@ struct Context {
     life: Token,
     clock: Instant,
     files: OpenFiles,
+    terminal: Terminal,
 }
 
 fn serve(
@@ -199,7 +204,8 @@ fn serve(
         let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
-        let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
+        let signals = Signals::new(context.terminal)
+            .map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans(context.life);
 
         let mut base_status = base_status(settings, program, record);
@@ -209,9 +215,17 @@ fn serve(
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let inherited = sockets.inherited;
-        let core =
-            Core::new(core_config(settings, record, &context, inherited), settings.for_core(), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, context.files, &context.marks)?;
+        let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
+        let config =
+            CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
+        let core = Core::new(config, settings.for_core(), Time::ZERO);
+        let (process, pipes) = Process::spawn(Launch {
+            program,
+            arguments: &settings.codex_args,
+            variables: &context.marks,
+            open_files: context.files.given,
+            secrets,
+        })?;
         base_status.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
@@ -260,6 +274,7 @@ fn core_config(settings: &Settings, record: &Record, context: &Context, inherite
         timeouts: Timeouts::default(),
         restart: settings.restart(inherited),
         clients_with_files: context.files.clients(),
+        ..CoreConfig::default()
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
+pub(crate) mod secrets;
 
 use std::path::{Path, PathBuf};
 

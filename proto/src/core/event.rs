@@ -102,6 +102,9 @@ pub enum Event<'a> {
     },
     /// The upstream's input cannot be written to any more. Its end follows, and says more.
     UpstreamInputBroken,
+    /// The last lines that the upstream wrote to its stderr, without secrets: reported before its end is, and
+    /// before [`Effect::FinalRead`](super::Effect::FinalRead) is done.
+    UpstreamStderr(&'a [String]),
     /// The upstream's output ended.
     UpstreamEof,
     /// The upstream process ended, and what it had written was reported before.

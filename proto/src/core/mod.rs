@@ -26,6 +26,7 @@ mod idle;
 mod refusal;
 mod report;
 mod timer;
+mod words;
 
 use std::collections::VecDeque;
 
@@ -39,8 +40,9 @@ use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
 use crate::router::{
-    Action, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
+    Action, Activity, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
 };
+use crate::secrets::Secrets;
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
@@ -50,6 +52,7 @@ pub use timer::Timer;
 
 use connection::{Connections, Stage};
 use idle::Idle;
+use words::Words;
 
 /// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
 /// top, and a message that was begun.
@@ -101,6 +104,8 @@ pub struct CoreConfig {
     pub restart: Restart,
     /// Clients for which the process may open files.
     pub clients_with_files: usize,
+    /// What is masked in the words of the upstream.
+    pub secrets: Secrets,
 }
 
 /// Whether another client can be accepted.
@@ -148,6 +153,10 @@ pub struct Core {
     events: VecDeque<LifecycleEvent>,
     /// How the upstream ended, in words.
     ended: Option<String>,
+    /// Why, in its own.
+    words: Words,
+    /// Whether clients have ever been served.
+    served: bool,
     /// Keeps the log of slow clients short.
     slow_reports: RateLimit,
 }
@@ -175,6 +184,8 @@ impl Core {
             steps: VecDeque::new(),
             events: VecDeque::new(),
             ended: None,
+            words: Words::new(config.secrets),
+            served: false,
             slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
     }
@@ -200,7 +211,12 @@ impl Core {
     #[inline]
     pub fn handle(&mut self, now: Time, event: Event<'_>) {
         match event {
-            Event::UpstreamLine(line) => self.router.upstream_line(now, line),
+            Event::UpstreamLine(line) => {
+                if !self.served {
+                    self.words.early_line(line);
+                }
+                self.router.upstream_line(now, line);
+            }
             Event::UpstreamOutput => self.health.heard(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
             Event::ClientWritten { client, bytes, full, framing_waits } => {
@@ -247,6 +263,7 @@ impl Core {
                 self.steps.push_back(Effect::Log(Fact::UpstreamLineTooLong).into());
                 self.events.push_back(LifecycleEvent::UpstreamMalformed);
             }
+            Event::UpstreamStderr(lines) => self.words.wrote(lines),
             Event::UpstreamEof => self.events.push_back(LifecycleEvent::UpstreamEof),
             Event::UpstreamExited(status) => {
                 self.ended = Some(status.to_string());
@@ -343,7 +360,10 @@ impl Core {
         match step {
             Step::Effect(effect) => {
                 match effect {
-                    Effect::NotifyReady => self.router.ask_for_methods(now),
+                    Effect::NotifyReady => {
+                        self.served = true;
+                        self.router.ask_for_methods(now);
+                    }
                     Effect::CloseInput => self.input_open = false,
                     _ => {}
                 }
@@ -359,7 +379,8 @@ impl Core {
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
             Step::Resolve => {
-                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let mut loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
                 let announcement = Announcement { reason: &reason, deadline_ms: Some(0), retry_after_ms };
@@ -393,7 +414,7 @@ impl Core {
                 self.events.push_back(LifecycleEvent::HandshakeDone);
             }
             Action::UpstreamRefused { message } => {
-                self.ended = Some(format!("refused the handshake: {message}"));
+                let message = self.words.refused(&message);
                 self.steps.push_back(Effect::Log(Fact::HandshakeRefused(message)).into());
                 self.events.push_back(LifecycleEvent::HandshakeRefused);
             }
@@ -462,7 +483,7 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        // A connection that is only asked a page on, or gets its last bytes, is no client.
+        // A connection that asks for a page, or gets its last bytes, is not a client.
         if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
@@ -510,6 +531,15 @@ impl Core {
         reason.describe(self.router.queued_bytes(client))
     }
 
+    /// Removes the next thing that happened to a client or a turn, for the log. To be polled as the effects are:
+    /// they add up otherwise.
+    pub fn poll_activity(&mut self) -> Option<Activity> {
+        self.router.poll_activity().map(|activity| match activity {
+            Activity::ConfigWarning { text } => Activity::ConfigWarning { text: self.words.mask(&text) },
+            other => other,
+        })
+    }
+
     /// Returns the bytes waiting for the upstream.
     pub fn upstream_pending(&mut self) -> &[u8] {
         self.router.upstream_outbox().pending()
@@ -545,11 +575,6 @@ impl Core {
     /// Returns what the process is to exit with, once it is to.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.lifecycle.exit_code()
-    }
-
-    /// Returns why the daemon ends, in words.
-    pub fn reason(&self) -> String {
-        farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
     }
 
     /// Returns the milliseconds until running turns are interrupted, while the daemon drains.

@@ -1,11 +1,11 @@
-//! Connections for which there is no room: what they are told.
+//! The refusal of connections above the number of clients.
 
 use super::{Core, Room};
 use crate::message::{ClientMessage, Rejection};
 use crate::router::{Delivered, ErrorAnswer, OVERLOADED};
 use crate::status::{StatusReport, Warning};
 
-/// Why a connection does not become a client.
+/// Why a connection cannot become a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     message: String,
@@ -19,9 +19,9 @@ impl Refusal {
         &self.message
     }
 
-    /// Appends the answer to a line, with its line feed; returns whether it needs one.
+    /// Appends the response to a line, with its line feed; returns whether there is one.
     ///
-    /// A request gets -32001 with its id, what is no message the same with a null id.
+    /// A request gets -32001 with its id; a line that is not a message gets the same with a null id.
     pub fn answer(&self, line: &[u8], out: &mut Vec<u8>) -> bool {
         let id = match ClientMessage::read(line) {
             Ok(Some(ClientMessage::Request { id, .. })) => Some(id),
@@ -51,7 +51,7 @@ fn connected(clients: usize) -> String {
 }
 
 impl Core {
-    /// Returns how many clients may be connected at the same time.
+    /// Returns how many clients can be connected at the same time.
     pub(super) fn max_clients(&self) -> usize {
         self.limits.max_clients.min(self.clients_with_files)
     }

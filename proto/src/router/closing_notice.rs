@@ -1,4 +1,4 @@
-//! What a client is told when codexd closes its connection.
+//! The last message to a client when codexd closes its connection.
 
 use super::{CloseReason, Router};
 use crate::id::{ClientId, write_u64};
@@ -43,11 +43,11 @@ impl Router {
         self.sessions.get(client)?.declared().map(|declared| declared.name.as_str())
     }
 
-    /// Returns the last bytes of a connection that speaks lines and is closed for this reason: the rest of a line of
-    /// which the client has taken a part, and the notice. Everything else that waits is dropped.
+    /// Returns the last bytes of a connection that speaks lines and is closed for this reason: the rest of a line that
+    /// was written in part, and the notice. Everything else that waits is dropped.
     ///
-    /// Nothing for a client that opted out of the notice, asked for its end itself, or has taken a part of a line
-    /// whose rest is longer than 1 MiB.
+    /// Returns nothing if the client opted out of the notice or asked for the end itself, or if the rest of the line is
+    /// longer than 1 MiB.
     pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
         let queued_bytes = self.queued_bytes(client);
         let silent = reason == CloseReason::Detached || self.delivery.opted_out(client, CLOSING);

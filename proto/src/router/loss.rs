@@ -1,5 +1,6 @@
 //! The loss of the upstream: every pending request and open turn is resolved.
 
+use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pacing::Unanswerable;
 use super::thread::KnownTo;
@@ -65,6 +66,7 @@ impl Router {
         let topic = self.topic(b"turn/completed");
         let (open, sub_agent_open) = self.subscriptions.end_all();
         for (thread, turn) in open {
+            self.turn_ended(&thread, &turn, Outcome::Lost);
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
             match turn.known_to {

@@ -26,6 +26,7 @@
 //! [`loss`] for what goes beyond one message.
 
 mod action;
+mod activity;
 mod announcement;
 mod answer;
 mod attribution;
@@ -63,15 +64,18 @@ use crate::status::Counters;
 use crate::time::Time;
 
 pub use action::{Action, CloseReason};
+pub use activity::{Activity, Outcome};
 pub use announcement::Announcement;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
 pub use delivery::Outbox;
+pub use handshake::config_warning;
 pub use limits::Limits;
 pub use loss::Loss;
 #[doc(hidden)]
 pub use report::Accounting;
+pub use report::CONFIG_WARNING;
 pub use session::SessionState;
 pub use timer::RouterTimer;
 
@@ -114,6 +118,7 @@ pub struct Router {
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
+    activities: VecDeque<Activity>,
     counters: Counters,
     last_upstream: Option<Time>,
     /// Methods that the upstream named and the table does not know.
@@ -137,6 +142,7 @@ impl Router {
             resources: Resources::default(),
             orphans: VecDeque::new(),
             actions: VecDeque::new(),
+            activities: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
             unknown_methods: Vec::new(),
@@ -180,6 +186,7 @@ impl Router {
     pub fn client_gone(&mut self, now: Time, client: ClientId) {
         self.delivery.at(now);
         self.detach(client);
+        self.note_left(now, client);
         self.sessions.disconnect(client);
         self.delivery.disconnect(client);
         self.pacing.disconnect(client);

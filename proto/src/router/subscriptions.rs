@@ -54,18 +54,19 @@ impl Subscriptions {
         subscribed
     }
 
-    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there.
-    pub(super) fn unload(&mut self, thread: &ThreadId) {
-        let Some(state) = self.threads.get_mut(thread) else { return };
+    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there; returns that.
+    pub(super) fn unload(&mut self, thread: &ThreadId) -> Option<OpenTurn> {
+        let state = self.threads.get_mut(thread)?;
         state.loaded = false;
         state.active = false;
-        state.turn = None;
+        let turn = state.turn.take();
         state.replay = None;
         for client in std::mem::take(&mut state.subscribers) {
             if let Some(threads) = self.clients.get_mut(&client) {
                 threads.remove(thread);
             }
         }
+        turn
     }
 
     #[inline]

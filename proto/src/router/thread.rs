@@ -1,6 +1,7 @@
 //! One thread: its subscribers, and which turn is open.
 
 use crate::id::ClientId;
+use crate::time::Time;
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
@@ -32,6 +33,10 @@ pub(super) struct OpenTurn {
     pub(super) final_answer: Option<Box<[u8]>>,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
+    /// Since when it is known.
+    pub(super) since: Time,
+    /// The client that started it, once the response to that request has come.
+    pub(super) by: Option<ClientId>,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
@@ -52,10 +57,11 @@ pub(super) struct Replay {
 }
 
 impl Thread {
-    /// Records that a turn is open, and who was notified of it; nothing if it has ended already.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
+    /// Records that a turn is open, and who was notified of it; nothing if it has ended already. Returns
+    /// whether it was not known before.
+    pub(super) fn open_turn(&mut self, now: Time, id: &[u8], object: &[u8], notified: KnownTo) -> bool {
         if self.last_turn.as_deref() == Some(id) {
-            return;
+            return false;
         }
         match (&mut self.turn, notified) {
             (Some(turn), notified) if *turn.id == *id => match (&mut turn.known_to, notified) {
@@ -68,19 +74,24 @@ impl Thread {
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
             (turn, known_to) => {
-                *turn = Some(OpenTurn { id: id.into(), object: object.into(), final_answer: None, known_to });
+                *turn = Some(OpenTurn {
+                    id: id.into(),
+                    object: object.into(),
+                    final_answer: None,
+                    known_to,
+                    since: now,
+                    by: None,
+                });
+                return true;
             }
         }
+        false
     }
 
-    /// Records that a turn has ended; returns whether it was the open one.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> bool {
+    /// Records that a turn has ended; returns it if it was the open one.
+    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<OpenTurn> {
         self.last_turn = Some(id.into());
-        if self.turn.as_ref().is_some_and(|t| *t.id == *id) {
-            self.turn = None;
-            return true;
-        }
-        false
+        self.turn.take_if(|turn| *turn.id == *id)
     }
 
     /// Whether something runs on the thread that a drain waits for.

@@ -122,12 +122,12 @@ fn a_daemon_whose_socket_is_lost_stops_only_when_it_is_unused() {
 }
 
 #[test]
-fn a_connection_without_room_is_told_why_and_the_status_warns() {
+fn a_connection_above_the_limit_gets_the_reason_and_the_status_warns() {
     let limits = Limits { max_clients: 2, ..Limits::default() };
     let mut shell = Shell::serving(CoreSettings { limits, ..settings() }, Restart::Never);
     let _first = shell.join();
     assert_eq!(shell.core.refusal(7), None);
-    // Who only asks for a page takes no client's place.
+    // A connection that only asks for a page does not count.
     let page = shell.core.connect(shell.now);
     shell.report(Event::ClientFraming { client: page, framing: Framing::Http });
     shell.report(Event::HttpRequest { client: page });
@@ -159,7 +159,7 @@ fn a_connection_without_room_is_told_why_and_the_status_warns() {
 }
 
 #[test]
-fn slow_clients_are_reported_with_what_an_operator_needs_and_not_each_of_many() {
+fn slow_clients_are_reported_with_name_and_queued_bytes_and_not_each_of_many() {
     let limits = Limits {
         max_clients: 100,
         client_queue_soft_bytes: 500,

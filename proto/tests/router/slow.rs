@@ -157,7 +157,7 @@ fn each_client_with_something_new_is_named_once() {
 }
 
 #[test]
-fn a_slow_client_is_told_why_after_the_line_that_it_has_begun_to_take() {
+fn a_slow_client_gets_the_reason_after_the_rest_of_a_begun_line() {
     let (mut net, _, b, t) = with_a_blocked_one();
     while waiting(&mut net, b) <= 4_400 {
         net.feed(&delta(&t, 1));
@@ -189,7 +189,7 @@ fn a_slow_client_is_told_why_after_the_line_that_it_has_begun_to_take() {
 }
 
 #[test]
-fn a_client_that_does_not_want_the_notice_or_took_a_part_of_a_huge_line_is_told_nothing() {
+fn an_opt_out_or_a_long_rest_of_a_begun_line_prevents_the_closing_notice() {
     let mut net = net();
     let client = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/closing"]}));
     assert_eq!(net.router.last_lines(client, CloseReason::TooSlow), b"");

@@ -119,6 +119,7 @@ impl World {
             timeouts: plan.timeouts,
             restart: Restart::OnDemand,
             clients_with_files: 100,
+            ..CoreConfig::default()
         };
         let settings = CoreSettings {
             limits,

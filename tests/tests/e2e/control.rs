@@ -169,7 +169,7 @@ fn files(daemon: &TestDaemon) -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn forty_who_wait_keep_neither_status_nor_stop_out() {
+fn forty_waiting_commands_lock_out_neither_status_nor_stop() {
     let mut daemon = TestDaemon::fake("[[strict]]").args(["--drain-timeout", "never"]).ready();
     let mut client = daemon.client("one");
     let (thread, turn, question) = waiting_turn(&mut client, "");
@@ -181,7 +181,7 @@ fn forty_who_wait_keep_neither_status_nor_stop_out() {
     let waiting: Vec<_> = (0..40).map(|_| in_background(&["wait", "stopped"])).collect();
     wait::until("all wait", || files(&daemon) >= before + 40);
     let _ = daemon.ctl(&["status"]).expect_code(0);
-    // So do those who wait for a stop that they asked for themselves.
+    // `ctl stop` waits as well.
     let _ = daemon.ctl(&["stop", "--timeout", "1ms"]).expect_code(1);
     wait_for_state(&daemon, "draining");
     let before = files(&daemon);
@@ -199,7 +199,7 @@ fn forty_who_wait_keep_neither_status_nor_stop_out() {
 }
 
 #[test]
-fn connections_that_ask_nothing_keep_neither_status_nor_stop_out() {
+fn idle_connections_lock_out_neither_status_nor_stop() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let connect = || std::os::unix::net::UnixStream::connect(daemon.control_socket()).unwrap();
     let idle: Vec<_> = (0..100).map(|_| codexd_tests::websocket::upgrade(connect())).collect();

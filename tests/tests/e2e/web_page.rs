@@ -96,7 +96,7 @@ fn text_frame(text: &str) -> Vec<u8> {
     [&b"\x81\xfe"[..], &length, b"\0\0\0\0", text.as_bytes()].concat()
 }
 
-/// What a page wants to have done: it runs a program.
+/// Messages by which a page would run a program.
 fn attack(mark: &Path) -> [String; 2] {
     let info = json!({"clientInfo": {"name": "page", "version": "1"}});
     let command = json!({"command": ["touch", mark]});
@@ -106,7 +106,7 @@ fn attack(mark: &Path) -> [String; 2] {
     ]
 }
 
-/// Checks that codex got nothing from anybody: what it was asked for is codexd's own.
+/// Checks that no message of a page reached the router or codex.
 fn expect_untouched(daemon: &TestDaemon, mark: &Path) {
     daemon.client("other").settle();
     let log = daemon.fake_log();
@@ -134,7 +134,7 @@ fn a_web_page_cannot_run_a_program_over_websocket() {
         assert!(answer.contains("a program has to leave out"), "{answer}");
     }
     expect_untouched(&daemon, &mark);
-    // It is the page that is refused, and not the port: a program is served there.
+    // A program is served on the same port.
     let mut stream = port.connect();
     stream.write_all(&[upgrade("").as_bytes(), &frames].concat()).unwrap();
     wait::until("the program runs", || daemon.fake_log().contains("command/exec"));
@@ -147,7 +147,7 @@ fn lines_of_json_in_the_body_of_a_request_never_reach_the_router() {
     let mark = daemon.home().root().join("ran");
     let body = format!("\n{}\n", attack(&mark).join("\n"));
     let length = body.len();
-    // A page may choose the method, the path and the body of what it sends, and nothing before them.
+    // A page can choose the method, the path and the body of what it sends, and send nothing before them.
     let heads = [
         "POST / HTTP/1.1".to_owned(),
         "post / HTTP/1.1".to_owned(),
@@ -202,7 +202,7 @@ fn pages_are_answered_to_programs_and_not_to_browsers() {
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {answer}");
             assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{answer}");
         }
-        // The last one is a page that had its own name resolved to this machine.
+        // The last one is a page whose name was made to resolve to this machine.
         for browser in
             ["Sec-Fetch-Site: none\r\n", "Origin: http://localhost:1\r\n", "Host: evil.example:1\r\n"]
         {

@@ -3,8 +3,8 @@
 //! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared
 //! with other programs: a read is done when there is something, and a write of no more than a pipe takes
 //! without blocking (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait;
-//! beyond that its source is not read. A daemon that ends the connection meanwhile is read to its end all the same: it
-//! may have said why, and no more can come.
+//! beyond that its source is not read. If the daemon ends the connection meanwhile, what it sent is read all the same: it
+//! can contain the reason, and is bounded by the socket's buffer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -64,8 +64,8 @@ pub(super) struct Bridge<'a> {
     parked: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
-    /// What people were told last of why it is not served.
-    told: Option<String>,
+    /// The reason why the client is not served that stderr has already.
+    noted_refusal: Option<String>,
     since_unix_ms: u64,
     compared: bool,
     scratch: Vec<u8>,
@@ -80,11 +80,11 @@ struct Link {
     greeted_at: Option<Instant>,
     /// When the sending direction was closed.
     shut_at: Option<Instant>,
-    /// People were told why the daemon closes it.
-    told_closing: bool,
-    /// Sees the end while nothing is read; made when that is first needed.
+    /// Stderr has why the daemon closes it.
+    noted_closing: bool,
+    /// Reports the end while nothing is read; created when that is first needed.
     end_watch: Option<EndWatch>,
-    /// It has ended and was read, and the client has not taken all of it: then this is what happened.
+    /// It has ended with this event, which is handled when the client has read enough.
     ended: Option<Event>,
 }
 
@@ -126,7 +126,7 @@ impl<'a> Bridge<'a> {
             client_ended: false,
             parked: false,
             search: None,
-            told: None,
+            noted_refusal: None,
             since_unix_ms,
             compared: false,
             scratch: vec![0; READ_BYTES],
@@ -189,7 +189,7 @@ impl<'a> Bridge<'a> {
         since.is_some_and(|since| since.elapsed() >= limit)
     }
 
-    /// Tells whether the client has taken enough for more to be read.
+    /// Whether the client has read enough for more to be read from the daemon.
     fn reads_daemon(&self) -> bool {
         self.to_client.len() - self.to_client_written < HIGH_BYTES
     }
@@ -199,7 +199,7 @@ impl<'a> Bridge<'a> {
         let reads_daemon = self.reads_daemon();
         let linked = !self.parked && self.link.ended.is_none();
         if linked && !reads_daemon && self.link.end_watch.is_none() {
-            // Without one, the end is seen when the client reads again.
+            // Without it, the end is noticed when the client reads again.
             self.link.end_watch = EndWatch::of(&self.link.stream).ok();
         }
         let (stdin, stdout) = (io::stdin(), io::stdout());
@@ -379,7 +379,7 @@ impl<'a> Bridge<'a> {
                 let verdict = self.ledger.incoming(line);
                 match &verdict {
                     Verdict::Elsewhere => {
-                        self.tell_refusal();
+                        self.note_refusal();
                         return Some(Event::NotServing);
                     }
                     Verdict::NoDaemon(why) => {
@@ -388,10 +388,10 @@ impl<'a> Bridge<'a> {
                     }
                     Verdict::Deliver | Verdict::Swallow => {}
                 }
-                self.tell_closing();
+                self.note_closing();
                 if greeting && !self.ledger.is_greeting() {
                     self.search = None;
-                    self.told = None;
+                    self.noted_refusal = None;
                     self.link.greeted_at = None;
                     self.compare_environments();
                 }
@@ -408,9 +408,10 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    /// Says what is waited for, at once and once for each reason.
-    fn tell_refusal(&mut self) {
-        let Some(refusal) = self.ledger.refusal().filter(|why| self.told.as_deref() != Some(*why)) else {
+    /// Says on stderr why the client is not served yet: at once, and once for each reason.
+    fn note_refusal(&mut self) {
+        let Some(refusal) = self.ledger.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
+        else {
             return;
         };
         let left =
@@ -419,13 +420,13 @@ impl<'a> Bridge<'a> {
             "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
             left.as_secs()
         ));
-        self.told = Some(refusal.to_owned());
+        self.noted_refusal = Some(refusal.to_owned());
     }
 
-    /// Says that the daemon closes the connection and why, at once: the client may not be reading.
-    fn tell_closing(&mut self) {
+    /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
+    fn note_closing(&mut self) {
         if let Some(why) = self.ledger.closing()
-            && !std::mem::replace(&mut self.link.told_closing, true)
+            && !std::mem::replace(&mut self.link.noted_closing, true)
         {
             note(&format!("codexd: the daemon closes the connection of this client: {why}"));
         }
@@ -466,9 +467,10 @@ impl<'a> Bridge<'a> {
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            let what = match self.ledger.closing() {
-                Some(why) => format!("codexd closed the connection ({why})"),
-                None => "the connection to codexd was lost".to_owned(),
+            let what = match (self.ledger.closing(), self.ledger.announced()) {
+                (Some(why), _) => format!("codexd closed the connection ({why})"),
+                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
+                (None, None) => "the connection to codexd was lost".to_owned(),
             };
             return Some(self.settle(&what, 1));
         }
@@ -613,7 +615,7 @@ impl Link {
             codex,
             greeted_at: None,
             shut_at: None,
-            told_closing: false,
+            noted_closing: false,
             end_watch: None,
             ended: None,
         }

@@ -19,7 +19,7 @@ use crate::terminal::note;
 /// Time between looks at something that tells nobody when it changes, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// How long a daemon may accept nobody before people are told what is waited for.
+/// Time without an accepted connection after which stderr says what is waited for.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 
 /// How a try went.
@@ -54,7 +54,7 @@ pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream,
     start::check_runs(target)?;
     let mut pause = FIRST_PAUSE;
     let began = Instant::now();
-    let mut told = false;
+    let mut noted = false;
     loop {
         let busy = match dial(socket)? {
             Dialled::Connected(stream) => return Ok(stream),
@@ -68,7 +68,7 @@ pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream,
                 false
             }
         };
-        if busy && began.elapsed() >= BUSY_FOR && !std::mem::replace(&mut told, true) {
+        if busy && began.elapsed() >= BUSY_FOR && !std::mem::replace(&mut noted, true) {
             let left = wait.until.saturating_duration_since(Instant::now()).as_secs();
             note(&format!(
                 "codexd: the daemon of `{}` accepts no connection at the moment; trying again for up to {left} s",

@@ -23,6 +23,8 @@ pub(super) struct Ledger {
     greeting: Greeting,
     /// What the last daemon said that did not take this client.
     refusal: Option<String>,
+    /// Why the daemon stops, in its words.
+    announced: Option<String>,
     /// Why the daemon closes the connection, as it said itself.
     closing: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
@@ -156,6 +158,11 @@ impl Ledger {
             {
                 Verdict::Swallow
             }
+            Some(UpstreamMessage::Notification { method, .. }) if method.of(text) == Announcement::METHOD => {
+                let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
+                self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
+                Verdict::Deliver
+            }
             Some(UpstreamMessage::Notification { method, params }) if method.of(text) == CLOSING => {
                 let why = params.and_then(|params| member_at(text, params, &["message"]));
                 let why = why.and_then(|why| serde_json::from_slice(why.of(text)).ok());
@@ -245,6 +252,11 @@ impl Ledger {
     /// Returns what the last daemon said that did not take this client.
     pub(super) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
+    }
+
+    /// Returns why the daemon stops, if it said so.
+    pub(super) fn announced(&self) -> Option<&str> {
+        self.announced.as_deref()
     }
 
     /// Returns why the daemon closes the connection, if it has said so.

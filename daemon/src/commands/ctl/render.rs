@@ -88,7 +88,10 @@ pub(super) fn report(report: &StatusReport) -> String {
         ),
     );
     match &report.last_exit {
-        Some(exit) => screen.line("last exit", &last_exit(exit)),
+        Some(exit) => {
+            screen.line("last exit", &last_exit(exit));
+            said(&mut screen, &exit.upstream_stderr);
+        }
         None => screen.line("last exit", "no record of an earlier daemon"),
     }
     if let Some(failed) = &report.failed_start {
@@ -122,6 +125,7 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
         let _ = write!(line, ", last message {} ago", duration(last));
     }
     screen.line("codex", &line);
+    said(screen, &upstream.stderr);
     if !upstream.executable.is_empty() {
         screen.line("", &upstream.executable);
     }
@@ -139,6 +143,13 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
     }
 }
 
+/// Shows the last lines of codex.
+fn said(screen: &mut Screen, lines: &[String]) {
+    for line in lines {
+        screen.line("", &format!("codex: {line}"));
+    }
+}
+
 /// Renders how a daemon ended: `exit 1 (2m ago, up 3h): the upstream was lost`.
 pub(super) fn last_exit(exit: &LastExit) -> String {
     let Some(code) = exit.code else { return exit.reason.clone() };
@@ -148,7 +159,8 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         let _ = write!(text, " ({} ago, after {})", duration(ago), duration(exit.uptime_ms));
     }
     let _ = write!(text, ": {}", exit.reason);
-    if let Some(upstream) = &exit.upstream {
+    // Usually it is the reason.
+    if let Some(upstream) = exit.upstream.as_ref().filter(|upstream| !exit.reason.contains(*upstream)) {
         let _ = write!(text, "; codex {upstream}");
     }
     text
@@ -261,6 +273,7 @@ mod tests {
             code: Some(1),
             reason: "the upstream was lost".to_owned(),
             upstream: Some("was killed by signal 9 (SIGKILL)".to_owned()),
+            upstream_stderr: Vec::new(),
             at_unix_ms: unix_ms(),
             uptime_ms: 60_000,
             generation: 3,

@@ -53,6 +53,9 @@ fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
     match &former {
         Some(Former { instance, last_exit: Some(exit), .. }) => {
             note(&format!("last exit of instance `{instance}`: {}", render::last_exit(exit)));
+            for line in &exit.upstream_stderr {
+                note(&format!("codex: {line}"));
+            }
         }
         _ => note("last exit: no record of an earlier daemon"),
     }

@@ -1,6 +1,6 @@
 //! `ctl wait`: until the daemon is ready, or gone.
 //!
-//! Whoever waits subscribes to the daemon's states: that takes no place from those who ask.
+//! Waiting is a subscription to the daemon's states, which takes no slot from other commands.
 
 use std::future::Future;
 use std::path::Path;
@@ -157,7 +157,7 @@ pub(super) async fn until_gone(
 ) -> Waited {
     let mut state = before.state;
     loop {
-        // Without a subscription, the connection is one that asks nothing: it may be closed before its daemon ends.
+        // Without a subscription, the connection is idle, and can be closed before its daemon ends.
         let mut states = connection.states().await.ok();
         let closed = async {
             if let Some(states) = &mut states {

@@ -63,7 +63,7 @@ impl Head {
         let new = &all[..all.len().min(MAX_HEAD_BYTES + 1 - before)];
         self.bytes.extend_from_slice(new);
         *chunk = &[];
-        // No head ends within a line; what cannot begin one may never end.
+        // No head ends within a line; but the first bytes show what is no head at all.
         let parsed = if before == 0 || new.contains(&b'\n') { self.parse() } else { None };
         match parsed {
             Some((request, length)) => {
@@ -99,8 +99,8 @@ impl Head {
     }
 }
 
-/// Says what a request wants. As the native listener, an upgrade may name any path and host; unlike there, none of a
-/// web page is accepted.
+/// Says what a request wants. An upgrade can name any path and host, as with the native listener; unlike there, the
+/// requests of web pages are refused.
 fn understand(head: &httparse::Request<'_, '_>) -> Request {
     if let Some(field) = browser_field(head.headers.iter().map(|field| field.name)) {
         return Request::Refused(of_a_web_page(field));
@@ -120,7 +120,7 @@ fn understand(head: &httparse::Request<'_, '_>) -> Request {
     if hosts().any(|host| is_rebindable(host.value)) {
         return Request::Refused(Response::text(
             403,
-            "ask with an IP address or `localhost` as the host: a web page could have any other name lead here",
+            "use an IP address or `localhost` as the host: a web page could make any other name resolve to it",
         ));
     }
     match head.path.unwrap_or_default().parse::<Uri>() {
@@ -196,7 +196,7 @@ impl Response {
         Response::text(408, "the request did not end in time")
     }
 
-    /// Returns the answer to an upgrade for which there is no room.
+    /// Returns the answer to an upgrade above the number of clients.
     pub(crate) fn full(why: &str) -> Response {
         Response { field: "retry-after: 1\r\n", ..Response::text(503, why) }
     }
@@ -231,7 +231,7 @@ impl Response {
         if !self.field.contains("connection:") {
             text.push_str("connection: close\r\n");
         }
-        // No page is to run or show it as something else than text.
+        // A page must not run it as a script or embed it.
         text.push_str("x-content-type-options: nosniff\r\ncross-origin-resource-policy: same-origin\r\n");
         text.push_str("cache-control: no-store\r\n\r\n");
         if !self.head_only {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_behind_a_name_that_anybody_may_have_is_refused() {
+    fn a_page_is_refused_for_a_host_that_can_be_rebound() {
         let get = |host: &str| read(format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(), 9).0;
         assert!(matches!(get("rebound.example:9000"), Some(Request::Refused(Response { status: 403, .. }))));
         for host in ["codexd", "localhost:9000", "127.0.0.1:9000", "[::1]:9000"] {
@@ -331,13 +331,13 @@ mod tests {
         }
         let two = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n";
         assert_eq!(status(two), 403);
-        // Of an upgrade `Origin` tells, and clients reach a forwarded port by any name.
+        // A browser's upgrade has `Origin`, and programs reach a forwarded port by any name.
         let upgrade = UPGRADE.replacen("\r\n", "\r\nHost: build.example:9000\r\n", 1);
         assert!(matches!(read(upgrade.as_bytes(), 7).0, Some(Request::Upgrade(_))));
     }
 
     #[test]
-    fn a_request_is_one_whatever_its_method_and_its_body_is_not_read() {
+    fn a_request_with_any_method_is_refused_and_its_body_is_not_read() {
         for method in ["post", "patch", "x", "0", "!#$%&'*+-.^_`|~", "POST"] {
             let stream = format!("{method} / HTTP/1.1\r\n\r\n{{\"id\":1,\"method\":\"initialize\"}}\n");
             for size in [1, 3, 1000] {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_neither_json_nor_http_is_seen_as_early_as_can_be() {
+    fn what_is_neither_json_nor_http_is_recognized_as_early_as_possible() {
         for stream in
             [&b"\x16\x03\x01\x02\x00"[..], b"\xff", b"\"", b"\xef\xbb\xbf{}", b"hello\n", b"1\n", b"(\x00"]
         {

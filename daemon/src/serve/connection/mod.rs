@@ -20,11 +20,11 @@
 //! Nothing here waits or wakes: the hub calls when the socket is ready.
 
 mod ending;
+pub(crate) mod excess;
 mod frames;
 mod http;
 mod metrics;
 mod socket;
-pub(crate) mod visitor;
 mod websocket;
 
 use std::io;
@@ -62,7 +62,7 @@ pub(crate) struct Written {
 }
 
 impl Wire {
-    /// Moves `chunk`, the first bytes received, to the one that tells what is spoken, and chooses; lines are
+    /// Chooses the framing by the first byte received that is not white space, to which `chunk` is moved; lines are
     /// limited to `max_line_bytes`. `None` while there is nothing but white space.
     pub(crate) fn begun_with(chunk: &mut &[u8], max_line_bytes: usize) -> Option<Wire> {
         while let Some((b' ' | b'\t' | b'\r' | b'\n', rest)) = chunk.split_first() {

@@ -9,8 +9,8 @@ use codexd_proto::core::{Refusal, Room};
 use codexd_proto::id::ClientId;
 use tokio::net::UnixListener;
 
+use super::excess::ExcessConnections;
 use super::tasks::Tasks;
-use super::visitors::Visitors;
 use super::{Hub, SharedHub, client_io};
 use crate::os::peer::check_peer;
 use crate::serve::connection::Socket;
@@ -21,20 +21,20 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Accepts clients until the daemon stops listening; then accepts those in the backlog, so that they get an
 /// answer, and closes the listener.
 ///
-/// One for which there is no room is [answered](Visitors) and closed.
+/// A connection above the number of clients is [answered and closed](ExcessConnections).
 ///
 /// On an inherited socket the backlog is left for the next daemon, which the service manager starts.
 pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) {
     let accepting = hub.borrow().accepting.clone();
-    let mut visitors = Visitors::default();
+    let mut excess = ExcessConnections::default();
     loop {
         let accepted = tokio::select! {
             biased;
             () = accepting.cancelled() => break,
-            accepted = accept(&hub, &listener, &mut visitors) => accepted,
+            accepted = accept(&hub, &listener, &mut excess) => accepted,
         };
         match accepted {
-            Ok(stream) => admit(&hub, stream, &mut visitors, &tasks),
+            Ok(stream) => admit(&hub, stream, &mut excess, &tasks),
             Err(error) => {
                 hub.borrow_mut().accept_failed(&error);
                 tokio::select! {
@@ -50,17 +50,21 @@ pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) 
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, _)) = listener.accept() {
         if stream.set_nonblocking(true).is_ok() {
-            admit(&hub, stream, &mut visitors, &tasks);
+            admit(&hub, stream, &mut excess, &tasks);
         }
     }
 }
 
-/// Waits for the next connection; where it would be a visitor, for a place, too. Clears the accept error once
-/// accepting works again.
-async fn accept(hub: &SharedHub, listener: &UnixListener, visitors: &mut Visitors) -> io::Result<UnixStream> {
+/// Waits for the next connection, and before it for a slot if it would be above the number of clients. Clears the accept
+/// error once accepting works again.
+async fn accept(
+    hub: &SharedHub,
+    listener: &UnixListener,
+    excess: &mut ExcessConnections,
+) -> io::Result<UnixStream> {
     let full = hub.borrow().core.room() != Room::Free;
     if full {
-        visitors.room().await;
+        excess.free().await;
     }
     std::future::poll_fn(|cx| {
         let accepted = listener.poll_accept(cx);
@@ -77,16 +81,16 @@ async fn accept(hub: &SharedHub, listener: &UnixListener, visitors: &mut Visitor
 /// What becomes of a new connection.
 enum Admitted {
     Client(ClientId),
-    Visitor(UnixStream, Refusal),
-    Nobody,
+    Excess(UnixStream, Refusal),
+    Refused,
 }
 
-fn admit(hub: &SharedHub, stream: UnixStream, visitors: &mut Visitors, tasks: &Tasks) {
+fn admit(hub: &SharedHub, stream: UnixStream, excess: &mut ExcessConnections, tasks: &Tasks) {
     let admitted = hub.borrow_mut().admit(stream);
     match admitted {
         Admitted::Client(client) => tasks.spawn(client_io::serve(hub.clone(), client)),
-        Admitted::Visitor(stream, refusal) => tasks.spawn(visitors.serve(hub, stream, refusal)),
-        Admitted::Nobody => {}
+        Admitted::Excess(stream, refusal) => tasks.spawn(excess.serve(hub, stream, refusal)),
+        Admitted::Refused => {}
     }
 }
 
@@ -104,7 +108,7 @@ impl Hub {
     fn admit(&mut self, stream: UnixStream) -> Admitted {
         let refused = match check_peer(&stream) {
             Ok(peer) => match self.core.refusal(self.base_status.generation) {
-                Some(refusal) => return Admitted::Visitor(stream, refusal),
+                Some(refusal) => return Admitted::Excess(stream, refusal),
                 None => match Socket::new(stream) {
                     Ok(socket) => return Admitted::Client(self.connect(socket, peer)),
                     Err(error) => format!("cannot watch its socket: {error}"),
@@ -112,7 +116,7 @@ impl Hub {
             },
             Err(error) => error.to_string(),
         };
-        self.refused(&refused);
-        Admitted::Nobody
+        self.count_refused(&refused);
+        Admitted::Refused
     }
 }

@@ -40,7 +40,7 @@ impl Hub {
     /// Adds a connection whose peer was checked.
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.core.connect(self.now());
-        tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
+        tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
         let io = ClientIo { socket, wire: Wire::Sniffing, peer, waker: None, full: false, ended: false };
         self.clients.insert(client, io);
         client

@@ -21,6 +21,7 @@ impl Hub {
                 self.flush_soon();
             }
             Effect::NotifyReady => {
+                self.upstream.stderr().clients_are_served();
                 notify::ready(&self.status_line());
                 self.start.ready();
                 tracing::info!(
@@ -36,7 +37,10 @@ impl Hub {
                 }
                 self.accepting.cancel();
             }
-            Effect::FinalRead => self.final_read(),
+            Effect::FinalRead => {
+                self.report_stderr();
+                self.final_read();
+            }
             Effect::CloseClient { client, reason } => self.close(client, reason),
             Effect::DropClient { client } => self.disconnect(client),
             Effect::TimeOutRequest { client } => self.answer(client, |_| Response::timeout().into_bytes()),

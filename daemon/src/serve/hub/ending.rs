@@ -104,9 +104,13 @@ impl Hub {
 
     /// Ends a connection.
     pub(super) fn disconnect(&mut self, client: ClientId) {
+        if self.clients.contains_key(&client) {
+            self.handle(Event::ClientDisconnected { client });
+            // While it is known which process that was.
+            self.log_activity();
+        }
         let Some(io) = self.clients.remove(&client) else { return };
-        tracing::debug!(client.id = client.0, "client disconnected");
-        self.handle(Event::ClientDisconnected { client });
+        tracing::debug!(client.id = client.0, "connection ended");
         if let Some(waker) = io.waker {
             waker.wake();
         }

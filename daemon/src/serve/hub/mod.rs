@@ -13,15 +13,16 @@
 //! Nothing is decided here: [`Core`] says what to do, and [`Hub::carry_out`] does it.
 
 mod accept;
+mod activity;
 mod client_io;
 mod effect;
 mod ending;
+mod excess;
 mod reload;
 mod report;
 mod run;
 mod tasks;
 mod upstream_io;
-mod visitors;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -73,7 +74,7 @@ pub(crate) struct Hub {
     accept_error: Option<String>,
     /// Client connections that were refused.
     refused: u64,
-    /// Keeps the log of them short.
+    /// Limits the lines about them in the log.
     refusals: RateLimit,
     /// Wakes the core loop: a deadline may have moved, or the daemon may have exited.
     wake: Rc<Notify>,
@@ -175,6 +176,7 @@ impl Hub {
                 None => break,
             }
         }
+        self.log_activity();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()
             && self.sleeps_until.is_none_or(|until| due < until)

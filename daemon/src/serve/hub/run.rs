@@ -38,8 +38,14 @@ pub(crate) struct Run {
 /// How the life ended.
 pub(crate) struct Ended {
     pub(crate) code: ExitCode,
+    /// Why, in the words of codexd.
+    pub(crate) cause: String,
+    /// Why, in one line with the words of the upstream.
     pub(crate) reason: String,
+    /// How the upstream ended.
     pub(crate) upstream: Option<String>,
+    /// The last lines of its stderr, if nobody had asked for its end.
+    pub(crate) stderr: Vec<String>,
 }
 
 /// Runs the daemon until its life is over.
@@ -110,8 +116,10 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     hub.publish();
     Ok(Ended {
         code: hub.core.exit_code().unwrap_or(ExitCode::Software),
+        cause: hub.core.cause(),
         reason: hub.core.reason(),
         upstream: hub.core.upstream_end().map(str::to_owned),
+        stderr: hub.core.upstream_lines(),
     })
 }
 

@@ -51,10 +51,11 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
         )
         .hint("name its interpreter in the first line (`#!/bin/sh`), or name another program with `--codex PATH`"));
     }
-    Ok(match native(&found) {
+    let program = match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
-    })
+    };
+    Ok(program)
 }
 
 /// Returns the first program of this name in `search_path` that is not codexd.
@@ -181,11 +182,19 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// The beginning of a program of this system.
+    fn own_program(path: &Path) {
+        program(path, "");
+        let mut own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        own.truncate(64);
+        fs::write(path, own).unwrap();
+    }
+
     #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let codex = dir.path().join("bin/codex");
-        program(&codex, "\x7fELF");
+        own_program(&codex);
         let search = std::env::join_paths([dir.path().join("none"), dir.path().join("bin")]).unwrap();
         let found = locate(Path::new("codex"), Some(&search)).unwrap();
         assert_eq!(found, Program { executable: codex.clone(), requested: None });
@@ -247,7 +256,7 @@ mod tests {
         assert_eq!(locate(&link, None).unwrap(), Program { executable: link.clone(), requested: None });
         let triple = format!("{}-unknown-test", std::env::consts::ARCH);
         let native = modules.join(format!("@openai/codex-{os}-{cpu}/vendor/{triple}/bin/codex"));
-        program(&native, "\x7fELF");
+        own_program(&native);
         assert_eq!(locate(&link, None).unwrap(), Program { executable: native, requested: Some(link) });
     }
 }

@@ -5,8 +5,9 @@ pub(crate) mod leftovers;
 pub(crate) mod locate;
 pub(crate) mod nested;
 pub(crate) mod process;
-mod stderr;
+pub(crate) mod stderr;
 pub(crate) mod sweep;
+pub(crate) mod trial;
 
 pub(crate) use locate::Program;
-pub(crate) use process::Process;
+pub(crate) use process::{Launch, Process};

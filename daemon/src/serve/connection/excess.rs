@@ -1,4 +1,4 @@
-//! A connection for which there is no room: it gets an answer in what it speaks, and is no client.
+//! A connection above the number of clients: it gets a response in its framing, and is not a client.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 
 use super::{Request, Response, Wire};
 
-/// How long it may take to say something, and then to take its answer and to end.
+/// Time for its request, and then for reading the response and ending.
 const WITHIN: Duration = Duration::from_secs(5);
 
 /// The longest line that is read: longer than any `initialize` of a known client.
@@ -18,34 +18,34 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 /// Bytes read at once.
 const READ_BYTES: usize = 4 << 10;
 
-/// What a visitor wants.
-pub(crate) enum Wish {
-    /// A page, which it gets.
+/// What it gets.
+pub(crate) enum Outcome {
+    /// A page of HTTP.
     Page {
         /// Path without the query.
         path: String,
-        /// Only the head of the answer is wanted.
+        /// Only the head of the response is wanted.
         head_only: bool,
     },
-    /// To be a client. It gets this refusal; none if it has said nothing.
-    Client(Vec<u8>),
+    /// These bytes: the refusal in its framing. Empty if it has sent no request.
+    Refused(Vec<u8>),
 }
 
-/// Reads what a visitor wants, for a bounded time.
-pub(crate) async fn wish(stream: &mut UnixStream, refusal: &Refusal) -> Wish {
+/// Reads the request, for a bounded time.
+pub(crate) async fn read_request(stream: &mut UnixStream, refusal: &Refusal) -> Outcome {
     let mut wire = Wire::Sniffing;
     match tokio::time::timeout(WITHIN, read(stream, &mut wire, refusal)).await {
-        Ok(wish) => wish,
-        Err(_) if matches!(wire, Wire::Http(_)) => Wish::Client(Response::timeout().into_bytes()),
-        Err(_) => Wish::Client(Vec::new()),
+        Ok(outcome) => outcome,
+        Err(_) if matches!(wire, Wire::Http(_)) => Outcome::Refused(Response::timeout().into_bytes()),
+        Err(_) => Outcome::Refused(Vec::new()),
     }
 }
 
-async fn read(stream: &mut UnixStream, wire: &mut Wire, refusal: &Refusal) -> Wish {
+async fn read(stream: &mut UnixStream, wire: &mut Wire, refusal: &Refusal) -> Outcome {
     let mut bytes = [0; READ_BYTES];
     let mut answers = Vec::new();
     loop {
-        let Ok(length @ 1..) = stream.read(&mut bytes).await else { return Wish::Client(answers) };
+        let Ok(length @ 1..) = stream.read(&mut bytes).await else { return Outcome::Refused(answers) };
         let mut chunk = &bytes[..length];
         if matches!(wire, Wire::Sniffing) {
             match Wire::begun_with(&mut chunk, MAX_LINE_BYTES) {
@@ -56,15 +56,15 @@ async fn read(stream: &mut UnixStream, wire: &mut Wire, refusal: &Refusal) -> Wi
         match wire {
             Wire::Http(head) => match head.read(&mut chunk) {
                 None => {}
-                Some(Request::Get { path, head_only }) => return Wish::Page { path, head_only },
+                Some(Request::Get { path, head_only }) => return Outcome::Page { path, head_only },
                 Some(Request::Upgrade(_)) => {
-                    return Wish::Client(Response::full(refusal.message()).into_bytes());
+                    return Outcome::Refused(Response::full(refusal.message()).into_bytes());
                 }
-                Some(Request::Refused(response)) => return Wish::Client(response.into_bytes()),
-                // Whatever it is, it cannot become a client.
+                Some(Request::Refused(response)) => return Outcome::Refused(response.into_bytes()),
+                // Neither JSON nor HTTP: it cannot become a client either.
                 Some(Request::Neither) => {
                     refusal.answer(b"?", &mut answers);
-                    return Wish::Client(answers);
+                    return Outcome::Refused(answers);
                 }
             },
             Wire::Lines(decoder) => {
@@ -76,24 +76,24 @@ async fn read(stream: &mut UnixStream, wire: &mut Wire, refusal: &Refusal) -> Wi
                     };
                 }
                 if answered {
-                    return Wish::Client(answers);
+                    return Outcome::Refused(answers);
                 }
             }
-            Wire::Sniffing | Wire::WebSocket(_) | Wire::Ending(_) => return Wish::Client(answers),
+            Wire::Sniffing | Wire::WebSocket(_) | Wire::Ending(_) => return Outcome::Refused(answers),
         }
     }
 }
 
-/// Writes the last bytes of a visitor and waits for its end, both for a bounded time: closing both halves on unread
-/// bytes would be a reset, and the peer might not see the answer.
-pub(crate) async fn end(mut stream: UnixStream, last: &[u8]) {
+/// Writes the response and waits for the peer's end, both for a bounded time: closing both halves on unread bytes would
+/// be a reset, and the peer might not see the response.
+pub(crate) async fn finish(mut stream: UnixStream, last: &[u8]) {
     let ending = async {
         let mut bytes = [0; READ_BYTES];
         if stream.write_all(last).await.is_ok() && stream.shutdown().await.is_ok() {
             while let Ok(1..) = stream.read(&mut bytes).await {}
         }
     };
-    // One that does not take it has had its time.
+    // A peer that does not read it has had its time.
     let _ = tokio::time::timeout(WITHIN, ending).await;
 }
 
@@ -105,7 +105,7 @@ mod tests {
 
     use super::*;
 
-    /// The refusal of a daemon that has room for nobody.
+    /// The refusal of a daemon that accepts no client at all.
     fn refusal() -> Refusal {
         let settings = CoreSettings {
             limits: Limits { max_clients: 0, ..Limits::default() },
@@ -119,30 +119,30 @@ mod tests {
         Core::new(CoreConfig::default(), settings, Time::ZERO).refusal(7).unwrap()
     }
 
-    /// What becomes of a visitor that sends this in pieces of `size` and then says nothing more.
-    async fn visit(sent: &[u8], size: usize) -> Wish {
+    /// Returns the outcome for a peer that sends this in pieces of `size` and then ends its sending half.
+    async fn outcome(sent: &[u8], size: usize) -> Outcome {
         let (mut ours, mut theirs) = UnixStream::pair().unwrap();
         let refusal = refusal();
         let talk = async {
             for piece in sent.chunks(size) {
-                // It may have heard enough.
+                // The other side can have read enough.
                 let _ = theirs.write_all(piece).await;
                 tokio::task::yield_now().await;
             }
             let _ = theirs.shutdown().await;
         };
-        tokio::join!(wish(&mut ours, &refusal), talk).0
+        tokio::join!(read_request(&mut ours, &refusal), talk).0
     }
 
     async fn refused(sent: &[u8], size: usize) -> String {
-        match visit(sent, size).await {
-            Wish::Client(answer) => String::from_utf8(answer).unwrap(),
-            Wish::Page { path, .. } => panic!("it gets the page {path}"),
+        match outcome(sent, size).await {
+            Outcome::Refused(answer) => String::from_utf8(answer).unwrap(),
+            Outcome::Page { path, .. } => panic!("it gets the page {path}"),
         }
     }
 
     #[tokio::test]
-    async fn each_visitor_is_answered_in_what_it_speaks() {
+    async fn each_gets_its_response_in_its_framing() {
         let upgrade = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         for size in [1, 7, 1000] {
@@ -165,10 +165,10 @@ mod tests {
             assert_eq!(refused(b"{\"method\":\"initialized\"}\n", size).await, "");
             assert_eq!(refused(b"", size).await, "");
 
-            let page = visit(b"HEAD /readyz?x HTTP/1.1\r\n\r\n", size).await;
-            assert!(matches!(page, Wish::Page { path, head_only: true } if path == "/readyz"));
+            let page = outcome(b"HEAD /readyz?x HTTP/1.1\r\n\r\n", size).await;
+            assert!(matches!(page, Outcome::Page { path, head_only: true } if path == "/readyz"));
         }
-        // Each of several requests has its answer, and what is too long, one without an id.
+        // Each of several requests has its response, and a line that is too long has one without an id.
         let two = refused(b"{\"id\":1,\"method\":\"a\"}\n{\"id\":2,\"method\":\"b\"}\n", 1000).await;
         assert_eq!(two.matches("-32001").count(), 2, "{two}");
         let long = format!("{{\"id\":1,\"method\":\"{}\"}}\n", "x".repeat(MAX_LINE_BYTES));
@@ -176,17 +176,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_visitor_that_says_nothing_or_not_all_is_not_waited_for() {
+    async fn one_that_sends_nothing_or_half_a_request_is_not_waited_for() {
         for (sent, expected) in
             [(&b"{\"id\":1"[..], ""), (b"", ""), (b" ", ""), (b"GET / HTTP/1.1\r\n", "HTTP/1.1 408 ")]
         {
             let (mut ours, mut theirs) = UnixStream::pair().unwrap();
             theirs.write_all(sent).await.unwrap();
-            let Wish::Client(answer) = wish(&mut ours, &refusal()).await else { panic!("a page") };
+            let Outcome::Refused(answer) = read_request(&mut ours, &refusal()).await else {
+                panic!("a page")
+            };
             let answer = String::from_utf8(answer).unwrap();
             assert!(answer.starts_with(expected) && answer.is_empty() == expected.is_empty(), "{answer}");
-            // Nor is one that takes nothing.
-            end(ours, &vec![b'x'; 1 << 20]).await;
+            // Nor is one that reads nothing.
+            finish(ours, &vec![b'x'; 1 << 20]).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! As many clients as there may be: whoever comes then is told so, and how the daemon is can still be asked.
+//! The number of clients: a connection above it gets the reason, and the pages of HTTP.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::many::with_open_files;
 use crate::support::{reason, status};
 
-/// A daemon with room for this many clients, and these.
+/// A daemon with as many clients as it accepts.
 fn full(clients: usize) -> (TestDaemon, Vec<TestClient>) {
     let daemon =
         TestDaemon::fake("[[strict]]").config(&format!("[limits]\nmax_clients = {clients}\n")).ready();
@@ -37,7 +37,7 @@ fn get(daemon: &TestDaemon, path: &str) -> String {
 
 /// Checks that a new client is refused: each of its requests, in order.
 fn expect_refusal(daemon: &TestDaemon, words: &str) {
-    let mut client = daemon.raw_client("one too many");
+    let mut client = daemon.raw_client("above the limit");
     let lines = "\n{\"id\":\"a\",\"method\":\"initialize\"}\n{\"method\":\"initialized\"}\n{\"id\":7,\"method\":\"x\"}\n";
     client.send_bytes(lines.as_bytes()).unwrap();
     let answers = client.recv_to_end();
@@ -53,12 +53,12 @@ fn expect_refusal(daemon: &TestDaemon, words: &str) {
 }
 
 #[test]
-fn a_client_beyond_the_limit_is_told_so_in_its_framing_and_the_others_stay() {
+fn a_client_above_the_limit_gets_the_reason_in_its_framing_and_the_others_stay() {
     let (daemon, mut clients) = full(3);
     for _ in 0..4 {
         expect_refusal(&daemon, "3 clients are connected, as many as `limits.max_clients` allows");
     }
-    let Err(error) = websocket::upgrade(connect(&daemon)) else { panic!("it is let in") };
+    let Err(error) = websocket::upgrade(connect(&daemon)) else { panic!("it is accepted") };
     let tungstenite::Error::Http(answer) = *error else { panic!("{error}") };
     assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     for client in &mut clients {
@@ -73,7 +73,7 @@ fn a_client_beyond_the_limit_is_told_so_in_its_framing_and_the_others_stay() {
 }
 
 #[test]
-fn how_the_daemon_is_can_be_asked_when_it_has_room_for_nobody() {
+fn pages_are_answered_above_the_limit() {
     let (daemon, _clients) = full(2);
     for _ in 0..3 {
         assert!(get(&daemon, "/healthz").ends_with("\r\n\r\nok\n"));
@@ -89,7 +89,7 @@ fn how_the_daemon_is_can_be_asked_when_it_has_room_for_nobody() {
 }
 
 #[test]
-fn those_who_say_nothing_keep_nobody_from_an_answer() {
+fn silent_connections_above_the_limit_keep_no_other_from_its_response() {
     let (mut daemon, mut clients) = full(1);
     let silent: Vec<UnixStream> = (0..100).map(|_| connect(&daemon)).collect();
     let half: Vec<UnixStream> = (0..20)
@@ -107,7 +107,7 @@ fn those_who_say_nothing_keep_nobody_from_an_answer() {
 }
 
 #[test]
-fn the_status_warns_while_clients_are_refused_and_names_what_to_do() {
+fn the_status_warns_while_clients_are_refused_and_names_the_remedy() {
     let (daemon, mut clients) = full(2);
     let now = status(&daemon);
     assert_eq!((&now["clients"], &now["maxClients"]), (&json!(2), &json!(2)));
@@ -118,7 +118,7 @@ fn the_status_warns_while_clients_are_refused_and_names_what_to_do() {
         "new clients are refused: 2 clients are connected, as many as `limits.max_clients` allows"
     );
     assert!(warning["hint"].as_str().unwrap().contains("`codexd ctl reload`"), "{warning}");
-    // What it says works.
+    // The remedy works.
     daemon.home().write_config("[limits]\nmax_clients = 3\n").unwrap();
     let _ = daemon.ctl(&["reload"]).expect_code(0);
     assert_eq!(status(&daemon)["warnings"], json!([]));
@@ -129,7 +129,7 @@ fn the_status_warns_while_clients_are_refused_and_names_what_to_do() {
 }
 
 #[test]
-fn a_daemon_that_runs_out_of_files_says_so_and_serves_those_who_are_in() {
+fn a_daemon_that_runs_out_of_files_refuses_new_clients_and_serves_the_connected_ones() {
     let home = Home::new().unwrap();
     let program = with_open_files(&home, 48, 96);
     let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
@@ -156,7 +156,7 @@ fn a_daemon_that_runs_out_of_files_says_so_and_serves_those_who_are_in() {
 }
 
 #[test]
-fn connect_says_at_once_what_it_waits_for_and_is_served_when_there_is_room() {
+fn connect_says_at_once_what_it_waits_for_and_is_served_when_a_client_leaves() {
     let (daemon, mut clients) = full(1);
     let file = daemon.home().root().join("connect.stderr");
     let mut command = daemon.command(&["connect", "--no-direct"]);

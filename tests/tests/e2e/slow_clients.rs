@@ -1,4 +1,4 @@
-//! A client that is closed because it does not read learns why, and so does its operator.
+//! A client that is closed because it does not read gets the reason, and so does its operator.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -43,7 +43,7 @@ fn joined(lines: &mut impl BufRead) {
     }
 }
 
-/// Has the thread say so much that the one who does not read is closed.
+/// Has the thread send so much that the client that does not read is closed.
 fn flood(daemon: &TestDaemon, client: &mut TestClient, thread: &str) {
     let too_slow = || status(daemon)["counters"]["clientsTooSlow"].as_u64().unwrap();
     while too_slow() == 0 {
@@ -52,7 +52,7 @@ fn flood(daemon: &TestDaemon, client: &mut TestClient, thread: &str) {
     assert_eq!(too_slow(), 1);
 }
 
-/// Checks that all of it are whole messages, of which only the last one says why there are no more.
+/// Checks that these are whole messages, of which the last one, and no other, is the closing notice.
 fn expect_notice(bytes: &[u8]) -> Value {
     let text = std::str::from_utf8(bytes).unwrap();
     assert!(text.ends_with('\n'), "the last line is cut off");
@@ -68,7 +68,7 @@ fn expect_notice(bytes: &[u8]) -> Value {
 }
 
 #[test]
-fn a_client_of_lines_that_does_not_read_finds_the_reason_behind_what_it_had_been_sent() {
+fn a_client_of_lines_that_does_not_read_gets_the_reason_after_what_it_was_sent() {
     let daemon = daemon();
     let (mut client, thread) = busy_thread(&daemon);
     let mut stream = UnixStream::connect(daemon.socket()).unwrap();
@@ -80,7 +80,7 @@ fn a_client_of_lines_that_does_not_read_finds_the_reason_behind_what_it_had_been
     let mut rest = Vec::new();
     lines.read_to_end(&mut rest).unwrap();
     let notice = expect_notice(&rest);
-    // The operator finds the same in the log, with who it was.
+    // The log has the same, with the name and the process of the client.
     let log = daemon.stderr();
     let line =
         log.lines().find(|line| line.contains("closing a client that does not read fast enough")).unwrap();
@@ -131,7 +131,7 @@ fn connect_says_why_while_its_client_still_does_not_read() {
 }
 
 #[test]
-fn connect_says_why_to_those_whose_requests_are_unanswered() {
+fn connect_answers_pending_requests_with_the_reason() {
     let daemon = daemon();
     let (mut client, thread) = busy_thread(&daemon);
     let (mut bridge, mut lines, stderr) = bridge(&daemon, "bridge");
