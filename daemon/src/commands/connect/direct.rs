@@ -71,7 +71,7 @@ fn image(
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
     let words = [program.executable.as_os_str().to_owned(), "app-server".into()];
     let words = words.into_iter().chain(arguments.iter().map(OsString::from));
-    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, environment))
+    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, None, environment))
         .map_err(|error| cannot_run(&program, error))?;
     Ok((program, image))
 }

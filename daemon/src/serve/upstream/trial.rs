@@ -28,6 +28,7 @@ use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
 use crate::instance::life::{self, Token};
+use crate::settings::environment::Environment;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -54,6 +55,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) is_named: bool,
     pub(crate) client_name: &'a str,
     pub(crate) secrets: Secrets,
+    /// Of this process.
+    pub(crate) environment: &'a Environment,
 }
 
 /// What came of it.
@@ -125,14 +128,12 @@ impl Trial<'_> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
         let arguments = [self.arguments, &["-c".to_owned(), setting]].concat();
+        let mut variables = life::variables(Some(life), None, self.environment);
+        variables.extend([("CODEX_HOME", home.into()), ("CODEX_SQLITE_HOME", databases.into())]);
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,
             arguments: &arguments,
-            variables: &[
-                ("CODEX_HOME", home.into()),
-                ("CODEX_SQLITE_HOME", databases.into()),
-                (life::LIFE, String::from(life).into()),
-            ],
+            variables: &variables,
             open_files: None,
             secrets: self.secrets.clone(),
         })?;
