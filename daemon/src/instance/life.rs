@@ -120,18 +120,20 @@ pub(crate) fn depth(environment: &Environment) -> u32 {
 }
 
 /// Returns the variables by which a codex that this process runs, and all that it starts, know where they
-/// belong. `daemon` is the life and the control socket, where this process is a daemon.
+/// belong: to which life, if this process ends what codex leaves behind, and to the daemon with this control
+/// socket, if this process is one.
 pub(crate) fn variables(
-    daemon: Option<(Token, &Path)>,
+    life: Option<Token>,
+    control_socket: Option<&Path>,
     environment: &Environment,
 ) -> Vec<(&'static str, OsString)> {
     let mut parent = OsString::from(std::process::id().to_string());
-    if let Some((_, control_socket)) = daemon {
+    if let Some(control_socket) = control_socket {
         parent.push(" ");
         parent.push(control_socket);
     }
     let depth = depth(environment).saturating_add(1).to_string();
-    let life = daemon.map(|(token, _)| (LIFE, OsString::from(token.to_string())));
+    let life = life.map(|token| (LIFE, OsString::from(token.to_string())));
     life.into_iter().chain([(PARENT, parent), (DEPTH, depth.into())]).collect()
 }
 
@@ -167,17 +169,17 @@ mod tests {
     fn what_is_put_into_the_environment_is_read_from_it() {
         let token = Token::random().unwrap();
         let socket = Path::new("/run/my codexd/c");
-        let set = |daemon, environment: &Environment| {
-            let variables = variables(daemon, environment);
+        let set = |life, control_socket, environment: &Environment| {
+            let variables = variables(life, control_socket, environment);
             let text = |at: usize| variables[at].1.to_str().unwrap();
             let last = variables.len() - 1;
             Environment::of([(PARENT, text(last - 1)), (DEPTH, text(last)), (LIFE, text(0))])
         };
-        let daemons = set(Some((token, socket)), &Environment::default());
+        let daemons = set(Some(token), Some(socket), &Environment::default());
         let pid = std::process::id();
         assert_eq!(Parent::of(&daemons), Some(Parent { pid, control_socket: Some(socket.to_owned()) }));
         assert_eq!((depth(&daemons), daemons.value(LIFE).unwrap().to_str()), (1, Some(&*token.to_string())));
-        let direct = set(None, &daemons);
+        let direct = set(None, None, &daemons);
         assert_eq!(Parent::of(&direct), Some(Parent { pid, control_socket: None }));
         assert_eq!(depth(&direct), 2);
         assert_eq!(Parent::of(&Environment::of([(PARENT, "x"), (DEPTH, "-1")])), None);

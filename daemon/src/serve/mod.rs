@@ -91,7 +91,7 @@ pub(crate) fn run(
         start: start.clone(),
         reloader,
         environment: fingerprint::of(&settings.codex_home, environment),
-        marks: life::variables(Some((life, &paths.control_socket)), environment),
+        marks: life::variables(Some(life), Some(&paths.control_socket), environment),
         life,
         clock,
         files,

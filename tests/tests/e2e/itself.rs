@@ -202,3 +202,17 @@ fn a_command_of_codex_may_use_the_daemon() {
     drop(client);
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn the_doctor_tells_a_script_that_runs_codexd_and_starts_no_daemon() {
+    for (name, text) in scripts().into_iter().filter(|(name, _)| *name != "named") {
+        let home = Home::new().unwrap();
+        let dir = place(&home, "bin", |path| script(path, &text));
+        let mut command = home.command(&binary::codexd());
+        let report =
+            Output::of(command.args(["doctor", "--json"]).env("CODEXD_CODEX", dir.join("codex"))).json();
+        assert_eq!(report["ok"], false, "{name}: {report}");
+        assert_eq!(std::fs::read_dir(home.state()).unwrap().count(), 0, "{name}: no daemon was started");
+        process::assert_no_process_left(home.root());
+    }
+}

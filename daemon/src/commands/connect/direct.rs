@@ -39,7 +39,7 @@ pub(super) fn prepare(
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
     let words = [program.executable.as_os_str().to_owned(), "app-server".into()];
     let words = words.into_iter().chain(arguments.words().iter().map(OsString::from));
-    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, environment))
+    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, None, environment))
         .map_err(|error| cannot_run(&program, error))?;
     Ok(Direct { program, image })
 }

@@ -25,6 +25,7 @@ pub(super) fn check(
         is_named: environment.value("CODEX_HOME").is_some(),
         client_name: &settings.client_name,
         secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
+        environment,
     };
     match trial.run() {
         Ok(tried) => findings(settings, tried, serves),

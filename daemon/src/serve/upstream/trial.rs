@@ -29,6 +29,7 @@ use super::sweep;
 use crate::error::Error;
 use crate::instance::life::{self, Token};
 use crate::settings::codex_args::CodexArgs;
+use crate::settings::environment::Environment;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -55,6 +56,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) is_named: bool,
     pub(crate) client_name: &'a str,
     pub(crate) secrets: Secrets,
+    /// Of this process.
+    pub(crate) environment: &'a Environment,
 }
 
 /// What came of it.
@@ -126,14 +129,12 @@ impl Trial<'_> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
         let arguments = self.arguments.with(&CodexArgs::new(vec!["-c".to_owned(), setting]));
+        let mut variables = life::variables(Some(life), None, self.environment);
+        variables.extend([("CODEX_HOME", home.into()), ("CODEX_SQLITE_HOME", databases.into())]);
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,
             arguments: &arguments,
-            variables: &[
-                ("CODEX_HOME", home.into()),
-                ("CODEX_SQLITE_HOME", databases.into()),
-                (life::LIFE, String::from(life).into()),
-            ],
+            variables: &variables,
             open_files: None,
             secrets: self.secrets.clone(),
         })?;
