@@ -85,10 +85,7 @@ mod tests {
             verdict("thread/metadata/update", "{\"daybreakEnabled\":false}").as_deref(),
             Some("thread/metadata/update.daybreakEnabled")
         );
-        assert_eq!(
-            verdict("thread/list", "{\"projectId\":null}").as_deref(),
-            Some("thread/list.projectId")
-        );
+        assert_eq!(verdict("thread/list", "{\"projectId\":null}").as_deref(), Some("thread/list.projectId"));
         assert_eq!(verdict("thread/list", "{\"includeAttachedThreads\":false}"), None);
         assert_eq!(
             verdict("turn/start", "{\"approvalPolicy\":{\"granular\":{}}}").as_deref(),

@@ -2,7 +2,7 @@
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pacing::Unanswerable;
-use super::thread::KnownTo;
+use super::thread::{KnownTo, OpenTurn};
 use super::{Announcement, Phase, Router};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
@@ -65,7 +65,7 @@ impl Router {
         let (open, sub_agent_open) = self.subscriptions.end_all();
         for (thread, turn) in open {
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
-            let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
+            let line = terminal_event(&thread, &turn, answer, loss, self.config.identity.generation);
             match turn.known_to {
                 KnownTo::Subscribers => {
                     self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
@@ -84,7 +84,7 @@ impl Router {
 /// that clients see the members they know.
 fn terminal_event(
     thread: &ThreadId,
-    turn: &[u8],
+    turn: &OpenTurn,
     answer: Option<&[u8]>,
     loss: &Loss,
     generation: u64,
@@ -98,6 +98,10 @@ fn terminal_event(
     mark.push(b'}');
 
     let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
+    if let Some(id) = &turn.ends_as {
+        fields.push(("id", [b"\"", &**id, b"\""].concat()));
+    }
+    let turn = &*turn.object;
     match answer {
         Some(item) => {
             fields.push(("status", b"\"completed\"".to_vec()));
@@ -148,11 +152,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::router::thread::Thread;
 
     fn event(answer: Option<&str>) -> Value {
-        let turn = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
+        let object = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
+        let mut state = Thread::default();
+        state.open_turn(b"u", object, KnownTo::Subscribers);
+        let turn = state.turn.unwrap();
         let loss = Loss { reason: "upstreamLost", message: "gone".to_owned() };
-        let line = terminal_event(&ThreadId::new(b"t"), turn, answer.map(str::as_bytes), &loss, 3);
+        let line = terminal_event(&ThreadId::new(b"t"), &turn, answer.map(str::as_bytes), &loss, 3);
         serde_json::from_slice(&line).unwrap()
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Thread {
     /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
+    /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
+    pub(super) goals_due: u32,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
@@ -26,6 +28,10 @@ pub(super) struct Thread {
 pub(super) struct OpenTurn {
     /// Between its quotes.
     pub(super) id: Box<[u8]>,
+    /// The id that a review was answered with, and under which it ends, once it has begun under another one.
+    pub(super) ends_as: Option<Box<[u8]>>,
+    /// It is a review whose `turn/started` is still to come.
+    pub(super) begins_as_another: bool,
     /// The turn object as the upstream gave it when the turn began.
     pub(super) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
@@ -47,8 +53,15 @@ pub(super) enum KnownTo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replay {
     pub(super) to: ClientId,
-    /// The copy of the token usage is still to come.
+    /// The copy of the token usage may still come.
     pub(super) usage: bool,
+}
+
+impl OpenTurn {
+    /// Whether it has this id, as it began or as it ends.
+    pub(super) fn is_called(&self, id: &[u8]) -> bool {
+        *self.id == *id || self.ends_as.as_deref() == Some(id)
+    }
 }
 
 impl Thread {
@@ -58,6 +71,12 @@ impl Thread {
             return;
         }
         match (&mut self.turn, notified) {
+            (Some(turn), KnownTo::Subscribers) if turn.begins_as_another => {
+                turn.begins_as_another = false;
+                turn.known_to = KnownTo::Subscribers;
+                turn.object = object.into();
+                turn.ends_as = Some(std::mem::replace(&mut turn.id, id.into()));
+            }
             (Some(turn), notified) if *turn.id == *id => match (&mut turn.known_to, notified) {
                 (KnownTo::Requesters(known), KnownTo::Requesters(notified)) => {
                     known.extend(notified);
@@ -68,7 +87,14 @@ impl Thread {
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
             (turn, known_to) => {
-                *turn = Some(OpenTurn { id: id.into(), object: object.into(), final_answer: None, known_to });
+                *turn = Some(OpenTurn {
+                    id: id.into(),
+                    ends_as: None,
+                    begins_as_another: false,
+                    object: object.into(),
+                    final_answer: None,
+                    known_to,
+                });
             }
         }
     }
@@ -76,11 +102,21 @@ impl Thread {
     /// Records that a turn has ended; returns whether it was the open one.
     pub(super) fn close_turn(&mut self, id: &[u8]) -> bool {
         self.last_turn = Some(id.into());
-        if self.turn.as_ref().is_some_and(|t| *t.id == *id) {
+        if self.turn.as_ref().is_some_and(|turn| turn.is_called(id)) {
             self.turn = None;
             return true;
         }
         false
+    }
+
+    /// A goal of the thread was reported.
+    pub(super) fn goal_reported(&mut self) {
+        self.goals_due = self.goals_due.saturating_sub(1);
+        if self.goals_due == 0
+            && let Some(replay) = &mut self.replay
+        {
+            replay.usage = false;
+        }
     }
 
     /// Whether something runs on the thread that a drain waits for.
