@@ -1,10 +1,10 @@
 //! One server with its model in a world of its own: the oracle, or codexd.
 
-use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
+use std::{fs, io};
 
 use codexd_tests::binary;
 use codexd_tests::client::TestClient;
@@ -74,6 +74,9 @@ impl World {
         for (name, content) in setup.files {
             fs::write(home.project().join(name), content).unwrap();
         }
+        if let Some(used) = codex.used_home() {
+            copy(&used, &home.codex_home()).unwrap();
+        }
         let mut config = setup.config.clone();
         if setup.mcp {
             config.more += &format!("[mcp_servers.mk]\ncommand = {:?}\n", binary::mock_mcp());
@@ -115,6 +118,21 @@ impl World {
             (Server::Codexd(daemon), _) => daemon.raw_client(name),
         }
     }
+}
+
+/// Copies what is in a folder.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 impl Native {
