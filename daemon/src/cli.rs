@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::logging::filter::LogFilter;
+use crate::settings::codex_flags;
 use crate::settings::duration::TimeLimit;
 
 /// Lets any number of clients use one `codex app-server`.
@@ -29,9 +30,9 @@ pub(crate) enum Command {
     AppServer(AppServerArgs),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
-    /// Make a service of the daemon for this user and CODEX_HOME
+    /// Make a service of the daemon for this user and CODEX_HOME, or put a `codex` into PATH that uses it
     Install(InstallArgs),
-    /// Stop that service and remove it
+    /// Stop that service and remove it, or that `codex`
     Uninstall(UninstallArgs),
     /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
     Doctor(DoctorArgs),
@@ -141,18 +142,33 @@ pub(crate) struct SupervisorArgs {
     pub(crate) dry_run: bool,
 }
 
+/// Whether it is about the shim instead of a service.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ShimArgs {
+    /// No service, but a `codex` in PATH whose `app-server` is codexd and that is the real codex otherwise
+    #[arg(long, conflicts_with_all = ["systemd", "launchd"])]
+    pub(crate) shim: bool,
+
+    /// Directory for that [default: ~/.local/bin or ~/bin, whichever comes before the real codex in PATH]
+    #[arg(long, value_name = "DIR", requires = "shim")]
+    pub(crate) shim_dir: Option<PathBuf>,
+}
+
 /// Flags of `codexd install`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct InstallArgs {
     #[command(flatten)]
     pub(crate) supervisor: SupervisorArgs,
 
+    #[command(flatten)]
+    pub(crate) shim: ShimArgs,
+
     /// Enable it and start it, too
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shim")]
     pub(crate) now: bool,
 
     /// The codex program, a path or a name to look up in PATH [default: codex] [env: CODEXD_CODEX]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "shim")]
     pub(crate) codex: Option<PathBuf>,
 }
 
@@ -161,6 +177,9 @@ pub(crate) struct InstallArgs {
 pub(crate) struct UninstallArgs {
     #[command(flatten)]
     pub(crate) supervisor: SupervisorArgs,
+
+    #[command(flatten)]
+    pub(crate) shim: ShimArgs,
 }
 
 /// Flags of `codexd doctor`.
@@ -254,6 +273,10 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) now: bool,
 
+    /// Kill codex at once: running turns are lost
+    #[arg(long, conflicts_with = "now")]
+    pub(crate) kill: bool,
+
     /// How long to wait for the exit
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(crate) timeout: TimeLimit,
@@ -262,22 +285,26 @@ pub(crate) struct StopArgs {
 /// Puts what stands between `codexd` and `app-server` behind that: codex takes its configuration on
 /// both sides (`codex -c KEY=VALUE app-server`), and programs make use of it.
 pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    let mut all: Vec<OsString> = arguments.into_iter().collect();
-    let mut at = 1;
-    while let Some(argument) = all.get(at).and_then(|argument| argument.to_str()) {
-        match argument {
-            "-c" | "--config" | "--enable" | "--disable" => at += 2,
-            _ if ["--config=", "--enable=", "--disable="].iter().any(|flag| argument.starts_with(flag)) => {
-                at += 1;
-            }
-            "app-server" => {
-                all[1..=at].rotate_right(1);
-                break;
-            }
-            _ => break,
+    let all: Vec<OsString> = arguments.into_iter().collect();
+    let Some((program, rest)) = all.split_first() else { return all };
+    match codex_flags::app_server(rest) {
+        Some(rest) => [program.clone(), "app-server".into()].into_iter().chain(rest).collect(),
+        None => all,
+    }
+}
+
+/// Returns the instance that a command line names, where the rest of it cannot be read.
+pub(crate) fn instance_in(arguments: impl IntoIterator<Item = OsString>) -> Option<String> {
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if argument == "--instance" {
+            return arguments.next()?.into_string().ok();
+        }
+        if let Some(name) = argument.to_str().and_then(|text| text.strip_prefix("--instance=")) {
+            return Some(name.to_owned());
         }
     }
-    all
+    None
 }
 
 #[cfg(test)]
@@ -312,12 +339,25 @@ mod tests {
     }
 
     #[test]
+    fn the_instance_is_read_from_a_command_line_that_is_wrong() {
+        let of = |line: &str| instance_in(line.split(' ').map(OsString::from));
+        assert_eq!(of("codexd serve --bogus --instance x").as_deref(), Some("x"));
+        assert_eq!(of("codexd serve --instance=y --bogus").as_deref(), Some("y"));
+        assert_eq!(of("codexd serve --bogus"), None);
+        assert_eq!(of("codexd serve --instance"), None);
+    }
+
+    #[test]
     fn what_codexd_does_not_know_is_codexs() {
         for (line, connect, rest) in [
             ("codexd app-server", false, &[][..]),
             ("codexd app-server --listen stdio://", false, &["--listen", "stdio://"]),
             ("codexd app-server --no-spawn -c a=b --no-spawn", true, &["-c", "a=b", "--no-spawn"]),
-            ("codexd -c a=b --enable=x app-server --stdio", false, &["-c", "a=b", "--enable=x", "--stdio"]),
+            (
+                "codexd -c a=b --enable=x app-server --stdio",
+                false,
+                &["-c", "a=b", "--enable", "x", "--stdio"],
+            ),
             ("codexd app-server generate-ts --out x", false, &["generate-ts", "--out", "x"]),
         ] {
             let cli = Cli::try_parse_from(hoist(line.split(' ').map(OsString::from))).unwrap();

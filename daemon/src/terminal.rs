@@ -1,6 +1,9 @@
-//! Errors, hints and notes for the person at the terminal, on stderr.
+//! Errors, hints and notes for the person at the terminal, on stderr; and for the journal, where that is there.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::error::Error;
 
@@ -10,10 +13,52 @@ pub(crate) fn note(text: &str) {
     let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
+/// Writes a line to stderr that the journal shows as an error.
+pub(crate) fn note_failure(text: &str) {
+    note(&format!("{}{text}", error_prefix()));
+}
+
 /// Writes an error and its hint to stderr.
 pub(crate) fn note_error(error: &Error) {
-    note(&format!("codexd: {}", error.chain()));
+    note_failure(&format!("codexd: {}", error.chain()));
+    note_hint(error);
+}
+
+/// Writes the hint of an error to stderr, if it has one.
+pub(crate) fn note_hint(error: &Error) {
     if let Some(hint) = error.next_step() {
-        note(&format!("hint: {hint}"));
+        note_failure(&format!("hint: {hint}"));
     }
+}
+
+/// Whether the journal is at the other end of stderr: `JOURNAL_STREAM` names it by device and inode
+/// (`systemd.exec(5)`). The variable alone says nothing: it is inherited by programs whose stderr is another.
+pub(crate) fn stderr_is_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return false };
+    std::fs::File::from(fd)
+        .metadata()
+        .is_ok_and(|found| stream.to_str() == Some(&format!("{}:{}", found.dev(), found.ino())))
+}
+
+/// Makes panics errors for the journal, too: each of their lines has a priority of its own.
+pub(crate) fn report_panics() {
+    if !stderr_is_journal() {
+        return;
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let mut text = format!("codexd: {panic}");
+        if backtrace.status() == BacktraceStatus::Captured {
+            text.push_str(&format!("\n{backtrace}"));
+        }
+        for line in text.lines() {
+            note_failure(line);
+        }
+    }));
+}
+
+/// Returns what a line begins with that the journal is to show as an error (`sd-daemon(3)`).
+fn error_prefix() -> &'static str {
+    if stderr_is_journal() { "<3>" } else { "" }
 }

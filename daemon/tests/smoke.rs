@@ -91,7 +91,7 @@ fn a_wrong_configuration_exits_78_and_names_the_line() {
     assert_eq!(
         output.stderr,
         format!(
-            "codexd: unknown key `idle_exti` in line 2 of `{}`\nhint: did you mean `idle_exit`?\n",
+            "codexd: exits with 78 (config), because unknown key `idle_exti` in line 2 of `{}`\nhint: did you mean `idle_exit`?\n",
             config.display()
         )
     );
@@ -100,6 +100,11 @@ fn a_wrong_configuration_exits_78_and_names_the_line() {
     let output =
         place.codexd(&["serve", "--permanent-exit-zero", "--config", place.path("none").to_str().unwrap()]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(
+        output.stderr.starts_with("codexd: exits with 0 instead of 78 (config), because "),
+        "{}",
+        output.stderr
+    );
 }
 
 #[test]

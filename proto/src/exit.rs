@@ -66,6 +66,23 @@ impl ExitCode {
         }
     }
 
+    /// Returns the word for the code, as in JSON.
+    pub const fn word(self) -> &'static str {
+        match self {
+            ExitCode::Stopped => "stopped",
+            ExitCode::UpstreamLost => "upstreamLost",
+            ExitCode::Usage => "usage",
+            ExitCode::Unavailable => "unavailable",
+            ExitCode::Software => "software",
+            ExitCode::Os => "os",
+            ExitCode::CannotCreate => "cannotCreate",
+            ExitCode::AlreadyRunning => "alreadyRunning",
+            ExitCode::Protocol => "protocol",
+            ExitCode::Unsafe => "unsafe",
+            ExitCode::Config => "config",
+        }
+    }
+
     /// Tells whether starting again, with nothing changed, cannot help.
     ///
     /// A supervisor should not restart after these. `AlreadyRunning` is one: the other daemon serves.
@@ -80,5 +97,17 @@ impl ExitCode {
                 | ExitCode::Unsafe
                 | ExitCode::Config
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_those_of_the_json() {
+        for code in ExitCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.word());
+        }
     }
 }

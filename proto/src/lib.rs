@@ -6,6 +6,8 @@
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`status`], [`exit`]: what is told to people and supervisors.
+//! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
+//! * [`web_page`]: whether a request comes from a browser.
 //!
 //! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
 //! `docs/architecture.md` shows how the two fit together.
@@ -19,7 +21,11 @@ pub mod id;
 pub mod json;
 pub mod lifecycle;
 pub mod message;
+pub mod rate_limit;
 pub mod router;
 pub mod routes;
+pub mod secrets;
 pub mod status;
+pub mod stderr;
 pub mod time;
+pub mod web_page;

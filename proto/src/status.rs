@@ -87,6 +87,8 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
+    /// Clients that can be connected at the same time: by the settings, or by the limit on open files.
+    pub max_clients: usize,
     /// Threads that are loaded upstream, as far as seen.
     pub threads: usize,
     /// Turns that have started and not ended.
@@ -113,8 +115,11 @@ pub struct StatusReport {
     pub counters: Counters,
     /// What an operator should know, each with the next step.
     pub warnings: Vec<Warning>,
-    /// How the daemon before this one ended.
+    /// How the daemon before this one ended, or why it did not start.
     pub last_exit: Option<LastExit>,
+    /// The last start that failed since this daemon began, usually because this one lives (code 75); where no
+    /// daemon runs, since the last one began.
+    pub failed_start: Option<FailedStart>,
 }
 
 /// The upstream as far as codexd knows it: process and protocol are two facts.
@@ -139,6 +144,8 @@ pub struct UpstreamStatus {
     pub unanswered_probe_ms: Option<u64>,
     /// How it ended, once it has.
     pub ended: Option<String>,
+    /// The last lines of its stderr, once it has ended unasked; secrets are masked.
+    pub stderr: Vec<String>,
     /// Version that the routing table was measured against.
     pub measured_version: String,
     /// Methods it names that the routing table does not know: they are passed on as they are. Empty also if
@@ -194,12 +201,32 @@ pub struct LastExit {
     pub reason: String,
     /// How the upstream ended, for instance `killed by signal 9 (SIGKILL)`.
     pub upstream: Option<String>,
+    /// The last lines of the upstream's stderr, if it ended unasked; secrets are masked.
+    pub upstream_stderr: Vec<String>,
     /// Generation of the daemon that ended.
     pub generation: u64,
     /// When it ended.
     pub at_unix_ms: u64,
     /// For how long it had run.
     pub uptime_ms: u64,
+}
+
+/// A start of a daemon that failed before the daemon held its instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailedStart {
+    /// Exit code.
+    pub code: u8,
+    /// Why, in words.
+    pub reason: String,
+    /// What to type or do next, where there is something to name.
+    pub hint: Option<String>,
+    /// When it failed.
+    pub at_unix_ms: u64,
+    /// Process id of the daemon that did not start.
+    pub pid: u32,
+    /// Whether another daemon held the instance at that moment: then this is no end of it.
+    pub other_daemon: bool,
 }
 
 /// One connected client.

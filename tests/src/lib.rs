@@ -7,7 +7,7 @@
 //! - [`client::TestClient`]: a client, on a socket or on the pipes of a program.
 //! - [`output::Output`]: a run of a program to its end.
 //! - [`model::MockModel`]: the scripted model; [`marker`] is how prompts steer it.
-//! - [`codex::Codex`]: the pinned real codex.
+//! - [`codex::Codex`]: the pinned real codex; [`native::NativeListener`]: its own listener.
 //! - [`chaos`]: a campaign of faults against all of it.
 //! - [`lab::Lab`]: a real systemd with a user manager.
 //!
@@ -24,6 +24,7 @@ pub mod home;
 pub mod lab;
 pub mod marker;
 pub mod model;
+pub mod native;
 pub mod notify;
 pub mod output;
 pub mod process;

@@ -4,3 +4,4 @@ pub(crate) mod connect;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
 pub(crate) mod install;
+pub(crate) mod shim;

@@ -8,11 +8,15 @@
 )]
 
 use codexd_proto::status::{ClientStatus, DaemonState, StatusReport};
-use jsonrpsee::core::RpcResult;
+use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
 use serde::{Deserialize, Serialize};
 
+use super::states::StateChange;
 use crate::settings::reload::Differences;
+
+/// The error code when all slots for subscriptions are taken.
+pub(crate) const TOO_MANY_SUBSCRIBED: i32 = -32012;
 
 /// The error code when the core does not answer in time and the snapshot is no substitute.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
@@ -28,12 +32,12 @@ pub(crate) trait Control {
     #[method(name = "clients")]
     async fn clients(&self) -> RpcResult<Vec<ClientStatus>>;
 
-    /// Answers when the target is reached, can no longer be reached, or `timeout_ms` is over.
+    /// Sends the current state and then each state that the daemon enters.
     ///
-    /// A daemon that has stopped answers nothing: for [`WaitTarget::Stopped`] the end of the connection
-    /// is the news.
-    #[method(name = "wait")]
-    async fn wait(&self, target: WaitTarget, timeout_ms: Option<u64>) -> RpcResult<WaitOutcome>;
+    /// A daemon that has stopped sends nothing: the end of the connection reports that. A connection with a subscription
+    /// takes no slot from those without one.
+    #[subscription(name = "subscribeState" => "state", unsubscribe = "unsubscribeState", item = StateChange, with_extensions)]
+    async fn subscribe_state(&self) -> SubscriptionResult;
 
     /// Begins an intended stop and says what it found; does not wait for the end.
     #[method(name = "stop")]
@@ -56,34 +60,16 @@ pub(crate) trait Control {
     async fn socket(&self) -> RpcResult<String>;
 }
 
-/// What can be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum WaitTarget {
-    /// Clients are served.
-    Ready,
-    /// The daemon is gone.
-    Stopped,
-}
-
-/// How a wait ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct WaitOutcome {
-    /// Whether the target was reached.
-    pub(crate) reached: bool,
-    /// The state at that moment.
-    pub(crate) state: DaemonState,
-}
-
 /// What becomes of running turns at a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum StopMode {
     /// They may finish until the drain timeout.
     Drain,
-    /// They are interrupted.
+    /// They are interrupted, and their ends are awaited for a moment.
     Now,
+    /// They are lost: codex is killed.
+    Kill,
 }
 
 /// What a stop found when it began.

@@ -8,10 +8,11 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::status::StatusReport;
 use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
 use jsonrpsee::core::ClientError;
-use jsonrpsee::core::client::{Client, ClientBuilder};
+use jsonrpsee::core::client::{Client, ClientBuilder, Subscription};
 use tokio::net::UnixStream;
 
-use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt, WaitOutcome, WaitTarget};
+use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt};
+use super::states::StateChange;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
@@ -29,6 +30,21 @@ pub(crate) enum Unreachable {
 pub(crate) struct Connection {
     client: Client,
     path: String,
+}
+
+/// The states of a daemon. See [`Connection::states`].
+pub(crate) struct States(Subscription<StateChange>);
+
+impl States {
+    /// Returns the next state, at first the current one; `None` when the connection has ended.
+    pub(crate) async fn next(&mut self) -> Option<StateChange> {
+        // A state that cannot be read is that of a newer daemon; this version does not wait for it.
+        loop {
+            if let Ok(change) = self.0.next().await? {
+                return Some(change);
+            }
+        }
+    }
 }
 
 impl Connection {
@@ -83,18 +99,13 @@ impl Connection {
         self.client.socket().await.map_err(|error| self.failed(error))
     }
 
-    /// Waits, for `timeout` at the most, which must be less than that of the connection.
+    /// Subscribes to the daemon's states.
     ///
     /// # Errors
     ///
-    /// [`Unreachable`]; [`Unreachable::NotRunning`] when the connection ended meanwhile.
-    pub(crate) async fn wait(
-        &self,
-        target: WaitTarget,
-        timeout: Option<Duration>,
-    ) -> Result<WaitOutcome, Unreachable> {
-        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        self.client.wait(target, timeout_ms).await.map_err(|error| self.failed(error))
+    /// [`Unreachable`].
+    pub(crate) async fn states(&self) -> Result<States, Unreachable> {
+        self.client.subscribe_state().await.map(States).map_err(|error| self.failed(error))
     }
 
     /// Tells the daemon to stop; returns when it has begun to.

@@ -5,7 +5,8 @@
 //! The control socket is served by a thread of its own, so that a busy core never looks dead. That thread
 //! shares two things with the core: the snapshot that the core publishes after every transition, and a
 //! queue of commands. What the core answers in time is exact; otherwise the snapshot is shown, with its
-//! age and a warning.
+//! age and a warning. A client that waits for a state subscribes to the states ([`states`]), and takes no slot from
+//! clients that send requests ([`slots`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,10 @@ use crate::logging::filter::LogFilter;
 
 pub(crate) mod api;
 pub(crate) mod client;
+mod gate;
 pub(crate) mod server;
+pub(crate) mod slots;
+pub(crate) mod states;
 
 pub(crate) use api::{ReloadReceipt, StopMode, StopReceipt};
 pub(crate) use server::ControlServer;

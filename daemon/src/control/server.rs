@@ -1,25 +1,30 @@
 //! The server of the control socket, on its own thread.
 
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use codexd_proto::status::{CONTROL_PROTOCOL, ClientStatus, DaemonState, StatusReport, Warning};
-use jsonrpsee::Methods;
-use jsonrpsee::core::{RpcResult, async_trait};
+use codexd_proto::status::{CONTROL_PROTOCOL, ClientStatus, StatusReport, Warning};
+use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::INVALID_PARAMS_CODE;
+use jsonrpsee::{Extensions, Methods, PendingSubscriptionSink};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{
-    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, Version, WaitOutcome,
-    WaitTarget,
+    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, TOO_MANY_SUBSCRIBED,
+    Version,
 };
-use super::{Command, Handle};
+use super::gate::Gate;
+use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots};
+use super::{Command, Handle, states};
 use crate::error::Error;
+use crate::instance::failed_start;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
 
@@ -27,11 +32,11 @@ use crate::os::peer::check_peer;
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
 /// How long answers may take to be written once the daemon is done.
 const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
-/// Connections at the same time, each of a `codexd ctl` or a monitor.
-const MAX_CONNECTIONS: u32 = 32;
-/// Connections that have not yet sent their handshake.
-const MAX_HANDSHAKES: usize = 32;
-/// How long such a connection may take: silent ones must not keep `codexd ctl` out.
+/// Connections that the library accepts: more than there are [slots](Slots), because a closed one takes a moment to end.
+const MAX_CONNECTIONS: u32 = 2 * (MAX_UNSUBSCRIBED + MAX_SUBSCRIBED) as u32;
+/// Subscriptions of one connection.
+const MAX_SUBSCRIPTIONS: u32 = 8;
+/// Time for the handshake of a connection.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
 /// The largest request, in bytes; there are none with contents.
 const MAX_REQUEST_BYTES: u32 = 64 << 10;
@@ -103,16 +108,22 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
         .ws_only()
         .max_connections(MAX_CONNECTIONS)
         .max_request_body_size(MAX_REQUEST_BYTES)
+        .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
         .set_message_buffer_capacity(16)
         .build();
     let builder = ServerBuilder::new().set_config(config).to_service_builder();
     let methods: Methods = Service { handle, stop: stop.clone() }.into_rpc().into();
     let handshakes = TaskTracker::new();
+    let slots = Slots::default();
     let mut failing = false;
     loop {
+        let accepted = async {
+            slots.free().await;
+            listener.accept().await
+        };
         let stream = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = listener.accept() => match accepted {
+            accepted = accepted => match accepted {
                 Ok((stream, _)) => {
                     failing = false;
                     stream
@@ -133,11 +144,8 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
                 continue;
             }
         }
-        if handshakes.len() >= MAX_HANDSHAKES {
-            tracing::warn!("refused a control connection: too many without a handshake");
-            continue;
-        }
-        let service = builder.clone().build(methods.clone(), stop_handle.clone());
+        let (slot, stream) = slots.take(stream);
+        let service = Gate::before(builder.clone().build(methods.clone(), stop_handle.clone()), slot);
         let stopped = stop_handle.clone().shutdown();
         // Ends with the upgrade to a WebSocket; from there on a task of the library serves it.
         handshakes.spawn(async move {
@@ -157,6 +165,7 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
     let _ = tokio::time::timeout(FAREWELL_WITHIN, async {
         handshakes.wait().await;
         server_handle.stopped().await;
+        slots.finish().await;
     })
     .await;
 }
@@ -184,10 +193,12 @@ impl Service {
 #[async_trait]
 impl super::api::ControlServer for Service {
     async fn status(&self) -> RpcResult<StatusReport> {
-        if let Some(report) = self.ask(Command::Status).await {
+        if let Some(mut report) = self.ask(Command::Status).await {
+            add_failed_start(&mut report);
             return Ok(report);
         }
         let (mut report, age) = self.handle.snapshot();
+        add_failed_start(&mut report);
         report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         // A core that has ended does not respond either, and that is no fault.
         if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
@@ -211,44 +222,19 @@ impl super::api::ControlServer for Service {
         self.ask(Command::Clients).await.ok_or_else(not_responding)
     }
 
-    async fn wait(&self, target: WaitTarget, timeout_ms: Option<u64>) -> RpcResult<WaitOutcome> {
-        let mut changed = self.handle.changed.clone();
-        let reached = async {
-            loop {
-                changed.mark_unchanged();
-                let (ready, state) = {
-                    let snapshot = self.handle.snapshot.read();
-                    (snapshot.report.ready, snapshot.report.state)
-                };
-                let possible = match target {
-                    WaitTarget::Ready if ready => return true,
-                    WaitTarget::Ready => {
-                        !matches!(state, DaemonState::Draining | DaemonState::Stopping | DaemonState::Exited)
-                    }
-                    WaitTarget::Stopped => true,
-                };
-                if !possible {
-                    return false;
-                }
-                if changed.changed().await.is_err() {
-                    // The core is gone and the process follows.
-                    self.stop.cancelled().await;
-                    return target == WaitTarget::Stopped;
-                }
-            }
+    async fn subscribe_state(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+    ) -> SubscriptionResult {
+        let Some(_subscribed) = extensions.get::<Arc<Slot>>().and_then(Slot::subscribe) else {
+            let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
+            pending.reject(ErrorObjectOwned::owned(TOO_MANY_SUBSCRIBED, many, None::<()>)).await;
+            return Ok(());
         };
-        let timeout = async {
-            match timeout_ms {
-                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
-                None => std::future::pending().await,
-            }
-        };
-        let reached = tokio::select! {
-            reached = reached => reached,
-            () = timeout => false,
-            () = self.stop.cancelled() => target == WaitTarget::Stopped,
-        };
-        Ok(WaitOutcome { reached, state: self.handle.snapshot.read().report.state })
+        let sink = pending.accept().await?;
+        states::send(&self.handle, &sink, &self.stop).await;
+        Ok(())
     }
 
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
@@ -280,18 +266,26 @@ impl super::api::ControlServer for Service {
     }
 }
 
+/// Adds what other processes have written down since the daemon began: the core reads no files.
+fn add_failed_start(report: &mut StatusReport) {
+    report.failed_start = failed_start::read(Path::new(&report.record_file));
+}
+
 fn not_responding() -> ErrorObjectOwned {
     ErrorObjectOwned::owned(CORE_NOT_RESPONDING, "the core does not answer", None::<()>)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::path::PathBuf;
 
+    use codexd_proto::status::DaemonState;
     use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
     use crate::control::client::{Connection, Unreachable};
+    use crate::control::states::StateChange;
     use crate::control::{Publisher, channel};
 
     const PATIENCE: Duration = Duration::from_secs(10);
@@ -314,7 +308,7 @@ mod tests {
         Served { _dir: dir, path, publisher, commands, server }
     }
 
-    async fn open(path: &std::path::Path) -> Connection {
+    async fn open(path: &Path) -> Connection {
         Connection::open(path, PATIENCE, PATIENCE).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
@@ -367,43 +361,124 @@ mod tests {
         assert!(error.chain().contains("core"), "{error:?}");
     }
 
+    fn publish(served: &Served, state: DaemonState) {
+        let ready = state == DaemonState::Serving;
+        served.publisher.publish(StatusReport { state, ready, generation: 7, ..StatusReport::default() });
+    }
+
     #[tokio::test]
-    async fn a_wait_ends_when_its_target_is_reached_or_out_of_reach_or_late() {
+    async fn a_subscriber_gets_the_current_state_and_each_later_one() {
         let served = served();
         let connection = open(&served.path).await;
-        let late = connection.wait(WaitTarget::Ready, Some(Duration::from_millis(1))).await.unwrap();
-        assert_eq!(late, WaitOutcome { reached: false, state: DaemonState::Starting });
-        let publish = async {
-            served.publisher.publish(StatusReport { state: DaemonState::Handshaking, ..Default::default() });
-            tokio::task::yield_now().await;
-            served.publisher.publish(StatusReport {
-                state: DaemonState::Serving,
-                ready: true,
-                ..Default::default()
-            });
+        let mut states = connection.states().await.unwrap();
+        assert_eq!(states.next().await, Some(StateChange::default()));
+        publish(&served, DaemonState::Serving);
+        let serving = StateChange { state: DaemonState::Serving, ready: true, generation: 7, pid: 0 };
+        assert_eq!(states.next().await, Some(serving));
+        // The same state again is not sent.
+        publish(&served, DaemonState::Serving);
+        publish(&served, DaemonState::Draining);
+        let draining = StateChange { state: DaemonState::Draining, ready: false, ..serving };
+        assert_eq!(states.next().await, Some(draining));
+        let another = open(&served.path).await;
+        assert_eq!(another.states().await.unwrap().next().await, Some(draining));
+    }
+
+    #[tokio::test]
+    async fn subscribed_connections_lock_no_other_out_and_are_bounded() {
+        let served = served();
+        let mut subscribed = Vec::new();
+        for _ in 0..MAX_SUBSCRIBED {
+            let connection = open(&served.path).await;
+            let states = connection.states().await.unwrap();
+            subscribed.push((connection, states));
+        }
+        let other = open(&served.path).await;
+        assert_eq!(other.socket().await.unwrap(), "");
+        let Err(Unreachable::CannotTell(error)) = other.states().await.map(drop) else {
+            panic!("it is subscribed")
         };
-        let (reached, ()) = tokio::join!(connection.wait(WaitTarget::Ready, None), publish);
-        assert_eq!(reached.unwrap(), WaitOutcome { reached: true, state: DaemonState::Serving });
-        served.publisher.publish(StatusReport { state: DaemonState::Stopping, ..Default::default() });
-        let vain = connection.wait(WaitTarget::Ready, None).await.unwrap();
-        assert_eq!(vain, WaitOutcome { reached: false, state: DaemonState::Stopping });
+        let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
+        assert!(error.chain().contains(&many), "{}", error.chain());
+        // The second subscription of a connection needs no further slot.
+        let (connection, _) = &subscribed[0];
+        connection.states().await.unwrap();
+        subscribed.pop();
+        while other.states().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(other.socket().await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn idle_connections_are_closed_when_others_need_their_slots() {
+        let served = served();
+        // Some are silent before their handshake, some after it.
+        let silent: Vec<_> = (0..MAX_UNSUBSCRIBED)
+            .map(|_| std::os::unix::net::UnixStream::connect(&served.path).unwrap())
+            .collect();
+        let mut idle = Vec::new();
+        for _ in 0..MAX_UNSUBSCRIBED + 5 {
+            idle.push(open(&served.path).await);
+        }
+        let subscribed = open(&served.path).await;
+        let mut states = subscribed.states().await.unwrap();
+        states.next().await.unwrap();
+        for _ in 0..MAX_UNSUBSCRIBED {
+            let connection = open(&served.path).await;
+            assert_eq!(connection.socket().await.unwrap(), "");
+            idle.push(connection);
+        }
+        idle[0].closed().await;
+        publish(&served, DaemonState::Serving);
+        assert!(states.next().await.unwrap().ready, "a subscriber is not idle");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn more_requests_at_once_than_there_are_slots_are_all_answered() {
+        let served = served();
+        let path = served.path.clone();
+        let requests = (0..4 * MAX_UNSUBSCRIBED).map(|_| {
+            let path = path.clone();
+            tokio::spawn(
+                async move { open(&path).await.socket().await.map_err(|error| format!("{error:?}")) },
+            )
+        });
+        for answered in requests.collect::<Vec<_>>() {
+            assert_eq!(answered.await.unwrap(), Ok(String::new()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_web_page_is_refused() {
+        let served = served();
+        let upgrade = "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nFIELD\r\n";
+        for (field, status) in
+            [("Origin: https://evil.example", "403"), ("sec-fetch-site: none", "403"), ("X: y", "101")]
+        {
+            let mut stream = std::os::unix::net::UnixStream::connect(&served.path).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(upgrade.replace("FIELD", &format!("{field}\r\n")).as_bytes()).unwrap();
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{field}");
+        }
     }
 
     #[tokio::test]
     async fn the_end_of_the_server_is_seen_and_leaves_nobody_waiting() {
         let served = served();
         let connection = open(&served.path).await;
+        let mut states = connection.states().await.unwrap();
         let Served { server, path, .. } = served;
         let file = path.clone();
         let stop = tokio::task::spawn_blocking(move || {
             server.stop();
             std::fs::remove_file(file).unwrap();
         });
-        // An answer or the end of the connection: both are the news.
-        match connection.wait(WaitTarget::Stopped, None).await {
-            Ok(outcome) => assert!(outcome.reached),
-            Err(error) => assert!(matches!(error, Unreachable::NotRunning), "{error:?}"),
-        }
+        while states.next().await.is_some() {}
         connection.closed().await;
         stop.await.unwrap();
         assert!(matches!(Connection::open(&path, PATIENCE, PATIENCE).await, Err(Unreachable::NotRunning)));

@@ -88,9 +88,10 @@ impl Drop for InstanceLock {
 /// Where the file is left over from a daemon that was killed, the lock is taken for an instant, shared.
 pub(crate) fn is_free(path: &Path) -> bool {
     let mut options = OpenOptions::new();
-    match options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path) {
+    // Without O_NONBLOCK a FIFO would wait for a writer.
+    match options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits()).open(path) {
         Ok(file) => Flock::lock(file, FlockArg::LockSharedNonblock).is_ok(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
     }
 }
 
@@ -218,6 +219,7 @@ mod tests {
         let path = dir.path().join("x.lock");
         std::fs::write(&path, "4194304\n").unwrap();
         assert!(is_free(&path));
+        assert!(is_free(&path.join("below a file")));
         let lock = acquire(&path).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         drop(lock);

@@ -1,19 +1,31 @@
 //! What outlives the daemon: how many there have been, and how the last one ended.
 //!
 //! One JSON file for each instance in the state folder, written whole beside its place and renamed. The
-//! daemon never depends on it: without it there is a warning and a generation taken from the clock.
+//! daemon does not depend on it: without it there is a warning and a generation taken from the clock, and what
+//! a daemon that was killed has left cannot be told from what is not ours.
 
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
-use codexd_proto::status::{LastExit, Warning};
+use codexd_proto::status::{FailedStart, LastExit, Warning};
+use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
 
+use super::failed_start;
+use super::life::Token;
+use crate::error::Error;
+use crate::os::file_name::with_suffix;
+use crate::os::plain_file::{self, NotRegular};
 use crate::os::private_dir;
+use crate::os::unix_time::unix_ms;
 use crate::settings::paths::Paths;
+
+/// Lives that are remembered until nothing is left of them; of more than these, which takes as many daemons
+/// killed in a row with processes that nothing ends, the oldest are forgotten.
+const MAX_LIVES: usize = 16;
 
 /// The file of one instance, in the hands of the daemon that runs.
 ///
@@ -32,6 +44,10 @@ pub(crate) struct Record {
     warning: Option<Warning>,
     early_ends: EarlyEnds,
     auto_spawned: bool,
+    /// The last lines of the upstream's stderr, if it ended unasked.
+    upstream_stderr: Vec<String>,
+    /// Of this daemon, and before it those of earlier ones of which something may be left.
+    lives: Vec<Token>,
 }
 
 /// What stands in the file.
@@ -50,6 +66,9 @@ struct Contents {
     last_exit: Option<LastExit>,
     /// Whether those that clients started keep failing.
     early_ends: EarlyEnds,
+    /// Lives of which processes may be left, the latest last: that of the daemon that runs, and those of daemons
+    /// that could not see to it.
+    lives: Vec<Token>,
 }
 
 /// Daemons started by clients that failed in a row, each right after its start.
@@ -84,6 +103,7 @@ impl Contents {
                 code: None,
                 reason: "left no record (killed?)".to_owned(),
                 upstream: None,
+                upstream_stderr: Vec::new(),
                 generation: running.generation,
                 at_unix_ms: 0,
                 uptime_ms: 0,
@@ -94,26 +114,39 @@ impl Contents {
 }
 
 impl Record {
-    /// Begins the record of a daemon: counts it and marks it as running.
+    /// Begins the record of a daemon: counts it and marks it as running. `life` is the token that everything
+    /// will carry that it starts.
     ///
-    /// The caller holds the lock of the instance. Never fails; see [`Record::warning`].
-    pub(crate) fn begin(paths: &Paths, auto_spawned: bool) -> Record {
+    /// The caller holds the lock of the instance. A record that cannot be kept is no error, see
+    /// [`Record::warning`].
+    ///
+    /// # Errors
+    ///
+    /// With exit code 73 when something else than a regular file is in its place.
+    pub(crate) fn begin(paths: &Paths, auto_spawned: bool, life: Token) -> Result<Record, Error> {
         let (path, state_dir) = (paths.record.clone(), &paths.state_dir);
+        for path in [&path, &beside(&path)] {
+            plain_file::check_path(path).map_err(|error| not_regular(path, error))?;
+        }
         let started_unix_ms = unix_ms();
         let from_clock = started_unix_ms / 1000;
         let mut problem = private_dir::ensure_state(state_dir)
             .err()
             .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
-        let (mut generation, early_ends, last_exit) = match read(&path) {
-            Ok(Some(contents)) => {
-                (contents.generation.saturating_add(1), contents.early_ends.clone(), contents.last_exit())
-            }
-            Ok(None) => (1, EarlyEnds::default(), None),
+        let found = match read(&path) {
+            Ok(found) => found,
+            Err(error) if NotRegular::caused(&error) => return Err(not_regular(&path, error)),
             Err(error) => {
                 problem.get_or_insert(format!("cannot read `{}`: {error}", path.display()));
-                (from_clock, EarlyEnds::default(), None)
+                Some(Contents { generation: from_clock.saturating_sub(1), ..Contents::default() })
             }
         };
+        let found = found.unwrap_or_default();
+        let mut generation = found.generation.saturating_add(1);
+        let (early_ends, mut lives) = (found.early_ends.clone(), found.lives.clone());
+        let last_exit = failed_start::later(found.last_exit(), failed_start::read(&path));
+        lives.push(life);
+        lives.drain(..lives.len().saturating_sub(MAX_LIVES));
         let contents = Contents {
             generation,
             control_socket: paths.control_socket.clone(),
@@ -121,10 +154,15 @@ impl Record {
             running: Some(Running { pid: std::process::id(), generation, started_unix_ms }),
             last_exit: last_exit.clone(),
             early_ends: early_ends.clone(),
+            lives: lives.clone(),
         };
-        if let Err(error) = write(&path, &contents) {
-            problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
-            generation = generation.max(from_clock);
+        match write(&path, &contents) {
+            // From now on it stands here.
+            Ok(()) => failed_start::clear(&path),
+            Err(error) => {
+                problem.get_or_insert(format!("cannot write `{}`: {error}", path.display()));
+                generation = generation.max(from_clock);
+            }
         }
         let warning = problem.map(|message| Warning {
             code: "noRecord".to_owned(),
@@ -132,7 +170,7 @@ impl Record {
             hint: format!("make `{}` readable and writable, or set STATE_DIRECTORY", state_dir.display()),
         });
         let (control_socket, lock) = (contents.control_socket, contents.lock);
-        Record {
+        Ok(Record {
             finished: false,
             path,
             control_socket,
@@ -144,7 +182,9 @@ impl Record {
             warning,
             early_ends,
             auto_spawned,
-        }
+            upstream_stderr: Vec::new(),
+            lives,
+        })
     }
 
     /// Returns the number of this daemon.
@@ -167,6 +207,28 @@ impl Record {
         self.warning.as_ref()
     }
 
+    /// Adds what the upstream wrote before it ended unasked.
+    #[must_use]
+    pub(crate) fn with_stderr(mut self, lines: Vec<String>) -> Record {
+        self.upstream_stderr = lines;
+        self
+    }
+
+    /// Returns the lives of earlier daemons of which something may be left.
+    pub(crate) fn earlier_lives(&self) -> &[Token] {
+        self.lives.split_last().map_or(&[], |(_, earlier)| earlier)
+    }
+
+    /// Says that nothing is left of the earlier lives; the file follows when this one ends.
+    pub(crate) fn forget_earlier_lives(&mut self) {
+        self.lives.drain(..self.lives.len().saturating_sub(1));
+    }
+
+    /// Says that nothing is left of this life either; to be called when nothing is started any more.
+    pub(crate) fn forget_this_life(&mut self) {
+        self.lives.pop();
+    }
+
     /// Writes how this daemon ends: its exit code, why, and how the upstream ended if it ran.
     ///
     /// To be called before the lock is let go.
@@ -178,11 +240,14 @@ impl Record {
         self.finished = true;
         let now = unix_ms();
         let uptime_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let early_ends = self.early_ends.after(self.auto_spawned, code, &reason, uptime_ms, now);
+        let upstream_stderr = std::mem::take(&mut self.upstream_stderr);
+        let explained = explained(&reason, &upstream_stderr);
+        let early_ends = self.early_ends.after(self.auto_spawned, code, &explained, uptime_ms, now);
         let last_exit = LastExit {
             code: Some(code.number()),
             reason,
             upstream,
+            upstream_stderr,
             generation: self.generation,
             at_unix_ms: now,
             uptime_ms,
@@ -194,6 +259,7 @@ impl Record {
             running: None,
             last_exit: Some(last_exit),
             early_ends,
+            lives: std::mem::take(&mut self.lives),
         };
         if let Err(error) = write(&self.path, &contents) {
             tracing::warn!(record.path = %self.path.display(), %error, "cannot record how the daemon ends");
@@ -219,8 +285,10 @@ pub(crate) struct Former {
     pub(crate) control_socket: PathBuf,
     /// The lock it held, or still holds.
     pub(crate) lock: PathBuf,
-    /// How it ended; means nothing while the lock is held.
+    /// How it ended, or why a later one did not start; means nothing while the lock is held.
     pub(crate) last_exit: Option<LastExit>,
+    /// The last start that failed since it began.
+    pub(crate) failed_start: Option<FailedStart>,
 }
 
 /// Finds the record of the daemon that had the control socket of `paths`; to be asked when nobody listens
@@ -238,7 +306,8 @@ pub(crate) fn former(paths: &Paths) -> Option<Former> {
             (contents.control_socket == paths.control_socket).then(|| Former::of(&path, contents))?
         })
         .or_else(|| {
-            if !paths.control_socket_is_default() {
+            // No daemon has had this socket. One of this instance that failed to start was to have it.
+            if !paths.control_socket_is_default() && failed_start::read(&paths.record).is_none() {
                 return None;
             }
             let contents = read(&paths.record).ok().flatten().unwrap_or_else(|| Contents {
@@ -246,17 +315,20 @@ pub(crate) fn former(paths: &Paths) -> Option<Former> {
                 lock: paths.lock.clone(),
                 ..Contents::default()
             });
+            let contents = Contents { control_socket: paths.control_socket.clone(), ..contents };
             Former::of(&paths.record, contents)
         })
 }
 
 impl Former {
     fn of(record: &Path, contents: Contents) -> Option<Former> {
+        let failed_start = failed_start::read(record);
         Some(Former {
             instance: record.file_stem()?.to_str()?.to_owned(),
             control_socket: contents.control_socket.clone(),
             lock: contents.lock.clone(),
-            last_exit: contents.last_exit(),
+            last_exit: failed_start::later(contents.last_exit(), failed_start.clone()),
+            failed_start,
         })
     }
 }
@@ -295,30 +367,47 @@ pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
     contents.running.map(|_| contents.control_socket)
 }
 
-/// Returns how the last daemon with this record ended; to be asked when it is gone.
-pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
-    read(record).ok()??.last_exit()
+/// Returns how the daemon of this generation ended, if the record says so.
+pub(crate) fn exit_of(record: &Path, generation: u64) -> Option<LastExit> {
+    read(record).ok()??.last_exit().filter(|exit| exit.generation == generation)
 }
 
-/// Returns the time, in milliseconds since the epoch; 0 if the clock is before it.
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// Returns the lives of this record of which something may be left, if no daemon runs.
+pub(crate) fn lives(record: &Path) -> Vec<Token> {
+    read(record).ok().flatten().map(|contents| contents.lives).unwrap_or_default()
+}
+
+/// Returns how the last daemon with this record ended, or why it did not start; to be asked when it is gone.
+pub(crate) fn last_exit(record: &Path) -> Option<LastExit> {
+    let exit = read(record).ok().flatten().and_then(Contents::last_exit);
+    failed_start::later(exit, failed_start::read(record))
 }
 
 fn read(path: &Path) -> io::Result<Option<Contents>> {
-    match std::fs::read(path) {
+    match plain_file::read(path) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+/// Where a record is written before it is renamed. The lock allows one writer, so that one name is enough; a
+/// left-over is overwritten.
+fn beside(path: &Path) -> PathBuf {
+    with_suffix(path, ".new")
+}
+
+fn not_regular(path: &Path, error: io::Error) -> Error {
+    Error::new(ExitCode::CannotCreate, format!("cannot use `{}` as a record", path.display()))
+        .because(error)
+        .hint(format!("move `{}` away, or set STATE_DIRECTORY", path.display()))
+}
+
 fn write(path: &Path, contents: &Contents) -> io::Result<()> {
-    // The lock allows one writer, so that one name is enough; a left-over is overwritten.
-    let beside = crate::os::file_name::with_suffix(path, ".new");
+    let beside = beside(path);
+    let mut options = std::fs::OpenOptions::new();
     let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        plain_file::open_with(options.write(true).create(true).truncate(true).mode(0o600), &beside)?;
     file.write_all(&serde_json::to_vec(contents)?)?;
     file.sync_data()?;
     std::fs::rename(&beside, path)
@@ -334,15 +423,19 @@ mod tests {
         Paths::of(instance, None, None, &environment).unwrap()
     }
 
+    fn begin(paths: &Paths, auto_spawned: bool) -> Record {
+        Record::begin(paths, auto_spawned, Token::random().unwrap()).unwrap()
+    }
+
     #[test]
     fn generations_count_and_the_last_exit_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(&dir.path().join("a/codexd"), "x");
-        let first = Record::begin(&paths, false);
+        let first = begin(&paths, false);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
         first.finish(ExitCode::UpstreamLost, "the upstream was lost", Some("exit status 0".to_owned()));
         assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
-        let second = Record::begin(&paths, false);
+        let second = begin(&paths, false);
         assert_eq!(second.generation(), 2);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
@@ -353,7 +446,7 @@ mod tests {
     fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
-        let mut record = Record::begin(&paths, true);
+        let mut record = begin(&paths, true);
         record.started_unix_ms += 3_600_000;
         let Some(began) = record.began.checked_sub(std::time::Duration::from_secs(60)) else { return };
         record.began = began;
@@ -366,8 +459,8 @@ mod tests {
     fn a_daemon_that_was_killed_left_no_record() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
-        std::mem::forget(Record::begin(&paths, false));
-        let second = Record::begin(&paths, false);
+        std::mem::forget(begin(&paths, false));
+        let second = begin(&paths, false);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
         assert_eq!(last.reason, "left no record (killed?)");
@@ -378,8 +471,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
-        Record::begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
-        Record::begin(&y, false).finish(ExitCode::UpstreamLost, "lost", None);
+        begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
+        begin(&y, false).finish(ExitCode::UpstreamLost, "lost", None);
         assert_eq!(former(&x).unwrap().last_exit.unwrap().code, Some(0));
         let asked = Paths { control_socket: y.control_socket, ..x };
         assert_eq!(former(&asked).unwrap().instance, "y");
@@ -391,12 +484,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
         std::fs::write(&paths.record, "{").unwrap();
-        let record = Record::begin(&paths, false);
+        let record = begin(&paths, false);
         assert!(record.generation() > 1_000_000_000);
         assert_eq!(record.warning().unwrap().code, "noRecord");
         let generation = record.generation();
         drop(record);
-        let next = Record::begin(&paths, false);
+        let next = begin(&paths, false);
         assert_eq!(next.generation(), generation + 1);
         assert_eq!(next.last_exit().unwrap().code, Some(70));
     }
@@ -405,7 +498,7 @@ mod tests {
     fn a_state_folder_that_cannot_be_made_is_said() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
-        let record = Record::begin(&paths(&dir.path().join("file/state"), "x"), false);
+        let record = begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
         assert!(record.warning().unwrap().message.contains("cannot create the folder"));
     }
@@ -415,17 +508,91 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(dir.path(), "x");
         for count in 1..=3 {
-            Record::begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
+            begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
             assert_eq!(early_ends(&paths.record).count, count);
         }
         // One that a person started says nothing, and one that was killed neither.
-        Record::begin(&paths, false).finish(ExitCode::UpstreamLost, "lost", None);
-        std::mem::forget(Record::begin(&paths, true));
+        begin(&paths, false).finish(ExitCode::UpstreamLost, "lost", None);
+        std::mem::forget(begin(&paths, true));
         assert_eq!(early_ends(&paths.record).count, 3);
         assert_eq!(early_ends(&paths.record).reason, "lost");
-        Record::begin(&paths, true).finish(ExitCode::Stopped, "idle", None);
+        begin(&paths, true).finish(ExitCode::Stopped, "idle", None);
         assert_eq!(early_ends(&paths.record), EarlyEnds::default());
         let lived = EarlyEnds { count: 7, ..EarlyEnds::default() };
         assert_eq!(lived.after(true, ExitCode::UpstreamLost, "", 5_000, 1), EarlyEnds::default());
+    }
+
+    #[test]
+    fn a_life_is_remembered_until_nothing_is_left_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        let token = |_| Token::random().unwrap();
+        let lives: Vec<Token> = (0..4).map(token).collect();
+        let start = |at: usize| Record::begin(&paths, false, lives[at]).unwrap();
+        std::mem::forget(start(0));
+        // This one is killed, too, before it could see to it.
+        std::mem::forget(start(1));
+        let mut third = start(2);
+        assert_eq!(third.earlier_lives(), &lives[..2]);
+        third.forget_earlier_lives();
+        assert_eq!(third.earlier_lives(), []);
+        // It could not end everything of its own.
+        third.finish(ExitCode::Stopped, "asked to", None);
+        let mut fourth = start(3);
+        assert_eq!(fourth.earlier_lives(), &lives[2..3]);
+        fourth.forget_earlier_lives();
+        fourth.forget_this_life();
+        fourth.finish(ExitCode::Stopped, "asked to", None);
+        assert_eq!(begin(&paths, false).earlier_lives(), []);
+    }
+
+    #[test]
+    fn no_more_lives_are_remembered_than_there_is_room_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        for _ in 0..MAX_LIVES + 5 {
+            std::mem::forget(begin(&paths, false));
+        }
+        assert_eq!(begin(&paths, false).earlier_lives().len(), MAX_LIVES - 1);
+    }
+
+    #[test]
+    fn a_start_that_failed_is_the_last_exit_for_the_next_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        begin(&paths, false).finish(ExitCode::Stopped, "asked to", None);
+        let failed = FailedStart {
+            code: 69,
+            reason: "no codex".to_owned(),
+            at_unix_ms: unix_ms() + 1,
+            ..FailedStart::default()
+        };
+        std::fs::write(failed_start::path(&paths.record), serde_json::to_vec(&failed).unwrap()).unwrap();
+        assert_eq!(last_exit(&paths.record).unwrap().code, Some(69));
+        assert_eq!(former(&paths).unwrap().last_exit.unwrap().code, Some(69));
+        let next = begin(&paths, false);
+        assert_eq!(next.last_exit().unwrap().reason, "no codex");
+        assert_eq!(failed_start::read(&paths.record), None);
+        next.finish(ExitCode::UpstreamLost, "lost", None);
+        assert_eq!(last_exit(&paths.record).unwrap().code, Some(1));
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_never_a_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path(), "x");
+        for path in [paths.record.clone(), beside(&paths.record)] {
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let error = Record::begin(&paths, false, Token::random().unwrap()).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::CannotCreate);
+            assert!(
+                error.chain().contains(&format!("`{}` as a record: it is a FIFO", path.display())),
+                "{error:?}"
+            );
+            assert!(error.next_step().unwrap().contains("away"));
+            // Nor does anybody wait who only looks.
+            assert_eq!((last_exit(&paths.record), early_ends(&paths.record).count), (None, 0));
+            std::fs::remove_file(&path).unwrap();
+        }
     }
 }

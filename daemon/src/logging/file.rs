@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::os::file_name::with_suffix;
-use crate::os::private_dir;
+use crate::os::{plain_file, private_dir};
 
 /// Bytes of a log beyond which a new one is begun; one old log is kept.
 const LOG_BYTES: u64 = 1 << 20;
@@ -16,15 +16,16 @@ const LOG_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 ///
-/// When the folder or the file cannot be made.
+/// When the directory or the file cannot be made, or something else than a regular file is in its place.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
     if let Some(dir) = path.parent() {
         private_dir::ensure_state(dir)?;
     }
+    plain_file::check_path(path)?;
     if std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES) {
         std::fs::rename(path, with_suffix(path, ".1"))?;
     }
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    plain_file::open_with(OpenOptions::new().create(true).append(true).mode(0o600), path)
 }
 
 /// A log that is written to while the daemon runs, and begun anew when it has grown large.

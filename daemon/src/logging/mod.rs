@@ -2,6 +2,7 @@
 
 pub(crate) mod file;
 pub(crate) mod filter;
+mod priority;
 mod writer;
 
 use std::io::{IsTerminal as _, Write};
@@ -14,8 +15,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{fmt, reload};
 
 use crate::error::Error;
+use crate::terminal::stderr_is_journal;
 use file::BoundedLog;
 use filter::LogFilter;
+use priority::Prioritized;
 use writer::Flush;
 
 /// Changes what is logged while the daemon runs.
@@ -34,31 +37,30 @@ impl LogControl {
 
 /// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
-/// Lines have no colours when stderr is not a terminal, and no time stamps with `journal`: the
-/// journal, which stamps them itself, is at the other end (`JOURNAL_STREAM`, see `systemd.exec(5)`).
+/// Lines have no colours when stderr is not a terminal. For the journal, they begin with their priority and
+/// have no time stamps: it makes them itself.
 ///
 /// # Errors
 ///
 /// When the process has a subscriber already, or the system refuses a thread.
-pub(crate) fn start(
-    filter: &LogFilter,
-    journal: bool,
-    file: Option<&Path>,
-) -> Result<(LogControl, Flush), Error> {
+pub(crate) fn start(filter: &LogFilter, file: Option<&Path>) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
+    let journal = stderr_is_journal();
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
         None => Box::new(std::io::stderr()),
     };
-    let (writer, flush) = writer::start(target).map_err(|error| failed().because(error))?;
+    let loss_prefix = if journal { "<4>" } else { "" };
+    let (writer, flush) = writer::start(target, loss_prefix).map_err(|error| failed().because(error))?;
     let terminal = std::io::stderr().is_terminal();
     let (targets, reload) = reload::Layer::new(filter.to_targets());
-    let lines = fmt::layer().compact().with_writer(writer).with_ansi(terminal);
+    let lines = fmt::layer().with_writer(writer).with_ansi(terminal);
     let registry = tracing_subscriber::registry().with(targets);
-    if journal && !terminal {
-        registry.with(lines.without_time()).try_init()
+    if journal {
+        let inner = fmt::format().compact().without_time().with_ansi(false);
+        registry.with(lines.event_format(Prioritized { inner })).try_init()
     } else {
-        registry.with(lines).try_init()
+        registry.with(lines.compact()).try_init()
     }
     .map_err(|error| failed().because(error))?;
     Ok((LogControl { reload }, flush))

@@ -41,23 +41,26 @@ enum Entry {
     Flush(Sender<()>),
 }
 
-/// Starts the thread that writes to `target`.
+/// Starts the thread that writes to `target`; the line that tells of lost ones begins with `loss_prefix`.
 ///
 /// # Errors
 ///
 /// When the system refuses the thread.
-pub(crate) fn start(target: impl io::Write + Send + 'static) -> io::Result<(LogWriter, Flush)> {
+pub(crate) fn start(
+    target: impl io::Write + Send + 'static,
+    loss_prefix: &'static str,
+) -> io::Result<(LogWriter, Flush)> {
     let (queue, entries) = sync_channel(WAITING_LINES);
     let lost = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&lost);
     std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || write_all(&entries, &counter, target))?;
+        .spawn(move || write_all(&entries, &counter, target, loss_prefix))?;
     Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue }))
 }
 
-fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write) {
+fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write, loss_prefix: &str) {
     while let Ok(entry) = entries.recv() {
         // A log that cannot be written has nowhere to say so.
         match entry {
@@ -66,7 +69,10 @@ fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::W
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(target, "({lost} lines of the log were lost here: nobody read them in time)");
+            let _ = writeln!(
+                target,
+                "{loss_prefix}({lost} lines of the log were lost here: nobody read them in time)"
+            );
         }
     }
 }
@@ -111,7 +117,7 @@ mod tests {
     #[test]
     fn lines_come_in_order_and_the_last_ones_are_written_before_the_end() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (mut writer, flush) = start(target).unwrap();
+        let (mut writer, flush) = start(target, "").unwrap();
         for n in 0..100 {
             writeln!(writer, "{n}").unwrap();
         }
@@ -125,7 +131,7 @@ mod tests {
     #[test]
     fn whoever_writes_never_waits_and_the_lost_lines_are_counted() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (writer, flush) = start(target).unwrap();
+        let (writer, flush) = start(target, "").unwrap();
         let line = vec![b'x'; 10_000];
         for _ in 0..2 * WAITING_LINES {
             // As the log does: one call for a line.

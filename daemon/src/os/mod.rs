@@ -1,9 +1,13 @@
 //! What the operating system and its service manager offer, behind functions that the rest can call safely.
 
+pub(crate) mod end_watch;
 pub(crate) mod file_name;
+pub(crate) mod journal;
 pub(crate) mod open_files;
 pub(crate) mod peer;
+pub(crate) mod plain_file;
 pub(crate) mod private_dir;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+pub(crate) mod unix_time;
 pub(crate) mod unsafe_calls;

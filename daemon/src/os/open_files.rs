@@ -5,9 +5,13 @@
 
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 
-/// Descriptors beside those of clients: sockets, pipes, locks, the log, and the control connections, so that
-/// `codexd ctl` gets in when no client does.
-pub(crate) const BESIDE_CLIENTS: u64 = 64;
+/// Connections above the number of clients that get a response at the same time.
+pub(crate) const EXCESS_CONNECTIONS: usize = 16;
+
+/// Descriptors beside those of clients: sockets, pipes, locks and the log (24), connections above the number of clients
+/// (16), and control connections without (32) and with (96) a subscription, so that `codexd ctl` can connect when no
+/// client can.
+pub(crate) const BESIDE_CLIENTS: u64 = 192;
 
 /// The highest limit that macOS takes where the hard one is infinite (`setrlimit(2)` there, `OPEN_MAX`).
 const OPEN_MAX: rlim_t = 10_240;
@@ -48,10 +52,11 @@ mod tests {
     #[test]
     fn clients_get_what_is_left() {
         let clients = |limit| OpenFiles { given: None, limit }.clients();
-        assert_eq!(clients(8192), 8128);
+        assert_eq!(clients(8192), 8000);
+        assert_eq!(clients(1024), 832);
         assert_eq!(clients(128), 64);
         assert_eq!(clients(48), 24);
-        assert_eq!(clients(u64::MAX), usize::MAX - 64);
+        assert_eq!(clients(u64::MAX), usize::MAX - 192);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use codexd_proto::lifecycle::StopSource;
 use futures_util::StreamExt as _;
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook_tokio::Signals as Stream;
 
@@ -18,6 +19,20 @@ pub(crate) enum Wish {
     ChildEnded,
 }
 
+/// Makes the signals that this process handles wait for [`Signals::new`]: until then their default reaction
+/// would end it without a word, also for those that mean something else. Whatever mask was inherited is gone
+/// (`signal(7)`).
+///
+/// To be called before there is a second thread. Threads that start meanwhile never take these signals.
+pub(crate) fn hold() {
+    let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_set_mask();
+}
+
+/// Gives the signals their reaction, for those that came meanwhile as well.
+pub(crate) fn release() {
+    let _ = SigSet::empty().thread_set_mask();
+}
+
 /// The signals this process handles. Others keep their default reaction.
 pub(crate) struct Signals {
     stream: Stream,
@@ -26,14 +41,15 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Begins to handle them.
+    /// Begins to handle them, those first that came since they are held.
     ///
     /// # Errors
     ///
     /// When the system refuses.
-    pub(crate) fn new() -> io::Result<Signals> {
+    pub(crate) fn new(terminal: Terminal) -> io::Result<Signals> {
         let stream = Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
-        Ok(Signals { stream, had_terminal: has_terminal() })
+        release();
+        Ok(Signals { stream, had_terminal: terminal.there })
     }
 
     /// Waits for the next one. Safe to be cancelled.
@@ -56,6 +72,19 @@ impl Signals {
     }
 }
 
+/// The terminal that this process was started in, if it was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terminal {
+    there: bool,
+}
+
+impl Terminal {
+    /// Looks whether there is one. To be called early, and after the process has left one that is not its own.
+    pub(crate) fn look() -> Terminal {
+        Terminal { there: has_terminal() }
+    }
+}
+
 /// Tells whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
 fn has_terminal() -> bool {
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -64,4 +93,19 @@ fn has_terminal() -> bool {
         .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits() | nix::fcntl::OFlag::O_NOCTTY.bits())
         .open("/dev/tty")
         .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_before_anybody_handles_it_is_not_lost() {
+        hold();
+        raise(Signal::SIGHUP).unwrap();
+        let mut signals = Signals::new(Terminal { there: false }).unwrap();
+        assert_eq!(signals.next().await, Wish::Reload);
+    }
 }

@@ -1,27 +1,165 @@
-//! The one place with `unsafe`: what runs in the child between fork and exec, descriptors to be watched,
-//! and taking over what a service manager hands in.
+//! The one place with `unsafe`: what runs in the child between fork and exec, programs that are run in place of
+//! this one, the mark of this program, descriptors to be watched, and taking over what a service manager hands
+//! in.
 #![allow(unsafe_code, reason = "what is set up here has no safe interface")]
 
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::rc::Rc;
 
+use nix::errno::Errno;
+use nix::libc::c_char;
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
-/// Ties the child's life to that of this thread, and gives it the default reaction to signals and, with
-/// `open_files`, these soft and hard limits on open files.
+/// What every build of codexd has among the first bytes of its file, see
+/// [`is_codexd`](crate::serve::upstream::identity::is_codexd).
+pub(crate) const PROGRAM_MARK: &str = "__codexd_program";
+
+/// A note of ELF, as `elf(5)` lays it out.
+#[repr(C)]
+struct Note {
+    name_bytes: u32,
+    description_bytes: u32,
+    kind: u32,
+    name: [u8; 8],
+    description: [u8; 16],
+}
+
+// SAFETY: nothing is called or replaced by these names. A section `.note.*` is of the type SHT_NOTE, which linkers
+// keep; the layout is that of a note. On macOS the name of the section is the mark.
+#[used]
+#[cfg_attr(not(target_vendor = "apple"), unsafe(link_section = ".note.codexd"))]
+#[cfg_attr(target_vendor = "apple", unsafe(link_section = "__TEXT,__codexd_program"))]
+static PROGRAM: Note = Note {
+    name_bytes: 7,
+    description_bytes: 16,
+    kind: 1,
+    name: *b"codexd\0\0",
+    description: *b"__codexd_program",
+};
+
+/// A program with its arguments and its environment, ready to be run: what [`Image::exec`] needs is all here, so
+/// that it may be called between fork and exec.
+#[cfg_attr(test, derive(Debug))]
+pub(crate) struct Image {
+    program: CString,
+    /// Own the texts to which the pointers lead.
+    _texts: [Vec<CString>; 2],
+    arguments: Vec<*const c_char>,
+    environment: Vec<*const c_char>,
+}
+
+// SAFETY: the pointers lead to the texts beside them, which are on the heap, stay where they are when this is
+// moved, and are never changed.
+unsafe impl Send for Image {}
+// SAFETY: as above; nothing is ever written through them.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Makes one; `arguments` begins with the name of the program as that is to see it.
+    ///
+    /// # Errors
+    ///
+    /// When a text has a NUL inside.
+    pub(crate) fn new(
+        program: &Path,
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Image> {
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let arguments = arguments.into_iter().map(|it| text(&it)).collect::<io::Result<Vec<_>>>()?;
+        let variable = |(name, value): (OsString, OsString)| {
+            text(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+        };
+        let environment = environment.into_iter().map(variable).collect::<io::Result<Vec<_>>>()?;
+        let pointers = |texts: &[CString]| -> Vec<*const c_char> {
+            texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        Ok(Image {
+            program: text(program.as_os_str())?,
+            arguments: pointers(&arguments),
+            environment: pointers(&environment),
+            _texts: [arguments, environment],
+        })
+    }
+
+    /// Makes one with the environment of this process, but without the variables that are `gone`, and with those of
+    /// `set` as they are there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Image::new`].
+    pub(crate) fn inheriting(
+        program: &Path,
+        arguments: impl IntoIterator<Item = OsString>,
+        gone: &[&str],
+        set: &[(&str, OsString)],
+    ) -> io::Result<Image> {
+        let kept =
+            |name: &OsString| !gone.iter().chain(set.iter().map(|(name, _)| name)).any(|other| name == other);
+        let set = set.iter().map(|(name, value)| (OsString::from(name), value.clone()));
+        Image::new(program, arguments, std::env::vars_os().filter(|(name, _)| kept(name)).chain(set))
+    }
+
+    /// Makes this process that program.
+    ///
+    /// Unlike `execvp(3)`, by which the standard library runs programs, never hands a file that the system
+    /// refuses to run (ENOEXEC: made for another processor, torn, without `#!`) to a shell.
+    ///
+    /// # Errors
+    ///
+    /// With what the system says; then nothing has changed.
+    pub(crate) fn exec(&self) -> Result<Infallible, Errno> {
+        // SAFETY: all texts end with a NUL, both arrays with a null pointer, and they live as long as `self`.
+        unsafe {
+            nix::libc::execve(self.program.as_ptr(), self.arguments.as_ptr(), self.environment.as_ptr())
+        };
+        Err(Errno::last())
+    }
+}
+
+/// Makes this process `image`, as the child of a shell would begin: with the default reaction to SIGPIPE, which the
+/// standard library has this process ignore (a program that is run in its place would keep that, `signal(7)`).
+///
+/// # Errors
+///
+/// With what the system says.
+pub(crate) fn become_program(image: &Image) -> Result<Infallible, Errno> {
+    // SAFETY: the default reaction calls nothing of this process.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
+    image.exec()
+}
+
+/// Has the child run `image` instead of what `command` says.
+pub(crate) fn run_instead(command: &mut std::process::Command, image: Image) {
+    // SAFETY: execve is async-signal-safe, and the error is made from an errno.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(command, move || match image.exec() {
+            Err(errno) => Err(io::Error::from_raw_os_error(errno as i32)),
+        });
+    }
+}
+
+/// Has the child run `image` instead of what `command` says, ties its life to that of this thread, and gives it the
+/// default reaction to signals and, with `open_files`, these soft and hard limits on open files.
 ///
 /// An ignored SIGINT, SIGHUP or SIGQUIT is inherited through exec (`signal(7)`), for instance from
 /// `nohup`; codex would keep it. A limit raised for the daemon would be inherited as well.
-pub(crate) fn prepare_child(command: &mut Command, open_files: Option<(rlim_t, rlim_t)>) {
+pub(crate) fn prepare_child(command: &mut Command, open_files: Option<(rlim_t, rlim_t)>, image: Image) {
     #[cfg(target_os = "linux")]
     let parent = nix::unistd::getpid();
-    // SAFETY: only async-signal-safe calls (`signal-safety(7)`): prctl, getppid, signal; setrlimit is not
+    // SAFETY: only async-signal-safe calls (`signal-safety(7)`): prctl, getppid, signal, execve; setrlimit is not
     // listed there and is a bare system call. No allocation: the errors are made from an errno.
     unsafe {
         command.pre_exec(move || {
@@ -39,7 +177,9 @@ pub(crate) fn prepare_child(command: &mut Command, open_files: Option<(rlim_t, r
                     return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
                 }
             }
-            Ok(())
+            match image.exec() {
+                Err(errno) => Err(io::Error::from_raw_os_error(errno as i32)),
+            }
         });
     }
 }
@@ -88,6 +228,22 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     }
 }
 
+/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`,
+/// SIOCOUTQ); `None` where the system does not tell.
+#[cfg(target_os = "linux")]
+pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {
+    let mut bytes: nix::libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for the call, and the request (TIOCOUTQ is the same number) writes one int.
+    let result = unsafe { nix::libc::ioctl(socket.as_fd().as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
+    (result == 0).then(|| usize::try_from(bytes).ok())?
+}
+
+/// There is no journal elsewhere.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unread_bytes(_socket: impl AsFd) -> Option<usize> {
+    None
+}
+
 /// Watches a socket that does not block for `interest`.
 ///
 /// # Errors
@@ -97,4 +253,21 @@ pub(crate) fn watch(socket: Rc<UnixStream>, interest: Interest) -> io::Result<As
     // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
     // it open until it is dropped, which is not before the `AsyncFd` that shares it.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use super::*;
+
+    #[test]
+    fn what_the_other_end_has_not_read_is_counted() {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        assert_eq!(unread_bytes(&ours), Some(0));
+        ours.write_all(b"a line").unwrap();
+        assert!(unread_bytes(&ours).is_some_and(|bytes| bytes > 0));
+        theirs.read_exact(&mut [0; 6]).unwrap();
+        assert_eq!(unread_bytes(&ours), Some(0));
+    }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use codexd_proto::exit::ExitCode;
 use nix::errno::Errno;
@@ -17,6 +18,11 @@ use crate::settings::paths;
 /// Connections the system keeps until they are accepted; it cuts this to its own bound
 /// (`net.core.somaxconn` on Linux).
 pub(crate) const BACKLOG: i32 = 1024;
+
+/// How long somebody who listens is taken for one who is about to be gone.
+const LAST_MOMENTS: Duration = Duration::from_millis(300);
+/// Time between these looks.
+const RETRY_EVERY: Duration = Duration::from_millis(20);
 
 /// The file of a socket: one that this process made, or one that a service manager made for it.
 #[derive(Debug)]
@@ -91,8 +97,13 @@ enum Occupant {
 /// With exit code 75 when someone listens there, 73 when something else is in the way or the system
 /// refuses.
 pub(crate) fn bind_private(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
+    bind_within(LAST_MOMENTS, path)
+}
+
+/// Does so; somebody who listens gets this long to go.
+fn bind_within(last_moments: Duration, path: &Path) -> Result<(UnixListener, SocketFile), Error> {
     paths::check_socket_path(path)?;
-    match occupant(path).map_err(|errno| cannot_listen(path).because(errno))? {
+    match lasting_occupant(last_moments, path).map_err(|errno| cannot_listen(path).because(errno))? {
         Occupant::Nothing => {}
         Occupant::StaleSocket => {
             std::fs::remove_file(path)
@@ -169,6 +180,18 @@ fn listen_at(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     }
     listen(&fd, Backlog::new(BACKLOG)?)?;
     Ok((fd, file))
+}
+
+/// Looks who is at a path. Whoever listens there may be in its last moments: a process that is killed gives up its
+/// lock, by which the caller got here, before its socket.
+fn lasting_occupant(last_moments: Duration, path: &Path) -> Result<Occupant, Errno> {
+    let give_up = Instant::now() + last_moments;
+    loop {
+        match occupant(path)? {
+            Occupant::LiveSocket if Instant::now() < give_up => std::thread::park_timeout(RETRY_EVERY),
+            other => return Ok(other),
+        }
+    }
 }
 
 /// Looks who is at a path, without waiting: a full backlog is a live socket too.
@@ -275,6 +298,22 @@ mod tests {
         let (_listener, file) = bind_private(&path).unwrap();
         assert!(file.still_ours());
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_whose_owner_is_in_its_last_moments_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let dying = UnixListener::bind(&path).unwrap();
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| bind_within(Duration::from_secs(60), &path));
+            // The next one has looked at least once: its connection is here.
+            dying.accept().unwrap();
+            drop(dying);
+            let (_listener, file) = next.join().unwrap().unwrap();
+            assert!(file.still_ours());
+        });
+        UnixStream::connect(&path).unwrap_err();
     }
 
     #[test]

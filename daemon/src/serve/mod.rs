@@ -8,13 +8,14 @@ pub(crate) mod listener;
 pub(crate) mod upstream;
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_proto::core::{Core, CoreConfig};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::lifecycle::Timeouts;
+use codexd_proto::lifecycle::{ChildStatus, Timeouts};
 use codexd_proto::router::{Config, Identity};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
@@ -23,20 +24,23 @@ use tokio::task::LocalSet;
 use crate::control::client::ask_status;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
+use crate::instance::failed_start::Attempt;
+use crate::instance::life::{self, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
-use crate::os::signals::Signals;
+use crate::os::signals::{Signals, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
+use crate::settings::secrets;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
 use listener::{SocketFile, bind_private};
-use upstream::{Process, Program, locate, sweep};
+use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
 /// How long the holder of a lock may take to say who it is.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -52,6 +56,8 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &Report,
+    terminal: Terminal,
+    attempt: &Attempt<'_>,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
@@ -63,6 +69,7 @@ pub(crate) fn run(
     let paths = &settings.paths;
     let files = OpenFiles::raise();
     let clock = Instant::now();
+    nested::refuse(environment)?;
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
@@ -70,12 +77,56 @@ pub(crate) fn run(
         private_dir::ensure_foreign(dir)?;
     }
     let _lock = InstanceLock::acquire(&paths.lock, || holder(&paths.control_socket))?;
+
+    // From here on this daemon is the instance, and leaves a record however it ends. The locks go
+    // last, when everything else is gone.
+    let life = Token::random().map_err(|error| Error::os("cannot get random bytes").because(error))?;
+    let mut record = Record::begin(paths, settings.auto_spawned, life)?;
+    attempt.recorded();
+    let context = Context {
+        start: start.clone(),
+        reloader,
+        environment: fingerprint::of(&settings.codex_home, environment),
+        marks: life::variables(Some((life, &paths.control_socket)), environment),
+        life,
+        clock,
+        files,
+        terminal,
+    };
+    let result = live(settings, &program, inherited, &mut record, context);
+    if sweep::rest() {
+        record.forget_this_life();
+    }
+    let result = result.and_then(|ended| or_refused(ended, start, &program));
+    match &result {
+        Ok(ended) => {
+            let record = record.with_stderr(ended.stderr.clone());
+            record.finish(ended.code, ended.cause.as_str(), ended.upstream.clone());
+            start.failed(ended.code, &ended.reason, None);
+        }
+        Err(error) => record.finish(error.exit_code(), error.chain(), None),
+    }
+    result
+}
+
+/// Serves as the holder of the instance.
+fn live(
+    settings: &Settings,
+    program: &Program,
+    inherited: Option<Inherited>,
+    record: &mut Record,
+    context: Context,
+) -> Result<hub::Ended, Error> {
+    let paths = &settings.paths;
+    // Two codex on one CODEX_HOME would write the same files.
+    if leftovers::end(record.earlier_lives()) == 0 {
+        record.forget_earlier_lives();
+    }
     let _socket_lock = paths
         .socket_lock
         .as_deref()
         .map(|path| InstanceLock::acquire(path, || holder(&paths.control_socket)))
         .transpose()?;
-
     let sockets = Sockets {
         control: bind_private(&paths.control_socket)?,
         inherited: inherited.is_some(),
@@ -84,21 +135,24 @@ pub(crate) fn run(
             None => bind_private(&paths.socket).map(|(listener, file)| (listener, Some(file)))?,
         },
     };
+    serve(settings, program, sockets, record, context)
+}
 
-    // From here on this daemon is the instance, and leaves a record however it ends. The locks go
-    // last, when everything else is gone.
-    let record = Record::begin(paths, settings.auto_spawned);
-    let environment = fingerprint::of(&settings.codex_home, environment);
-    let context = Context { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, context);
-    match &result {
-        Ok(ended) => {
-            record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
-            start.failed(ended.code, &ended.reason, None);
-        }
-        Err(error) => record.finish(error.exit_code(), error.chain(), None),
+/// Returns how the life ended.
+///
+/// # Errors
+///
+/// With exit code 69 when it never served because its codex was codexd, and refused to be codex.
+fn or_refused(ended: hub::Ended, start: &Report, program: &Program) -> Result<hub::Ended, Error> {
+    let refusal = ChildStatus::Code(nested::refusal()).to_string();
+    if start.was_ready() || ended.code == ExitCode::Stopped || ended.upstream.as_ref() != Some(&refusal) {
+        return Ok(ended);
     }
-    result
+    let asked_for = program.requested.as_ref().unwrap_or(&program.executable);
+    Err(locate::name_another(format!(
+        "`{}` is not codex: it refused to serve ({refusal}), as codexd does when it is started in place of codex",
+        asked_for.display()
+    )))
 }
 
 /// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.
@@ -126,8 +180,12 @@ struct Context {
     start: Report,
     reloader: Reloader,
     environment: BTreeMap<String, String>,
+    /// Variables for codex.
+    marks: Vec<(&'static str, OsString)>,
+    life: Token,
     clock: Instant,
     files: OpenFiles,
+    terminal: Terminal,
 }
 
 fn serve(
@@ -146,8 +204,9 @@ fn serve(
         let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
-        let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
-        sweep::adopt_orphans();
+        let signals = Signals::new(context.terminal)
+            .map_err(|error| Error::os("cannot handle signals").because(error))?;
+        sweep::adopt_orphans(context.life);
 
         let mut base_status = base_status(settings, program, record);
         base_status.environment.clone_from(&context.environment);
@@ -156,9 +215,17 @@ fn serve(
         let control = ControlServer::spawn(control_listener, handle)?;
 
         let inherited = sockets.inherited;
-        let core =
-            Core::new(core_config(settings, record, &context, inherited), settings.for_core(), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, context.files)?;
+        let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
+        let config =
+            CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
+        let core = Core::new(config, settings.for_core(), Time::ZERO);
+        let (process, pipes) = Process::spawn(Launch {
+            program,
+            arguments: &settings.codex_args,
+            variables: &context.marks,
+            open_files: context.files.given,
+            secrets,
+        })?;
         base_status.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
@@ -207,6 +274,7 @@ fn core_config(settings: &Settings, record: &Record, context: &Context, inherite
         timeouts: Timeouts::default(),
         restart: settings.restart(inherited),
         clients_with_files: context.files.clients(),
+        ..CoreConfig::default()
     }
 }
 

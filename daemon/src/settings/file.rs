@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::settings::duration::TimeLimit;
-use codexd_proto::router::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -20,6 +20,7 @@ pub(crate) struct ConfigFile {
     pub(crate) codex: Option<PathBuf>,
     pub(crate) codex_args: Vec<String>,
     pub(crate) client_shutdown: ClientShutdown,
+    pub(crate) orphaned_turns: OrphanedTurns,
     pub(crate) client_name: Option<String>,
     pub(crate) drain_timeout: Option<TimeLimit>,
     pub(crate) idle_exit: Option<TimeLimit>,
@@ -42,6 +43,7 @@ pub(crate) struct FileLimits {
     client_queue_max_bytes: Option<usize>,
     max_clients: Option<usize>,
     max_queued_requests_per_client: Option<usize>,
+    orphaned_turn_grace: Option<TimeLimit>,
     window: Option<usize>,
 }
 
@@ -57,6 +59,7 @@ const KEYS: &[&str] = &[
     "instance",
     "limits",
     "log_level",
+    "orphaned_turns",
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
@@ -73,6 +76,7 @@ const LIMIT_KEYS: &[&str] = &[
     "max_clients",
     "max_message_bytes",
     "max_queued_requests_per_client",
+    "orphaned_turn_grace",
     "window",
 ];
 
@@ -91,6 +95,9 @@ impl FileLimits {
             queued_requests_per_client: self
                 .max_queued_requests_per_client
                 .unwrap_or(defaults.queued_requests_per_client),
+            orphaned_turn_grace_ms: self
+                .orphaned_turn_grace
+                .map_or(defaults.orphaned_turn_grace_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             window: self.window.unwrap_or(defaults.window),
             ..defaults
         }
@@ -189,11 +196,12 @@ mod tests {
         let value = |key: &str| match key {
             "codex_args" => "[\"-c\"]",
             "client_shutdown" => "\"always\"",
+            "orphaned_turns" => "\"interrupt\"",
             "supervised" | "permanent_exit_zero" => "true",
             "log_level" => "\"debug\"",
             "limits" => "{}",
             _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
-            _ if key.ends_with("_time") => "\"never\"",
+            _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",
             _ if LIMIT_KEYS.contains(&key) => "7",
             _ => "\"x\"",
         };

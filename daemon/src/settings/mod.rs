@@ -1,5 +1,6 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
 mod file;
@@ -7,15 +8,17 @@ pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
+pub(crate) mod secrets;
 
 use std::path::{Path, PathBuf};
 
 use codexd_proto::core::{CoreSettings, Restart};
-use codexd_proto::router::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::os::plain_file::{self, NotRegular};
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -39,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) codex_args: Vec<String>,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects.
+    pub(crate) orphaned_turns: OrphanedTurns,
     /// The name by which codexd introduces itself to the upstream.
     pub(crate) client_name: String,
     /// How long running turns may go on after a request to stop.
@@ -69,6 +74,7 @@ impl Settings {
         CoreSettings {
             limits: self.limits,
             client_shutdown: self.client_shutdown,
+            orphaned_turns: self.orphaned_turns,
             drain_ms: self.drain_timeout.as_millis(),
             health_interval_ms: self.probe_interval.as_millis(),
             health_timeout_ms: self.probe_timeout.as_millis(),
@@ -149,6 +155,7 @@ impl Settings {
                 .unwrap_or_else(|| PathBuf::from("codex")),
             codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
             client_shutdown: file.client_shutdown,
+            orphaned_turns: file.orphaned_turns,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),
             idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(if args.auto_spawned {
@@ -199,12 +206,19 @@ fn read_file(flag: Option<&Path>, environment: &Environment) -> Result<(ConfigFi
     let Some(path) = named.clone().or_else(|| paths::default_config_file(environment)) else {
         return Ok((ConfigFile::default(), None));
     };
-    match std::fs::read_to_string(&path) {
+    match plain_file::read_to_string(&path) {
         Ok(text) => Ok((file::parse(&text, &path)?, Some(path))),
         Err(error) if named.is_none() && is_absent(&error) => Ok((ConfigFile::default(), None)),
-        Err(error) => Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
-            .because(error)
-            .hint("check the path, or leave out `--config` and CODEXD_CONFIG")),
+        Err(error) => {
+            let hint = match (NotRegular::caused(&error), &named) {
+                (true, _) => format!("put a file in the place of `{}`; an empty one will do", path.display()),
+                (false, Some(_)) => "check the path, or leave out `--config` and CODEXD_CONFIG".to_owned(),
+                (false, None) => format!("ls -l {}", path.display()),
+            };
+            Err(Error::config(format!("cannot read the configuration file `{}`", path.display()))
+                .because(error)
+                .hint(hint))
+        }
     }
 }
 

@@ -110,6 +110,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         codex,
         codex_args,
         client_shutdown,
+        orphaned_turns,
         client_name,
         drain_timeout,
         idle_exit,
@@ -127,6 +128,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
     let mut differences = Differences::default();
     for (name, changed) in [
         ("client_shutdown", *client_shutdown != new.client_shutdown),
+        ("orphaned_turns", *orphaned_turns != new.orphaned_turns),
         ("drain_timeout", *drain_timeout != new.drain_timeout),
         ("idle_exit", *idle_exit != new.idle_exit),
         ("probe_interval", *probe_interval != new.probe_interval),

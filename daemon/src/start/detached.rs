@@ -1,7 +1,7 @@
 //! A daemon of its own session, started by a client and outliving it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::environment::OF_ONE_CLIENT;
 use super::report::Word;
 use super::{Target, report};
 use crate::error::Error;
+use crate::instance::life;
 use crate::logging;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::settings::paths;
@@ -61,6 +62,8 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     let (reader, writer) = io::pipe().map_err(|error| Error::os("cannot make a pipe").because(error))?;
     let mut command = Command::new(&program);
     command
+        // Its file may be called codex, and by that name it would be the shim.
+        .arg0(program.with_file_name("codexd"))
         .args(["serve", "--auto-spawned", "--instance", &settings.instance, "--socket"])
         .arg(&settings.paths.socket)
         .arg("--control-socket")
@@ -85,6 +88,8 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     for name in STRIPPED_ENV.iter().chain(OF_ONE_CLIENT) {
         command.env_remove(name);
     }
+    // It serves others, too, when the codex of which this client may be a command has ended.
+    command.env(life::LIFE, life::NO_LIFE);
     let child = command
         .spawn()
         .map_err(|error| Error::os(format!("cannot start `{}`", program.display())).because(error))?;

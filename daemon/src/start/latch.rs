@@ -6,7 +6,8 @@ use std::path::Path;
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
-use crate::instance::record::{self, EarlyEnds, unix_ms};
+use crate::instance::record::{self, EarlyEnds};
+use crate::os::unix_time::unix_ms;
 
 /// Failures in a row from which on there is a pause.
 const TOLERATED: u32 = 3;

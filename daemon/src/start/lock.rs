@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::instance::lock;
-use crate::instance::record::unix_ms;
+use crate::os::unix_time::unix_ms;
 
 /// The start lock, held.
 #[derive(Debug)]

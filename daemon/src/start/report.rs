@@ -14,6 +14,7 @@ use crate::error::Error;
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     owed: Rc<Cell<bool>>,
+    was_ready: Rc<Cell<bool>>,
 }
 
 /// What the starter heard.
@@ -32,12 +33,18 @@ pub(super) enum Word {
 impl Report {
     /// Makes the report of a daemon; only one that a client started owes it.
     pub(crate) fn new(owed: bool) -> Report {
-        Report { owed: Rc::new(Cell::new(owed)) }
+        Report { owed: Rc::new(Cell::new(owed)), was_ready: Rc::default() }
     }
 
     /// Says that clients are served.
     pub(crate) fn ready(&self) {
+        self.was_ready.set(true);
         self.say("ready\n");
+    }
+
+    /// Returns whether clients were ever served.
+    pub(crate) fn was_ready(&self) -> bool {
+        self.was_ready.get()
     }
 
     /// Says why the daemon ends; nothing if it has been ready.

@@ -23,7 +23,8 @@ pub enum Effect {
     NotifyStopping,
     /// Accept no more clients and give up the socket path.
     StopListening,
-    /// Read what clients have sent, without waiting for more, and report it before the next effect.
+    /// Read what clients have sent, without waiting for more, and the last lines of the upstream's stderr, and
+    /// report both before the next effect.
     FinalRead,
     /// Close a connection in the way of its framing: a WebSocket gets a close frame.
     CloseClient {
@@ -72,6 +73,17 @@ pub enum Fact {
     HandshakeRefused(String),
     /// A client asked for the daemon to stop, and the settings allow it.
     ShutdownRequested(ClientId),
+    /// A client that does not read, or not fast enough, is closed. Limited in number.
+    ClientTooSlow {
+        /// The client.
+        client: ClientId,
+        /// The name by which it introduced itself.
+        name: Option<String>,
+        /// Bytes that wait for it.
+        queued_bytes: usize,
+        /// Clients closed for this reason since the last such fact, and not reported.
+        suppressed: u64,
+    },
     /// The upstream wrote something that is no message.
     UpstreamMalformed,
     /// The upstream wrote a line that exceeds the limit.

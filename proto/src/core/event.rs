@@ -102,12 +102,17 @@ pub enum Event<'a> {
     },
     /// The upstream's input cannot be written to any more. Its end follows, and says more.
     UpstreamInputBroken,
+    /// The last lines that the upstream wrote to its stderr, without secrets: reported before its end is, and
+    /// before [`Effect::FinalRead`](super::Effect::FinalRead) is done.
+    UpstreamStderr(&'a [String]),
     /// The upstream's output ended.
     UpstreamEof,
     /// The upstream process ended, and what it had written was reported before.
     UpstreamExited(ChildStatus),
     /// The daemon is to end when it can.
     StopRequested(StopSource),
+    /// The daemon is to end soon: running turns are interrupted.
+    InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
     /// The client socket's file was removed or replaced: nobody new can find the daemon.

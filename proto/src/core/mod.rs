@@ -23,8 +23,10 @@ mod connection;
 mod effect;
 mod event;
 mod idle;
+mod refusal;
 mod report;
 mod timer;
+mod words;
 
 use std::collections::VecDeque;
 
@@ -34,21 +36,31 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
 };
+use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
-use crate::router::{Action, Announcement, ClientShutdown, CloseReason, Config, Limits, Router};
+use crate::router::{
+    Action, Activity, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
+};
+use crate::secrets::Secrets;
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
 pub use event::{Event, Framing};
+pub use refusal::Refusal;
 pub use timer::Timer;
 
 use connection::{Connections, Stage};
 use idle::Idle;
+use words::Words;
 
 /// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
 /// top, and a message that was begun.
 const BACKLOG_BYTES: usize = 16 << 20;
+
+/// Slow clients that are reported at once, and milliseconds after which one more is.
+const SLOW_REPORTS: u32 = 5;
+const SLOW_REPORT_EVERY_MS: u64 = 60_000;
 
 /// Who starts codexd again after it has exited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +81,8 @@ pub struct CoreSettings {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects without saying what it wants.
+    pub orphaned_turns: OrphanedTurns,
     /// Milliseconds that running turns may take when the daemon stops; `None` for ever.
     pub drain_ms: Option<u64>,
     /// Milliseconds of silence after which the upstream is checked; `None` never.
@@ -90,6 +104,8 @@ pub struct CoreConfig {
     pub restart: Restart,
     /// Clients for which the process may open files.
     pub clients_with_files: usize,
+    /// What is masked in the words of the upstream.
+    pub secrets: Secrets,
 }
 
 /// Whether another client can be accepted.
@@ -97,7 +113,7 @@ pub struct CoreConfig {
 pub enum Room {
     /// It can.
     Free,
-    /// There are no files for it: it waits until a client leaves.
+    /// There are no files for it: it is refused.
     NoFiles,
     /// As many as may be connected are: it is refused.
     Full,
@@ -137,13 +153,23 @@ pub struct Core {
     events: VecDeque<LifecycleEvent>,
     /// How the upstream ended, in words.
     ended: Option<String>,
+    /// Why, in its own.
+    words: Words,
+    /// Whether clients have ever been served.
+    served: bool,
+    /// Keeps the log of slow clients short.
+    slow_reports: RateLimit,
 }
 
 impl Core {
     /// Creates the core of a daemon that starts now; its first line is in the upstream's outbox.
     pub fn new(config: CoreConfig, settings: CoreSettings, now: Time) -> Core {
-        let router =
-            Config { limits: settings.limits, client_shutdown: settings.client_shutdown, ..config.router };
+        let router = Config {
+            limits: settings.limits,
+            client_shutdown: settings.client_shutdown,
+            orphaned_turns: settings.orphaned_turns,
+            ..config.router
+        };
         let timeouts = Timeouts { drain_ms: settings.drain_ms, ..config.timeouts };
         Core {
             router: Router::new(router, now),
@@ -158,12 +184,15 @@ impl Core {
             steps: VecDeque::new(),
             events: VecDeque::new(),
             ended: None,
+            words: Words::new(config.secrets),
+            served: false,
+            slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
     }
 
     /// Puts new settings into force.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
-        self.router.reconfigure(settings.limits, settings.client_shutdown);
+        self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
         self.lifecycle.set_drain_ms(settings.drain_ms);
         self.health.set_limits(settings.health_interval_ms, settings.health_timeout_ms);
         self.idle.set_exit_ms(settings.idle_exit_ms);
@@ -182,7 +211,12 @@ impl Core {
     #[inline]
     pub fn handle(&mut self, now: Time, event: Event<'_>) {
         match event {
-            Event::UpstreamLine(line) => self.router.upstream_line(now, line),
+            Event::UpstreamLine(line) => {
+                if !self.served {
+                    self.words.early_line(line);
+                }
+                self.router.upstream_line(now, line);
+            }
             Event::UpstreamOutput => self.health.heard(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
             Event::ClientWritten { client, bytes, full, framing_waits } => {
@@ -229,12 +263,16 @@ impl Core {
                 self.steps.push_back(Effect::Log(Fact::UpstreamLineTooLong).into());
                 self.events.push_back(LifecycleEvent::UpstreamMalformed);
             }
+            Event::UpstreamStderr(lines) => self.words.wrote(lines),
             Event::UpstreamEof => self.events.push_back(LifecycleEvent::UpstreamEof),
             Event::UpstreamExited(status) => {
                 self.ended = Some(status.to_string());
                 self.events.push_back(LifecycleEvent::UpstreamExited(status));
             }
             Event::StopRequested(by) => self.events.push_back(LifecycleEvent::StopRequested(by)),
+            Event::InterruptRequested(by) => {
+                self.events.push_back(LifecycleEvent::InterruptRequested(by));
+            }
             Event::KillRequested(by) => self.events.push_back(LifecycleEvent::KillRequested(by)),
             Event::SocketLost => {
                 if self.idle.is_idle() {
@@ -322,21 +360,27 @@ impl Core {
         match step {
             Step::Effect(effect) => {
                 match effect {
-                    Effect::NotifyReady => self.router.ask_for_methods(now),
+                    Effect::NotifyReady => {
+                        self.served = true;
+                        self.router.ask_for_methods(now);
+                    }
                     Effect::CloseInput => self.input_open = false,
                     _ => {}
                 }
                 return Some(effect);
             }
             Step::AnnounceDrain => {
-                let (reason, deadline_ms) = (self.reason(), self.lifecycle.drain_ms());
+                let reason = self.reason();
+                let draining = self.lifecycle.state() == State::Draining;
+                let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
                 let announcement = Announcement { reason: &reason, deadline_ms, retry_after_ms };
                 self.router.begin_drain(now, &announcement);
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
             Step::Resolve => {
-                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let mut loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
                 let announcement = Announcement { reason: &reason, deadline_ms: Some(0), retry_after_ms };
@@ -370,7 +414,7 @@ impl Core {
                 self.events.push_back(LifecycleEvent::HandshakeDone);
             }
             Action::UpstreamRefused { message } => {
-                self.ended = Some(format!("refused the handshake: {message}"));
+                let message = self.words.refused(&message);
                 self.steps.push_back(Effect::Log(Fact::HandshakeRefused(message)).into());
                 self.events.push_back(LifecycleEvent::HandshakeRefused);
             }
@@ -391,6 +435,15 @@ impl Core {
 
     /// Closes a connection because the router wants it.
     fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
+        if reason == CloseReason::TooSlow
+            && let Some(suppressed) = self.slow_reports.pass(now)
+        {
+            let name = self.router.client_name(client).map(str::to_owned);
+            let queued_bytes = self.router.queued_bytes(client);
+            self.steps.push_back(
+                Effect::Log(Fact::ClientTooSlow { client, name, queued_bytes, suppressed }).into(),
+            );
+        }
         if reason.flushes() && !self.pending(client).is_empty() {
             self.connections.enter(now, client, Stage::Flushing(reason));
         } else {
@@ -430,7 +483,8 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        if self.connections.len() >= self.limits.max_clients {
+        // A connection that asks for a page, or gets its last bytes, is not a client.
+        if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
             Room::NoFiles
@@ -465,6 +519,25 @@ impl Core {
     /// Returns the bytes waiting for a client: whole lines, but for the first if it was written in part.
     pub fn pending(&mut self, client: ClientId) -> &[u8] {
         self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
+    }
+
+    /// Returns the last bytes of a connection that speaks lines: see [`Router::last_lines`].
+    pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
+        self.router.last_lines(client, reason)
+    }
+
+    /// Returns why a client's connection is closed, for people.
+    pub fn describe(&self, client: ClientId, reason: CloseReason) -> String {
+        reason.describe(self.router.queued_bytes(client))
+    }
+
+    /// Removes the next thing that happened to a client or a turn, for the log. To be polled as the effects are:
+    /// they add up otherwise.
+    pub fn poll_activity(&mut self) -> Option<Activity> {
+        self.router.poll_activity().map(|activity| match activity {
+            Activity::ConfigWarning { text } => Activity::ConfigWarning { text: self.words.mask(&text) },
+            other => other,
+        })
     }
 
     /// Returns the bytes waiting for the upstream.
@@ -502,11 +575,6 @@ impl Core {
     /// Returns what the process is to exit with, once it is to.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.lifecycle.exit_code()
-    }
-
-    /// Returns why the daemon ends, in words.
-    pub fn reason(&self) -> String {
-        farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
     }
 
     /// Returns the milliseconds until running turns are interrupted, while the daemon drains.

@@ -3,6 +3,7 @@
 use super::Core;
 use crate::id::ClientId;
 use crate::lifecycle::State;
+use crate::router::CONFIG_WARNING;
 use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
 use crate::time::Time;
 
@@ -29,6 +30,9 @@ impl Core {
     /// Fills in what the core knows. The upstream's process id is kept while it runs.
     pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
         self.router.fill_status(now, report);
+        for warning in report.warnings.iter_mut().filter(|warning| warning.code == CONFIG_WARNING) {
+            warning.message = self.words.mask(&warning.message);
+        }
         report.state = self.lifecycle.state().into();
         report.state_since_ms = now.since(self.lifecycle.since());
         report.ready = self.lifecycle.state() == State::Serving;
@@ -38,8 +42,13 @@ impl Core {
             report.upstream.pid = None;
         }
         report.upstream.ended.clone_from(&self.ended);
+        if self.ended.is_some() {
+            report.upstream.stderr = self.upstream_lines();
+        }
         report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.checks_health());
         report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
+        report.max_clients = self.max_clients();
+        report.warnings.extend(self.full_warning(report));
     }
 
     /// Describes every connected client, in the order of their connection.

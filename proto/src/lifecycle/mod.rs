@@ -138,9 +138,11 @@ pub enum LifecycleEvent {
     UpstreamMalformed,
     /// The upstream does not answer.
     UpstreamUnresponsive,
-    /// Somebody wants the daemon to end when it can.
+    /// The daemon is to end when it can.
     StopRequested(StopSource),
-    /// Somebody wants the daemon to end at once.
+    /// The daemon is to end soon: running turns are interrupted.
+    InterruptRequested(StopSource),
+    /// The daemon is to end at once.
     KillRequested(StopSource),
     /// No turn and no request runs any more.
     Quiet,

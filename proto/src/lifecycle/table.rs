@@ -48,6 +48,14 @@ fn close_input() -> Step {
     Step::go(State::ClosingInput, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(LifecycleTimer::Input)])
 }
 
+/// Ends running turns, and waits a moment for their ends.
+fn interrupt() -> Step {
+    Step::go(
+        State::Interrupting,
+        &[LifecycleEffect::InterruptTurns, LifecycleEffect::Arm(LifecycleTimer::Interrupt)],
+    )
+}
+
 fn terminate() -> Step {
     Step::go(
         State::Terminating,
@@ -83,8 +91,9 @@ fn exit() -> Step {
     Step::go(State::Exited, &[LifecycleEffect::CloseClients, LifecycleEffect::Disarm])
 }
 
-/// The first thing to do on every way out: nobody new may come in.
-const CLOSE_DOOR: [LifecycleEffect; 2] = [LifecycleEffect::NotifyStopping, LifecycleEffect::StopListening];
+/// The first steps of every shutdown: no new clients.
+const STOP_ACCEPTING: [LifecycleEffect; 2] =
+    [LifecycleEffect::NotifyStopping, LifecycleEffect::StopListening];
 
 fn lost(kind: LossKind) -> Intent {
     Intent::UpstreamLost(kind)
@@ -103,11 +112,14 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             Step::go(S::Handshaking, &[LifecycleEffect::Arm(T::Handshake)])
         }
         (S::Starting, LifecycleEvent::SpawnFailed(code)) => {
-            flush().after(&CLOSE_DOOR).because(Intent::SpawnFailed(code))
+            flush().after(&STOP_ACCEPTING).because(Intent::SpawnFailed(code))
         }
-        (S::Starting, LifecycleEvent::StopRequested(by) | LifecycleEvent::KillRequested(by)) => {
-            flush().after(&CLOSE_DOOR).because(Intent::Stop(by))
-        }
+        (
+            S::Starting,
+            LifecycleEvent::StopRequested(by)
+            | LifecycleEvent::InterruptRequested(by)
+            | LifecycleEvent::KillRequested(by),
+        ) => flush().after(&STOP_ACCEPTING).because(Intent::Stop(by)),
         (
             S::Starting,
             LifecycleEvent::HandshakeDone
@@ -126,27 +138,32 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             Step::go(S::Serving, &[LifecycleEffect::Disarm, LifecycleEffect::Ready])
         }
         (S::Handshaking, LifecycleEvent::HandshakeRefused) => {
-            close_input().after(&CLOSE_DOOR).because(Intent::HandshakeRefused)
+            close_input().after(&STOP_ACCEPTING).because(Intent::HandshakeRefused)
         }
         (S::Handshaking, LifecycleEvent::TimerFired(T::Handshake)) => terminate()
             .after(&[LifecycleEffect::ResolveClients])
-            .after(&CLOSE_DOOR)
+            .after(&STOP_ACCEPTING)
             .because(lost(LossKind::HandshakeTimeout)),
-        (S::Handshaking, LifecycleEvent::StopRequested(by)) => {
-            close_input().after(&CLOSE_DOOR).because(Intent::Stop(by))
+        (S::Handshaking, LifecycleEvent::StopRequested(by) | LifecycleEvent::InterruptRequested(by)) => {
+            close_input().after(&STOP_ACCEPTING).because(Intent::Stop(by))
         }
 
         // ---- Serving -------------------------------------------------------------------------------
         (S::Serving, LifecycleEvent::StopRequested(by)) => {
             Step::go(S::Draining, &[LifecycleEffect::AnnounceDrain, LifecycleEffect::Arm(T::Drain)])
-                .after(&CLOSE_DOOR)
+                .after(&STOP_ACCEPTING)
                 .because(Intent::Stop(by))
         }
 
+        (S::Serving, LifecycleEvent::InterruptRequested(by)) => interrupt()
+            .after(&[LifecycleEffect::AnnounceDrain])
+            .after(&STOP_ACCEPTING)
+            .because(Intent::Stop(by)),
+
         // ---- Draining ------------------------------------------------------------------------------
         (S::Draining, LifecycleEvent::Quiet) => close_input(),
-        (S::Draining, LifecycleEvent::TimerFired(T::Drain)) => {
-            Step::go(S::Interrupting, &[LifecycleEffect::InterruptTurns, LifecycleEffect::Arm(T::Interrupt)])
+        (S::Draining, LifecycleEvent::TimerFired(T::Drain) | LifecycleEvent::InterruptRequested(_)) => {
+            interrupt()
         }
         // The second signal: do not wait any longer.
         (S::Draining, LifecycleEvent::StopRequested(by)) if by.insists() => close_input(),
@@ -157,20 +174,20 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
 
         // ---- The upstream is lost while it is needed -----------------------------------------------
         (S::Handshaking | S::Serving, LifecycleEvent::UpstreamExited(_)) => {
-            flush().after(&CLOSE_DOOR).because(lost(LossKind::Exited))
+            flush().after(&STOP_ACCEPTING).because(lost(LossKind::Exited))
         }
         (S::Handshaking | S::Serving, LifecycleEvent::UpstreamEof) => {
             Step::go(S::Reaping, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(T::Reap)])
-                .after(&CLOSE_DOOR)
+                .after(&STOP_ACCEPTING)
                 .because(lost(LossKind::OutputEnded))
         }
         (S::Handshaking | S::Serving, LifecycleEvent::UpstreamMalformed) => terminate()
             .after(&[LifecycleEffect::ResolveClients])
-            .after(&CLOSE_DOOR)
+            .after(&STOP_ACCEPTING)
             .because(lost(LossKind::Malformed)),
         (S::Handshaking | S::Serving, LifecycleEvent::UpstreamUnresponsive) => terminate()
             .after(&[LifecycleEffect::ResolveClients])
-            .after(&CLOSE_DOOR)
+            .after(&STOP_ACCEPTING)
             .because(lost(LossKind::Unresponsive)),
         // While draining, the stop was asked for: the exit code stays that of a stop.
         (S::Draining | S::Interrupting, LifecycleEvent::UpstreamExited(_)) => flush(),
@@ -184,7 +201,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
 
         // ---- At once -------------------------------------------------------------------------------
         (S::Handshaking | S::Serving, LifecycleEvent::KillRequested(by)) => {
-            kill().after(&CLOSE_DOOR).because(Intent::Stop(by))
+            kill().after(&STOP_ACCEPTING).because(Intent::Stop(by))
         }
         (
             S::Draining | S::Interrupting | S::Reaping | S::ClosingInput | S::Terminating,
@@ -229,6 +246,10 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | S::Killing
             | S::Flushing,
             LifecycleEvent::StopRequested(_),
+        ) => Step::nothing(),
+        (
+            S::Interrupting | S::Reaping | S::ClosingInput | S::Terminating | S::Killing | S::Flushing,
+            LifecycleEvent::InterruptRequested(_),
         ) => Step::nothing(),
 
         // ---- Events that come too late, or that a state does not wait for ----------------------------
@@ -360,6 +381,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
             | LifecycleEvent::StopRequested(_)
+            | LifecycleEvent::InterruptRequested(_)
             | LifecycleEvent::KillRequested(_)
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
@@ -395,7 +417,7 @@ pub const STATES: [State; 11] = [
 ];
 
 /// Every event once, with an example where it carries a value.
-pub const EVENTS: [LifecycleEvent; 21] = [
+pub const EVENTS: [LifecycleEvent; 22] = [
     LifecycleEvent::Spawned,
     LifecycleEvent::SpawnFailed(ExitCode::Unavailable),
     LifecycleEvent::HandshakeDone,
@@ -406,6 +428,7 @@ pub const EVENTS: [LifecycleEvent; 21] = [
     LifecycleEvent::UpstreamUnresponsive,
     LifecycleEvent::StopRequested(StopSource::Terminate),
     LifecycleEvent::StopRequested(StopSource::Control),
+    LifecycleEvent::InterruptRequested(StopSource::Control),
     LifecycleEvent::KillRequested(StopSource::Control),
     LifecycleEvent::Quiet,
     LifecycleEvent::Flushed,
@@ -455,6 +478,7 @@ fn event_name(event: LifecycleEvent) -> String {
         LifecycleEvent::UpstreamExited(_) => "UpstreamExited".to_owned(),
         LifecycleEvent::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
         LifecycleEvent::StopRequested(_) => "StopRequested otherwise".to_owned(),
+        LifecycleEvent::InterruptRequested(_) => "InterruptRequested".to_owned(),
         LifecycleEvent::KillRequested(_) => "KillRequested".to_owned(),
         LifecycleEvent::TimerFired(timer) => format!("{timer:?} timer"),
         other => format!("{other:?}"),

@@ -32,22 +32,22 @@ impl Delivered {
 
 /// One error answer.
 #[derive(Clone, Debug)]
-pub(super) struct ErrorAnswer<'a> {
+pub struct ErrorAnswer<'a> {
     /// Error code.
-    pub(super) code: i64,
+    pub code: i64,
     /// For people.
-    pub(super) message: &'a str,
+    pub message: &'a str,
     /// For programs: a stable word.
-    pub(super) reason: &'a str,
+    pub reason: &'a str,
     /// Whether the request may have been carried out.
-    pub(super) delivered: Delivered,
+    pub delivered: Delivered,
     /// Whether the same request may succeed later.
-    pub(super) retryable: bool,
+    pub retryable: bool,
 }
 
 impl ErrorAnswer<'_> {
     /// Appends the answer to the request `id`; a null id when the request's own is not known.
-    pub(super) fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, generation: u64) {
+    pub fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, generation: u64) {
         open(out, id, self.code, self.message);
         out.extend_from_slice(b",\"data\":{\"codexd\":{\"reason\":");
         write_string(out, self.reason);

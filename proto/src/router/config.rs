@@ -28,6 +28,17 @@ pub enum ClientShutdown {
     Never,
 }
 
+/// What becomes of a turn whose last subscriber disconnects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrphanedTurns {
+    /// It goes on, as with a native listener.
+    #[default]
+    Keep,
+    /// It is interrupted if nobody subscribes within a grace period, as it ends with a codex of one's own.
+    Interrupt,
+}
+
 /// Settings of the router.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
@@ -39,4 +50,6 @@ pub struct Config {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects, unless that client declared it.
+    pub orphaned_turns: OrphanedTurns,
 }

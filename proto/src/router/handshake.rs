@@ -1,6 +1,6 @@
 //! The handshakes: one with the upstream, and one with each client, answered from it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,11 +9,15 @@ use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
 use super::delivery::{OptOuts, Topic};
 use super::pacing::Kind;
 use super::session::{Declared, SessionState};
-use super::{Action, Phase, Router};
+use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{Members, member, skip_space};
+use crate::json::scan::{Members, member, member_at, skip_space};
+use crate::stderr::printable;
+
+/// Bytes of either part of a `configWarning` that are shown.
+const CONFIG_WARNING_BYTES: usize = 400;
 
 /// What the upstream answered to `initialize`.
 #[derive(Debug, Default)]
@@ -58,6 +62,16 @@ impl Handshake {
         self.started = true;
     }
 
+    /// Returns the upstream's warnings of something particular in its configuration, in its words: those with
+    /// details. Others are advice that it gives at every start, for instance to install a sandbox.
+    pub(super) fn config_warnings(&self) -> impl Iterator<Item = String> {
+        let particular = |kept: &&Sticky| {
+            member_at(&kept.line, 0, &["params", "details"])
+                .is_some_and(|d| d.of(&kept.line).starts_with(b"\""))
+        };
+        self.sticky.iter().filter(particular).filter_map(|kept| config_warning(&kept.method, &kept.line))
+    }
+
     /// Returns the version in the upstream's user agent: `NAME/VERSION (...)`.
     pub(super) fn version(&self) -> Option<&str> {
         let (_, rest) = self.user_agent.as_deref()?.split_once('/')?;
@@ -98,7 +112,7 @@ struct InitializeCapabilities {
     _mcp_server_openai_form_elicitation: bool,
     opt_out_notification_methods: Option<Vec<String>>,
     #[serde(rename = "extensions")]
-    _extensions: Option<HashMap<String, Value>>,
+    _extensions: Option<BTreeMap<String, Value>>,
 }
 
 impl Router {
@@ -158,8 +172,8 @@ impl Router {
         line: &[u8],
         params: Option<Span>,
     ) {
-        let params = match read_params(line, params) {
-            Ok(params) => params,
+        let (params, orphaned_turns) = match read_params(line, params) {
+            Ok(read) => read,
             Err(message) => return self.refuse_native(client, id, &message),
         };
         if self.sessions.get(client).is_none_or(|s| s.state() != SessionState::AwaitingInitialize) {
@@ -202,8 +216,10 @@ impl Router {
             version: params.client_info.version,
             experimental: capabilities.experimental_api,
             attestation: capabilities.request_attestation,
+            orphaned_turns,
         };
         self.sessions.initialized(client, declared);
+        self.note_connected(client);
         self.delivery.initialized(client, opt_outs);
         self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
@@ -259,8 +275,24 @@ impl Router {
     }
 }
 
-/// Reads the parameters as the upstream does, with its words for what is missing.
-fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, String> {
+/// Returns the text of the notification `line` if its method is `configWarning`, in one line.
+pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
+    if method != b"configWarning" {
+        return None;
+    }
+    let text = |name| member_at(line, 0, &["params", name]).and_then(|text| read_string(text.of(line)));
+    let parts = [text("summary"), text("details")].into_iter().flatten();
+    let parts: Vec<String> =
+        parts.map(|part| printable(part.replace('\n', " ").as_bytes(), CONFIG_WARNING_BYTES)).collect();
+    (!parts.is_empty()).then(|| parts.join(" "))
+}
+
+/// Reads the parameters as the upstream does, with its words for what is missing; and
+/// `codexd.orphanedTurns`, which is for codexd alone: what is not understood of it is ignored.
+fn read_params(
+    line: &[u8],
+    params: Option<Span>,
+) -> Result<(InitializeParams, Option<OrphanedTurns>), String> {
     let value: Value = match params {
         Some(span) => serde_json::from_slice(span.of(line)).map_err(|e| format!("Invalid request: {e}"))?,
         None => Value::Null,
@@ -268,7 +300,10 @@ fn read_params(line: &[u8], params: Option<Span>) -> Result<InitializeParams, St
     if value.is_null() {
         return Err("Invalid request: missing field `params`".to_owned());
     }
-    InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))
+    let declared = value.get("codexd").and_then(|own| own.get("orphanedTurns"));
+    let orphaned_turns = declared.and_then(|policy| OrphanedTurns::deserialize(policy).ok());
+    let params = InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))?;
+    Ok((params, orphaned_turns))
 }
 
 /// Whether a text can stand in an HTTP header, as the upstream asks: anything but control

@@ -1,5 +1,6 @@
 //! The loss of the upstream: every pending request and open turn is resolved.
 
+use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::pacing::Unanswerable;
 use super::thread::{KnownTo, OpenTurn};
@@ -52,6 +53,7 @@ impl Router {
         for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        self.orphans.clear();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.announce(announcement);
@@ -64,6 +66,7 @@ impl Router {
         let topic = self.topic(b"turn/completed");
         let (open, sub_agent_open) = self.subscriptions.end_all();
         for (thread, turn) in open {
+            self.turn_ended(&thread, &turn, Outcome::Lost);
             let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
             let line = terminal_event(&thread, &turn, answer, loss, self.config.identity.generation);
             match turn.known_to {
@@ -157,7 +160,7 @@ mod tests {
     fn event(answer: Option<&str>) -> Value {
         let object = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
         let mut state = Thread::default();
-        state.open_turn(b"u", object, KnownTo::Subscribers);
+        state.open_turn(Time::from_millis(0), b"u", object, KnownTo::Subscribers);
         let turn = state.turn.unwrap();
         let loss = Loss { reason: "upstreamLost", message: "gone".to_owned() };
         let line = terminal_event(&ThreadId::new(b"t"), &turn, answer.map(str::as_bytes), &loss, 3);

@@ -26,9 +26,11 @@
 //! [`loss`] for what goes beyond one message.
 
 mod action;
+mod activity;
 mod announcement;
 mod answer;
 mod attribution;
+mod closing_notice;
 mod config;
 mod delivery;
 mod departure;
@@ -38,6 +40,7 @@ mod limits;
 mod loss;
 mod methods;
 mod notification;
+mod orphaned_turns;
 mod pacing;
 mod params;
 mod report;
@@ -55,20 +58,24 @@ mod unsubscribe;
 
 use std::collections::VecDeque;
 
-use crate::id::ClientId;
+use crate::id::{ClientId, ThreadId};
 use crate::routes::Routes;
 use crate::status::Counters;
 use crate::time::Time;
 
 pub use action::{Action, CloseReason};
+pub use activity::{Activity, Outcome};
 pub use announcement::Announcement;
-pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
-pub use config::{ClientShutdown, Config, Identity};
+pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
+pub use closing_notice::CLOSING;
+pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
 pub use delivery::Outbox;
+pub use handshake::config_warning;
 pub use limits::Limits;
 pub use loss::Loss;
 #[doc(hidden)]
 pub use report::Accounting;
+pub use report::CONFIG_WARNING;
 pub use session::SessionState;
 pub use timer::RouterTimer;
 
@@ -108,7 +115,10 @@ pub struct Router {
     attribution: Attribution,
     server_requests: ServerRequests,
     resources: Resources,
+    /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
+    orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
+    activities: VecDeque<Activity>,
     counters: Counters,
     last_upstream: Option<Time>,
     /// Methods that the upstream named and the table does not know.
@@ -130,7 +140,9 @@ impl Router {
             attribution: Attribution::default(),
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
+            orphans: VecDeque::new(),
             actions: VecDeque::new(),
+            activities: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
             unknown_methods: Vec::new(),
@@ -143,11 +155,17 @@ impl Router {
     /// Changes limits and the effect of `broker/shutdown` while clients are served.
     ///
     /// What exceeds a lowered limit counts from its next message on.
-    pub fn reconfigure(&mut self, limits: Limits, client_shutdown: ClientShutdown) {
+    pub fn reconfigure(
+        &mut self,
+        limits: Limits,
+        client_shutdown: ClientShutdown,
+        orphaned_turns: OrphanedTurns,
+    ) {
         self.pacing.resize(limits.window);
         self.delivery.limit(&limits);
         self.config.limits = limits;
         self.config.client_shutdown = client_shutdown;
+        self.config.orphaned_turns = orphaned_turns;
         self.pump();
     }
 
@@ -168,6 +186,7 @@ impl Router {
     pub fn client_gone(&mut self, now: Time, client: ClientId) {
         self.delivery.at(now);
         self.detach(client);
+        self.note_left(now, client);
         self.sessions.disconnect(client);
         self.delivery.disconnect(client);
         self.pacing.disconnect(client);
@@ -242,17 +261,10 @@ impl Router {
     /// Interrupts every open turn.
     pub fn interrupt_turns(&mut self, now: Time) {
         self.delivery.at(now);
-        let open = self.subscriptions.threads();
-        let open: Vec<_> =
-            open.filter_map(|(thread, t)| Some((thread.clone(), t.turn.as_ref()?.id.clone()))).collect();
-        for (thread, turn) in open {
-            self.send_own("turn/interrupt", Kind::Plain, |out| {
-                out.extend_from_slice(b"{\"threadId\":\"");
-                out.extend_from_slice(thread.as_bytes());
-                out.extend_from_slice(b"\",\"turnId\":\"");
-                out.extend_from_slice(&turn);
-                out.extend_from_slice(b"\"}");
-            });
+        let open = self.subscriptions.threads().filter(|(_, t)| t.turn.is_some());
+        let open: Vec<ThreadId> = open.map(|(thread, _)| thread.clone()).collect();
+        for thread in open {
+            self.interrupt_turn(&thread);
         }
     }
 
@@ -268,7 +280,14 @@ impl Router {
 
     /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
     pub fn is_quiet(&self) -> bool {
-        !self.subscriptions.any_busy() && self.pacing.of_clients().next().is_none()
+        !self.has_running_turns() && self.pacing.of_clients().next().is_none()
+    }
+
+    /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can
+    /// answer it.
+    fn has_running_turns(&self) -> bool {
+        let mut busy = self.subscriptions.threads().filter(|(_, t)| t.is_busy());
+        busy.any(|(thread, _)| !self.server_requests.has_unassigned(thread))
     }
 
     /// Returns the number of clients that are connected.

@@ -1,6 +1,8 @@
 //! Notifications of the upstream.
 
+use super::activity::{Activity, Outcome};
 use super::delivery::Topic;
+use super::handshake::config_warning;
 use super::pacing::Origin;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
@@ -90,6 +92,8 @@ impl Router {
                 self.delivery.notify_all(topic, line);
             }
             Audience::StickyAtStart => {
+                let warning = config_warning(method, line).map(|text| Activity::ConfigWarning { text });
+                self.activities.extend(warning);
                 if self.handshake.keep_at_start(method, line) || !self.attribution.keep_warning(line) {
                     self.delivery.notify_all(topic, line);
                 }
@@ -156,19 +160,24 @@ impl Router {
         thread: &ThreadId,
         params: usize,
     ) -> Option<Vec<ClientId>> {
+        let now = self.now();
         let state = self.subscriptions.get_mut(thread)?;
         match meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
+                if state.open_turn(now, id.of(line), turn.of(line), KnownTo::Subscribers) {
+                    self.note_started(thread);
+                }
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
-                if state.close_turn(id.of(line)) {
-                    self.counters.turns_completed += 1;
+                if let Some(open) = state.close_turn(id.of(line)) {
+                    let status =
+                        member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
+                    self.turn_ended(thread, &open, Outcome::of_status(status));
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
@@ -250,10 +259,14 @@ impl Router {
                     self.subscriptions.subscribe(client, &thread);
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
-                    state.active = active;
+                    let was_active = std::mem::replace(&mut state.active, active);
                     state.loaded = status != Some(b"\"notLoaded\"");
                     if !active && state.subscribers.is_empty() {
-                        state.turn = None;
+                        match state.turn.take() {
+                            Some(turn) => self.turn_ended(&thread, &turn, Outcome::Unknown),
+                            // One that began when nobody was subscribed any more.
+                            None => self.counters.turns_completed += u64::from(was_active),
+                        }
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -283,7 +296,9 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        self.subscriptions.unload(thread);
+        if let Some(turn) = self.subscriptions.unload(thread) {
+            self.turn_ended(thread, &turn, Outcome::Unknown);
+        }
     }
 
     // ---- notifications for the owner of an id --------------------------------------------------

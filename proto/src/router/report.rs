@@ -8,6 +8,12 @@ use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
 
+/// Code of the warning that repeats one of the upstream.
+pub const CONFIG_WARNING: &str = "codexConfig";
+
+/// The upstream's warnings of its configuration that are shown, at the most.
+const MAX_CONFIG_WARNINGS: usize = 5;
+
 impl Router {
     /// Fills the router's part of a report.
     pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
@@ -35,6 +41,13 @@ impl Router {
         report.counters.delivered_messages = self.delivery.delivered();
         report.counters.retried_requests = self.pacing.retried();
         report.warnings.extend(self.unanswered_warnings(now));
+        report.warnings.extend(self.handshake.config_warnings().take(MAX_CONFIG_WARNINGS).map(|message| Warning {
+            code: CONFIG_WARNING.to_owned(),
+            message,
+            hint: "codex goes on without what it warns of; change its config.toml, or what it misses, and restart \
+                   the daemon when no turn runs"
+                .to_owned(),
+        }));
     }
 
     /// Returns a warning for each method whose requests should take no time and have no answer: how

@@ -30,6 +30,7 @@ impl Router {
         }
         if self.phase == Phase::Starting {
             if !self.sessions.keep_early(client, line, &self.config.limits) {
+                self.refuse_early(client, line);
                 self.close(client, CloseReason::TooEarly);
             }
             return;
@@ -80,6 +81,17 @@ impl Router {
             },
         );
         self.close_overflowed();
+    }
+
+    /// Answers what a client has sent before the upstream was ready, `last` included: it was too much.
+    fn refuse_early(&mut self, client: ClientId, last: &[u8]) {
+        let mut lines = self.sessions.take_early_of(client);
+        lines.push(last.into());
+        for line in lines {
+            if let Ok(Some(ClientMessage::Request { id, .. })) = ClientMessage::read(&line) {
+                self.refuse(client, Some(&id), &TOO_EARLY);
+            }
+        }
     }
 
     fn reject(&mut self, client: ClientId, rejection: &Rejection) {
@@ -170,7 +182,8 @@ impl Router {
     ) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
-        let pending = Pending::new(Origin::Client { client, id }, kind.clone(), known, now);
+        let attributed = kind.is_attributed().then(|| kind.clone());
+        let pending = Pending::new(Origin::Client { client, id }, kind, known, now);
         if self.pacing.is_full_for(client, line.len(), &pending, &self.config.limits) {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
@@ -190,7 +203,7 @@ impl Router {
                 edits.write(line, out);
             }
         });
-        if let Some(sent) = sent {
+        if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
     }
@@ -279,7 +292,7 @@ impl Router {
         });
         let other =
             |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
-        let unused = !self.sessions.iter().any(other) && !self.subscriptions.any_busy();
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
@@ -378,6 +391,15 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
     reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that sends too much before codex is ready.
+const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "too much was sent before codex app-server was ready; connect again later",
+    reason: "tooEarly",
     delivered: Delivered::No,
     retryable: true,
 };

@@ -134,6 +134,8 @@ impl Router {
         let id = ThreadId::new(id.of(line));
         self.subscriptions.remember(&id, self.config.limits.remembered_threads);
         self.release_leftovers(&id);
+        let now = self.now();
+        let mut started = false;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
@@ -144,12 +146,15 @@ impl Router {
                 if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
                     && let Some((turn, object)) = running_turn(thread.of(line))
                 {
-                    state.open_turn(turn.as_bytes(), object.as_bytes(), notified);
+                    started = state.open_turn(now, turn.as_bytes(), object.as_bytes(), notified);
                 }
             }
             if replay.is_some() {
                 state.replay = replay;
             }
+        }
+        if started {
+            self.note_started(&id);
         }
         if let Some(client) = client {
             self.subscriptions.subscribe(client, &id);
@@ -192,6 +197,7 @@ impl Router {
         client: Option<ClientId>,
         review: bool,
     ) {
+        let now = self.now();
         let Some(turn) = member(line, body.start, b"turn") else { return };
         let running =
             member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
@@ -200,9 +206,13 @@ impl Router {
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
-            state.open_turn(id.of(line), turn.of(line), requester);
-            if let Some(turn) = state.turn.as_mut().filter(|turn| review && turn.is_called(id.of(line))) {
-                turn.begins_as_another = true;
+            let started = state.open_turn(now, id.of(line), turn.of(line), requester);
+            if let Some(open) = state.turn.as_mut().filter(|open| open.is_called(id.of(line))) {
+                open.by = open.by.or(client);
+                open.begins_as_another |= review && started;
+            }
+            if started {
+                self.note_started(thread);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use super::config::OrphanedTurns;
 use super::limits::Limits;
 use crate::id::ClientId;
 use crate::json::scan::skip_space;
@@ -30,6 +31,8 @@ pub(super) struct Declared {
     pub(super) experimental: bool,
     /// It can attest.
     pub(super) attestation: bool,
+    /// What becomes of its turns when it disconnects.
+    pub(super) orphaned_turns: Option<OrphanedTurns>,
 }
 
 /// What codexd keeps of one client's handshake.
@@ -188,6 +191,11 @@ impl Sessions {
     /// Whether lines of a client are kept until the upstream is ready.
     pub(super) fn has_early(&self, client: ClientId) -> bool {
         self.get(client).is_some_and(|s| !s.early.lines.is_empty())
+    }
+
+    /// Removes the lines that were kept of one client.
+    pub(super) fn take_early_of(&mut self, client: ClientId) -> Vec<Box<[u8]>> {
+        self.sessions.get_mut(&client).map(|s| std::mem::take(&mut s.early).lines).unwrap_or_default()
     }
 
     /// Removes the lines that were kept, in the order in which their clients connected.

@@ -54,12 +54,12 @@ impl Subscriptions {
         subscribed
     }
 
-    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there.
-    pub(super) fn unload(&mut self, thread: &ThreadId) {
-        let Some(state) = self.threads.get_mut(thread) else { return };
+    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there; returns that.
+    pub(super) fn unload(&mut self, thread: &ThreadId) -> Option<OpenTurn> {
+        let state = self.threads.get_mut(thread)?;
         state.loaded = false;
         state.active = false;
-        state.turn = None;
+        let turn = state.turn.take();
         state.replay = None;
         state.goals_due = 0;
         for client in std::mem::take(&mut state.subscribers) {
@@ -67,6 +67,7 @@ impl Subscriptions {
                 threads.remove(thread);
             }
         }
+        turn
     }
 
     #[inline]
@@ -110,11 +111,6 @@ impl Subscriptions {
     /// Whether something runs on a thread.
     pub(super) fn is_busy(&self, thread: &ThreadId) -> bool {
         self.threads.get(thread).is_some_and(Thread::is_busy)
-    }
-
-    /// Whether something runs on any thread.
-    pub(super) fn any_busy(&self) -> bool {
-        self.threads.values().any(Thread::is_busy)
     }
 
     /// Iterates over all threads.

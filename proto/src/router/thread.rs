@@ -1,6 +1,7 @@
 //! One thread: its subscribers, and which turn is open.
 
 use crate::id::ClientId;
+use crate::time::Time;
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
@@ -38,6 +39,10 @@ pub(super) struct OpenTurn {
     pub(super) final_answer: Option<Box<[u8]>>,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
+    /// Since when it is known.
+    pub(super) since: Time,
+    /// The client that started it, once the response to that request has come.
+    pub(super) by: Option<ClientId>,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
@@ -65,10 +70,11 @@ impl OpenTurn {
 }
 
 impl Thread {
-    /// Records that a turn is open, and who was notified of it; nothing if it has ended already.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
+    /// Records that a turn is open, and who was notified of it; nothing if it has ended already. Returns
+    /// whether it was not known before.
+    pub(super) fn open_turn(&mut self, now: Time, id: &[u8], object: &[u8], notified: KnownTo) -> bool {
         if self.last_turn.as_deref() == Some(id) {
-            return;
+            return false;
         }
         match (&mut self.turn, notified) {
             (Some(turn), KnownTo::Subscribers) if turn.begins_as_another => {
@@ -94,19 +100,19 @@ impl Thread {
                     object: object.into(),
                     final_answer: None,
                     known_to,
+                    since: now,
+                    by: None,
                 });
+                return true;
             }
         }
+        false
     }
 
-    /// Records that a turn has ended; returns whether it was the open one.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> bool {
+    /// Records that a turn has ended; returns it if it was the open one.
+    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<OpenTurn> {
         self.last_turn = Some(id.into());
-        if self.turn.as_ref().is_some_and(|turn| turn.is_called(id)) {
-            self.turn = None;
-            return true;
-        }
-        false
+        self.turn.take_if(|turn| turn.is_called(id))
     }
 
     /// A goal of the thread was reported.

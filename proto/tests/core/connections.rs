@@ -1,9 +1,10 @@
 //! Connections: room, half-closing, deadlines, and who counts as a user of the daemon.
 
-use codexd_proto::core::{CoreSettings, Effect, Event, Framing, Restart, Room, Timer};
+use codexd_proto::core::{CoreConfig, CoreSettings, Effect, Event, Fact, Framing, Restart, Room, Timer};
 use codexd_proto::lifecycle::{ChildStatus, State};
 use codexd_proto::router::{CloseReason, Limits};
-use serde_json::json;
+use codexd_proto::status::StatusReport;
+use serde_json::{Value, json};
 
 use crate::shell::{Shell, settings};
 
@@ -118,4 +119,78 @@ fn a_daemon_whose_socket_is_lost_stops_only_when_it_is_unused() {
     assert_ne!(shell.core.state(), State::Serving);
     shell.report(Event::UpstreamExited(ChildStatus::Code(0)));
     assert_eq!(shell.core.exit_code().map(|code| code.number()), Some(0));
+}
+
+#[test]
+fn a_connection_above_the_limit_gets_the_reason_and_the_status_warns() {
+    let limits = Limits { max_clients: 2, ..Limits::default() };
+    let mut shell = Shell::serving(CoreSettings { limits, ..settings() }, Restart::Never);
+    let _first = shell.join();
+    assert_eq!(shell.core.refusal(7), None);
+    // A connection that only asks for a page does not count.
+    let page = shell.core.connect(shell.now);
+    shell.report(Event::ClientFraming { client: page, framing: Framing::Http });
+    shell.report(Event::HttpRequest { client: page });
+    assert_eq!(shell.core.refusal(7), None);
+    let second = shell.join();
+    let refusal = shell.core.refusal(7).unwrap();
+    let mut out = Vec::new();
+    assert!(refusal.answer(br#"{"id":"x","method":"initialize"}"#, &mut out));
+    assert!(refusal.answer(br#"{"id":5,"method":5}"#, &mut out) && refusal.answer(b"nonsense", &mut out));
+    for silent in [&b" "[..], br#"{"method":"initialized"}"#, br#"{"id":1,"result":{}}"#, br#"{"error":1}"#] {
+        assert!(!refusal.answer(silent, &mut out));
+    }
+    let answers: Vec<Value> =
+        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let message = "2 clients are connected, as many as `limits.max_clients` allows; connect again later";
+    for (answer, id) in answers.iter().zip([json!("x"), json!(5), Value::Null]) {
+        let mark = json!({"reason": "tooManyClients", "delivered": "no", "retryable": true, "generation": 7});
+        let error = json!({"code": -32001, "message": message, "data": {"codexd": mark}});
+        assert_eq!(*answer, json!({"id": id, "error": error}));
+    }
+    assert_eq!(answers.len(), 3);
+    let mut report = StatusReport::default();
+    shell.core.fill_status(shell.now, &mut report);
+    assert_eq!((report.max_clients, report.warnings[0].code.as_str()), (2, "tooManyClients"));
+    shell.report(Event::ClientDisconnected { client: second });
+    let mut report = StatusReport::default();
+    shell.core.fill_status(shell.now, &mut report);
+    assert_eq!((shell.core.refusal(7), report.warnings), (None, vec![]));
+}
+
+#[test]
+fn slow_clients_are_reported_with_name_and_queued_bytes_and_not_each_of_many() {
+    let limits = Limits {
+        max_clients: 100,
+        client_queue_soft_bytes: 500,
+        client_queue_hard_bytes: 1_000,
+        client_queue_max_bytes: 1_000,
+        ..Limits::default()
+    };
+    let config = CoreConfig { clients_with_files: 100, ..CoreConfig::default() };
+    let mut shell = Shell::with(config, CoreSettings { limits, ..settings() });
+    let close_one = |shell: &mut Shell| {
+        let client = shell.join();
+        let written = Event::ClientWritten { client, bytes: 0, full: true, framing_waits: false };
+        shell.report(written);
+        loop {
+            let effects = shell.report(Event::ClientLine { client, line: b"{" });
+            if !effects.is_empty() {
+                let queued = shell.core.pending(client).len();
+                shell.report(Event::ClientDisconnected { client });
+                return (client, queued, effects);
+            }
+        }
+    };
+    let closed: Vec<_> = (0..8).map(|_| close_one(&mut shell)).collect();
+    for (n, (client, queued, effects)) in closed.iter().enumerate() {
+        let close = Effect::CloseClient { client: *client, reason: Some(CloseReason::TooSlow) };
+        let name = Some("c".to_owned());
+        let fact = Fact::ClientTooSlow { client: *client, name, queued_bytes: *queued, suppressed: 0 };
+        assert!(*queued > 1_000, "{queued}");
+        assert_eq!(*effects, if n < 5 { vec![Effect::Log(fact), close] } else { vec![close] });
+    }
+    shell.pass(60_000);
+    let (_, _, effects) = close_one(&mut shell);
+    assert!(matches!(&effects[0], Effect::Log(Fact::ClientTooSlow { suppressed: 3, .. })), "{effects:?}");
 }

@@ -3,7 +3,7 @@
 use codexd_proto::core::{Core, CoreConfig, CoreSettings, Effect, Event, Framing, Restart};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
-use codexd_proto::router::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
@@ -16,6 +16,7 @@ pub(crate) fn settings() -> CoreSettings {
     CoreSettings {
         limits: Limits::default(),
         client_shutdown: ClientShutdown::WhenUnused,
+        orphaned_turns: OrphanedTurns::Keep,
         drain_ms: Some(30_000),
         health_interval_ms: None,
         health_timeout_ms: None,
@@ -26,7 +27,11 @@ pub(crate) fn settings() -> CoreSettings {
 impl Shell {
     /// A daemon that serves.
     pub(crate) fn serving(settings: CoreSettings, restart: Restart) -> Shell {
-        let config = CoreConfig { restart, clients_with_files: 3, ..CoreConfig::default() };
+        Shell::with(CoreConfig { restart, clients_with_files: 3, ..CoreConfig::default() }, settings)
+    }
+
+    /// A daemon with this configuration that serves.
+    pub(crate) fn with(config: CoreConfig, settings: CoreSettings) -> Shell {
         let now = Time::from_millis(1_000);
         let mut shell = Shell { core: Core::new(config, settings, now), now };
         shell.report(Event::UpstreamSpawned);

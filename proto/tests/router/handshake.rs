@@ -295,6 +295,29 @@ fn a_client_that_sends_too_much_too_early_is_closed() {
 }
 
 #[test]
+fn the_requests_of_a_client_that_sent_too_much_too_early_are_answered() {
+    let mut net = Net::starting(Limits { early_bytes: 100, ..Limits::default() });
+    let client = net.connect();
+    net.request(client, "first", "initialize", &json!({"x": "x".repeat(500)}));
+    net.send(client, r#"{"method":"initialized"}"#);
+    assert_eq!(net.actions(), [Action::Close { client, reason: CloseReason::TooEarly }]);
+    let other = net.connect();
+    net.send(other, &" x".repeat(40));
+    net.request(other, 1, "initialize", &json!({"x": "x".repeat(100)}));
+    let answers = [net.got_one(client), net.got_one(other)];
+    for (answer, id) in answers.iter().zip([json!("first"), json!(1)]) {
+        assert_eq!((&answer["id"], &answer["error"]["code"]), (&id, &json!(-32001)));
+        let mark = &answer["error"]["data"]["codexd"];
+        assert_eq!((&mark["reason"], &mark["delivered"]), (&json!("tooEarly"), &json!("no")));
+    }
+    let last = String::from_utf8(net.router.last_lines(client, CloseReason::TooEarly)).unwrap();
+    assert!(
+        last.starts_with(r#"{"method":"notifications/broker/closing","params":{"reason":"tooEarly","#),
+        "{last}"
+    );
+}
+
+#[test]
 fn a_refusal_of_the_upstream_is_reported() {
     let mut net = Net::starting(Limits::default());
     net.fail(0, "go away");

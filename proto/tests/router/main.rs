@@ -1,6 +1,7 @@
 //! Named situations against the real router, with an upstream and clients made of lines.
 #![allow(clippy::unwrap_used)]
 
+mod activity;
 mod approvals;
 mod broker;
 mod catalog;
@@ -8,6 +9,7 @@ mod draining;
 mod handshake;
 mod loss;
 mod net;
+mod orphans;
 mod pacing;
 mod retry;
 mod scoped;

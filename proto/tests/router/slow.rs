@@ -155,3 +155,51 @@ fn each_client_with_something_new_is_named_once() {
     assert_eq!((net.router.poll_dirty(), net.router.poll_dirty()), (Some(a), None));
     assert_eq!(net.got_raw(b), [] as [&str; 0]);
 }
+
+#[test]
+fn a_slow_client_gets_the_reason_after_the_rest_of_a_begun_line() {
+    let (mut net, _, b, t) = with_a_blocked_one();
+    while waiting(&mut net, b) <= 4_400 {
+        net.feed(&delta(&t, 1));
+    }
+    let first = delta(&t, 1);
+    net.router.client_took(b, 10, true);
+    net.pass(250);
+    net.feed(&delta(&t, 1));
+    assert_eq!(net.actions(), [too_slow(b)]);
+    let queued = waiting(&mut net, b);
+    let last = String::from_utf8(net.router.last_lines(b, CloseReason::TooSlow)).unwrap();
+    let (rest, notice) = last.split_once('\n').unwrap();
+    assert_eq!(rest, &first[10..]);
+    let notice: serde_json::Value = serde_json::from_str(notice).unwrap();
+    assert_eq!(
+        notice,
+        json!({"method": "notifications/broker/closing", "params": {
+            "reason": "tooSlow",
+            "message": format!("too slow: {queued} bytes wait and are not read fast enough"),
+            "queuedBytes": queued,
+            "generation": notice["params"]["generation"],
+        }})
+    );
+    // Between two lines, there is nothing to be finished.
+    net.router.client_took(b, rest.len() + 1, true);
+    assert!(
+        net.router.last_lines(b, CloseReason::TooSlow).starts_with(b"{\"method\":\"notifications/broker/")
+    );
+}
+
+#[test]
+fn an_opt_out_or_a_long_rest_of_a_begun_line_prevents_the_closing_notice() {
+    let mut net = net();
+    let client = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/closing"]}));
+    assert_eq!(net.router.last_lines(client, CloseReason::TooSlow), b"");
+    let other = net.join();
+    assert_eq!(net.router.last_lines(other, CloseReason::Detached), b"", "it asked for it");
+    let t = net.start_thread(other, 1);
+    net.feed(&crate::net::note(
+        "item/agentMessage/delta",
+        &json!({"threadId": t, "delta": "x".repeat(1 << 20)}),
+    ));
+    net.router.client_took(other, 1, true);
+    assert_eq!(net.router.last_lines(other, CloseReason::TooSlow), b"");
+}

@@ -176,7 +176,9 @@ impl World {
     /// Reports something to the core and carries out what follows.
     pub(crate) fn happened(&mut self, event: Event<'_>) {
         match event {
-            Event::StopRequested(_) | Event::KillRequested(_) => self.caused(ExitCode::Stopped),
+            Event::StopRequested(_) | Event::InterruptRequested(_) | Event::KillRequested(_) => {
+                self.caused(ExitCode::Stopped);
+            }
             Event::UpstreamExited(_) | Event::UpstreamEof => self.caused(ExitCode::UpstreamLost),
             _ => {}
         }
@@ -318,7 +320,7 @@ impl World {
                 self.cause = Some(ExitCode::Stopped);
             }
         }
-        if to == State::Draining {
+        if to == State::Draining || (was_up && to == State::Interrupting) {
             assert!(!self.door_open, "clients are notified before nobody new can connect");
             self.draining = true;
             self.coverage.drains += 1;
@@ -330,7 +332,7 @@ impl World {
             Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
                 self.caused(ExitCode::Protocol);
             }
-            Fact::HandshakeRefused(_) | Fact::SocketLost => {}
+            Fact::HandshakeRefused(_) | Fact::SocketLost | Fact::ClientTooSlow { .. } => {}
             Fact::ShutdownRequested(_) => {
                 self.coverage.shutdowns += 1;
                 self.caused(ExitCode::Stopped);
@@ -355,6 +357,15 @@ impl World {
         match reason {
             Some(CloseReason::TooSlow) => {
                 assert!(self.clients[at].was_blocked, "a client that reads was closed");
+                let last = self.core.last_lines(client, CloseReason::TooSlow);
+                let rest =
+                    last.strip_suffix(b"\n").and_then(|last| last.rsplit(|byte| *byte == b'\n').nth(1));
+                let begun = rest.map_or(0, |rest| rest.len() + 1);
+                assert!(
+                    self.core.pending(client).starts_with(&last[..begun]),
+                    "only a begun line is finished"
+                );
+                assert!(last[begun..].starts_with(b"{\"method\":\"notifications/broker/closing\","));
                 self.coverage.too_slow += 1;
             }
             Some(CloseReason::Detached) => {
@@ -415,6 +426,8 @@ impl World {
                 let source = self.random.pick(&SOURCES).unwrap();
                 self.coverage.signals_again += u64::from(source.insists());
                 if self.random.one_in(6) {
+                    self.happened(Event::InterruptRequested(source));
+                } else if self.random.one_in(6) {
                     self.happened(Event::KillRequested(source));
                 } else {
                     self.happened(Event::StopRequested(source));
@@ -472,7 +485,11 @@ impl World {
             Ending::Stop => {
                 let source = self.random.pick(&SOURCES).unwrap();
                 self.coverage.stops += 1;
-                self.happened(Event::StopRequested(source));
+                if self.random.one_in(3) {
+                    self.happened(Event::InterruptRequested(source));
+                } else {
+                    self.happened(Event::StopRequested(source));
+                }
             }
             Ending::StopAtOnce => {
                 self.coverage.stops_at_once += 1;

@@ -7,7 +7,7 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
-use codexd_proto::router::{Accounting, ClientShutdown, Config, Identity, Limits};
+use codexd_proto::router::{Accounting, ClientShutdown, Config, Identity, Limits, OrphanedTurns};
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
@@ -119,10 +119,12 @@ impl World {
             timeouts: plan.timeouts,
             restart: Restart::OnDemand,
             clients_with_files: 100,
+            ..CoreConfig::default()
         };
         let settings = CoreSettings {
             limits,
             client_shutdown: ClientShutdown::WhenUnused,
+            orphaned_turns: OrphanedTurns::Keep,
             drain_ms: plan.timeouts.drain_ms,
             health_interval_ms: interval,
             health_timeout_ms: Some(probe_timeout_ms),

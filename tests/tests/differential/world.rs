@@ -1,9 +1,6 @@
 //! One server with its model in a world of its own: the oracle, or codexd.
 
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::path::Path;
 use std::{fs, io};
 
 use codexd_tests::binary;
@@ -12,9 +9,7 @@ use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
-use codexd_tests::{process, wait};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use codexd_tests::native::NativeListener;
 
 /// Who serves the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +49,8 @@ pub(crate) struct World {
 }
 
 enum Server {
-    Native(Native),
+    Native(Box<NativeListener>),
     Codexd(Box<TestDaemon>),
-}
-
-struct Native {
-    child: Child,
-    model: MockModel,
-    home: Home,
 }
 
 /// The first client of each script; natively it names the originator of all threads, so codexd is
@@ -82,7 +71,7 @@ impl World {
             config.more += &format!("[mcp_servers.mk]\ncommand = {:?}\n", binary::mock_mcp());
         }
         let server = match side {
-            Side::Native => Server::Native(Native::start(codex, home, &config)),
+            Side::Native => Server::Native(Box::new(NativeListener::start(codex, home, &config))),
             Side::Lines | Side::WebSocket => {
                 let folder = home.config().join("codexd");
                 fs::create_dir_all(&folder).unwrap();
@@ -97,21 +86,21 @@ impl World {
 
     pub(crate) fn home(&self) -> &Home {
         match &self.server {
-            Server::Native(native) => &native.home,
+            Server::Native(native) => native.home(),
             Server::Codexd(daemon) => daemon.home(),
         }
     }
 
     pub(crate) fn model(&self) -> &MockModel {
         match &self.server {
-            Server::Native(native) => &native.model,
+            Server::Native(native) => native.model(),
             Server::Codexd(daemon) => daemon.model(),
         }
     }
 
     pub(crate) fn connect(&self, name: &str) -> TestClient {
         match (&self.server, self.side) {
-            (Server::Native(native), _) => TestClient::connect_websocket(name, &native.socket()),
+            (Server::Native(native), _) => native.raw_client(name),
             (Server::Codexd(daemon), Side::WebSocket) => {
                 TestClient::connect_websocket(name, &daemon.socket())
             }
@@ -133,53 +122,4 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-impl Native {
-    fn start(codex: &Codex, home: Home, config: &CodexConfig) -> Native {
-        let model = MockModel::start().unwrap();
-        home.write_codex_config(&model.base_url(), config).unwrap();
-        let socket = socket(&home);
-        let mut command = home.command(&codex.native);
-        command.args(["app-server", "--listen"]).arg(format!("unix://{}", socket.display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        command.stderr(fs::File::create(home.root().join("native.log")).unwrap());
-        let child = command.spawn().unwrap();
-        let mut native = Native { child, model, home };
-        wait::until("the native listener listens", || {
-            assert!(native.child.try_wait().unwrap().is_none(), "the native listener ended");
-            UnixStream::connect(native.socket()).is_ok()
-        });
-        native
-    }
-
-    fn socket(&self) -> PathBuf {
-        socket(&self.home)
-    }
-}
-
-fn socket(home: &Home) -> PathBuf {
-    home.runtime().join("native")
-}
-
-impl Drop for Native {
-    fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
-        // Once to stop, a second time not to wait for turns.
-        for _ in 0..2 {
-            if self.child.try_wait().is_ok_and(|status| status.is_none()) {
-                let _ = kill(pid, Signal::SIGTERM);
-            }
-        }
-        if wait::poll(Duration::from_secs(5), || self.child.try_wait().transpose()).is_none() {
-            let _ = self.child.kill();
-            let _ = self.child.wait();
-        }
-        // What the oracle leaves is not our fault, and still must not stay.
-        process::sweep(self.home.root(), Duration::from_secs(1));
-        if std::thread::panicking() {
-            let log = fs::read_to_string(self.home.root().join("native.log")).unwrap_or_default();
-            eprintln!("--- stderr of the oracle ---\n{log}--- end of its stderr ---");
-        }
-    }
 }

@@ -161,6 +161,54 @@ fn wait_stopped_returns_when_the_daemon_is_gone() {
     assert_eq!(daemon.wait_exit().code(), Some(0));
 }
 
+/// Returns how many files the daemon has open.
+#[cfg(target_os = "linux")]
+fn files(daemon: &TestDaemon) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map_or(0, Iterator::count)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn forty_waiting_commands_lock_out_neither_status_nor_stop() {
+    let mut daemon = TestDaemon::fake("[[strict]]").args(["--drain-timeout", "never"]).ready();
+    let mut client = daemon.client("one");
+    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let before = files(&daemon);
+    let in_background = |arguments: &[&str]| {
+        let mut command = daemon.command(&[&["ctl"], arguments].concat());
+        std::thread::spawn(move || Output::of(&mut command))
+    };
+    let waiting: Vec<_> = (0..40).map(|_| in_background(&["wait", "stopped"])).collect();
+    wait::until("all wait", || files(&daemon) >= before + 40);
+    let _ = daemon.ctl(&["status"]).expect_code(0);
+    // `ctl stop` waits as well.
+    let _ = daemon.ctl(&["stop", "--timeout", "1ms"]).expect_code(1);
+    wait_for_state(&daemon, "draining");
+    let before = files(&daemon);
+    let stopping: Vec<_> = (0..40).map(|_| in_background(&["stop"])).collect();
+    wait::until("all wait for the stop", || files(&daemon) >= before + 40);
+    assert_eq!(daemon.ctl(&["status", "--json"]).expect_code(1).json()["state"], "draining");
+    let late = daemon.ctl(&["stop", "--json", "--timeout", "1ms"]).expect_code(1).json();
+    assert_eq!(late["receipt"]["alreadyStopping"], true);
+    client.answer(&question, json!({"decision": "accept"}));
+    client.finish_turn(&thread, &turn);
+    for outcome in waiting.into_iter().chain(stopping) {
+        let _ = outcome.join().unwrap().expect_code(0);
+    }
+    expect_end(&mut daemon, 0);
+}
+
+#[test]
+fn idle_connections_lock_out_neither_status_nor_stop() {
+    let mut daemon = TestDaemon::fake("[[strict]]").ready();
+    let connect = || std::os::unix::net::UnixStream::connect(daemon.control_socket()).unwrap();
+    let idle: Vec<_> = (0..100).map(|_| codexd_tests::websocket::upgrade(connect())).collect();
+    assert!(idle.iter().all(Result::is_ok), "a connection is refused");
+    let _ = daemon.ctl(&["status"]).expect_code(0);
+    let _ = daemon.ctl(&["stop"]).expect_code(0);
+    expect_end(&mut daemon, 0);
+}
+
 #[test]
 fn get_socket_prints_where_clients_connect() {
     let mut daemon = TestDaemon::fake("").ready();

@@ -311,22 +311,6 @@ fn two_hundred_clients_are_served() {
 }
 
 #[test]
-fn clients_beyond_the_limit_are_turned_away_and_the_others_stay() {
-    let daemon = TestDaemon::fake("[[strict]]").config("[limits]\nmax_clients = 3\n").ready();
-    let mut clients: Vec<TestClient> = (0..3).map(|n| daemon.client(&format!("client {n}"))).collect();
-    for _ in 0..5 {
-        assert_eq!(daemon.raw_client("one too many").recv_to_end(), []);
-    }
-    for client in &mut clients {
-        client.settle();
-    }
-    clients.pop();
-    wait::until("there is room", || status(&daemon)["clients"] == 2);
-    daemon.client("another").settle();
-    assert_eq!(status(&daemon)["counters"]["clientsRefused"], 5);
-}
-
-#[test]
 fn a_client_that_only_closed_its_sending_half_gets_its_answers() {
     let daemon = TestDaemon::fake("[[strict]][[slow:20]]").ready();
     let mut client = daemon.raw_client("half");
@@ -509,7 +493,7 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
 }
 
 /// A `codexd` with these soft and hard limits on open files.
-fn with_open_files(home: &Home, soft: u32, hard: u32) -> std::path::PathBuf {
+pub(crate) fn with_open_files(home: &Home, soft: u32, hard: u32) -> std::path::PathBuf {
     let program = home.root().join("codexd.sh");
     let codexd = codexd_tests::binary::codexd();
     let text =
@@ -517,35 +501,6 @@ fn with_open_files(home: &Home, soft: u32, hard: u32) -> std::path::PathBuf {
     std::fs::write(&program, text).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     program
-}
-
-#[test]
-fn a_daemon_that_runs_out_of_files_says_so_and_serves_those_who_are_in() {
-    let home = Home::new().unwrap();
-    let program = with_open_files(&home, 48, 96);
-    let mut daemon = TestDaemon::fake("[[strict]]").home(home).codexd(&program).ready();
-    let now = status(&daemon);
-    assert_eq!((&now["openFilesLimit"], &now["warnings"]), (&json!(96), &json!([])));
-    let mut first = daemon.client("first");
-    let thread = first.start_thread(json!({}));
-    // More than it can take; what it cannot take waits at the door.
-    let waiting: Vec<UnixStream> = (0..80).map(|_| UnixStream::connect(daemon.socket()).unwrap()).collect();
-    let mut last = daemon.raw_client("last");
-    last.send_request("initialize", json!({"clientInfo": {"name": "last", "version": "1"}}));
-    wait::until("it is told", || status(&daemon)["warnings"][0]["code"] == "cannotAccept");
-    let now = status(&daemon);
-    assert_eq!(now["clients"], 48);
-    for _ in 0..3 {
-        assert_eq!(first.turn(&thread, "hello").status, "completed");
-    }
-    assert_eq!(status(&daemon)["clients"], 48);
-    let told = || daemon.stderr().matches("cannot accept a client").count();
-    wait::until("the log has it", || told() > 0);
-    assert_eq!(told(), 1, "{}", daemon.stderr());
-    drop(waiting);
-    assert!(last.recv().is_answer_to(1));
-    wait::until("all is well", || status(&daemon)["warnings"] == json!([]));
-    assert_eq!(daemon.stop(), 0);
 }
 
 #[test]

@@ -5,13 +5,13 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use codexd_tests::binary;
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::Home;
 use codexd_tests::output::Output;
 use codexd_tests::process;
 use codexd_tests::wait;
-use codexd_tests::{binary, notify::NotifySocket};
 use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
@@ -81,26 +81,6 @@ fn after_a_hard_kill_the_next_one_starts_at_once() {
     assert_eq!(client.turn(&thread, "hello").status, "completed");
     assert_eq!(next.stop(), 0);
     expect_end(&mut next, 0);
-}
-
-#[test]
-fn after_a_hard_kill_the_next_one_does_not_wait_for_the_old_upstream() {
-    let mut daemon = TestDaemon::fake("[[ignore-term]][[ignore-eof]]").orphans_allowed().ready();
-    let old = daemon.upstream_pid();
-    daemon.kill9();
-    daemon.wait_exit();
-    // A stubborn upstream does not hold the lock, nor the socket.
-    let output = Output::of(daemon.command(&["ctl", "status"]).stdin(Stdio::null()));
-    assert_eq!(output.code(), Some(3), "{output}");
-    let mut next = daemon.command(&["serve"]);
-    let path = daemon.home().root().join("next");
-    let notify = NotifySocket::open(&path).unwrap();
-    let mut next = Started::of(next.env("NOTIFY_SOCKET", &path).stderr(Stdio::null()));
-    assert!(notify.wait_for(wait::PATIENCE, |line| line == "READY=1").is_some());
-    assert!(daemon.pids().contains(&old));
-    TestClient::connect("one", &daemon.socket()).initialize();
-    next.terminate();
-    assert_eq!(next.exit_code(), Some(0));
 }
 
 #[test]

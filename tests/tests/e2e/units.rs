@@ -41,6 +41,7 @@ macro_rules! as_both {
 }
 
 mod connect;
+mod journal;
 mod linger;
 mod sandbox;
 

@@ -3,7 +3,8 @@
 //! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared
 //! with other programs: a read is done when there is something, and a write of no more than a pipe takes
 //! without blocking (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait;
-//! beyond that its source is not read.
+//! beyond that its source is not read. If the daemon ends the connection meanwhile, what it sent is read all the same: it
+//! can contain the reason, and is bounded by the socket's buffer.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -22,6 +23,7 @@ use super::ledger::{Kind, Ledger, Outgoing, Verdict};
 use super::lines::{Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
+use crate::os::end_watch::EndWatch;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
 
@@ -62,6 +64,8 @@ pub(super) struct Bridge<'a> {
     parked: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
+    /// The reason why the client is not served that stderr has already.
+    noted_refusal: Option<String>,
     since_unix_ms: u64,
     compared: bool,
     scratch: Vec<u8>,
@@ -76,6 +80,12 @@ struct Link {
     greeted_at: Option<Instant>,
     /// When the sending direction was closed.
     shut_at: Option<Instant>,
+    /// Stderr has why the daemon closes it.
+    noted_closing: bool,
+    /// Reports the end while nothing is read; created when that is first needed.
+    end_watch: Option<EndWatch>,
+    /// It has ended with this event, which is handled when the client has read enough.
+    ended: Option<Event>,
 }
 
 /// A row of daemons that did not serve.
@@ -116,6 +126,7 @@ impl<'a> Bridge<'a> {
             client_ended: false,
             parked: false,
             search: None,
+            noted_refusal: None,
             since_unix_ms,
             compared: false,
             scratch: vec![0; READ_BYTES],
@@ -134,6 +145,9 @@ impl<'a> Bridge<'a> {
                 return self.farewell(0);
             }
             let mut event = self.write_daemon();
+            if event.is_none() && self.reads_daemon() {
+                event = self.link.ended.take();
+            }
             if event.is_none() {
                 self.finish_sending();
                 let ready = self.wait();
@@ -146,6 +160,11 @@ impl<'a> Bridge<'a> {
                 }
                 if ready.daemon_says {
                     event = self.read_daemon();
+                } else if ready.daemon_ends {
+                    self.link.ended = self.read_rest();
+                    if self.ledger.closing().is_none() {
+                        note("codexd: the daemon ended the connection while the client was not reading");
+                    }
                 }
                 if event.is_none()
                     && self
@@ -170,8 +189,19 @@ impl<'a> Bridge<'a> {
         since.is_some_and(|since| since.elapsed() >= limit)
     }
 
+    /// Whether the client has read enough for more to be read from the daemon.
+    fn reads_daemon(&self) -> bool {
+        self.to_client.len() - self.to_client_written < HIGH_BYTES
+    }
+
     /// Waits until something can be done.
-    fn wait(&self) -> Ready {
+    fn wait(&mut self) -> Ready {
+        let reads_daemon = self.reads_daemon();
+        let linked = !self.parked && self.link.ended.is_none();
+        if linked && !reads_daemon && self.link.end_watch.is_none() {
+            // Without it, the end is noticed when the client reads again.
+            self.link.end_watch = EndWatch::of(&self.link.stream).ok();
+        }
         let (stdin, stdout) = (io::stdin(), io::stdout());
         let to_client = self.to_client.len() - self.to_client_written;
         let mut fds = vec![PollFd::new(
@@ -184,10 +214,15 @@ impl<'a> Bridge<'a> {
             fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
         let mut flags = PollFlags::empty();
-        flags.set(PollFlags::POLLIN, to_client < HIGH_BYTES);
+        flags.set(PollFlags::POLLIN, reads_daemon);
         flags.set(PollFlags::POLLOUT, self.may_write_daemon());
-        if !flags.is_empty() && !self.parked {
+        let daemon = fds.len();
+        if !flags.is_empty() && linked {
             fds.push(PollFd::new(self.link.stream.as_fd(), flags));
+        }
+        let end = fds.len();
+        if let Some(watch) = self.link.end_watch.as_ref().filter(|_| linked && !reads_daemon) {
+            fds.push(PollFd::new(watch.as_fd(), EndWatch::FLAGS));
         }
         let deadlines = [
             self.link.greeted_at.filter(|_| self.ledger.is_greeting()).map(|at| at + GREETING_WITHIN),
@@ -204,12 +239,12 @@ impl<'a> Bridge<'a> {
             fds.get(index).and_then(PollFd::revents).is_some_and(|flags| flags.intersects(any))
         };
         let ended = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
-        let daemon = 1 + usize::from(wants_client);
         Ready {
             client_gone: seen(0, ended),
             client_takes: seen(0, PollFlags::POLLOUT),
             client_says: wants_client && seen(1, PollFlags::POLLIN | ended),
-            daemon_says: to_client < HIGH_BYTES && seen(daemon, PollFlags::POLLIN | ended),
+            daemon_says: reads_daemon && daemon < end && seen(daemon, PollFlags::POLLIN | ended),
+            daemon_ends: seen(end, PollFlags::POLLIN | ended),
         }
     }
 
@@ -252,7 +287,7 @@ impl<'a> Bridge<'a> {
     /// a daemon that does not serve must not have got more than that.
     fn may_write_daemon(&self) -> bool {
         let held = self.link.greeted_at.is_some() && self.ledger.is_greeting();
-        !(self.to_daemon.is_empty() || self.parked || held)
+        !(self.to_daemon.is_empty() || self.parked || held || self.link.ended.is_some())
     }
 
     /// Tells whether something waits that is more than a part of the handshake, which is repeated anyway.
@@ -343,15 +378,20 @@ impl<'a> Bridge<'a> {
                 let greeting = self.ledger.is_greeting();
                 let verdict = self.ledger.incoming(line);
                 match &verdict {
-                    Verdict::Elsewhere => return Some(Event::NotServing),
+                    Verdict::Elsewhere => {
+                        self.note_refusal();
+                        return Some(Event::NotServing);
+                    }
                     Verdict::NoDaemon(why) => {
                         let why = Error::new(ExitCode::Unavailable, why);
                         return Some(Event::NoDaemon(why, line.clone()));
                     }
                     Verdict::Deliver | Verdict::Swallow => {}
                 }
+                self.note_closing();
                 if greeting && !self.ledger.is_greeting() {
                     self.search = None;
+                    self.noted_refusal = None;
                     self.link.greeted_at = None;
                     self.compare_environments();
                 }
@@ -366,6 +406,30 @@ impl<'a> Bridge<'a> {
             Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
         }
         None
+    }
+
+    /// Says on stderr why the client is not served yet: at once, and once for each reason.
+    fn note_refusal(&mut self) {
+        let Some(refusal) = self.ledger.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
+        else {
+            return;
+        };
+        let left =
+            self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
+        note(&format!(
+            "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
+            left.as_secs()
+        ));
+        self.noted_refusal = Some(refusal.to_owned());
+    }
+
+    /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
+    fn note_closing(&mut self) {
+        if let Some(why) = self.ledger.closing()
+            && !std::mem::replace(&mut self.link.noted_closing, true)
+        {
+            note(&format!("codexd: the daemon closes the connection of this client: {why}"));
+        }
     }
 
     /// Writes as much as the client takes without blocking; false when it is gone.
@@ -403,7 +467,12 @@ impl<'a> Bridge<'a> {
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            return Some(self.settle("the connection to codexd was lost", 1));
+            let what = match (self.ledger.closing(), self.ledger.announced()) {
+                (Some(why), _) => format!("codexd closed the connection ({why})"),
+                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
+                (None, None) => "the connection to codexd was lost".to_owned(),
+            };
+            return Some(self.settle(&what, 1));
         }
         if let Event::NoDaemon(why, answer) = event {
             if !self.may_run_codex && self.ledger.refused() {
@@ -424,7 +493,7 @@ impl<'a> Bridge<'a> {
         let now = Instant::now();
         if self.search.is_none() && self.compared {
             // A daemon that had served is gone: earlier failures are another story.
-            self.since_unix_ms = crate::instance::record::unix_ms();
+            self.since_unix_ms = crate::os::unix_time::unix_ms();
         }
         let search = self.search.get_or_insert(Search { until: now + PATIENCE, pause: FIRST_PAUSE });
         let until = search.until;
@@ -536,11 +605,20 @@ struct Ready {
     client_takes: bool,
     client_says: bool,
     daemon_says: bool,
+    daemon_ends: bool,
 }
 
 impl Link {
     fn to(stream: UnixStream, codex: Option<Child>) -> Link {
-        Link { stream, codex, greeted_at: None, shut_at: None }
+        Link {
+            stream,
+            codex,
+            greeted_at: None,
+            shut_at: None,
+            noted_closing: false,
+            end_watch: None,
+            ended: None,
+        }
     }
 }
 

@@ -14,10 +14,13 @@ use crate::os::peer::check_peer;
 use crate::serve::listener::nonblocking_socket;
 use crate::settings::paths::check_socket_path;
 use crate::start::{self, Attempt, Target};
+use crate::terminal::note;
 
 /// Time between looks at something that tells nobody when it changes, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// Time without an accepted connection after which stderr says what is waited for.
+const BUSY_FOR: Duration = Duration::from_secs(1);
 
 /// How a try went.
 #[derive(Debug)]
@@ -50,6 +53,8 @@ pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream,
     check_socket_path(socket)?;
     start::check_runs(target)?;
     let mut pause = FIRST_PAUSE;
+    let began = Instant::now();
+    let mut noted = false;
     loop {
         let busy = match dial(socket)? {
             Dialled::Connected(stream) => return Ok(stream),
@@ -63,6 +68,13 @@ pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream,
                 false
             }
         };
+        if busy && began.elapsed() >= BUSY_FOR && !std::mem::replace(&mut noted, true) {
+            let left = wait.until.saturating_duration_since(Instant::now()).as_secs();
+            note(&format!(
+                "codexd: the daemon of `{}` accepts no connection at the moment; trying again for up to {left} s",
+                socket.display()
+            ));
+        }
         if (wait.client_gone)() {
             return Err(Error::new(ExitCode::Unavailable, "the client went away"));
         }

@@ -1,16 +1,19 @@
 //! codex itself, where no daemon can be had.
 
-use std::ffi::OsStr;
+use std::convert::Infallible;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
-use crate::serve::upstream::locate;
+use crate::instance::life;
+use crate::os::unsafe_calls::{Image, become_program, run_instead};
+use crate::serve::upstream::process::cannot_start;
+use crate::serve::upstream::{Program, locate};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
@@ -20,8 +23,13 @@ use crate::settings::environment::Environment;
 ///
 /// With exit code 69 when it cannot be run; there is no other way back.
 pub(super) fn exec(settings: &Settings, arguments: &[String], environment: &Environment) -> Error {
-    match command(settings, arguments, environment) {
-        Ok(mut command) => cannot_run(&command.exec(), &command),
+    let run = || {
+        let (program, image) = image(settings, arguments, environment)?;
+        match become_program(&image) {
+            Err(errno) => Err::<Infallible, Error>(cannot_run(&program, errno.into())),
+        }
+    };
+    match run() {
         Err(error) => error,
     }
 }
@@ -44,23 +52,35 @@ pub(super) fn spawn(
     };
     let (ours, input, output) =
         ends().map_err(|error| Error::os("cannot make a pair of sockets").because(error))?;
-    let mut command = command(settings, arguments, environment)?;
+    let (program, image) = image(settings, arguments, environment)?;
+    let mut command = Command::new(&program.executable);
     command.stdin(input).stdout(output);
+    run_instead(&mut command, image);
     match command.spawn() {
         Ok(child) => Ok((ours, child)),
-        Err(error) => Err(cannot_run(&error, &command)),
+        Err(error) => Err(cannot_run(&program, error)),
     }
 }
 
-fn command(settings: &Settings, arguments: &[String], environment: &Environment) -> Result<Command, Error> {
+/// Returns codex and what is run of it.
+fn image(
+    settings: &Settings,
+    arguments: &[String],
+    environment: &Environment,
+) -> Result<(Program, Image), Error> {
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
-    let mut command = Command::new(program.executable);
-    command.arg("app-server").args(arguments);
-    Ok(command)
+    let words = [program.executable.as_os_str().to_owned(), "app-server".into()];
+    let words = words.into_iter().chain(arguments.iter().map(OsString::from));
+    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, environment))
+        .map_err(|error| cannot_run(&program, error))?;
+    Ok((program, image))
 }
 
-fn cannot_run(error: &io::Error, command: &Command) -> Error {
-    let program: &OsStr = command.get_program();
-    Error::new(ExitCode::Unavailable, format!("cannot run `{} app-server`", program.display()))
-        .because(error.to_string())
+fn cannot_run(program: &Program, error: io::Error) -> Error {
+    let error = cannot_start(program, error);
+    let unavailable = Error::new(ExitCode::Unavailable, error.chain());
+    match error.next_step() {
+        Some(hint) => unavailable.hint(hint),
+        None => unavailable,
+    }
 }

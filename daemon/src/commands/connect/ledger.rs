@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use codexd_proto::json::edit::write_string;
 use codexd_proto::json::scan::{Members, member_at, string_inner};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, UPSTREAM_LOST};
+use codexd_proto::router::{Announcement, CLOSING, UPSTREAM_LOST};
 use serde_json::Value;
 
 use super::cwd;
@@ -23,6 +23,10 @@ pub(super) struct Ledger {
     greeting: Greeting,
     /// What the last daemon said that did not take this client.
     refusal: Option<String>,
+    /// Why the daemon stops, in its words.
+    announced: Option<String>,
+    /// Why the daemon closes the connection, as it said itself.
+    closing: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
@@ -154,6 +158,17 @@ impl Ledger {
             {
                 Verdict::Swallow
             }
+            Some(UpstreamMessage::Notification { method, .. }) if method.of(text) == Announcement::METHOD => {
+                let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
+                self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
+                Verdict::Deliver
+            }
+            Some(UpstreamMessage::Notification { method, params }) if method.of(text) == CLOSING => {
+                let why = params.and_then(|params| member_at(text, params, &["message"]));
+                let why = why.and_then(|why| serde_json::from_slice(why.of(text)).ok());
+                self.closing = Some(why.unwrap_or_else(|| "without a reason".to_owned()));
+                Verdict::Deliver
+            }
             _ => Verdict::Deliver,
         }
     }
@@ -222,6 +237,7 @@ impl Ledger {
 
     /// Returns what the next daemon is to be told first, instead of such lines that wait.
     pub(super) fn replay(&mut self) -> Vec<Outgoing> {
+        self.closing = None;
         let Some((line, _)) = &self.initialize else { return Vec::new() };
         let repeat =
             |bytes: &Vec<u8>, kind| Outgoing { bytes: bytes.clone(), request: None, attaches: false, kind };
@@ -236,6 +252,16 @@ impl Ledger {
     /// Returns what the last daemon said that did not take this client.
     pub(super) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
+    }
+
+    /// Returns why the daemon stops, if it said so.
+    pub(super) fn announced(&self) -> Option<&str> {
+        self.announced.as_deref()
+    }
+
+    /// Returns why the daemon closes the connection, if it has said so.
+    pub(super) fn closing(&self) -> Option<&str> {
+        self.closing.as_deref()
     }
 
     /// Returns the number of requests without an answer.
@@ -325,6 +351,19 @@ mod tests {
         assert_eq!(ledger.incoming(answer), Verdict::Deliver);
         send(&mut ledger, r#"{"method":"initialized"}"#);
         ledger
+    }
+
+    #[test]
+    fn why_the_daemon_closes_the_connection_is_remembered_until_the_next_one() {
+        let mut ledger = greeted();
+        let notice = br#"{"method":"notifications/broker/closing","params":{"reason":"tooSlow","message":"too slow"}}"#;
+        assert_eq!(ledger.closing(), None);
+        assert_eq!(ledger.incoming(notice), Verdict::Deliver);
+        assert_eq!(ledger.closing(), Some("too slow"));
+        ledger.replay();
+        assert_eq!(ledger.closing(), None);
+        ledger.incoming(br#"{"method":"notifications/broker/closing"}"#);
+        assert_eq!(ledger.closing(), Some("without a reason"));
     }
 
     #[test]

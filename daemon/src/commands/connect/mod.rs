@@ -24,9 +24,10 @@ use codexd_proto::exit::ExitCode as Code;
 
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::error::Error;
-use crate::instance::record::unix_ms;
 use crate::os::file_name::with_suffix;
 use crate::os::service_manager::STRIPPED_ENV;
+use crate::os::unix_time::unix_ms;
+use crate::serve::upstream::nested;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::start::Target;
@@ -45,12 +46,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 ///
-/// With exit code 69 when no daemon can be had and codex cannot be run instead or must not.
+/// With exit code 69 when no daemon can be had and codex cannot be run instead or must not, and when codexd has
+/// started this process as codex.
 pub(crate) fn run(
     args: &ConnectArgs,
     arguments: &[String],
     environment: &Environment,
 ) -> Result<ExitCode, Error> {
+    nested::refuse(environment)?;
     // The variables of a service of which the client may be a part say nothing of codexd's own.
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
@@ -98,6 +101,11 @@ pub(crate) fn run(
             Err(direct::exec(&settings, &codex_args, environment))
         }
     }
+}
+
+/// Returns whether a daemon can serve a client with these arguments of `codex app-server`, at least one of its own.
+pub(crate) fn is_for_daemon(arguments: &[String]) -> bool {
+    !matches!(arguments::read(arguments), Wanted::Codex(_))
 }
 
 /// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with

@@ -44,18 +44,13 @@ struct Context {
 }
 
 impl Context {
-    /// Connects to the daemon, with the usual patience.
-    async fn connect(&self) -> Result<Connection, Unreachable> {
-        self.connect_for(ANSWER_WITHIN).await
-    }
-
-    /// Connects to the daemon; each answer may take `patience`.
+    /// Connects to the daemon.
     ///
     /// Nobody listening is not yet nobody running: the daemon may be at its very start or end, or its
     /// socket may have been removed. The lock tells.
-    async fn connect_for(&self, patience: Duration) -> Result<Connection, Unreachable> {
+    async fn connect(&self) -> Result<Connection, Unreachable> {
         let path = &self.settings.paths.control_socket;
-        match Connection::open(path, ANSWER_WITHIN, patience).await {
+        match Connection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await {
             Err(Unreachable::NotRunning) => match record::former(&self.settings.paths) {
                 Some(former) if !lock::is_free(&former.lock) => Err(Unreachable::CannotTell(
                     Error::os(format!(

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use codexd_proto::status::{LastExit, StatusReport, UpstreamStatus};
+use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
 
-use crate::instance::record::unix_ms;
+use crate::os::unix_time::unix_ms;
 
 /// Width of the column of labels, in characters.
 const LABEL: usize = 12;
@@ -88,8 +88,14 @@ pub(super) fn report(report: &StatusReport) -> String {
         ),
     );
     match &report.last_exit {
-        Some(exit) => screen.line("last exit", &last_exit(exit)),
+        Some(exit) => {
+            screen.line("last exit", &last_exit(exit));
+            said(&mut screen, &exit.upstream_stderr);
+        }
         None => screen.line("last exit", "no record of an earlier daemon"),
+    }
+    if let Some(failed) = &report.failed_start {
+        screen.line("failed start", &failed_start(failed));
     }
     for warning in &report.warnings {
         screen.line("warning", &format!("{} [{}]", warning.message, warning.code));
@@ -119,6 +125,7 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
         let _ = write!(line, ", last message {} ago", duration(last));
     }
     screen.line("codex", &line);
+    said(screen, &upstream.stderr);
     if !upstream.executable.is_empty() {
         screen.line("", &upstream.executable);
     }
@@ -136,6 +143,13 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
     }
 }
 
+/// Shows the last lines of codex.
+fn said(screen: &mut Screen, lines: &[String]) {
+    for line in lines {
+        screen.line("", &format!("codex: {line}"));
+    }
+}
+
 /// Renders how a daemon ended: `exit 1 (2m ago, up 3h): the upstream was lost`.
 pub(super) fn last_exit(exit: &LastExit) -> String {
     let Some(code) = exit.code else { return exit.reason.clone() };
@@ -145,10 +159,17 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
         let _ = write!(text, " ({} ago, after {})", duration(ago), duration(exit.uptime_ms));
     }
     let _ = write!(text, ": {}", exit.reason);
-    if let Some(upstream) = &exit.upstream {
+    // Usually it is the reason.
+    if let Some(upstream) = exit.upstream.as_ref().filter(|upstream| !exit.reason.contains(*upstream)) {
         let _ = write!(text, "; codex {upstream}");
     }
     text
+}
+
+/// Renders a start that failed: `exit 75 (2m ago): codexd 0.1.0 is running already`.
+pub(super) fn failed_start(failed: &FailedStart) -> String {
+    let ago = unix_ms().saturating_sub(failed.at_unix_ms);
+    format!("exit {} ({} ago): {}", failed.code, duration(ago), failed.reason)
 }
 
 /// Renders milliseconds with the two largest units: `35ms`, `4.2s`, `3m 20s`, `2d 4h`.
@@ -252,6 +273,7 @@ mod tests {
             code: Some(1),
             reason: "the upstream was lost".to_owned(),
             upstream: Some("was killed by signal 9 (SIGKILL)".to_owned()),
+            upstream_stderr: Vec::new(),
             at_unix_ms: unix_ms(),
             uptime_ms: 60_000,
             generation: 3,

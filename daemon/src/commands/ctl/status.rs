@@ -49,13 +49,27 @@ fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
     }
     let settings = &context.settings;
     note(&format!("codexd is not running: nobody listens on `{}`", settings.paths.control_socket.display()));
-    match record::former(&settings.paths) {
+    let former = record::former(&settings.paths);
+    match &former {
         Some(Former { instance, last_exit: Some(exit), .. }) => {
-            note(&format!("last exit of instance `{instance}`: {}", render::last_exit(&exit)));
+            note(&format!("last exit of instance `{instance}`: {}", render::last_exit(exit)));
+            for line in &exit.upstream_stderr {
+                note(&format!("codex: {line}"));
+            }
         }
         _ => note("last exit: no record of an earlier daemon"),
     }
-    note("hint: `codexd serve` starts it");
+    match former.and_then(|former| former.failed_start) {
+        // That is the last exit, told above.
+        Some(failed) if !failed.other_daemon => {
+            note(&format!("hint: {}", failed.hint.as_deref().unwrap_or("`codexd serve` shows it again")));
+        }
+        Some(failed) => {
+            note(&format!("last failed start: {}", render::failed_start(&failed)));
+            note("hint: `codexd serve` starts it");
+        }
+        None => note("hint: `codexd serve` starts it"),
+    }
     Ok(())
 }
 
@@ -72,7 +86,8 @@ fn absent(context: &Context, state: &str) -> Result<Value, Error> {
         socket: settings.paths.socket.display().to_string(),
         control_socket: settings.paths.control_socket.display().to_string(),
         codex_home: settings.codex_home.display().to_string(),
-        last_exit: former.and_then(|former| former.last_exit),
+        last_exit: former.as_ref().and_then(|former| former.last_exit.clone()),
+        failed_start: former.and_then(|former| former.failed_start),
         ..StatusReport::default()
     })?;
     value["state"] = json!(state);
@@ -105,6 +120,7 @@ fn print_fields(value: &Value, fields: &[String]) -> Result<(), Error> {
 fn check_fields(fields: &[String]) -> Result<(), Error> {
     let all = StatusReport {
         last_exit: Some(codexd_proto::status::LastExit::default()),
+        failed_start: Some(codexd_proto::status::FailedStart::default()),
         ..StatusReport::default()
     };
     let all = as_json(&all)?;
@@ -133,7 +149,14 @@ mod tests {
 
     #[test]
     fn fields_are_checked_against_the_whole_report() {
-        for field in ["state", "upstream.pid", "lastExit.code", "counters.clientsAccepted", "warnings"] {
+        for field in [
+            "state",
+            "upstream.pid",
+            "lastExit.code",
+            "failedStart.code",
+            "counters.clientsAccepted",
+            "warnings",
+        ] {
             check_fields(&[field.to_owned()]).unwrap();
         }
         for field in ["", "State", "upstream.pd", "lastExit.x", "state.x"] {

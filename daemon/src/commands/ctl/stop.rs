@@ -17,7 +17,11 @@ use crate::terminal::{note, note_error};
 /// Tells the daemon to stop, waits for its exit and says what it found.
 pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error> {
     let until = Until::of(args.timeout.as_duration());
-    let mode = if args.now { StopMode::Now } else { StopMode::Drain };
+    let mode = match args {
+        StopArgs { kill: true, .. } => StopMode::Kill,
+        StopArgs { now: true, .. } => StopMode::Now,
+        _ => StopMode::Drain,
+    };
     let begun = async {
         let connection = context.connect().await?;
         let before = connection.status().await?;
@@ -46,10 +50,9 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
         };
         note(&format!("waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
     }
-    let waited = until_gone(context, &connection, &before, until).await;
+    let waited = until_gone(context, connection, &before, until).await;
     let stopped = waited == Waited::Reached;
-    let last_exit = record::last_exit(Path::new(&before.record_file))
-        .filter(|exit| stopped && exit.generation == receipt.generation);
+    let last_exit = record::exit_of(Path::new(&before.record_file), receipt.generation).filter(|_| stopped);
     if context.json {
         print_json(&json!({ "stopped": stopped, "receipt": receipt, "lastExit": last_exit }))?;
     } else if stopped {
@@ -58,7 +61,10 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     } else {
         let state = if let Waited::TimedOut(state) = waited { state } else { receipt.state };
         note(&format!("codexd (pid {}) is still {} after {}", receipt.pid, state.word(), args.timeout));
-        note("hint: `codexd ctl stop --now` interrupts running turns");
+        note(match mode {
+            StopMode::Drain => "hint: `codexd ctl stop --now` interrupts running turns",
+            StopMode::Now | StopMode::Kill => "hint: `codexd ctl stop --kill` kills codex at once",
+        });
     }
     Ok(if stopped { 0 } else { NOT_REACHED })
 }

@@ -1,23 +1,23 @@
 //! `ctl wait`: until the daemon is ready, or gone.
+//!
+//! Waiting is a subscription to the daemon's states, which takes no slot from other commands.
 
+use std::future::Future;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
-use super::{Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
+use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
 use crate::cli::{WaitArgs, WaitFor};
-use crate::control::api::WaitTarget;
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::{Connection, States, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
 use crate::terminal::note;
 
-/// How much longer than the wait itself its answer may take.
-const ANSWER_MARGIN: Duration = Duration::from_secs(2);
-/// A year: as long as a wait without a limit waits for one answer.
-const FOREVER: Duration = Duration::from_secs(365 * 86_400);
+/// Time between questions to a daemon that runs and cannot be waited for.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,31 +77,55 @@ impl Until {
         self.left().is_some_and(|left| left.is_zero())
     }
 
+    /// Waits for something until the end; `None` if it does not come.
+    async fn within<T>(self, fact: impl Future<Output = T>) -> Option<T> {
+        match self.left() {
+            Some(left) => tokio::time::timeout(left, fact).await.ok(),
+            None => Some(fact.await),
+        }
+    }
+
     /// Waits until something that does not tell is worth another look.
-    async fn look_again(self) {
-        tokio::time::sleep(self.left().map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY))).await;
+    async fn look_again(self, pause: Duration) {
+        tokio::time::sleep(self.left().map_or(pause, |left| left.min(pause))).await;
     }
 }
 
 /// Waits until a daemon serves clients; one that is still to be started is waited for as well.
 async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
-        let left = until.left();
-        // The connection outlives the question, so that its answer has time to arrive.
-        let patience = left.unwrap_or(FOREVER).saturating_add(ANSWER_MARGIN);
-        let asked = async { context.connect_for(patience).await?.wait(WaitTarget::Ready, left).await };
-        let last = match asked.await {
-            Ok(outcome) if outcome.reached => return Ok(Waited::Reached),
-            Ok(outcome) => Ok(Waited::TimedOut(outcome.state)),
+        let watched = async {
+            let connection = context.connect().await?;
+            let states = connection.states().await?;
+            Ok((connection, states))
+        };
+        let last = match watched.await {
+            Ok((_connection, states)) => Ok(ready_or_gone(states, until).await),
             // Not yet, or no more: a supervisor may be about to start the next one.
             Err(Unreachable::NotRunning) => Ok(Waited::NotRunning),
             Err(Unreachable::CannotTell(error)) => Err(error),
         };
-        if until.is_over() {
+        if until.is_over() || matches!(last, Ok(Waited::Reached)) {
             return last;
         }
-        until.look_again().await;
+        until.look_again(if last.is_ok() { LOOK_EVERY } else { ASK_EVERY }).await;
     }
+}
+
+/// Waits until a daemon serves clients, is gone, or the time is over.
+async fn ready_or_gone(mut states: States, until: Until) -> Waited {
+    // The first one comes at once, and is waited for even if there is no time.
+    let mut next = tokio::time::timeout(ANSWER_WITHIN, states.next()).await.ok().flatten();
+    while let Some(change) = next {
+        if change.ready {
+            return Waited::Reached;
+        }
+        next = match until.within(states.next()).await {
+            Some(next) => next,
+            None => return Waited::TimedOut(change.state),
+        };
+    }
+    Waited::NotRunning
 }
 
 /// Waits until the daemon that runs now is gone, its sockets and its lock with it.
@@ -113,50 +137,67 @@ async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error>
             Ok((connection, status))
         };
         let last = match asked.await {
-            Ok((connection, status)) => return Ok(until_gone(context, &connection, &status, until).await),
+            Ok((connection, status)) => return Ok(until_gone(context, connection, &status, until).await),
             Err(Unreachable::NotRunning) => return Ok(Waited::Reached),
             Err(Unreachable::CannotTell(error)) => error,
         };
         if until.is_over() {
             return Err(last);
         }
-        until.look_again().await;
+        until.look_again(ASK_EVERY).await;
     }
 }
 
 /// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
 pub(super) async fn until_gone(
     context: &Context,
-    connection: &Connection,
+    mut connection: Connection,
     before: &StatusReport,
     until: Until,
 ) -> Waited {
-    let closed = async {
-        match until.left() {
-            Some(left) => tokio::time::timeout(left, connection.closed()).await.is_ok(),
-            None => {
-                connection.closed().await;
-                true
-            }
-        }
-    };
-    if !closed.await {
-        let state = connection.status().await.map_or(before.state, |status| status.state);
-        return Waited::TimedOut(state);
-    }
-    // The lock follows the connection at once.
+    let mut state = before.state;
     loop {
-        if lock::is_free(Path::new(&before.lock_file)) {
-            return Waited::Reached;
+        // Without a subscription, the connection is idle, and can be closed before its daemon ends.
+        let mut states = connection.states().await.ok();
+        let closed = async {
+            if let Some(states) = &mut states {
+                while let Some(change) = states.next().await {
+                    state = change.state;
+                }
+            }
+            connection.closed().await;
+        };
+        if until.within(closed).await.is_none() {
+            return Waited::TimedOut(state);
         }
-        // A supervisor may have started the next one, which is no reason to wait for its end.
-        let next = async { context.connect().await?.status().await };
-        if next.await.is_ok_and(|next| next.generation != before.generation || next.pid != before.pid) {
-            return Waited::Reached;
-        }
+        connection = loop {
+            // The lock follows the connection at once.
+            if lock::is_free(Path::new(&before.lock_file)) {
+                return Waited::Reached;
+            }
+            let next = async {
+                let connection = context.connect().await?;
+                let status = connection.status().await?;
+                Ok::<_, Unreachable>((connection, status))
+            };
+            match next.await {
+                // It is still the same daemon.
+                Ok((connection, status))
+                    if (status.generation, status.pid) == (before.generation, before.pid) =>
+                {
+                    break connection;
+                }
+                // A supervisor has started the next one, which is no reason to wait for its end.
+                Ok(_) => return Waited::Reached,
+                Err(_) => {}
+            }
+            if until.is_over() {
+                return Waited::TimedOut(DaemonState::Exited);
+            }
+            until.look_again(LOOK_EVERY).await;
+        };
         if until.is_over() {
-            return Waited::TimedOut(DaemonState::Exited);
+            return Waited::TimedOut(state);
         }
-        until.look_again().await;
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use codexd_proto::status::StatusReport;
 
-use super::Finding;
+use super::{Finding, start};
 use crate::serve::upstream::locate;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -39,6 +39,8 @@ pub(super) fn check(
             });
             let upstream = running.and_then(|status| status.upstream.version.as_deref());
             findings.extend(found.as_deref().zip(upstream).and_then(|(found, runs)| differ(found, runs)));
+            let serves = running.is_some_and(|status| status.ready);
+            findings.extend(start::check(settings, environment, &program, serves));
         }
         Err(error) => findings.push(Finding::error("codex", &error)),
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use codexd_proto::status::StatusReport;
+use codexd_proto::stderr::explained;
 
 use super::Finding;
 use crate::control::client::{Unreachable, ask_status};
@@ -57,7 +58,9 @@ pub(super) fn check(settings: &Settings, status: &Result<StatusReport, Unreachab
         }
         Err(Unreachable::NotRunning) => {
             let last = record::last_exit(&settings.paths.record);
-            let how = last.map(|exit| format!("; the last one: {}", exit.reason)).unwrap_or_default();
+            let how = last
+                .map(|exit| format!("; the last one: {}", explained(&exit.reason, &exit.upstream_stderr)))
+                .unwrap_or_default();
             let mut findings = vec![Finding::ok("daemon", format!("not running{how}"))];
             findings.extend(stale(settings));
             findings

@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::Finding;
 use crate::os::open_files::BESIDE_CLIENTS;
-use crate::os::private_dir;
+use crate::os::{plain_file, private_dir};
 use crate::settings::Settings;
 use crate::settings::paths;
 
@@ -22,6 +22,15 @@ pub(super) fn check(settings: &Settings) -> Vec<Finding> {
         Ok(()) => Finding::ok("runtimeFolder", own.runtime_dir.display().to_string()),
         Err(error) => Finding::error("runtimeFolder", &error),
     });
+    for (check, path) in [("record", &own.record), ("log", &own.log_file())] {
+        if let Err(error) = plain_file::check_path(path) {
+            findings.push(Finding::fail(
+                check,
+                format!("cannot use `{}`: {error}", path.display()),
+                format!("move `{}` away", path.display()),
+            ));
+        }
+    }
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         findings.push(descriptors(hard, settings.limits.max_clients as u64));
     }
@@ -51,7 +60,7 @@ mod tests {
 
     #[test]
     fn few_descriptors_are_told_with_what_can_be_done() {
-        assert_eq!(descriptors(1088, 1024).level, Level::Ok);
-        assert!(descriptors(1087, 1024).fix.unwrap().contains("max_clients"));
+        assert_eq!(descriptors(1024 + BESIDE_CLIENTS, 1024).level, Level::Ok);
+        assert!(descriptors(1023 + BESIDE_CLIENTS, 1024).fix.unwrap().contains("max_clients"));
     }
 }

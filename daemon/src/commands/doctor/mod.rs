@@ -1,6 +1,7 @@
 //! `codexd doctor`: what keeps the daemon from working, each finding with the command that mends it.
 //!
-//! Nothing is changed and nothing is started. A check that cannot be made here (another system, no
+//! Nothing is changed. codex is started for one `initialize` in a directory of its own, see
+//! [`trial`](crate::serve::upstream::trial), and ended again; no daemon is. A check that cannot be made here (another system, no
 //! service manager) says nothing rather than that all is well.
 
 use std::process::ExitCode;
@@ -18,6 +19,8 @@ mod daemon;
 mod files;
 mod processes;
 mod service;
+mod shim;
+mod start;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -41,24 +44,38 @@ struct Finding {
     message: String,
     /// What to type or do.
     fix: Option<String>,
+    /// The words of somebody else, line by line.
+    details: Vec<String>,
 }
 
 impl Finding {
     fn ok(check: &'static str, message: impl Into<String>) -> Finding {
-        Finding { check, level: Level::Ok, message: message.into(), fix: None }
+        Finding { check, level: Level::Ok, message: message.into(), fix: None, details: Vec::new() }
     }
 
     fn warn(check: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Finding {
-        Finding { check, level: Level::Warn, message: message.into(), fix: Some(fix.into()) }
+        Finding {
+            check,
+            level: Level::Warn,
+            message: message.into(),
+            fix: Some(fix.into()),
+            details: Vec::new(),
+        }
     }
 
     fn fail(check: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Finding {
-        Finding { check, level: Level::Fail, message: message.into(), fix: Some(fix.into()) }
+        Finding {
+            check,
+            level: Level::Fail,
+            message: message.into(),
+            fix: Some(fix.into()),
+            details: Vec::new(),
+        }
     }
 
     fn error(check: &'static str, error: &Error) -> Finding {
         let fix = error.next_step().map(str::to_owned);
-        Finding { check, level: Level::Fail, message: error.chain(), fix }
+        Finding { check, level: Level::Fail, message: error.chain(), fix, details: Vec::new() }
     }
 }
 
@@ -97,7 +114,9 @@ fn examine(environment: &Environment) -> Vec<Finding> {
     findings.extend(daemon::check(&settings, &status));
     let running = status.as_ref().ok();
     findings.extend(codex::check(&settings, environment, running));
+    findings.push(shim::check(environment));
     findings.extend(processes::check(&settings, environment, running));
+    findings.extend(processes::left_behind(&settings, running));
     findings.extend(service::check(&settings, environment));
     findings
 }
@@ -109,5 +128,6 @@ fn shown(finding: &Finding) -> String {
         Level::Fail => "FAIL",
     };
     let fix = finding.fix.as_ref().map(|fix| format!("      fix: {fix}\n")).unwrap_or_default();
-    format!("{level}  {}: {}\n{fix}", finding.check, finding.message)
+    let details: String = finding.details.iter().map(|line| format!("      codex: {line}\n")).collect();
+    format!("{level}  {}: {}\n{details}{fix}", finding.check, finding.message)
 }

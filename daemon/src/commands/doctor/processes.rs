@@ -3,6 +3,10 @@
 use codexd_proto::status::StatusReport;
 
 use super::Finding;
+use crate::instance::{lock, record};
+#[cfg(target_os = "linux")]
+use crate::serve::upstream::identity::is_codexd;
+use crate::serve::upstream::leftovers;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
@@ -43,6 +47,25 @@ pub(super) fn check(
     })
 }
 
+/// Looks for what a daemon that was killed has left, while none runs.
+pub(super) fn left_behind(settings: &Settings, running: Option<&StatusReport>) -> Option<Finding> {
+    if running.is_some() || !lock::is_free(&settings.paths.lock) {
+        return None;
+    }
+    let pids = leftovers::pids(&record::lives(&settings.paths.record));
+    let list: Vec<String> = pids.iter().map(i32::to_string).collect();
+    (!list.is_empty()).then(|| {
+        Finding::warn(
+            "leftBehind",
+            format!(
+                "a daemon that was killed has left codex or commands running: process {}",
+                list.join(", ")
+            ),
+            "start a daemon, which ends them: codexd connect </dev/null",
+        )
+    })
+}
+
 /// Returns those that run an app-server on `codex_home`, but `ours`; of a wrapper and its server, both.
 fn others(processes: &[Process], codex_home: &std::path::Path, ours: Option<u32>) -> Vec<u32> {
     let canonical = |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -77,6 +100,10 @@ fn table(home: Option<&std::path::Path>) -> Option<Vec<Process>> {
         let command = std::fs::read(entry.path().join("cmdline")).ok()?;
         let words =
             command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        // The shim is called codex, and a client.
+        if is_codexd(&entry.path().join("exe")) {
+            return None;
+        }
         // As it was at the time of exec; of one's own processes it can be read.
         let variables = std::fs::read(entry.path().join("environ")).ok()?;
         let value = |name: &[u8]| {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::Finding;
 use crate::commands::install::{Facts, systemd};
+use crate::os::plain_file;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::start::unit;
@@ -90,7 +91,7 @@ fn state(service: &str, socket: &str) -> Finding {
 /// they may name programs that are gone.
 fn drift(environment: &Environment) -> Option<Finding> {
     let units = systemd::Units::of(&Facts::gather(None, environment).ok()?).ok()?;
-    let installed = std::fs::read_to_string(&units.service.0).ok()?;
+    let installed = plain_file::read_to_string(&units.service.0).ok()?;
     let gone = missing(&installed);
     let again = "codexd install --systemd, then systemctl --user restart codexd.service".to_owned();
     if let Some(path) = gone {

@@ -1,4 +1,4 @@
-//! `codexd install` and `codexd uninstall`: the service of this user and CODEX_HOME.
+//! `codexd install` and `codexd uninstall`: the service of this user and CODEX_HOME, and the shim.
 //!
 //! What is to be done is a plan, a list of steps; `--dry-run` shows it, else it is carried out and each
 //! step says what it did. Both verbs may be repeated: what is there already is left as it is.
@@ -14,6 +14,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
 pub(crate) mod launchd;
+pub(crate) mod shim;
 mod step;
 pub(crate) mod systemd;
 mod template;
@@ -79,10 +80,12 @@ impl Facts {
         let search_path = environment.value("PATH").map(|path| path.as_os_str());
         let program = locate::locate(&settings.codex, search_path)?;
         let codex = program.requested.unwrap_or(program.executable);
-        let own = std::env::current_exe()
-            .map_err(|error| Error::os("cannot tell where codexd itself lies").because(error))?;
-        let named = locate::locate(Path::new("codexd"), search_path).ok().map(|program| program.executable);
-        let codexd = named.filter(|named| same_file(named, &own)).unwrap_or(own);
+        Facts::with(settings, codex, environment)
+    }
+
+    /// Looks around for everything else.
+    fn with(settings: Settings, codex: PathBuf, environment: &Environment) -> Result<Facts, Error> {
+        let codexd = own_program(environment)?;
         let home = environment
             .absolute_path("HOME")
             .ok_or_else(|| Error::config("HOME is not set").hint("set HOME to your home folder"))?;
@@ -114,11 +117,20 @@ impl Facts {
 
     /// Returns what is found where no codex is needed: for taking a service away or looking at it.
     fn without_codex(environment: &Environment) -> Result<Facts, Error> {
-        // Any program will do: the names of the units do not depend on it.
-        let own = std::env::current_exe()
-            .map_err(|error| Error::os("cannot tell where codexd itself lies").because(error))?;
-        Facts::gather(Some(&own), environment)
+        let settings = Settings::load(&ServeArgs::default(), environment)?;
+        // Any will do: the names of the units do not depend on it.
+        let codex = settings.codex.clone();
+        Facts::with(settings, codex, environment)
     }
+}
+
+/// Returns the program of this process; the name in PATH where that leads to it, since it outlives updates.
+fn own_program(environment: &Environment) -> Result<PathBuf, Error> {
+    let own = std::env::current_exe()
+        .map_err(|error| Error::os("cannot tell where codexd itself lies").because(error))?;
+    let search_path = environment.value("PATH").map(|path| path.as_os_str());
+    let named = locate::in_path(Path::new("codexd"), search_path).next();
+    Ok(named.filter(|named| same_file(named, &own)).unwrap_or(own))
 }
 
 /// Installs the service.
@@ -127,6 +139,9 @@ impl Facts {
 ///
 /// When something that the service needs is missing, or a step fails.
 pub(crate) fn install(args: &InstallArgs, environment: &Environment) -> Result<ExitCode, Error> {
+    if args.shim.shim {
+        return shim::install(&args.shim, args.supervisor.dry_run, environment);
+    }
     let supervisor = Supervisor::of(&args.supervisor);
     let facts = Facts::gather(args.codex.as_deref(), environment)?;
     if !args.supervisor.dry_run {
@@ -156,6 +171,9 @@ pub(crate) fn install(args: &InstallArgs, environment: &Environment) -> Result<E
 ///
 /// When a step fails.
 pub(crate) fn uninstall(args: &UninstallArgs, environment: &Environment) -> Result<ExitCode, Error> {
+    if args.shim.shim {
+        return shim::uninstall(&args.shim, args.supervisor.dry_run, environment);
+    }
     let supervisor = Supervisor::of(&args.supervisor);
     if !args.supervisor.dry_run {
         supervisor.check()?;

@@ -7,6 +7,8 @@ use std::process::Command;
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
+use crate::os::plain_file;
+use crate::serve::upstream::identity::is_codexd;
 use crate::settings::environment::lend_runtime_dir;
 
 /// One step of a plan.
@@ -16,6 +18,10 @@ pub(super) enum Step {
     Folder { path: PathBuf },
     /// Make a file be so.
     Write { path: PathBuf, contents: String },
+    /// Have a symbolic link there; one that leads to codexd already is led here.
+    Link { path: PathBuf, target: PathBuf },
+    /// Have no link of codexd's there.
+    Unlink { path: PathBuf },
     /// Have no file there.
     Remove { path: PathBuf },
     /// Have no folder there, if it is empty.
@@ -49,6 +55,8 @@ impl Step {
         match self {
             Step::Folder { path } => format!("# mkdir -p {}", path.display()),
             Step::Write { path, contents } => format!("# write {}\n{contents}", path.display()),
+            Step::Link { path, target } => format!("# ln -s {} {}", target.display(), path.display()),
+            Step::Unlink { path } => format!("# rm -f {} (if it leads to codexd)", path.display()),
             Step::Remove { path } => format!("# rm -f {}", path.display()),
             Step::RemoveEmpty { path } => format!("# rmdir {} (if it is empty)", path.display()),
             Step::Run { words, .. } => format!("# {}", words.join(" ")),
@@ -67,6 +75,15 @@ impl Step {
                 Ok(String::new())
             }
             Step::Write { path, contents } => write(path, contents),
+            Step::Link { path, target } => link(path, target),
+            Step::Unlink { path } => match Link::at(path) {
+                Link::Nothing => Ok(String::new()),
+                Link::ToCodexd(_) => {
+                    std::fs::remove_file(path).map_err(|error| cannot("remove", path, error))?;
+                    Ok(format!("removed {}", path.display()))
+                }
+                Link::Other => Ok(format!("left {} as it is: no link to codexd", path.display())),
+            },
             Step::Remove { path } => match std::fs::remove_file(path) {
                 Ok(()) => Ok(format!("removed {}", path.display())),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -92,7 +109,7 @@ fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
 
 /// Writes beside the place and renames, so that a service manager never reads half a file.
 fn write(path: &Path, contents: &str) -> Result<String, Error> {
-    if std::fs::read_to_string(path).is_ok_and(|there| there == contents) {
+    if plain_file::read_to_string(path).is_ok_and(|there| there == contents) {
         return Ok(format!("unchanged {}", path.display()));
     }
     let verb = if path.exists() { "updated" } else { "wrote" };
@@ -106,6 +123,52 @@ fn write(path: &Path, contents: &str) -> Result<String, Error> {
         cannot("write", path, error)
     })?;
     Ok(format!("{verb} {}", path.display()))
+}
+
+/// What is at the place of a link.
+pub(super) enum Link {
+    Nothing,
+    /// A symbolic link to codexd, or to where one was; with what stands in it.
+    ToCodexd(PathBuf),
+    Other,
+}
+
+impl Link {
+    pub(super) fn at(path: &Path) -> Link {
+        match std::fs::read_link(path) {
+            Ok(target) => {
+                let was = !path.exists() && target.file_name().is_some_and(|name| name == "codexd");
+                if was || is_codexd(path) { Link::ToCodexd(target) } else { Link::Other }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Link::Nothing,
+            Err(_) => Link::Other,
+        }
+    }
+}
+
+/// Makes the link beside its place and renames it, so that there is always one.
+fn link(path: &Path, target: &Path) -> Result<String, Error> {
+    let verb = match Link::at(path) {
+        Link::Nothing => "wrote",
+        Link::ToCodexd(there) if there == target => return Ok(format!("unchanged {}", path.display())),
+        Link::ToCodexd(_) => "updated",
+        Link::Other => {
+            return Err(Error::new(
+                ExitCode::CannotCreate,
+                format!("cannot write `{}`: it is there, and no link to codexd", path.display()),
+            )
+            .hint("name another directory with `--shim-dir`; it has to come before this one in PATH"));
+        }
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
+    }
+    let new = crate::os::file_name::with_suffix(path, &format!(".{}.new", std::process::id()));
+    std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
+        let _ = std::fs::remove_file(&new);
+        cannot("write", path, error)
+    })?;
+    Ok(format!("{verb} {} -> {}", path.display(), target.display()))
 }
 
 fn run(words: &[String], failure: OnFailure) -> Result<String, Error> {
@@ -146,6 +209,35 @@ mod tests {
         let folder = Step::RemoveEmpty { path: path.parent().unwrap().to_owned() };
         assert!(folder.carry_out().unwrap().starts_with("removed "));
         assert_eq!(folder.carry_out().unwrap(), "");
+    }
+
+    #[test]
+    fn a_link_to_codexd_is_made_moved_and_removed_and_nothing_else_is_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, own) = (dir.path().join("bin/codex"), std::env::current_exe().unwrap());
+        let at = |target: &Path| Step::Link { path: path.clone(), target: target.to_owned() }.carry_out();
+        let unlink = || Step::Unlink { path: path.clone() }.carry_out().unwrap();
+        // One that has been updated away.
+        let gone = dir.path().join("old/codexd");
+        assert!(at(&gone).unwrap().starts_with("wrote "));
+        assert!(at(&own).unwrap().starts_with("updated "));
+        assert!(at(&own).unwrap().starts_with("unchanged "));
+        assert_eq!(std::fs::read_link(&path).unwrap(), own);
+        assert!(unlink().starts_with("removed "));
+        assert_eq!(unlink(), "");
+        // A program, a link to another one, a directory.
+        let makes: [&dyn Fn(); 3] = [
+            &|| std::fs::write(&path, "precious").unwrap(),
+            &|| std::os::unix::fs::symlink("/bin/sh", &path).unwrap(),
+            &|| std::fs::create_dir(&path).unwrap(),
+        ];
+        for make in makes {
+            make();
+            assert_eq!(at(&own).unwrap_err().exit_code(), ExitCode::CannotCreate);
+            assert!(unlink().contains("as it is"));
+            std::fs::symlink_metadata(&path).unwrap();
+            let _ = std::fs::remove_file(&path);
+        }
     }
 
     #[test]

@@ -166,13 +166,8 @@ impl Failure {
     }
 
     /// Describes a life that ended before or while it served.
-    pub(crate) fn of_end(code: ExitCode, reason: &str, upstream: Option<&str>) -> Failure {
-        let upstream = upstream.map(|how| format!(": {how}")).unwrap_or_default();
-        Failure {
-            code: code.number(),
-            message: format!("{reason}{upstream}"),
-            retryable: !code.is_permanent(),
-        }
+    pub(crate) fn of_end(code: ExitCode, reason: &str) -> Failure {
+        Failure { code: code.number(), message: reason.to_owned(), retryable: !code.is_permanent() }
     }
 }
 

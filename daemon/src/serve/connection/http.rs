@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use codexd_proto::router::{Delivered, ErrorAnswer, PARSE_ERROR};
 use codexd_proto::status::StatusReport;
+use codexd_proto::web_page::{browser_field, is_rebindable};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{self, HeaderName, Uri};
 
@@ -37,6 +39,8 @@ pub(crate) enum Request {
     },
     /// Something that is answered with a refusal.
     Refused(Response),
+    /// It is not HTTP, and was more likely meant to be JSON.
+    Neither,
 }
 
 /// An answer. The connection is closed after it.
@@ -59,8 +63,8 @@ impl Head {
         let new = &all[..all.len().min(MAX_HEAD_BYTES + 1 - before)];
         self.bytes.extend_from_slice(new);
         *chunk = &[];
-        // No head ends within a line.
-        let parsed = if new.contains(&b'\n') { self.parse() } else { None };
+        // No head ends within a line; but the first bytes show what is no head at all.
+        let parsed = if before == 0 || new.contains(&b'\n') { self.parse() } else { None };
         match parsed {
             Some((request, length)) => {
                 // It ends in this chunk: before, it was incomplete.
@@ -81,15 +85,26 @@ impl Head {
             Ok(httparse::Status::Partial) => None,
             Err(httparse::Error::TooManyHeaders) => Some((Request::Refused(too_large()), self.bytes.len())),
             Err(error) => {
-                let refused = Response::text(400, &format!("this is neither JSON nor HTTP: {error}"));
-                Some((Request::Refused(refused), self.bytes.len()))
+                // A method in use is written in capitals; no JSON text is.
+                let request = match self.bytes.first() {
+                    Some(first) if first.is_ascii_uppercase() => {
+                        let why = format!("this is neither JSON nor HTTP: {error}");
+                        Request::Refused(Response::text(400, &why))
+                    }
+                    _ => Request::Neither,
+                };
+                Some((request, self.bytes.len()))
             }
         }
     }
 }
 
-/// Says what a request wants. As the native listener, an upgrade may name any path and host.
+/// Says what a request wants. An upgrade can name any path and host, as with the native listener; unlike there, the
+/// requests of web pages are refused.
 fn understand(head: &httparse::Request<'_, '_>) -> Request {
+    if let Some(field) = browser_field(head.headers.iter().map(|field| field.name)) {
+        return Request::Refused(of_a_web_page(field));
+    }
     let method = head.method.unwrap_or_default();
     if !matches!(method, "GET" | "HEAD") {
         let mut refused = Response::text(405, "only GET and HEAD are answered here");
@@ -99,6 +114,14 @@ fn understand(head: &httparse::Request<'_, '_>) -> Request {
     let field = |name: &str| head.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
     if method == "GET" && field("upgrade").is_some_and(|f| f.value.eq_ignore_ascii_case(b"websocket")) {
         return upgrade(head);
+    }
+    // An upgrade needs no such check: a browser never sends one without `Origin`.
+    let hosts = || head.headers.iter().filter(|field| field.name.eq_ignore_ascii_case("host"));
+    if hosts().any(|host| is_rebindable(host.value)) {
+        return Request::Refused(Response::text(
+            403,
+            "use an IP address or `localhost` as the host: a web page could make any other name resolve to it",
+        ));
     }
     match head.path.unwrap_or_default().parse::<Uri>() {
         Ok(uri) => Request::Get { path: uri.path().to_owned(), head_only: method == "HEAD" },
@@ -140,6 +163,14 @@ fn upgrade(head: &httparse::Request<'_, '_>) -> Request {
     }
 }
 
+fn of_a_web_page(field: &str) -> Response {
+    let field = field.to_ascii_lowercase();
+    Response::text(
+        403,
+        &format!("web pages are not served: the request has `{field}`, which a program has to leave out"),
+    )
+}
+
 fn too_large() -> Response {
     Response::text(431, &format!("the head of the request is longer than {MAX_HEAD_BYTES} bytes"))
 }
@@ -165,9 +196,29 @@ impl Response {
         Response::text(408, "the request did not end in time")
     }
 
+    /// Returns the answer to an upgrade above the number of clients.
+    pub(crate) fn full(why: &str) -> Response {
+        Response { field: "retry-after: 1\r\n", ..Response::text(503, why) }
+    }
+
     /// Returns an answer with a line of text.
     fn text(status: u16, line: &str) -> Response {
         Response { status, field: "", body: format!("{line}\n"), head_only: false }
+    }
+
+    /// Returns the line that answers what is neither JSON nor HTTP.
+    pub(crate) fn to_neither(generation: u64) -> Vec<u8> {
+        let answer = ErrorAnswer {
+            code: PARSE_ERROR,
+            message: "the first line is neither a JSON object nor an HTTP request",
+            reason: "parseError",
+            delivered: Delivered::No,
+            retryable: false,
+        };
+        let mut line = Vec::new();
+        answer.write(&mut line, None, generation);
+        line.push(b'\n');
+        line
     }
 
     /// Returns the bytes of the answer.
@@ -180,6 +231,8 @@ impl Response {
         if !self.field.contains("connection:") {
             text.push_str("connection: close\r\n");
         }
+        // A page must not run it as a script or embed it.
+        text.push_str("x-content-type-options: nosniff\r\ncross-origin-resource-policy: same-origin\r\n");
         text.push_str("cache-control: no-store\r\n\r\n");
         if !self.head_only {
             text.push_str(&self.body);
@@ -242,6 +295,72 @@ mod tests {
         assert_eq!(status(UPGRADE.replace("dGhl", "").as_bytes()), 400);
         assert_eq!(status(UPGRADE.replace("keep-alive, Upgrade", "close").as_bytes()), 400);
         assert_eq!(status(UPGRADE.replace("HTTP/1.1", "HTTP/1.0").as_bytes()), 400);
+    }
+
+    #[test]
+    fn a_web_page_is_refused_whatever_it_asks_for() {
+        let requests = [
+            UPGRADE,
+            "GET /healthz HTTP/1.1\r\nHost: localhost:8080\r\n\r\n",
+            "HEAD /metrics HTTP/1.1\r\n\r\n",
+            "POST / HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}",
+            "OPTIONS / HTTP/1.1\r\n\r\n",
+            "patch / HTTP/1.1\r\n\r\n",
+        ];
+        for request in requests {
+            for field in
+                ["Origin: https://evil.example", "origin: null", "Sec-Fetch-Site: cross-site", "Cookie: a=b"]
+            {
+                let (line, rest) = request.split_once("\r\n").unwrap();
+                let request = format!("{line}\r\n{field}\r\n{rest}");
+                assert_eq!(status(request.as_bytes()), 403, "{request}");
+                assert_eq!(
+                    status(request.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n")).as_bytes()),
+                    403
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_is_refused_for_a_host_that_can_be_rebound() {
+        let get = |host: &str| read(format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes(), 9).0;
+        assert!(matches!(get("rebound.example:9000"), Some(Request::Refused(Response { status: 403, .. }))));
+        for host in ["codexd", "localhost:9000", "127.0.0.1:9000", "[::1]:9000"] {
+            assert!(matches!(get(host), Some(Request::Get { .. })), "{host}");
+        }
+        let two = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example\r\n\r\n";
+        assert_eq!(status(two), 403);
+        // A browser's upgrade has `Origin`, and programs reach a forwarded port by any name.
+        let upgrade = UPGRADE.replacen("\r\n", "\r\nHost: build.example:9000\r\n", 1);
+        assert!(matches!(read(upgrade.as_bytes(), 7).0, Some(Request::Upgrade(_))));
+    }
+
+    #[test]
+    fn a_request_with_any_method_is_refused_and_its_body_is_not_read() {
+        for method in ["post", "patch", "x", "0", "!#$%&'*+-.^_`|~", "POST"] {
+            let stream = format!("{method} / HTTP/1.1\r\n\r\n{{\"id\":1,\"method\":\"initialize\"}}\n");
+            for size in [1, 3, 1000] {
+                let request = read(stream.as_bytes(), size).0;
+                assert!(matches!(request, Some(Request::Refused(Response { status: 405, .. }))), "{method}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_neither_json_nor_http_is_recognized_as_early_as_possible() {
+        for stream in
+            [&b"\x16\x03\x01\x02\x00"[..], b"\xff", b"\"", b"\xef\xbb\xbf{}", b"hello\n", b"1\n", b"(\x00"]
+        {
+            for size in [1, 100] {
+                assert!(matches!(read(stream, size).0, Some(Request::Neither)), "{stream:?}");
+            }
+        }
+        let line = String::from_utf8(Response::to_neither(7)).unwrap();
+        assert!(
+            line.starts_with("{\"id\":null,\"error\":{\"code\":-32700,") && line.ends_with("}\n"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub(super) fn text(report: &StatusReport) -> String {
     gauge("upstream_up", "Whether codex app-server runs.", &u8::from(upstream.pid.is_some()));
     gauge("uptime_seconds", "Time since the start.", &seconds(report.uptime_ms));
     gauge("clients", "Connected clients.", &report.clients);
+    gauge("clients_max", "Clients that can be connected.", &report.max_clients);
     gauge("threads", "Threads that are loaded.", &report.threads);
     gauge("open_turns", "Turns that run.", &report.open_turns);
     gauge("requests_in_flight", "Requests of clients without an answer.", &report.in_flight);

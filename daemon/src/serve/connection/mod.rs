@@ -2,11 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! All clients use one socket. The first byte tells what a connection is:
+//! All clients use one socket. The first byte that is not white space tells what a connection is:
 //!
-//! - a capital letter begins the method of an HTTP request (RFC 9110, section 9.1) and no JSON text:
-//!   the request head is read, and either the connection becomes a WebSocket or one answer is given;
-//! - everything else is newline-delimited JSON, or is answered as such.
+//! - `{` or `[` begins newline-delimited JSON;
+//! - everything else is read as the head of an HTTP request, and either the connection becomes a WebSocket
+//!   or one answer is given.
+//!
+//! Nothing that a browser can be made to send begins with `{`: neither an HTTP request, whose method may be any
+//! token (RFC 9110, section 9.1), nor TLS. So lines of JSON that a web page puts into the body of a request never
+//! reach the router.
 //!
 //! Framing ends here. Whatever a client speaks, the router gets its messages as lines and leaves an
 //! [`Outbox`](codexd_proto::router::Outbox) of lines, from which [`Wire::write`] sends. So the bytes
@@ -16,6 +20,7 @@
 //! Nothing here waits or wakes: the hub calls when the socket is ready.
 
 mod ending;
+pub(crate) mod excess;
 mod frames;
 mod http;
 mod metrics;
@@ -57,13 +62,16 @@ pub(crate) struct Written {
 }
 
 impl Wire {
-    /// Chooses by the first byte received; lines are limited to `max_line_bytes`.
-    pub(crate) fn begun_with(first: u8, max_line_bytes: usize) -> Wire {
-        if first.is_ascii_uppercase() {
-            Wire::Http(Head::default())
-        } else {
-            Wire::Lines(LineDecoder::new(max_line_bytes))
+    /// Chooses the framing by the first byte received that is not white space, to which `chunk` is moved; lines are
+    /// limited to `max_line_bytes`. `None` while there is nothing but white space.
+    pub(crate) fn begun_with(chunk: &mut &[u8], max_line_bytes: usize) -> Option<Wire> {
+        while let Some((b' ' | b'\t' | b'\r' | b'\n', rest)) = chunk.split_first() {
+            *chunk = rest;
         }
+        Some(match chunk.first()? {
+            b'{' | b'[' => Wire::Lines(LineDecoder::new(max_line_bytes)),
+            _ => Wire::Http(Head::default()),
+        })
     }
 
     /// Writes what the socket takes: of an outbox of whole lines, beginning where the last call ended,
@@ -120,8 +128,19 @@ mod tests {
     #[test]
     fn the_first_byte_tells_what_is_spoken() {
         for byte in 0..=u8::MAX {
-            let http = matches!(Wire::begun_with(byte, 100), Wire::Http(_));
-            assert_eq!(http, byte.is_ascii_uppercase(), "{byte}");
+            let expected = match byte {
+                b'{' | b'[' => Some("lines"),
+                b' ' | b'\t' | b'\r' | b'\n' => None,
+                _ => Some("http"),
+            };
+            for before in ["", " ", "\r\n\t "] {
+                let bytes = [before.as_bytes(), &[byte]].concat();
+                let mut chunk = &bytes[..];
+                let wire = Wire::begun_with(&mut chunk, 100);
+                let spoken = wire.map(|wire| if matches!(wire, Wire::Http(_)) { "http" } else { "lines" });
+                assert_eq!(spoken, expected, "{byte}");
+                assert_eq!(chunk.len(), usize::from(expected.is_some()), "{byte}");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -104,6 +105,15 @@ impl Socket {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
+        }
+    }
+
+    /// Has a full socket take `bytes` more, as far as the system allows that (on Linux up to twice
+    /// `net.core.wmem_max`, `socket(7)`): last bytes for a peer that does not read.
+    pub(crate) fn make_room(&self, bytes: usize) {
+        // That there is no more room is no reason not to try.
+        if let Ok(room) = getsockopt(&self.stream, sockopt::SndBuf) {
+            let _ = setsockopt(&self.stream, sockopt::SndBuf, &room.saturating_add(2 * bytes));
         }
     }
 

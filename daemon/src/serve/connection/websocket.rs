@@ -163,18 +163,17 @@ impl WebSocket {
     }
 }
 
-/// Returns the close frame for the end of a connection that the router wants.
+/// Returns the close frame for the end of a connection that the router wants; `why` is for people.
 ///
 /// 1000: the client asked for it. 1008: the client breaks a rule, and would again. 1013: it may try
 /// again later.
-pub(crate) fn close_frame(reason: CloseReason) -> CloseFrame {
-    match reason {
-        CloseReason::Detached => frame(CloseCode::Normal, "detached as you asked"),
-        CloseReason::TooSlow => frame(CloseCode::Policy, "too slow: too much waits for you to read it"),
-        CloseReason::TooEarly => {
-            frame(CloseCode::Again, "too much was sent before codex app-server was ready")
-        }
-    }
+pub(crate) fn close_frame(reason: CloseReason, why: &str) -> CloseFrame {
+    let code = match reason {
+        CloseReason::Detached => CloseCode::Normal,
+        CloseReason::TooSlow => CloseCode::Policy,
+        CloseReason::TooEarly => CloseCode::Again,
+    };
+    frame(code, why)
 }
 
 /// Returns a close frame whose reason is cut to the room it has.

@@ -40,7 +40,7 @@ impl Hub {
     /// Adds a connection whose peer was checked.
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.core.connect(self.now());
-        tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
+        tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
         let io = ClientIo { socket, wire: Wire::Sniffing, peer, waker: None, full: false, ended: false };
         self.clients.insert(client, io);
         client
@@ -180,8 +180,8 @@ impl Hub {
                     }
                 },
                 Wire::Sniffing => {
-                    let Some(first) = chunk.first() else { return };
-                    io.wire = Wire::begun_with(*first, self.max_message_bytes);
+                    let Some(wire) = Wire::begun_with(&mut chunk, self.max_message_bytes) else { return };
+                    io.wire = wire;
                     let http = matches!(io.wire, Wire::Http(_));
                     let framing = if http { Framing::Http } else { Framing::Lines };
                     self.core.handle(now, Event::ClientFraming { client, framing });

@@ -21,6 +21,7 @@ impl Hub {
                 self.flush_soon();
             }
             Effect::NotifyReady => {
+                self.upstream.stderr().clients_are_served();
                 notify::ready(&self.status_line());
                 self.start.ready();
                 tracing::info!(
@@ -36,10 +37,13 @@ impl Hub {
                 }
                 self.accepting.cancel();
             }
-            Effect::FinalRead => self.final_read(),
+            Effect::FinalRead => {
+                self.report_stderr();
+                self.final_read();
+            }
             Effect::CloseClient { client, reason } => self.close(client, reason),
             Effect::DropClient { client } => self.disconnect(client),
-            Effect::TimeOutRequest { client } => self.answer(client, |_| Response::timeout()),
+            Effect::TimeOutRequest { client } => self.answer(client, |_| Response::timeout().into_bytes()),
             Effect::CheckConnection { client } => {
                 if self.clients.get(&client).is_some_and(|io| hung_up(&io.socket)) {
                     self.disconnect(client);
@@ -72,6 +76,14 @@ impl Hub {
             Fact::ShutdownRequested(client) => {
                 tracing::info!(client.id = client.0, "a client asked the daemon to stop");
             }
+            Fact::ClientTooSlow { client, name, queued_bytes, suppressed } => tracing::warn!(
+                client.id = client.0,
+                client.name = name,
+                client.pid = self.peer(u64::from(client.0)).and_then(|peer| peer.pid),
+                queued_bytes,
+                suppressed,
+                "closing a client that does not read fast enough"
+            ),
             Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
             Fact::UpstreamLineTooLong => {
                 tracing::error!("codex app-server wrote a line that is too long to be kept");

@@ -1,8 +1,8 @@
 //! How connections end, each in the way of its framing, and those that end with one answer.
 //!
-//! A client that speaks lines is simply closed. A WebSocket gets a close frame with the reason, and an
-//! HTTP request its answer; such a connection is nobody's client any more, and lives on as
-//! [`Wire::Ending`] until the peer closes too, or its time is over.
+//! A client that speaks lines is simply closed, after a last notification if it did not cause the end itself. A
+//! WebSocket gets a close frame with the reason, and an HTTP request its answer; such a connection is nobody's client
+//! any more, and lives on as [`Wire::Ending`] until the peer closes too, or its time is over.
 
 use codexd_proto::core::{Event, Framing};
 use codexd_proto::id::ClientId;
@@ -16,12 +16,27 @@ use crate::serve::connection::{Ending, Request, Response, WebSocket, Wire, close
 impl Hub {
     /// Closes a connection because the core wants it; without a reason, because everything is answered.
     pub(super) fn close(&mut self, client: ClientId, reason: Option<CloseReason>) {
-        if let Some(reason) = reason {
-            tracing::info!(client.id = client.0, reason = ?reason, "closing a client's connection");
+        match reason {
+            // The core has reported the first of many.
+            Some(CloseReason::TooSlow) => tracing::debug!(client.id = client.0, "closing a slow client"),
+            Some(reason) => {
+                tracing::info!(client.id = client.0, reason = reason.word(), "closing a client's connection");
+            }
+            None => {}
         }
         match self.clients.get(&client).map(|io| &io.wire) {
             Some(Wire::WebSocket(_)) => {
-                self.end_websocket(client, Some(close_frame(reason.unwrap_or(CloseReason::Detached))));
+                let reason = reason.unwrap_or(CloseReason::Detached);
+                let why = self.core.describe(client, reason);
+                self.end_websocket(client, Some(close_frame(reason, &why)));
+            }
+            Some(Wire::Lines(_)) => {
+                let last = reason.map_or_else(Vec::new, |reason| self.core.last_lines(client, reason));
+                if last.is_empty() {
+                    return self.disconnect(client);
+                }
+                self.handle(Event::ClientEnding { client });
+                self.write_last(client, last);
             }
             Some(Wire::Ending(_)) => {}
             _ => self.disconnect(client),
@@ -56,10 +71,11 @@ impl Hub {
     /// Writes the last bytes of a connection that is nobody's client any more.
     fn write_last(&mut self, client: ClientId, last: Vec<u8>) {
         let Some(io) = self.clients.get_mut(&client) else { return };
-        io.wire = Wire::Ending(Ending::with(last));
-        if !io.full {
-            self.write_client(self.now(), client);
+        if io.full {
+            io.socket.make_room(last.len());
         }
+        io.wire = Wire::Ending(Ending::with(last));
+        self.write_client(self.now(), client);
     }
 
     /// Does what an HTTP request asks for.
@@ -72,25 +88,29 @@ impl Hub {
                 self.handle(Event::ClientFraming { client, framing: Framing::WebSocket });
             }
             Request::Get { path, head_only } => {
-                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()));
+                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()).into_bytes());
             }
-            Request::Refused(response) => self.answer(client, |_| response),
+            Request::Refused(response) => self.answer(client, |_| response.into_bytes()),
+            Request::Neither => self.answer(client, |hub| Response::to_neither(hub.base_status.generation)),
         }
     }
 
     /// Gives an HTTP request its one answer.
-    pub(super) fn answer(&mut self, client: ClientId, response: impl FnOnce(&Hub) -> Response) {
+    pub(super) fn answer(&mut self, client: ClientId, response: impl FnOnce(&Hub) -> Vec<u8>) {
         self.handle(Event::HttpRequest { client });
         let response = response(self);
-        self.write_last(client, response.into_bytes());
+        self.write_last(client, response);
     }
 
     /// Ends a connection.
     pub(super) fn disconnect(&mut self, client: ClientId) {
+        if self.clients.contains_key(&client) {
+            self.handle(Event::ClientDisconnected { client });
+            // While it is known which process that was.
+            self.log_activity();
+        }
         let Some(io) = self.clients.remove(&client) else { return };
-        tracing::debug!(client.id = client.0, "client disconnected");
-        self.handle(Event::ClientDisconnected { client });
-        self.room.notify_one();
+        tracing::debug!(client.id = client.0, "connection ended");
         if let Some(waker) = io.waker {
             waker.wake();
         }

@@ -13,9 +13,11 @@
 //! Nothing is decided here: [`Core`] says what to do, and [`Hub::carry_out`] does it.
 
 mod accept;
+mod activity;
 mod client_io;
 mod effect;
 mod ending;
+mod excess;
 mod reload;
 mod report;
 mod run;
@@ -31,6 +33,7 @@ use std::time::Instant;
 use codexd_proto::core::{Core, Event};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
+use codexd_proto::rate_limit::RateLimit;
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use rustc_hash::FxHashMap;
@@ -67,12 +70,12 @@ pub(crate) struct Hub {
     inherited: bool,
     /// Cancelled when no more clients are to be accepted.
     accepting: CancellationToken,
-    /// Wakes the task that accepts when a client has left.
-    room: Rc<Notify>,
     /// Why no client can be accepted at the moment.
     accept_error: Option<String>,
     /// Client connections that were refused.
     refused: u64,
+    /// Limits the lines about them in the log.
+    refusals: RateLimit,
     /// Wakes the core loop: a deadline may have moved, or the daemon may have exited.
     wake: Rc<Notify>,
     /// Until when the core loop sleeps.
@@ -117,9 +120,9 @@ impl Hub {
             socket_file: parts.socket_file,
             inherited: parts.inherited,
             accepting: CancellationToken::new(),
-            room: Rc::new(Notify::new()),
             accept_error: None,
             refused: 0,
+            refusals: RateLimit::new(1, 60_000),
             wake: Rc::new(Notify::new()),
             sleeps_until: None,
             flusher: None,
@@ -173,6 +176,7 @@ impl Hub {
                 None => break,
             }
         }
+        self.log_activity();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()
             && self.sleeps_until.is_none_or(|until| due < until)

@@ -9,13 +9,18 @@ use crate::os::service_manager;
 impl Hub {
     /// Reads the settings again and puts into force what can change while clients are served.
     ///
-    /// A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
+    /// Before clients are served this works as well, and the service manager is told nothing: the start is not
+    /// over. A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
-        if self.core.state() != State::Serving {
-            let error = "the daemon is not serving".to_owned();
+        let serving = self.core.state() == State::Serving;
+        if !serving && !matches!(self.core.state(), State::Starting | State::Handshaking) {
+            let error = "the daemon is stopping, and reads no settings any more".to_owned();
+            tracing::warn!(error, "the settings were not read again");
             return ReloadReceipt { error: Some(error), ..ReloadReceipt::default() };
         }
-        service_manager::reloading();
+        if serving {
+            service_manager::reloading();
+        }
         let (status, receipt) = match self.reloader.reload() {
             Ok((settings, differences)) => {
                 let receipt = ReloadReceipt::from(differences);
@@ -37,7 +42,9 @@ impl Hub {
                 (format!("{} (old settings: {})", self.status_line(), error.chain()), receipt)
             }
         };
-        service_manager::ready(&status);
+        if serving {
+            service_manager::ready(&status);
+        }
         self.publish();
         self.flush();
         self.wake.notify_one();

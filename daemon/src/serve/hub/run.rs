@@ -38,8 +38,14 @@ pub(crate) struct Run {
 /// How the life ended.
 pub(crate) struct Ended {
     pub(crate) code: ExitCode,
+    /// Why, in the words of codexd.
+    pub(crate) cause: String,
+    /// Why, in one line with the words of the upstream.
     pub(crate) reason: String,
+    /// How the upstream ended.
     pub(crate) upstream: Option<String>,
+    /// The last lines of its stderr, if nobody had asked for its end.
+    pub(crate) stderr: Vec<String>,
 }
 
 /// Runs the daemon until its life is over.
@@ -66,7 +72,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         tokio::select! {
             biased;
             wish = run.signals.next() => match wish {
-                Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
                 Wish::Reload => drop(hub.borrow_mut().reload()),
                 Wish::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
@@ -110,8 +116,10 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     hub.publish();
     Ok(Ended {
         code: hub.core.exit_code().unwrap_or(ExitCode::Software),
+        cause: hub.core.cause(),
         reason: hub.core.reason(),
         upstream: hub.core.upstream_end().map(str::to_owned),
+        stderr: hub.core.upstream_lines(),
     })
 }
 
@@ -129,10 +137,14 @@ impl Hub {
         self.flush();
     }
 
-    /// Somebody wants the daemon to end.
-    fn stop(&mut self, source: StopSource, at_once: bool) {
-        tracing::info!(reason = source.word(), at_once, "asked to stop");
-        self.handle(if at_once { Event::KillRequested(source) } else { Event::StopRequested(source) });
+    /// The daemon is to end.
+    fn stop(&mut self, source: StopSource, mode: StopMode) {
+        tracing::info!(reason = source.word(), ?mode, "asked to stop");
+        self.handle(match mode {
+            StopMode::Drain => Event::StopRequested(source),
+            StopMode::Now => Event::InterruptRequested(source),
+            StopMode::Kill => Event::KillRequested(source),
+        });
         self.flush();
     }
 
@@ -148,7 +160,7 @@ impl Hub {
             }
             Command::Stop { mode, reply } => {
                 let already_stopping = self.core.intent().is_some();
-                self.stop(StopSource::Control, mode == StopMode::Now);
+                self.stop(StopSource::Control, mode);
                 let report = self.report();
                 drop(reply.send(StopReceipt {
                     generation: report.generation,

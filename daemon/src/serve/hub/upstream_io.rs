@@ -14,6 +14,7 @@ use tokio::net::unix::pipe;
 
 use super::{Hub, SharedHub};
 use crate::serve::upstream::process::{Pipes, Signals};
+use crate::serve::upstream::stderr::Stderr;
 
 /// Reads of the upstream before clients have their turn.
 const READS_IN_A_ROW: usize = 4;
@@ -24,6 +25,7 @@ pub(super) struct UpstreamIo {
     stdin: Option<pipe::Sender>,
     /// `None` once it has ended.
     stdout: Option<pipe::Receiver>,
+    stderr: Stderr,
     decoder: LineDecoder,
     signals: Signals,
     waker: Option<Waker>,
@@ -36,6 +38,7 @@ impl UpstreamIo {
         UpstreamIo {
             stdin: Some(pipes.stdin),
             stdout: Some(pipes.stdout),
+            stderr: pipes.stderr,
             // The upstream may wrap what it got into something longer.
             decoder: LineDecoder::new(max_message_bytes.saturating_mul(2)),
             signals,
@@ -44,8 +47,12 @@ impl UpstreamIo {
         }
     }
 
-    pub(super) fn signals(&self) -> Signals {
-        self.signals
+    pub(super) fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    pub(super) fn stderr(&self) -> &Stderr {
+        &self.stderr
     }
 }
 
@@ -153,8 +160,19 @@ impl Hub {
         }
         self.scratch = scratch;
         tracing::info!(upstream.status = %status, "codex app-server has ended");
+        self.report_stderr();
         self.handle(Event::UpstreamExited(status));
         self.flush();
+        for line in self.core.upstream_lines() {
+            let pid = self.base_status.upstream.pid;
+            tracing::error!(upstream.pid = pid, %line, "codex app-server wrote before it ended");
+        }
+    }
+
+    /// Reports the last lines of the upstream's stderr.
+    pub(super) fn report_stderr(&mut self) {
+        let lines = self.upstream.stderr.lines();
+        self.handle(Event::UpstreamStderr(&lines));
     }
 
     /// Writes what waits for the upstream.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use codexd_proto::exit::ExitCode;
 
+use super::identity::is_codexd;
 use crate::error::Error;
 
 /// The program to run.
@@ -25,6 +26,8 @@ pub(crate) struct Program {
 
 /// Finds the program: `requested` is a path, or a name to look up in `search_path` (PATH).
 ///
+/// Never codexd itself, which would be its own client: in PATH it is passed over, whatever its name there.
+///
 /// # Errors
 ///
 /// With exit code 69 when there is none that can be executed.
@@ -32,15 +35,14 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
     let found = if requested.components().count() > 1 {
         std::path::absolute(requested).unwrap_or_else(|_| requested.to_owned())
     } else {
-        std::env::split_paths(search_path.unwrap_or_default())
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join(requested))
-            .find(|path| is_executable(path))
-            .ok_or_else(|| not_there(format!("cannot find `{}` in PATH", requested.display())))?
+        look_up(requested, search_path)?
     };
     if !is_executable(&found) {
         let what = if found.exists() { "it cannot be executed" } else { "there is no such file" };
         return Err(not_there(format!("cannot run `{}`: {what}", found.display())));
+    }
+    if is_codexd(&found) {
+        return Err(name_another(format!("cannot run `{}` as codex: it is codexd itself", found.display())));
     }
     if is_bare_script(&found) {
         return Err(Error::new(
@@ -49,10 +51,48 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
         )
         .hint("name its interpreter in the first line (`#!/bin/sh`), or name another program with `--codex PATH`"));
     }
-    Ok(match native(&found) {
+    let program = match native(&found) {
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
+    };
+    Ok(program)
+}
+
+/// Returns the first program of this name in `search_path` that is not codexd.
+fn look_up(name: &Path, search_path: Option<&OsStr>) -> Result<PathBuf, Error> {
+    let mut own = None;
+    for path in in_path(name, search_path) {
+        if !is_codexd(&path) {
+            return Ok(path);
+        }
+        own.get_or_insert(path);
+    }
+    Err(match own {
+        Some(own) => name_another(format!(
+            "cannot find `{}` in PATH: `{}` is codexd itself, and there is no other",
+            name.display(),
+            own.display()
+        )),
+        None => not_there(format!("cannot find `{}` in PATH", name.display())),
     })
+}
+
+/// Returns the programs of this name in `search_path`, in its order.
+pub(crate) fn in_path<'a>(
+    name: &'a Path,
+    search_path: Option<&'a OsStr>,
+) -> impl Iterator<Item = PathBuf> + 'a {
+    std::env::split_paths(search_path.unwrap_or_default())
+        .filter(|dir| dir.is_absolute())
+        .map(move |dir| dir.join(name))
+        .filter(|path| is_executable(path))
+}
+
+/// Adds how to say which codex is meant.
+pub(crate) fn name_another(context: String) -> Error {
+    Error::new(ExitCode::Unavailable, context).hint(
+        "name the real codex: `codex = \"/path/to/codex\"` in the configuration file, `--codex PATH`, or CODEXD_CODEX",
+    )
 }
 
 fn not_there(context: String) -> Error {
@@ -142,11 +182,19 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// The beginning of a program of this system.
+    fn own_program(path: &Path) {
+        program(path, "");
+        let mut own = fs::read(std::env::current_exe().unwrap()).unwrap();
+        own.truncate(64);
+        fs::write(path, own).unwrap();
+    }
+
     #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let codex = dir.path().join("bin/codex");
-        program(&codex, "\x7fELF");
+        own_program(&codex);
         let search = std::env::join_paths([dir.path().join("none"), dir.path().join("bin")]).unwrap();
         let found = locate(Path::new("codex"), Some(&search)).unwrap();
         assert_eq!(found, Program { executable: codex.clone(), requested: None });
@@ -176,6 +224,25 @@ mod tests {
     }
 
     #[test]
+    fn codexd_is_passed_over_in_path_and_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, real) = (dir.path().join("own/codex"), dir.path().join("real/codex"));
+        fs::create_dir(dir.path().join("own")).unwrap();
+        symlink(std::env::current_exe().unwrap(), &own).unwrap();
+        let search = std::env::join_paths([dir.path().join("own"), dir.path().join("real")]).unwrap();
+        let error = locate(Path::new("codex"), Some(&search)).unwrap_err();
+        assert!(error.chain().contains("is codexd itself, and there is no other"), "{}", error.chain());
+        program(&real, "\x7fELF");
+        assert_eq!(locate(Path::new("codex"), Some(&search)).unwrap().executable, real);
+        let error = locate(&own, Some(&search)).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Unavailable);
+        assert!(error.chain().contains("it is codexd itself"), "{}", error.chain());
+        for way_out in ["codex = ", "CODEXD_CODEX"] {
+            assert!(error.next_step().unwrap().contains(way_out));
+        }
+    }
+
+    #[test]
     fn the_native_binary_behind_the_npm_wrapper_is_found() {
         let (Some(os), Some(cpu)) = (npm_os(), npm_cpu()) else { return };
         let dir = tempfile::tempdir().unwrap();
@@ -189,7 +256,7 @@ mod tests {
         assert_eq!(locate(&link, None).unwrap(), Program { executable: link.clone(), requested: None });
         let triple = format!("{}-unknown-test", std::env::consts::ARCH);
         let native = modules.join(format!("@openai/codex-{os}-{cpu}/vendor/{triple}/bin/codex"));
-        program(&native, "\x7fELF");
+        own_program(&native);
         assert_eq!(locate(&link, None).unwrap(), Program { executable: native, requested: Some(link) });
     }
 }

@@ -1,9 +1,13 @@
 //! The `codex app-server` child: which program it is, its process, and what it leaves behind.
 
+pub(crate) mod identity;
+pub(crate) mod leftovers;
 pub(crate) mod locate;
+pub(crate) mod nested;
 pub(crate) mod process;
-mod stderr;
+pub(crate) mod stderr;
 pub(crate) mod sweep;
+pub(crate) mod trial;
 
 pub(crate) use locate::Program;
-pub(crate) use process::Process;
+pub(crate) use process::{Launch, Process};

@@ -1,56 +1,77 @@
-//! The upstream's stderr: always read, so that it never stops the upstream, and logged.
+//! The upstream's stderr: always read, so that it never stops the upstream; its last lines are kept, because they
+//! say why it ended.
 
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use codexd_proto::secrets::Secrets;
+use codexd_proto::stderr::StderrTail;
+use codexd_proto::time::Time;
+use tokio::io::AsyncReadExt as _;
 use tokio::process::ChildStderr;
+use tokio::sync::Notify;
 
-/// Bytes of one line that are logged.
-const LINE_BYTES: usize = 2 << 10;
+/// Bytes read at once.
+const READ_BYTES: usize = 4 << 10;
 
-/// Logs every line until the end.
-///
-/// At `debug`: the upstream quotes what it was sent in its errors, and people's prompts and code
-/// do not belong in a log unless asked for.
-pub(super) async fn log_lines(stderr: ChildStderr) {
-    let mut reader = BufReader::with_capacity(LINE_BYTES, stderr);
-    loop {
-        let chunk = match reader.fill_buf().await {
-            Ok([]) | Err(_) => return,
-            Ok(chunk) => chunk,
-        };
-        let used = chunk.len();
-        for line in chunk.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            tracing::debug!(target: "codexd::upstream::stderr", line = %plain(line), "codex app-server");
-        }
-        reader.consume(used);
-    }
+/// The stderr of one upstream. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stderr {
+    shared: Rc<Shared>,
 }
 
-/// Returns the text without the escape sequences of colours.
-fn plain(line: &[u8]) -> String {
-    let text = String::from_utf8_lossy(line);
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' {
-            // ESC [ ... letter (ECMA-48, control sequences).
-            for c in chars.by_ref() {
-                if c.is_ascii_alphabetic() {
-                    break;
-                }
-            }
-        } else if !c.is_control() {
-            out.push(c);
-        }
-    }
-    out
+#[derive(Debug)]
+struct Shared {
+    tail: RefCell<StderrTail>,
+    began: Instant,
+    ended: Cell<bool>,
+    end: Notify,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Stderr {
+    /// Makes one of which nothing was read yet; `secrets` are masked in what is logged and kept.
+    pub(super) fn new(secrets: Secrets) -> Stderr {
+        let tail = RefCell::new(StderrTail::new(secrets));
+        let (ended, end) = (Cell::new(false), Notify::new());
+        Stderr { shared: Rc::new(Shared { tail, began: Instant::now(), ended, end }) }
+    }
 
-    #[test]
-    fn colours_and_control_characters_do_not_reach_the_log() {
-        assert_eq!(plain(b"\x1b[31mERROR\x1b[0m broken\x07 line\r"), "ERROR broken line");
+    /// Reads until the end, and logs every line.
+    ///
+    /// At `debug`: the upstream quotes what it was sent in its errors, and people's prompts and code
+    /// do not belong in a log unless asked for.
+    pub(super) async fn read(self, mut pipe: ChildStderr) {
+        let mut chunk = [0; READ_BYTES];
+        while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
+            self.shared.tail.borrow_mut().push(self.now(), &chunk[..length], |line| {
+                tracing::debug!(target: "codexd::upstream::stderr", line, "codex app-server");
+            });
+        }
+        self.shared.ended.set(true);
+        self.shared.end.notify_waiters();
+    }
+
+    /// Waits until everything was read, for `patience` at the most: something that the upstream has started may
+    /// hold the pipe open.
+    pub(super) async fn end(&self, patience: Duration) {
+        let end = self.shared.end.notified();
+        if !self.shared.ended.get() {
+            let _ = tokio::time::timeout(patience, end).await;
+        }
+    }
+
+    /// Clients are served from now on, so that their words may be in what comes.
+    pub(crate) fn clients_are_served(&self) {
+        self.shared.tail.borrow_mut().clients_are_served();
+    }
+
+    /// Returns the last lines, as people may see them.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.shared.tail.borrow().lines(self.now())
+    }
+
+    fn now(&self) -> Time {
+        Time::from_millis(u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }

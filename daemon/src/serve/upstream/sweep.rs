@@ -3,35 +3,88 @@
 //! Neither the upstream's process group nor its parent-death signal reaches them. On Linux this
 //! process adopts them (`PR_SET_CHILD_SUBREAPER`, `prctl(2)`), so that they can be found among its
 //! children once their parent is gone, and ended. Elsewhere nothing is found here.
+//!
+//! Not every child is codex's: a shell may have started others before it became codexd by `exec`, and these may
+//! leave children of their own. Those of codex have the [token](crate::instance::life) of this life in their
+//! environment. A child without any token belongs to codex if this process had no other children when it began.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
 
-/// Makes this process the one that adopts what its children leave behind.
-pub(crate) fn adopt_orphans() {
+use super::leftovers;
+use crate::instance::life::{Belonging, Token};
+
+/// How long the last of what is left may take to die, and how often it is looked for.
+const REST_WITHIN: Duration = Duration::from_secs(2);
+const REST_EVERY: Duration = Duration::from_millis(5);
+
+/// What is known of the children of this process, of which there is one set as there is one process.
+static OURS: OnceLock<Ours> = OnceLock::new();
+
+/// Tells children of codex from others.
+#[derive(Clone, Copy, Debug)]
+struct Ours {
+    life: Token,
+    /// There were children before codex was started.
+    strangers: bool,
+}
+
+/// Makes this process the one that adopts what its children leave behind; `life` is what codex will carry.
+///
+/// To be called once, before codex is started.
+pub(crate) fn adopt_orphans(life: Token) {
+    // Those that have ended are nobody's any more.
+    reap_ended(None);
+    let strangers = !children().is_empty();
+    let _ = OURS.set(Ours { life, strangers });
+    if strangers {
+        tracing::info!("this process has children that are not codex's: they will be left alone");
+    }
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
         tracing::warn!(%error, "cannot adopt orphans: commands of a killed codex may go on running");
     }
 }
 
-/// Kills every child of this process but `except`, and takes in those that have ended.
+/// Kills what descends from codex, but `except`, and takes in children that have ended.
 ///
 /// Returns how many are still there. What a killed one had started itself is adopted then and found
-/// by the next call. A process id is safe to use here: a child keeps it until it was waited for,
-/// and only this function waits for adopted ones.
+/// by the next call. A process id of a child is safe to use here: a child keeps it until it was waited for,
+/// and only this function waits for adopted ones. Others are found by their token and held by a descriptor.
 pub(crate) fn sweep(except: Option<u32>) -> usize {
+    let Some(ours) = OURS.get() else { return 0 };
     let mut left = 0;
     for child in children() {
-        if Some(child.as_raw().unsigned_abs()) == except {
+        if Some(child.as_raw().unsigned_abs()) == except || reap(child) || !ours.includes(child) {
             continue;
         }
-        if !reap(child) {
-            tracing::info!(process.pid = child.as_raw(), "killing what codex app-server left behind");
-            let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
-            left += 1;
-        }
+        tracing::info!(process.pid = child.as_raw(), "killing what codex app-server left behind");
+        let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
+        left += 1;
+    }
+    // Those that somebody else has adopted.
+    let held = leftovers::find(&[ours.life], except);
+    for process in held.iter().filter(|process| !process.is_child()) {
+        tracing::info!(process.pid = process.pid(), "killing what codex app-server left behind elsewhere");
+        process.kill();
+        left += 1;
     }
     left
+}
+
+/// Kills what is left when nothing is started any more, however the life has ended, and waits for it. Returns whether
+/// nothing is left.
+pub(crate) fn rest() -> bool {
+    let began = Instant::now();
+    while sweep(None) > 0 {
+        if began.elapsed() >= REST_WITHIN {
+            return false;
+        }
+        std::thread::park_timeout(REST_EVERY);
+    }
+    true
 }
 
 /// Takes in adopted children that have ended by themselves.
@@ -43,7 +96,17 @@ pub(crate) fn reap_ended(except: Option<u32>) {
     }
 }
 
-/// Tells whether the child has ended, and takes it in.
+impl Ours {
+    /// Returns whether a child of this process descends from codex.
+    fn includes(self, child: Pid) -> bool {
+        match leftovers::belonging(child) {
+            Some(belonging) => belonging == Belonging::To(self.life),
+            None => !self.strangers,
+        }
+    }
+}
+
+/// Takes the child in if it has ended; returns whether it has.
 fn reap(child: Pid) -> bool {
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     !matches!(waitpid(child, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive))
@@ -52,18 +115,8 @@ fn reap(child: Pid) -> bool {
 /// Lists the children of this process (`proc_pid_stat(5)`, field 4).
 #[cfg(target_os = "linux")]
 fn children() -> Vec<Pid> {
-    let own = nix::unistd::getpid().as_raw().to_string();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| {
-            let name = entry.ok()?.file_name();
-            let pid: i32 = name.to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The name of the program may contain anything; what counts comes after its last parenthesis.
-            let parent = stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?;
-            (parent == own).then(|| Pid::from_raw(pid))
-        })
-        .collect()
+    let own = nix::unistd::getpid();
+    leftovers::processes().filter(|pid| leftovers::parent(*pid) == Some(own)).collect()
 }
 
 #[cfg(not(target_os = "linux"))]

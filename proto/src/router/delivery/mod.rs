@@ -168,6 +168,11 @@ impl Delivery {
         self.forget_slow(client);
     }
 
+    /// Whether a client opted out of a notification that the routing table does not know.
+    pub(super) fn opted_out(&self, client: ClientId, method: &[u8]) -> bool {
+        self.recipients.get(&client).is_some_and(|r| r.opt_outs.unknown.contains(method))
+    }
+
     /// A slow client is judged no more.
     pub(super) fn forget_slow(&mut self, client: ClientId) {
         if let Some(recipient) = self.recipients.get_mut(&client)

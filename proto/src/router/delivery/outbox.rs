@@ -16,6 +16,8 @@ pub struct Outbox {
     queued_total: u64,
     /// The last write could not take everything.
     blocked: bool,
+    /// The peer has taken a part of the first line.
+    torn: bool,
     /// Length of the longest line queued since nothing waited.
     longest: usize,
 }
@@ -42,6 +44,9 @@ impl Outbox {
     /// If `n` is more than waits.
     pub fn advance(&mut self, n: usize, blocked: bool) {
         assert!(n <= self.len(), "more bytes written than were queued");
+        if n > 0 {
+            self.torn = self.bytes[self.head + n - 1] != b'\n';
+        }
         self.head += n;
         self.blocked = blocked;
         if self.head == self.bytes.len() {
@@ -52,6 +57,15 @@ impl Outbox {
         } else if self.head >= COMPACT && self.head >= self.bytes.len() / 2 {
             self.bytes.drain(..self.head);
             self.head = 0;
+        }
+    }
+
+    /// Returns the rest of the line of which the peer has taken a part, with its line feed.
+    pub fn rest_of_line(&self) -> &[u8] {
+        let pending = self.pending();
+        match memchr::memchr(b'\n', pending).filter(|_| self.torn) {
+            Some(end) => &pending[..=end],
+            None => &[],
         }
     }
 
@@ -107,6 +121,7 @@ impl Outbox {
         self.bytes = Vec::new();
         self.head = 0;
         self.longest = 0;
+        self.torn = false;
     }
 }
 
@@ -126,6 +141,23 @@ mod tests {
         outbox.advance(4, false);
         assert!(outbox.is_empty() && !outbox.is_blocked());
         assert_eq!((outbox.written_total(), outbox.queued_total()), (9, 9));
+    }
+
+    #[test]
+    fn the_rest_of_a_begun_line_is_known() {
+        let mut outbox = Outbox::default();
+        outbox.push(b"abc");
+        outbox.push(b"de");
+        assert_eq!(outbox.rest_of_line(), b"");
+        outbox.advance(2, true);
+        assert_eq!(outbox.rest_of_line(), b"c\n");
+        outbox.advance(1, true);
+        assert_eq!(outbox.rest_of_line(), b"\n");
+        outbox.advance(1, true);
+        assert_eq!(outbox.rest_of_line(), b"");
+        outbox.advance(3, false);
+        outbox.push(b"f");
+        assert_eq!(outbox.rest_of_line(), b"");
     }
 
     #[test]

@@ -96,6 +96,18 @@ impl Kind {
         }
     }
 
+    /// Whether messages may have to be attributed to it while it is in flight.
+    pub(in crate::router) fn is_attributed(&self) -> bool {
+        matches!(
+            self,
+            Kind::Start
+                | Kind::Fork { .. }
+                | Kind::Resume { .. }
+                | Kind::Subscribe { .. }
+                | Kind::WindowsSetup
+        ) || self.reads_turns()
+    }
+
     /// Returns how many bytes of the client's text it holds.
     fn text_bytes(&self) -> usize {
         match self {

@@ -26,6 +26,7 @@
 //! | `[[torn]]` | half a line, then exit 0 |
 //! | `[[eof]]` | closes standard output and stays alive |
 //! | `[[hold-pipe]]`, `[[hold-pipe:CODE]]` | a grandchild in a session of its own keeps standard output open; exit |
+//! | `[[stderr:TEXT]]` | a line on standard error |
 //! | `[[orphan]]` | a grandchild in a session of its own that sleeps; the turn goes on |
 //!
 //! The variable `FAKE_CODEX` holds markers for the process as a whole:

@@ -31,6 +31,7 @@ pub(crate) enum Step {
     Torn,
     CloseStdout,
     HoldPipe(u8),
+    Stderr(String),
     Orphan,
 }
 
@@ -112,6 +113,7 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             "eof" => steps.push_back(Step::CloseStdout),
             "hold-pipe" => steps.push_back(Step::HoldPipe(marker.number(0, 0)?)),
             "orphan" => steps.push_back(Step::Orphan),
+            "stderr" => steps.push_back(Step::Stderr(marker.argument)),
             other => return Err(format!("unknown marker `{other}`")),
         }
         if hangs {

@@ -46,7 +46,7 @@ fn all_are_served_by_the_service(lab: &Lab) {
 }
 
 /// Runs one client to its end: what it was told, in its own words and in words for people.
-fn one_client(lab: &Lab, flags: &[&str]) -> Output {
+pub(super) fn one_client(lab: &Lab, flags: &[&str]) -> Output {
     let mut command = lab.command(["codexd", "connect"].iter().chain(flags));
     Output::with_input(&mut command, format!("{INITIALIZE}\n").as_bytes())
 }

@@ -128,6 +128,7 @@ impl Server {
             }
             Step::CloseStdout => self.wire.close(),
             Step::Orphan => self.detach(false),
+            Step::Stderr(text) => eprintln!("{text}"),
             Step::HoldPipe(code) => {
                 self.detach(true);
                 self.wire.flush();

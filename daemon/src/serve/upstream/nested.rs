@@ -1,0 +1,102 @@
+//! A codexd that was started as codex, by codexd itself: it would be its own client, for ever.
+//!
+//! [`locate`](super::locate) passes over what is codexd, but not a script that runs it, nor a script that runs a
+//! script. So codexd tells everything that it runs as codex who runs it ([`life`]), and a codexd that
+//! finds that in its environment asks: it is the stand-in for codex if the daemon still waits for the handshake, or,
+//! where codex was run without a daemon, if its process is the very one that was run or a child of that. Commands
+//! of a real codex may use codexd as anybody else.
+//!
+//! Where neither shows it, for instance because a script hides it in another instance, counting ends the chain.
+
+use std::time::Duration;
+
+use codexd_proto::exit::ExitCode;
+use codexd_proto::status::DaemonState;
+
+use super::locate::name_another;
+use crate::control::client::ask_status;
+use crate::error::Error;
+use crate::instance::life::{self, Parent};
+use crate::settings::environment::Environment;
+
+/// Runs of codex by codexd inside of each other from which on one is taken for the next link of a chain that does not
+/// end. A person who works in a terminal inside of codex inside of a terminal inside of codex is far from it.
+const MAX_DEPTH: u32 = 16;
+
+/// How long the daemon that may have started this process may take to say so.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Refuses to be codex.
+///
+/// # Errors
+///
+/// With exit code 69 when codexd has started this process as codex; the next step says how to name the real one.
+pub(crate) fn refuse(environment: &Environment) -> Result<(), Error> {
+    refuse_chain(environment)?;
+    let Some(parent) = Parent::of(environment) else { return Ok(()) };
+    // A process that is run in the place of another keeps its number, and a script may wait for what it runs. Of
+    // a daemon's codex that must not be asked: the daemon adopts what its commands leave, and has another number.
+    let near = [std::process::id(), std::os::unix::process::parent_id()];
+    let is_that_codex = parent.control_socket.is_none() && near.contains(&parent.pid);
+    let waits = |socket: &std::path::PathBuf| {
+        ask_status(socket, ANSWER_WITHIN).is_ok_and(|daemon| {
+            daemon.pid == parent.pid
+                && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)
+        })
+    };
+    if is_that_codex || parent.control_socket.as_ref().is_some_and(waits) {
+        return Err(name_another(format!(
+            "codexd was started as codex by codexd itself (process {}), and would be its own client",
+            parent.pid
+        )));
+    }
+    Ok(())
+}
+
+/// Refuses to be one more link of a chain of programs that run each other.
+///
+/// # Errors
+///
+/// With exit code 69.
+pub(crate) fn refuse_chain(environment: &Environment) -> Result<(), Error> {
+    let depth = life::depth(environment);
+    if depth < MAX_DEPTH {
+        return Ok(());
+    }
+    Err(name_another(format!(
+        "codexd and codex have run each other {depth} times; the program called codex seems to lead back to codexd"
+    )))
+}
+
+/// The exit code with which a codexd refuses to be codex, as the daemon sees its codex end.
+pub(crate) fn refusal() -> i32 {
+    i32::from(ExitCode::Unavailable.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_process_that_was_run_as_codex_refuses_and_its_commands_do_not() {
+        let parent = |pid: u32| Environment::of([(life::PARENT, &pid.to_string()), (life::DEPTH, "1")]);
+        let error = refuse(&parent(std::process::id())).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Unavailable);
+        for way_out in ["codex = ", "--codex", "CODEXD_CODEX"] {
+            assert!(error.next_step().unwrap().contains(way_out));
+        }
+        refuse(&parent(std::os::unix::process::parent_id())).unwrap_err();
+        refuse(&parent(1)).unwrap();
+        refuse(&Environment::default()).unwrap();
+        // The daemon that ran it is gone.
+        let socket = Environment::of([(life::PARENT, "1 /nowhere/c"), (life::DEPTH, "1")]);
+        refuse(&socket).unwrap();
+    }
+
+    #[test]
+    fn a_chain_ends() {
+        let at = |depth: u32| Environment::of([(life::DEPTH, &depth.to_string())]);
+        refuse(&at(MAX_DEPTH - 1)).unwrap();
+        assert_eq!(refuse(&at(MAX_DEPTH)).unwrap_err().exit_code(), ExitCode::Unavailable);
+    }
+}

@@ -1,0 +1,40 @@
+//! The secrets that this process knows, so that they can be masked in what codex says.
+
+use std::ffi::OsString;
+
+use codexd_proto::secrets::{Secrets, is_secret_variable, of_arguments, user_info};
+
+/// Collects the secrets in arguments of codex and in variables: those whose name says so, and what stands for a
+/// user in proxies.
+pub(crate) fn known(
+    codex_args: &[String],
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Secrets {
+    let of_variables = variables.into_iter().filter_map(|(name, value)| {
+        let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
+        if is_secret_variable(&name) {
+            return Some(value);
+        }
+        name.to_ascii_uppercase().ends_with("_PROXY").then(|| user_info(&value).map(str::to_owned))?
+    });
+    Secrets::new(of_arguments(codex_args).into_iter().chain(of_variables))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_and_arguments_are_looked_at() {
+        let variables = [
+            ("OPENAI_API_KEY", "the-key"),
+            ("https_proxy", "http://me:word@proxy:1"),
+            ("PATH", "/usr/bin"),
+            ("NO_PROXY", "localhost"),
+        ];
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let secrets = known(&["-c".to_owned(), "a.token=from-args".to_owned()], variables);
+        let text = "the-key me:word /usr/bin from-args localhost";
+        assert_eq!(secrets.mask(text), "*** *** /usr/bin *** localhost");
+    }
+}

@@ -1,0 +1,91 @@
+//! The refusal of connections above the number of clients.
+
+use super::{Core, Room};
+use crate::message::{ClientMessage, Rejection};
+use crate::router::{Delivered, ErrorAnswer, OVERLOADED};
+use crate::status::{StatusReport, Warning};
+
+/// Why a connection cannot become a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    message: String,
+    /// Names the life of the daemon.
+    generation: u64,
+}
+
+impl Refusal {
+    /// Returns why, in words.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Appends the response to a line, with its line feed; returns whether there is one.
+    ///
+    /// A request gets -32001 with its id; a line that is not a message gets the same with a null id.
+    pub fn answer(&self, line: &[u8], out: &mut Vec<u8>) -> bool {
+        let id = match ClientMessage::read(line) {
+            Ok(Some(ClientMessage::Request { id, .. })) => Some(id),
+            Ok(_) | Err(Rejection::BadAnswer) => return false,
+            Err(Rejection::NotAMessage { id, .. }) => id,
+            Err(Rejection::NotJson(_)) => None,
+        };
+        let error = ErrorAnswer {
+            code: OVERLOADED,
+            message: &self.message,
+            reason: "tooManyClients",
+            delivered: Delivered::No,
+            retryable: true,
+        };
+        error.write(out, id.as_ref(), self.generation);
+        out.push(b'\n');
+        true
+    }
+}
+
+/// Returns how many clients there are, as a sentence begins.
+fn connected(clients: usize) -> String {
+    match clients {
+        1 => "1 client is connected".to_owned(),
+        n => format!("{n} clients are connected"),
+    }
+}
+
+impl Core {
+    /// Returns how many clients can be connected at the same time.
+    pub(super) fn max_clients(&self) -> usize {
+        self.limits.max_clients.min(self.clients_with_files)
+    }
+
+    /// Returns why a new connection cannot become a client; `None` when it can.
+    pub fn refusal(&self, generation: u64) -> Option<Refusal> {
+        let connected = connected(self.router.clients());
+        let why = match self.room() {
+            Room::Free => return None,
+            Room::Full => "as many as `limits.max_clients` allows",
+            Room::NoFiles => "as many as the limit on open files leaves room for",
+        };
+        Some(Refusal { message: format!("{connected}, {why}; connect again later"), generation })
+    }
+
+    /// Warns while new clients are refused.
+    pub(super) fn full_warning(&self, report: &StatusReport) -> Option<Warning> {
+        let connected = connected(self.router.clients());
+        let (why, hint) = match self.room() {
+            Room::Free => return None,
+            Room::Full => (
+                "as many as `limits.max_clients` allows".to_owned(),
+                "end clients that are not needed, or set `limits.max_clients` to more and `codexd ctl reload`",
+            ),
+            Room::NoFiles => (
+                format!("as many as the limit on open files, {}, leaves room for", report.open_files_limit),
+                "end clients that are not needed, or raise the hard limit (`LimitNOFILE=` of the unit, or \
+                 `ulimit -Hn`) and start the daemon again",
+            ),
+        };
+        Some(Warning {
+            code: "tooManyClients".to_owned(),
+            message: format!("new clients are refused: {connected}, {why}"),
+            hint: hint.to_owned(),
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! What a log shows of clients and turns: who, which and how long, and never what was said.
+
+use super::Router;
+use super::thread::OpenTurn;
+use crate::id::{ClientId, ThreadId};
+use crate::time::Time;
+
+/// Characters of a client's name that are shown.
+const NAME_CHARS: usize = 64;
+
+/// Something that happened to a client or a turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// A client has introduced itself with `initialize`.
+    ClientConnected {
+        /// The client.
+        client: ClientId,
+        /// `clientInfo.name`, shortened.
+        name: String,
+        /// `clientInfo.version`, shortened.
+        version: String,
+    },
+    /// A client that had introduced itself has left, or was closed.
+    ClientLeft {
+        /// The client.
+        client: ClientId,
+        /// `clientInfo.name`, shortened.
+        name: String,
+        /// For how long it was connected.
+        connected_ms: u64,
+    },
+    /// A turn is known to run.
+    TurnStarted {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// The client that started it, where that is known by now, and its name while it is connected.
+        client: Option<(ClientId, Option<String>)>,
+    },
+    /// A turn has ended.
+    TurnEnded {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// The client that started it, where that is known, and its name while it is connected.
+        client: Option<(ClientId, Option<String>)>,
+        /// How.
+        outcome: Outcome,
+        /// For how long it was known to run.
+        duration_ms: u64,
+    },
+    /// The upstream warns of its own configuration: it may run with defaults in place of it.
+    ConfigWarning {
+        /// In its words.
+        text: String,
+    },
+}
+
+/// How a turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With its final answer.
+    Completed,
+    /// With an error.
+    Failed,
+    /// Somebody interrupted it.
+    Interrupted,
+    /// The upstream was lost.
+    Lost,
+    /// Nobody was subscribed to its thread, so the upstream did not say.
+    Unknown,
+}
+
+impl Outcome {
+    /// Reads the JSON text of a turn's status.
+    pub(super) fn of_status(status: &[u8]) -> Outcome {
+        match status {
+            b"\"completed\"" => Outcome::Completed,
+            b"\"failed\"" => Outcome::Failed,
+            b"\"interrupted\"" => Outcome::Interrupted,
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// Returns the word used in logs.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Outcome::Completed => "completed",
+            Outcome::Failed => "failed",
+            Outcome::Interrupted => "interrupted",
+            Outcome::Lost => "lost",
+            Outcome::Unknown => "unknown",
+        }
+    }
+}
+
+impl Router {
+    /// Removes the next thing that happened. To be polled as the actions are: they add up otherwise.
+    pub fn poll_activity(&mut self) -> Option<Activity> {
+        self.activities.pop_front()
+    }
+
+    /// A client has introduced itself.
+    pub(super) fn note_connected(&mut self, client: ClientId) {
+        let Some(declared) = self.sessions.get(client).and_then(|session| session.declared()) else { return };
+        self.activities.push_back(Activity::ClientConnected {
+            client,
+            name: shortened(&declared.name),
+            version: shortened(&declared.version),
+        });
+    }
+
+    /// A client is about to be forgotten.
+    pub(super) fn note_left(&mut self, now: Time, client: ClientId) {
+        let Some(name) = self.name_of(client) else { return };
+        let Some(session) = self.sessions.get(client) else { return };
+        let connected_ms = now.since(session.connected());
+        self.activities.push_back(Activity::ClientLeft { client, name, connected_ms });
+    }
+
+    /// A turn was not known to run before.
+    pub(super) fn note_started(&mut self, thread: &ThreadId) {
+        let Some(turn) = self.subscriptions.get(thread.as_bytes()).and_then(|state| state.turn.as_ref())
+        else {
+            return;
+        };
+        let (turn, by) = (text(&turn.id), turn.by);
+        let client = self.starter(by);
+        self.activities.push_back(Activity::TurnStarted { thread: thread.clone(), turn, client });
+    }
+
+    /// Counts a turn that has ended, and remembers how for the log.
+    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &OpenTurn, outcome: Outcome) {
+        self.counters.turns_completed += 1;
+        self.activities.push_back(Activity::TurnEnded {
+            thread: thread.clone(),
+            turn: text(&turn.id),
+            client: self.starter(turn.by),
+            outcome,
+            duration_ms: self.delivery.now().since(turn.since),
+        });
+    }
+
+    fn starter(&self, by: Option<ClientId>) -> Option<(ClientId, Option<String>)> {
+        by.map(|client| (client, self.name_of(client)))
+    }
+
+    fn name_of(&self, client: ClientId) -> Option<String> {
+        self.sessions.get(client)?.declared().map(|declared| shortened(&declared.name))
+    }
+}
+
+fn text(id: &[u8]) -> String {
+    String::from_utf8_lossy(id).into_owned()
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(NAME_CHARS).collect()
+}

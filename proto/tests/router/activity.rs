@@ -1,0 +1,152 @@
+//! What the log shows of clients and turns, and the count of turns that ended.
+
+use codexd_proto::id::{ClientId, ThreadId};
+use codexd_proto::router::{Activity, Outcome};
+use codexd_proto::status::StatusReport;
+use serde_json::json;
+
+use crate::net::{Net, note, status, turn_completed, turn_started};
+
+fn activities(net: &mut Net) -> Vec<Activity> {
+    std::iter::from_fn(|| net.router.poll_activity()).collect()
+}
+
+fn turns_completed(net: &Net) -> u64 {
+    let mut report = StatusReport::default();
+    net.router.fill_status(net.now, &mut report);
+    report.counters.turns_completed
+}
+
+/// How the only turn ended, by whom it was started, and how long it ran.
+#[track_caller]
+fn end(net: &mut Net) -> (Outcome, Option<ClientId>, u64) {
+    let ends: Vec<_> = activities(net)
+        .into_iter()
+        .filter_map(|activity| match activity {
+            Activity::TurnEnded { client, outcome, duration_ms, .. } => {
+                Some((outcome, client.map(|(client, _)| client), duration_ms))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends.len(), 1, "{ends:?}");
+    ends[0]
+}
+
+#[test]
+fn a_client_is_shown_from_its_introduction_on() {
+    let mut net = Net::new();
+    let silent = net.connect();
+    net.leave(silent);
+    assert_eq!(activities(&mut net), []);
+    let a = net.join();
+    net.pass(1_500);
+    net.leave(a);
+    net.leave(a);
+    assert_eq!(
+        activities(&mut net),
+        [
+            Activity::ClientConnected { client: a, name: "c".to_owned(), version: "1".to_owned() },
+            Activity::ClientLeft { client: a, name: "c".to_owned(), connected_ms: 1_500 },
+        ]
+    );
+}
+
+#[test]
+fn a_name_of_any_length_makes_a_short_line() {
+    let mut net = Net::new();
+    let a = net.connect();
+    let params = json!({"clientInfo": {"name": "n".repeat(10_000), "version": "v".repeat(10_000)}});
+    net.request(a, 1, "initialize", &params);
+    let Some(Activity::ClientConnected { name, version, .. }) = net.router.poll_activity() else { panic!() };
+    assert_eq!((name.len(), version.len()), (64, 64));
+}
+
+#[test]
+fn a_turn_is_shown_with_its_client_and_its_duration() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    let id = net.forwarded(a, "turn/start", &json!({"threadId": t, "input": "a prompt"}));
+    activities(&mut net);
+    net.reply(id, &json!({"turn": {"id": "u", "status": "inProgress"}}));
+    net.feed(&turn_started(&t, "u"));
+    net.pass(250);
+    net.feed(&turn_completed(&t, "u"));
+    let client = Some((a, Some("c".to_owned())));
+    let (thread, turn) = (ThreadId::new(t.as_bytes()), "u".to_owned());
+    assert_eq!(
+        activities(&mut net),
+        [
+            Activity::TurnStarted { thread: thread.clone(), turn: turn.clone(), client: client.clone() },
+            Activity::TurnEnded { thread, turn, client, outcome: Outcome::Completed, duration_ms: 250 },
+        ]
+    );
+}
+
+#[test]
+fn the_outcome_is_that_of_the_upstream() {
+    for (status, outcome) in
+        [("failed", Outcome::Failed), ("interrupted", Outcome::Interrupted), ("new", Outcome::Unknown)]
+    {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        net.feed(&note("turn/completed", &json!({"threadId": t, "turn": {"id": "u", "status": status}})));
+        assert_eq!(end(&mut net).0, outcome);
+    }
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.lose();
+    assert_eq!(end(&mut net).0, Outcome::Lost);
+    assert_eq!(turns_completed(&net), 1);
+}
+
+#[test]
+fn a_turn_without_subscribers_counts_when_it_ends() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let id = net.forwarded(a, "turn/start", &json!({"threadId": t}));
+    net.reply(id, &json!({"turn": {"id": "u", "status": "inProgress"}}));
+    net.open_turn(&t, "u");
+    net.leave(a);
+    net.hush(&[b]);
+    net.pass(40);
+    // The upstream does not send the turn's end.
+    net.feed(&status(&t, "idle"));
+    assert_eq!(turns_completed(&net), 1);
+    assert_eq!(end(&mut net), (Outcome::Unknown, Some(a), 40));
+    // A second turn, of which nothing is known but the status of its thread.
+    net.feed(&status(&t, "active"));
+    net.feed(&status(&t, "idle"));
+    net.feed(&status(&t, "idle"));
+    assert_eq!(turns_completed(&net), 2);
+}
+
+#[test]
+fn a_turn_counts_once_however_its_end_is_told() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&status(&t, "idle"));
+    net.feed(&turn_completed(&t, "u"));
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(turns_completed(&net), 1);
+    net.open_turn(&t, "v");
+    net.leave(a);
+    net.feed(&status(&t, "idle"));
+    net.feed(&turn_completed(&t, "v"));
+    assert_eq!(turns_completed(&net), 2);
+    // A thread that is closed takes its turn along.
+    let b = net.join();
+    net.sent_raw();
+    let t = net.start_thread(b, 2);
+    net.open_turn(&t, "w");
+    net.feed(&note("thread/closed", &json!({"threadId": t})));
+    assert_eq!(turns_completed(&net), 3);
+}

@@ -1,0 +1,283 @@
+//! What a person is told of a life: who came and went, why codex ended; and what nobody is told, prompts and
+//! secrets.
+
+use std::fs;
+
+use codexd_tests::codex::Version;
+use codexd_tests::daemon::TestDaemon;
+use codexd_tests::home::Home;
+use codexd_tests::output::Output;
+use codexd_tests::{binary, wait};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{expect_end, status, wait_for_state};
+
+/// Returns the value of a field in a line of the log.
+#[track_caller]
+fn field<'a>(line: &'a str, name: &str) -> &'a str {
+    let start = line.find(&format!(" {name}=")).unwrap_or_else(|| panic!("no {name} in: {line}"));
+    let value = &line[start + name.len() + 2..];
+    value.split(' ').next().unwrap().trim_matches('"')
+}
+
+/// Returns the lines of the log at this level with these words.
+fn lines<'a>(log: &'a str, level: &str, words: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains(&format!(" {level} ")) && line.contains(words)).collect()
+}
+
+#[test]
+fn clients_and_turns_have_one_line_when_they_come_and_one_when_they_go() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("the-name");
+    let thread = client.start_thread(json!({}));
+    let turn = client.start_turn(&thread, "a secret prompt");
+    assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
+    let interrupted = client.start_turn(&thread, "[[hang]]");
+    client.request("turn/interrupt", json!({"threadId": thread, "turnId": interrupted}));
+    client.finish_turn(&thread, &interrupted);
+    // Whoever only asks how the daemon is, is no client.
+    let _ = daemon.ctl(&["status"]).expect_code(0);
+    drop(client);
+    wait::until("the client has left", || daemon.stderr().contains("client left"));
+    assert_eq!(daemon.stop(), 0);
+
+    let log = daemon.stderr();
+    let [connected] = lines(&log, "INFO", "client connected")[..] else { panic!("{log}") };
+    let [left] = lines(&log, "INFO", "client left")[..] else { panic!("{log}") };
+    for line in [connected, left] {
+        assert_eq!(field(line, "client.name"), "the-name");
+        assert_eq!(field(line, "client.pid"), std::process::id().to_string());
+        assert_eq!(field(line, "client.id"), field(connected, "client.id"));
+    }
+    field(left, "duration_ms").parse::<u64>().unwrap();
+    let starts = lines(&log, "INFO", "turn started");
+    let ends = lines(&log, "INFO", "turn ended");
+    assert_eq!((starts.len(), ends.len()), (2, 2), "{log}");
+    for (at, (turn, outcome)) in [(&turn, "completed"), (&interrupted, "interrupted")].into_iter().enumerate()
+    {
+        for line in [starts[at], ends[at]] {
+            assert_eq!((field(line, "thread.id"), field(line, "turn.id")), (thread.as_str(), turn.as_str()));
+        }
+        assert_eq!(field(ends[at], "outcome"), outcome);
+        assert_eq!(field(ends[at], "client.id"), field(connected, "client.id"));
+        field(ends[at], "duration_ms").parse::<u64>().unwrap();
+    }
+    assert!(!log.contains("secret"), "{log}");
+    let last = log.lines().last().unwrap();
+    assert_eq!(last, "codexd: exits with 0 (stopped), because codexd is stopping (SIGTERM)");
+}
+
+#[test]
+fn what_codex_says_at_its_end_is_told_without_prompts() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    let turn = client.start_turn(
+        &thread,
+        "[[stderr:2026-11-28T20:34:44.252095Z ERROR codex_core::tools: error=exec `PROMPT` failed]]\
+         [[stderr:thread 'main' panicked at core/src/x.rs:10:5:]]\
+         [[stderr:byte index 1 is not a char boundary; it is inside `PROMPT\nPROMPT`]]\
+         [[exit:101]]",
+    );
+    let told = "codex app-server exited with code 101: thread 'main' panicked at core/src/x.rs:10:5: byte index 1 \
+                is not a char boundary; it is inside `…`";
+    let seen = client.recv_to_end();
+    let end = seen.iter().find(|message| message.method() == Some("turn/completed")).unwrap();
+    assert_eq!(end["params"]["turn"]["id"], turn.as_str());
+    assert_eq!(end["params"]["turn"]["error"]["message"], told);
+    expect_end(&mut daemon, 1);
+    let exit = &status(&daemon)["lastExit"];
+    assert_eq!(exit["reason"], "codex app-server exited with code 101");
+    assert_eq!(exit["upstreamStderr"][0], "thread 'main' panicked at core/src/x.rs:10:5:");
+    assert!(!exit.to_string().contains("PROMPT"), "{exit}");
+    let log = daemon.stderr();
+    assert!(log.ends_with(&format!("codexd: exits with 1 (upstreamLost), because {told}\n")), "{log}");
+    assert!(!log.contains("PROMPT"), "{log}");
+    assert_eq!(lines(&log, "ERROR", "codex app-server wrote before it ended").len(), 2, "{log}");
+    let [ended] = lines(&log, "INFO", "turn ended")[..] else { panic!("{log}") };
+    assert_eq!(field(ended, "outcome"), "lost");
+}
+
+#[test]
+fn an_end_that_was_asked_for_is_not_explained() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    client.turn(&thread, "[[stderr:Error: of yesterday]]");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(status(&daemon)["lastExit"]["upstreamStderr"], json!([]));
+    assert!(!daemon.stderr().contains("yesterday"), "{}", daemon.stderr());
+}
+
+#[test]
+fn no_secret_is_told() {
+    // `$3` is the setting, behind `app-server -c`.
+    let text = "#!/bin/sh\n{ echo \"Error: bad key $MY_API_KEY and $3 at $https_proxy\"\n\
+                echo 'authorization: Bearer abcdefghijklmnop1'\n\
+                echo 'experimental_bearer_token = \"plain words\"'; } >&2\nexit 1\n";
+    let home = Home::new().unwrap();
+    let path = crate::start_failures::write_program(home.root().join("secretive"), text.as_bytes(), 0o755);
+    let mut daemon = TestDaemon::program(&path)
+        .home(home)
+        .args(["--codex-arg", "-c", "--codex-arg", "a.b=Value-of-1-setting", "--log-level", "debug"])
+        .env("MY_API_KEY", "from-the-environment")
+        .env("https_proxy", "http://me:pass-of-proxy@proxy:3128")
+        .start();
+    expect_end(&mut daemon, 1);
+    let told = format!("{}{}", daemon.stderr(), status(&daemon));
+    assert!(told.contains("Error: bad key *** and"), "{told}");
+    for secret in
+        ["from-the-environment", "Value-of-1-setting", "pass-of-proxy", "abcdefghijklmnop1", "plain words"]
+    {
+        assert!(!told.contains(secret), "{secret}: {told}");
+    }
+}
+
+#[test]
+fn what_codex_warns_of_in_its_configuration_is_told() {
+    let Some(builder) = TestDaemon::real(Version::Current) else { return };
+    // It goes on, with the defaults in place of the whole file.
+    let mut daemon =
+        builder.codex_config(|config| config.more = "[tui]\nnotifications = 7\n".to_owned()).ready();
+    let wrong = "Invalid configuration; using defaults.";
+    let warned = |status: &Value| {
+        let warnings = status["warnings"].as_array().unwrap().clone();
+        warnings.iter().any(|warning| {
+            warning["code"] == "codexConfig" && warning["message"].as_str().unwrap().starts_with(wrong)
+        })
+    };
+    wait::until("the status says so", || warned(&status(&daemon)));
+    assert!(!lines(&daemon.stderr(), "WARN", wrong).is_empty(), "{}", daemon.stderr());
+    let doctor = daemon.run(&["doctor", "--json"]).json();
+    let finding = |check: &str| -> Vec<Value> {
+        let all = doctor["findings"].as_array().unwrap().iter();
+        all.filter(|finding| finding["check"] == check).cloned().collect()
+    };
+    assert_eq!(finding("codexStart")[0]["level"], "ok", "{doctor}");
+    let config = daemon.home().codex_home().join("config.toml").display().to_string();
+    let said = finding("codexConfig");
+    assert!(
+        said.iter().any(|finding| {
+            let message = finding["message"].as_str().unwrap();
+            message.starts_with(wrong) && message.contains(&config)
+        }),
+        "{said:#?}"
+    );
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
+    let Some(builder) = TestDaemon::real(Version::Current) else { return };
+    let mut daemon = builder.ready();
+    let config = daemon.home().codex_home().join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("approval_policy = \"untrusted\"\n{}", text.replace("approval_policy", "#")))
+        .unwrap();
+    let report = daemon.run(&["doctor"]).expect_code(1);
+    let told = "codexStart: codex would not start again: codex app-server exited with code 1: Error: approval_policy";
+    assert!(report.stdout.contains(told), "{report}");
+    assert!(report.stdout.contains("\n      codex: Error: approval_policy = "), "{report}");
+    // The one that runs is not touched, and reads the file anew for each thread.
+    fs::write(&config, text).unwrap();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({"cwd": daemon.home().project()}));
+    assert_eq!(client.turn(&thread, "hello").status, "completed");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_refused_handshake_is_told_in_the_words_of_codex() {
+    let mut daemon = TestDaemon::fake("[[init-error:-32603]]").start();
+    expect_end(&mut daemon, 76);
+    let told = "codex app-server refused the handshake with codexd: initialize is refused by the script";
+    let last = format!("codexd: exits with 76 (protocol), because {told}\n");
+    assert!(daemon.stderr().ends_with(&last), "{}", daemon.stderr());
+    let exit = &status(&daemon)["lastExit"];
+    assert_eq!(
+        exit["upstreamStderr"],
+        json!(["in answer to `initialize`: initialize is refused by the script"])
+    );
+    let lines = daemon.notify().lines();
+    assert!(lines.contains(&format!("STATUS={told}")), "{lines:?}");
+}
+
+#[test]
+fn a_bridge_says_why_the_daemon_was_lost() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let stderr = daemon.home().root().join("bridge.stderr");
+    let mut command = daemon.command(&["connect", "--no-spawn"]);
+    let mut client =
+        codexd_tests::client::TestClient::spawn("bridge", command.stderr(fs::File::create(&stderr).unwrap()));
+    client.initialize();
+    let thread = client.start_thread(json!({}));
+    client.start_turn(&thread, "[[stderr:fatal: out of it]][[exit:4]]");
+    assert_eq!(client.wait_exit().code(), Some(1));
+    let said = fs::read_to_string(stderr).unwrap();
+    let told = "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
+    assert!(said.contains(told), "{said}");
+    expect_end(&mut daemon, 1);
+}
+
+#[test]
+fn a_hangup_before_clients_are_served_is_not_lost() {
+    let mut daemon = TestDaemon::fake("[[init-hang]]").start();
+    wait_for_state(&daemon, "handshaking");
+    daemon.home().write_config("codex_args = [\"-x\"]\nlog_level = \"debug\"\n").unwrap();
+    daemon.signal(Signal::SIGHUP);
+    wait::until("the settings are read", || status(&daemon)["warnings"][0]["code"] == "restartNeeded");
+    // The service manager was told nothing: the start is not over.
+    let lines = daemon.notify().lines();
+    assert!(!lines.iter().any(|line| line == "RELOADING=1" || line == "READY=1"), "{lines:?}");
+    daemon.home().write_config("").unwrap();
+    let receipt = daemon.ctl(&["reload", "--json"]).expect_code(0).json();
+    assert_eq!(receipt["applied"], json!(["log_level"]));
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_hangup_during_a_stop_is_logged_as_ignored() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    let turn = client.start_turn(&thread, "[[approve]]");
+    let question = client.take("the approval", |message| message.is_server_request());
+    daemon.term();
+    wait_for_state(&daemon, "draining");
+    daemon.signal(Signal::SIGHUP);
+    wait::until("it is logged", || {
+        !lines(&daemon.stderr(), "WARN", "the settings were not read again").is_empty()
+    });
+    client.answer(&question, json!({"decision": "accept"}));
+    assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn a_turn_that_its_client_left_behind_counts_as_done() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    let turn = client.start_turn(&thread, "[[deltas:20:20]]");
+    drop(client);
+    wait::until("the turn is done", || status(&daemon)["counters"]["turnsCompleted"] == 1);
+    assert_eq!(status(&daemon)["openTurns"], 0);
+    let log = daemon.stderr();
+    let [ended] = lines(&log, "INFO", "turn ended")[..] else { panic!("{log}") };
+    assert_eq!(field(ended, "turn.id"), turn);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn lines_have_no_priorities_where_the_journal_is_not_at_the_other_end() {
+    // As a program has it that a service has started, with its output in a file.
+    let mut daemon = TestDaemon::fake("").env("JOURNAL_STREAM", "1:2").ready();
+    assert_eq!(daemon.stop(), 0);
+    assert!(daemon.stderr().lines().all(|line| !line.starts_with('<')), "{}", daemon.stderr());
+    let home = Home::new().unwrap();
+    let mut command = home.command(&binary::codexd());
+    let output = Output::of(command.args(["serve", "--config", "/nowhere"]).env("JOURNAL_STREAM", "1:2"));
+    assert!(output.stderr.starts_with("codexd: exits with 78 (config), because "), "{output}");
+    assert_eq!(output.code(), Some(78));
+}
