@@ -71,7 +71,7 @@ pub fn target_dir() -> Result<PathBuf, String> {
 }
 
 /// Takes the lock that lets only one of several test processes fetch.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
+pub(crate) fn lock(path: &Path) -> io::Result<Flock<File>> {
     let file = File::options().create(true).append(true).open(path)?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
 }

@@ -50,12 +50,16 @@ pub(super) struct DeferredUnsubscribe {
 pub(super) struct Attribution {
     /// Requests in flight that may make any thread known.
     opening: usize,
-    /// Requests in flight that will make this thread known.
+    /// Requests in flight that will make this thread known, or subscribe to it.
     resuming: FxHashMap<ThreadId, usize>,
     deferred: VecDeque<Deferred>,
     /// Lines of a known thread are being handled again: they are not deferred a second time.
     releasing: bool,
     unsubscribes: Vec<DeferredUnsubscribe>,
+    /// Configuration warnings that wait for the response of the request that caused them.
+    warnings: Vec<Box<[u8]>>,
+    /// Requests in flight that may cause one.
+    configuring: usize,
     /// Client of the last `windowsSandbox/setupStart`.
     windows_setup: Option<ClientId>,
     /// Requesters of requests in flight that may cause a `deprecationNotice`, oldest first.
@@ -87,11 +91,14 @@ impl Attribution {
     }
 
     fn count(&mut self, kind: &Kind, change: isize) {
+        if kind.reads_configuration() {
+            self.configuring = self.configuring.saturating_add_signed(change);
+        }
         match kind {
             Kind::Start | Kind::Fork { .. } | Kind::Resume { target: None, .. } => {
                 self.opening = self.opening.saturating_add_signed(change);
             }
-            Kind::Resume { target: Some(thread), .. } => {
+            Kind::Resume { target: Some(thread), .. } | Kind::Subscribe { thread, .. } => {
                 let count = self.resuming.entry(thread.clone()).or_default();
                 *count = count.saturating_add_signed(change);
                 if *count == 0 {
@@ -213,6 +220,20 @@ impl Attribution {
 
     // ---- notifications without an id -----------------------------------------------------------
 
+    /// Keeps a configuration warning for the response that comes next, if a request in flight may have caused it;
+    /// returns whether one may.
+    pub(super) fn keep_warning(&mut self, line: &[u8]) -> bool {
+        if self.configuring > 0 {
+            self.warnings.push(line.into());
+        }
+        self.configuring > 0
+    }
+
+    /// Removes the configuration warnings that came before the response to a request that may have caused them.
+    pub(super) fn take_warnings(&mut self, kind: &Kind) -> Vec<Box<[u8]>> {
+        if kind.reads_configuration() { std::mem::take(&mut self.warnings) } else { Vec::new() }
+    }
+
     /// Returns the requester of the oldest request that may cause a `deprecationNotice`.
     pub(super) fn turns_reader(&self) -> Option<ClientId> {
         self.reading_turns.front().map(|(_, client)| *client)
@@ -261,6 +282,7 @@ impl Attribution {
         kept.opening = self.opening + self.resuming.values().sum::<usize>();
         kept.reading_turns = self.reading_turns.len();
         kept.metered = self.metered.len();
+        kept.warnings = self.warnings.len();
         kept.deferred_unsubscribes = self.unsubscribes.len();
     }
 }

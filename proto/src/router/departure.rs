@@ -20,8 +20,12 @@ impl Router {
         for (id, pending) in unsent {
             // It has no effect that would have to be undone, but others may wait for it.
             self.attribution.done(id, &pending.kind);
-            if let Kind::Resume { target: Some(thread), .. } | Kind::Unsubscribe { thread } = pending.kind {
-                self.release_if_loaded(&thread);
+            let unsubscribed = match &pending.kind {
+                Kind::Unsubscribe { thread } => Some(thread),
+                kind => kind.subscribes_to(),
+            };
+            if let Some(thread) = unsubscribed {
+                self.release_if_loaded(thread);
             }
         }
         for kind in orphans {

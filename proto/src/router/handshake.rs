@@ -25,8 +25,10 @@ pub(super) struct Handshake {
     /// The result object.
     pub(super) result: Box<[u8]>,
     pub(super) user_agent: Option<String>,
-    /// `configWarning`s, then the last `remoteControl/status/changed`: repeated to each client.
+    /// The start's `configWarning`s, then the last `remoteControl/status/changed`: repeated to each client.
     sticky: Vec<Sticky>,
+    /// The upstream has reported all that it does at its start.
+    started: bool,
 }
 
 /// A notification that each client gets after its initialize.
@@ -37,14 +39,27 @@ struct Sticky {
 }
 
 impl Handshake {
-    /// Keeps a notification that each later client is to get.
-    ///
-    /// Configuration warnings add up; of everything else only the last one counts.
+    /// Keeps a notification that each later client is to get; of those with its method, only the last one counts.
     pub(super) fn keep(&mut self, method: &[u8], line: &[u8]) {
-        if method != b"configWarning" {
-            self.sticky.retain(|kept| *kept.method != *method);
-        }
+        self.started = true;
+        self.sticky.retain(|kept| *kept.method != *method);
         self.sticky.push(Sticky { method: method.into(), line: line.into() });
+    }
+
+    /// Keeps a notification of the start that each later client is to get; returns whether it is one of the start.
+    ///
+    /// The upstream writes those right behind its answer to `initialize`, before its first
+    /// `remoteControl/status/changed` and any other response (measured).
+    pub(super) fn keep_at_start(&mut self, method: &[u8], line: &[u8]) -> bool {
+        if !self.started {
+            self.sticky.push(Sticky { method: method.into(), line: line.into() });
+        }
+        !self.started
+    }
+
+    /// The upstream has answered something else than `initialize`.
+    pub(super) fn has_started(&mut self) {
+        self.started = true;
     }
 
     /// Returns the upstream's warnings of something particular in its configuration, in its words: those with

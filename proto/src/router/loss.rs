@@ -87,9 +87,9 @@ impl Router {
             }
             let Some(turn) = &turn else { continue };
             if answer.is_none() {
-                self.notify_of_end(&thread, &turn.known_to, error, &end.error(&turn.id));
+                self.notify_of_end(&thread, &turn.known_to, error, &end.error(turn.ends_as()));
             }
-            self.notify_of_end(&thread, &turn.known_to, completed, &end.turn(&turn.object));
+            self.notify_of_end(&thread, &turn.known_to, completed, &end.turn(turn.ends_as(), &turn.object));
         }
     }
 
@@ -141,8 +141,8 @@ impl End<'_> {
 
     /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
     /// that clients see the members they know.
-    fn turn(&self, turn: &[u8]) -> Vec<u8> {
-        let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
+    fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
+        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", [b"\"", id, b"\""].concat())];
         match self.answer {
             Some(item) => {
                 fields.push(("status", b"\"completed\"".to_vec()));
@@ -232,7 +232,8 @@ mod tests {
         let loss = Loss { reason: "upstreamLost", message: "gone \"away\"".to_owned() };
         let thread = ThreadId::new(b"t");
         let end = End { thread: &thread, answer: answer.map(str::as_bytes), loss: &loss, generation: 3 };
-        [end.status(), end.error(b"u"), end.turn(turn)].map(|line| serde_json::from_slice(&line).unwrap())
+        [end.status(), end.error(b"u"), end.turn(b"u", turn)]
+            .map(|line| serde_json::from_slice(&line).unwrap())
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::activity::{Activity, Outcome};
 use super::delivery::Topic;
 use super::handshake::config_warning;
+use super::pacing::Origin;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
@@ -88,9 +89,14 @@ impl Router {
             }
             Audience::Sticky => {
                 self.handshake.keep(method, line);
+                self.delivery.notify_all(topic, line);
+            }
+            Audience::StickyAtStart => {
                 let warning = config_warning(method, line).map(|text| Activity::ConfigWarning { text });
                 self.activities.extend(warning);
-                self.delivery.notify_all(topic, line);
+                if self.handshake.keep_at_start(method, line) || !self.attribution.keep_warning(line) {
+                    self.delivery.notify_all(topic, line);
+                }
             }
         }
     }
@@ -133,7 +139,7 @@ impl Router {
         if let Some(params) = params
             && let Some(only) = self.record(line, note.meaning, &id, params)
         {
-            return self.delivery.notify(only, topic, line);
+            return self.delivery.notify_each(&only, topic, line);
         }
         if note.meaning == Meaning::TokenUsage {
             self.attribution.usage_reported(id);
@@ -145,15 +151,15 @@ impl Router {
         self.delivery.notify_each(subscribers, topic, line);
     }
 
-    /// Records what a thread's notification reports. Returns the only client it is for, if it is a
-    /// copy for the requester of a resume.
+    /// Records what a thread's notification reports. Returns the only clients it is for, if it is not for all
+    /// subscribers.
     fn record(
         &mut self,
         line: &[u8],
         meaning: Meaning,
         thread: &ThreadId,
         params: usize,
-    ) -> Option<ClientId> {
+    ) -> Option<Vec<ClientId>> {
         let state = self.subscriptions.get_mut(thread)?;
         match meaning {
             Meaning::TurnStarted => {
@@ -181,25 +187,38 @@ impl Router {
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
-                let turn = state.turn.as_mut()?;
-                if is_final_answer(line, item) {
+                if let Some(turn) = &mut state.turn
+                    && is_final_answer(line, item)
+                {
                     turn.final_answer = Some(item.of(line).into());
                 }
+                return self.refused_command(line, thread, item);
             }
             Meaning::TokenUsage => {
-                let replay = state.replay.as_mut().filter(|r| r.usage)?;
-                let turn = string_inner(line, member(line, params, b"turnId")?)?;
+                let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
                 replay.usage = false;
-                let live = state.turn.as_ref().is_some_and(|t| *t.id == *turn.of(line));
-                return (!live).then_some(replay.to);
+                return Some(vec![replay.to]);
             }
             Meaning::ServerRequestResolved => {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
                 self.server_requests.resolved(ServerRequestId(id));
             }
-            Meaning::None | Meaning::StatusChanged | Meaning::ThreadClosed | Meaning::ProcessExited => {}
+            Meaning::None
+            | Meaning::StatusChanged
+            | Meaning::ThreadClosed
+            | Meaning::GoalReported
+            | Meaning::ProcessExited => {}
         }
         None
+    }
+
+    /// Returns the clients that a completed item is for, if it is a command that was not allowed to run. The
+    /// upstream reports that from where it takes the answer to its approval: to those who were subscribed when it
+    /// was requested, and to nobody who came later (measured).
+    fn refused_command(&mut self, line: &[u8], thread: &ThreadId, item: Span) -> Option<Vec<ClientId>> {
+        let id = string_inner(line, member(line, item.start, b"id")?)?;
+        let asked = self.server_requests.item_completed(thread, id.of(line))?;
+        never_ran(line, item).then_some(asked)
     }
 
     // ---- notifications for everyone ------------------------------------------------------------
@@ -228,6 +247,15 @@ impl Router {
                 if active && self.defer_if_unknown(&thread, line) {
                     return;
                 }
+                let reloads = self.pacing.reloads(&thread).map(Origin::connected);
+                if status == Some(b"\"notLoaded\"") && reloads.is_none() {
+                    self.delivery.notify_all(topic, line);
+                    return self.unload(&thread);
+                }
+                if !active && let Some(Some(client)) = reloads {
+                    // The upstream subscribes it before it ends the turn that runs, unloads the thread and loads it.
+                    self.subscriptions.subscribe(client, &thread);
+                }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
                     let was_active = std::mem::replace(&mut state.active, active);
                     state.loaded = status != Some(b"\"notLoaded\"");
@@ -246,6 +274,12 @@ impl Router {
             Meaning::ThreadClosed => {
                 self.delivery.notify_all(topic, line);
                 self.unload(&thread);
+            }
+            Meaning::GoalReported => {
+                if let Some(state) = self.subscriptions.get_mut(&thread) {
+                    state.goal_reported();
+                }
+                self.delivery.notify_all(topic, line);
             }
             _ => self.delivery.notify_all(topic, line),
         }
@@ -298,6 +332,12 @@ impl Router {
 #[inline]
 fn text(line: &[u8], params: Option<usize>, name: &[u8]) -> Option<Span> {
     string_inner(line, member(line, params?, name)?)
+}
+
+/// Whether an item is a command without a process.
+fn never_ran(line: &[u8], item: Span) -> bool {
+    let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
+    is(b"type", b"\"commandExecution\"") && is(b"processId", b"null") && is(b"exitCode", b"null")
 }
 
 fn is_final_answer(line: &[u8], item: Span) -> bool {

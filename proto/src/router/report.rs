@@ -150,6 +150,10 @@ pub struct Accounting {
     pub deferred_unsubscribes: usize,
     /// Server requests.
     pub server_requests: usize,
+    /// Commands that wait for their approval, or were refused, and are not completed.
+    pub unapproved: usize,
+    /// Configuration warnings that wait for a response.
+    pub warnings: usize,
     /// Turns that are open.
     pub turns: usize,
     /// Subscriptions, counted at the threads.
@@ -168,6 +172,7 @@ impl Router {
     pub fn accounting(&self) -> Accounting {
         let mut kept = Accounting {
             server_requests: self.server_requests.len(),
+            unapproved: self.server_requests.unapproved(),
             resources: self.resources.len(),
             over_soft: self.delivery.over_soft(),
             ..Accounting::default()

@@ -361,7 +361,18 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
         RequestEffect::DropSubscriptions => {
             thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
         }
-        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::Subscribe => {
+            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: false })
+        }
+        RequestEffect::Revert => {
+            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: true })
+        }
+        RequestEffect::StartTurn => {
+            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: false })
+        }
+        RequestEffect::StartReview => {
+            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: true })
+        }
         RequestEffect::WindowsSetup => Kind::WindowsSetup,
         RequestEffect::Read if is("includeTurns", b"true") => Kind::ReadTurns,
         RequestEffect::Read => Kind::Plain,

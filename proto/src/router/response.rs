@@ -40,6 +40,9 @@ impl Router {
             Completion::Answered(pending) => pending,
         };
         self.attribution.done(upstream_id, &pending.kind);
+        if pending.kind != Kind::Initialize {
+            self.handshake.has_started();
+        }
         let client = pending.origin.connected();
         let mut edits = Edits::new();
         let mut opened = None;
@@ -54,6 +57,11 @@ impl Router {
                 }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
                 opened = self.opened(line, body, client, replay);
+                if let (Kind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
+                    && let Some(state) = self.subscriptions.get_mut(thread)
+                {
+                    state.goals_due += 1;
+                }
             }
             Kind::Resume { target: Some(thread), .. } => {
                 // Nobody became a subscriber. What was deferred reaches those it is for anyway, unless
@@ -63,8 +71,13 @@ impl Router {
                     self.release_deferred(thread);
                 }
             }
+            Kind::Subscribe { thread, .. } => {
+                opened = self.subscribed_aside(line, failed, body, client, thread);
+            }
             Kind::DropSubscriptions { thread } if !failed => self.unload(thread),
-            Kind::StartTurn { thread } if !failed => self.turn_answered(line, body, thread, client),
+            Kind::StartTurn { thread, review } if !failed => {
+                self.turn_answered(line, body, thread, client, *review);
+            }
             Kind::Resource { resource, id, part } => {
                 if let (false, Some(owner)) = (failed, pending.origin.client()) {
                     self.resource_answered(owner, *resource, id, *part);
@@ -74,6 +87,11 @@ impl Router {
                 }
             }
             _ => {}
+        }
+        for warning in self.attribution.take_warnings(&pending.kind) {
+            if let Some(client) = client {
+                self.delivery.notify(client, self.topic(b"configWarning"), &warning);
+            }
         }
         if let Origin::Client { client, id } = &pending.origin {
             self.delivery.reply_with(*client, |out| {
@@ -90,16 +108,13 @@ impl Router {
                 }
             });
         }
-        if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+        if let Some(thread) = pending.kind.subscribes_to() {
             self.run_deferred_unsubscribes(thread);
         }
-        if let Some(thread) = opened
-            && client.is_none()
-        {
-            self.release_thread(&thread);
-        }
-        if let (true, Kind::Resume { target: Some(thread), .. }) = (failed, &pending.kind) {
-            self.release_if_loaded(thread);
+        match (opened, pending.kind.subscribes_to()) {
+            (Some(thread), _) if client.is_none() => self.release_thread(&thread),
+            (None, Some(thread)) if failed => self.release_if_loaded(thread),
+            _ => {}
         }
         self.adopt_unexplained();
         self.pump();
@@ -148,7 +163,40 @@ impl Router {
         Some(id)
     }
 
-    fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
+    /// A request that subscribes its client beside what it is for was answered. One that fails has subscribed it
+    /// all the same if it was understood and the thread is loaded (measured). Returns the thread then.
+    fn subscribed_aside(
+        &mut self,
+        line: &[u8],
+        failed: bool,
+        body: Span,
+        client: Option<ClientId>,
+        thread: &ThreadId,
+    ) -> Option<ThreadId> {
+        let understood = || {
+            let message = member(line, body.start, b"message");
+            message.is_none_or(|text| !text.of(line).starts_with(b"\"Invalid request: "))
+        };
+        if failed && !(self.subscriptions.is_loaded(thread) && understood()) {
+            return None;
+        }
+        self.subscriptions.remember(thread, self.config.limits.remembered_threads).loaded = true;
+        self.release_leftovers(thread);
+        if let Some(client) = client {
+            self.subscriptions.subscribe(client, thread);
+        }
+        self.release_deferred(thread);
+        Some(thread.clone())
+    }
+
+    fn turn_answered(
+        &mut self,
+        line: &[u8],
+        body: Span,
+        thread: &ThreadId,
+        client: Option<ClientId>,
+        review: bool,
+    ) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
         let running =
             member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
@@ -157,7 +205,12 @@ impl Router {
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
+            let ended_or_open = state.last_turn.as_deref() == Some(id.of(line))
+                || state.turn.as_ref().is_some_and(|turn| turn.is_called(id.of(line)));
             state.open_turn(id.of(line), turn.of(line), requester);
+            if let Some(open) = state.turn.as_mut().filter(|_| review && !ended_or_open) {
+                open.begins_as_another = true;
+            }
             self.turn_runs(thread, id.of(line), client);
         }
     }

@@ -10,8 +10,8 @@ use super::Router;
 use super::delivery::Topic;
 use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
 use crate::json::Span;
-use crate::json::edit::write_string;
-use crate::json::scan::{Members, member, string_inner};
+use crate::json::edit::{last_member, write_string};
+use crate::json::scan::{Members, member, skip_space, string_inner};
 use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
 
 impl Router {
@@ -21,6 +21,7 @@ impl Router {
             return;
         }
         if self.server_requests.answered(id) {
+            self.server_requests.command_answered(id, approves(line));
             self.pacing.send_answer(self.delivery.now(), line);
         } else {
             self.counters.dropped_messages += 1;
@@ -55,6 +56,12 @@ impl Router {
             (Audience::Thread, Some(thread)) => {
                 if !self.defer_if_unknown(&thread, line) {
                     let to = self.approvers(id, &thread);
+                    if known.is_some_and(|known| known.is_of_command) && !self.server_requests.contains(id) {
+                        let item = params.and_then(|p| member(line, p.start, b"itemId"));
+                        if let Some(item) = item.and_then(|item| string_inner(line, item)) {
+                            self.server_requests.command_asked(id, &thread, item.of(line), &to);
+                        }
+                    }
                     self.pass_server_request(line, id, Some(thread), known, &to);
                 }
             }
@@ -146,6 +153,13 @@ impl Router {
             None => Topic::Unknown(method),
         }
     }
+}
+
+/// Whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with a word like these.
+fn approves(line: &[u8]) -> bool {
+    let result = last_member(line, Span { start: skip_space(line, 0), end: line.len() }, "result");
+    let decision = result.and_then(|result| last_member(line, result, "decision"));
+    decision.is_some_and(|d| d.of(line).starts_with(b"\"accept") || d.of(line).starts_with(b"{"))
 }
 
 /// Returns the line without `params.{name}`; `None` when it is not there.

@@ -26,10 +26,24 @@ pub(super) struct Open {
     deadline: Option<Time>,
 }
 
+/// Who was subscribed when the approval of a command was requested.
+#[derive(Debug)]
+struct Asked {
+    request: ServerRequestId,
+    thread: ThreadId,
+    /// The command's item between its quotes.
+    item: Box<[u8]>,
+    clients: Vec<ClientId>,
+    /// It was answered, and not approved: the end of the item may come after that of the turn.
+    refused: bool,
+}
+
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
 pub(super) struct ServerRequests {
     open: BTreeMap<ServerRequestId, Open>,
+    /// For the commands that are not completed and were not approved.
+    asked: Vec<Asked>,
 }
 
 impl ServerRequests {
@@ -75,6 +89,33 @@ impl ServerRequests {
         true
     }
 
+    /// The approval of a command is requested for the first time: of these clients.
+    pub(super) fn command_asked(
+        &mut self,
+        request: ServerRequestId,
+        thread: &ThreadId,
+        item: &[u8],
+        clients: &[ClientId],
+    ) {
+        let (thread, item, clients) = (thread.clone(), item.into(), clients.into());
+        self.asked.push(Asked { request, thread, item, clients, refused: false });
+    }
+
+    /// The approval of a command is answered. The end of one that is approved is for every subscriber.
+    pub(super) fn command_answered(&mut self, request: ServerRequestId, approved: bool) {
+        self.asked.retain(|asked| !approved || asked.request != request);
+        for asked in self.asked.iter_mut().filter(|asked| asked.request == request) {
+            asked.refused = true;
+        }
+    }
+
+    /// An item is completed. Returns who was subscribed when its approval was requested, if it is a command that
+    /// was not approved.
+    pub(super) fn item_completed(&mut self, thread: &ThreadId, item: &[u8]) -> Option<Vec<ClientId>> {
+        let at = self.asked.iter().position(|asked| asked.thread == *thread && *asked.item == *item)?;
+        Some(self.asked.swap_remove(at).clients)
+    }
+
     pub(super) fn contains(&self, id: ServerRequestId) -> bool {
         self.open.contains_key(&id)
     }
@@ -118,6 +159,7 @@ impl ServerRequests {
     /// Forgets the server requests of a turn that has ended and whose resolution is not reported any
     /// more: that of some never is, that of others was while nobody was subscribed.
     pub(super) fn forget_unreported(&mut self, thread: &ThreadId) {
+        self.asked.retain_mut(|asked| asked.thread != *thread || std::mem::take(&mut asked.refused));
         self.open.retain(|_, open| {
             (open.resolution_follows && !open.answered) || open.thread.as_ref() != Some(thread)
         });
@@ -125,11 +167,13 @@ impl ServerRequests {
 
     /// Forgets all server requests of a thread that nobody is subscribed to.
     pub(super) fn forget_thread(&mut self, thread: &ThreadId) {
+        self.asked.retain(|asked| asked.thread != *thread);
         self.open.retain(|_, open| open.thread.as_ref() != Some(thread));
     }
 
     /// Removes all; returns those whose resolution is still to be reported, with their threads.
     pub(super) fn resolve_all(&mut self) -> Vec<(ServerRequestId, ThreadId)> {
+        self.asked.clear();
         let all = std::mem::take(&mut self.open).into_iter();
         all.filter(|(_, open)| open.resolution_follows)
             .filter_map(|(id, open)| Some((id, open.thread?)))
@@ -139,6 +183,11 @@ impl ServerRequests {
     /// Iterates over the server requests that nobody has answered.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (ServerRequestId, &Open)> {
         self.open.iter().filter(|(_, open)| !open.answered).map(|(id, open)| (*id, open))
+    }
+
+    /// Returns how many commands are kept that were not approved.
+    pub(super) fn unapproved(&self) -> usize {
+        self.asked.len()
     }
 
     /// Whether a thread waits for an answer that no connected client can give.

@@ -71,6 +71,7 @@ impl Subscriptions {
         state.active = false;
         state.turn = None;
         state.replay = None;
+        state.goals_due = 0;
         for client in std::mem::take(&mut state.subscribers) {
             if let Some(threads) = self.clients.get_mut(&client) {
                 threads.remove(thread);

@@ -17,6 +17,8 @@ pub(super) struct Thread {
     pub(super) turn: Option<OpenTurn>,
     /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
     pub(super) running: Vec<RunningTurn>,
+    /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
+    pub(super) goals_due: u32,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
@@ -29,6 +31,10 @@ pub(super) struct Thread {
 pub(super) struct OpenTurn {
     /// Between its quotes.
     pub(super) id: Box<[u8]>,
+    /// The id that a review was answered with, and under which it ends, once it has begun under another one.
+    pub(super) ends_as: Option<Box<[u8]>>,
+    /// It is a review whose `turn/started` is still to come.
+    pub(super) begins_as_another: bool,
     /// The turn object as the upstream gave it when the turn began.
     pub(super) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
@@ -61,8 +67,20 @@ pub(super) enum KnownTo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replay {
     pub(super) to: ClientId,
-    /// The copy of the token usage is still to come.
+    /// The copy of the token usage may still come.
     pub(super) usage: bool,
+}
+
+impl OpenTurn {
+    /// Returns the id under which it ends.
+    pub(super) fn ends_as(&self) -> &[u8] {
+        self.ends_as.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Whether it has this id, as it began or as it ends.
+    pub(super) fn is_called(&self, id: &[u8]) -> bool {
+        *self.id == *id || self.ends_as.as_deref() == Some(id)
+    }
 }
 
 impl Thread {
@@ -72,6 +90,12 @@ impl Thread {
             return;
         }
         match (&mut self.turn, notified) {
+            (Some(turn), KnownTo::Subscribers) if turn.begins_as_another => {
+                turn.begins_as_another = false;
+                turn.known_to = KnownTo::Subscribers;
+                turn.object = object.into();
+                turn.ends_as = Some(std::mem::replace(&mut turn.id, id.into()));
+            }
             (Some(turn), notified) if *turn.id == *id => match (&mut turn.known_to, notified) {
                 (KnownTo::Requesters(known), KnownTo::Requesters(notified)) => {
                     known.extend(notified);
@@ -82,14 +106,24 @@ impl Thread {
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
             (turn, known_to) => {
-                *turn = Some(OpenTurn { id: id.into(), object: object.into(), final_answer: None, known_to });
+                *turn = Some(OpenTurn {
+                    id: id.into(),
+                    ends_as: None,
+                    begins_as_another: false,
+                    object: object.into(),
+                    final_answer: None,
+                    known_to,
+                });
             }
         }
     }
 
     /// Records that a turn runs that `by` has started, if that is known; returns whether it was not known to.
     pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
-        if self.last_turn.as_deref() == Some(id) || self.running.iter().any(|turn| *turn.id == *id) {
+        // A review that has begun under another id is known by the one it ends under.
+        let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
+        if renamed || self.last_turn.as_deref() == Some(id) || self.running.iter().any(|turn| *turn.id == *id)
+        {
             return false;
         }
         self.running.push(RunningTurn { id: id.into(), since: now, by });
@@ -99,9 +133,19 @@ impl Thread {
     /// Records that a turn has ended; returns it if it was known to run.
     pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
         self.last_turn = Some(id.into());
-        self.turn.take_if(|turn| *turn.id == *id);
+        self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
         Some(self.running.remove(at))
+    }
+
+    /// A goal of the thread was reported.
+    pub(super) fn goal_reported(&mut self) {
+        self.goals_due = self.goals_due.saturating_sub(1);
+        if self.goals_due == 0
+            && let Some(replay) = &mut self.replay
+        {
+            replay.usage = false;
+        }
     }
 
     /// Whether something runs on the thread that a drain waits for.

@@ -64,8 +64,13 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
             notes.push("subscribes; always passed on, also for a loaded thread".to_owned())
         }
         RequestEffect::Fork => notes.push("subscribes to the new thread, not to its source".to_owned()),
+        RequestEffect::Subscribe => notes.push("subscribes, also when it fails".to_owned()),
+        RequestEffect::Revert => notes.push(
+            "subscribes, also when it fails; other subscriptions survive that the thread is loaded again"
+                .to_owned(),
+        ),
         RequestEffect::DropSubscriptions => notes.push("ends all subscriptions".to_owned()),
-        RequestEffect::StartTurn => notes.push("opens a turn".to_owned()),
+        RequestEffect::StartTurn | RequestEffect::StartReview => notes.push("opens a turn".to_owned()),
     }
     if request.experimental {
         notes.push("needs `experimentalApi`".to_owned());
@@ -96,6 +101,11 @@ fn notification(notification: &Notification) -> (&'static str, Vec<String>) {
         Audience::Owner(id) => vec![format!("the client whose `{id}` it is")],
         Audience::Requester => vec!["the client whose request caused it".to_owned()],
         Audience::Sticky => vec!["every client, and each later one after its initialize".to_owned()],
+        Audience::StickyAtStart => vec![
+            "from the start of the upstream: every client, after its initialize; later: the client whose start, \
+             resume or fork caused it, right before the response"
+                .to_owned(),
+        ],
     };
     if notification.experimental {
         if notes.is_empty() {

@@ -138,10 +138,16 @@ pub enum RequestEffect {
     Resume,
     /// Subscribes the requester to the new thread, not to its source.
     Fork,
+    /// Subscribes the requester to a thread that is loaded, also when it fails.
+    Subscribe,
+    /// As [`RequestEffect::Subscribe`]; unloads the thread and loads it again, and the other subscriptions survive.
+    Revert,
     /// Ends all subscriptions to the thread.
     DropSubscriptions,
     /// Starts or joins a turn.
     StartTurn,
+    /// Starts a turn that begins under another id than it was answered with, and ends under that.
+    StartReview,
     /// Its end is told by a notification without an id.
     WindowsSetup,
     /// With `includeTurns` it may cause a `deprecationNotice`.
@@ -260,6 +266,9 @@ pub enum Audience {
     Requester,
     /// Everyone, and again each client that initializes later.
     Sticky,
+    /// [`Audience::Sticky`] while the upstream starts; later the client whose start, resume or fork caused it:
+    /// there is no id on the wire, and the response comes next.
+    StickyAtStart,
 }
 
 /// What codexd learns from a notification.
@@ -279,6 +288,8 @@ pub enum Meaning {
     StatusChanged,
     /// A thread has no subscribers any more.
     ThreadClosed,
+    /// The goal of a thread, also behind each resume.
+    GoalReported,
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
     /// A question of the upstream is settled.
@@ -327,6 +338,8 @@ pub struct ServerRequest {
     pub thread: &'static str,
     /// Whether `serverRequest/resolved` follows the answer.
     pub resolved: bool,
+    /// Whether it is about a command, so that a refusal completes the command's item.
+    pub is_of_command: bool,
     /// Member of `params` that clients without `experimentalApi` do not see.
     pub strip: Option<&'static str>,
     /// Milliseconds after which the upstream gives it up; `None` if it waits.
@@ -347,7 +360,15 @@ pub enum ServerRequestAudience {
 }
 
 const fn ask(method: &'static str, audience: ServerRequestAudience) -> ServerRequest {
-    ServerRequest { method, audience, thread: "threadId", resolved: false, strip: None, within_ms: None }
+    ServerRequest {
+        method,
+        audience,
+        thread: "threadId",
+        resolved: false,
+        is_of_command: false,
+        strip: None,
+        within_ms: None,
+    }
 }
 
 impl ServerRequest {
@@ -358,6 +379,11 @@ impl ServerRequest {
 
     const fn resolved(mut self) -> ServerRequest {
         self.resolved = true;
+        self
+    }
+
+    const fn of_command(mut self) -> ServerRequest {
+        self.is_of_command = true;
         self
     }
 

@@ -15,8 +15,8 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     broadcast("thread/name/updated").about(&["threadId"]),
     broadcast("thread/section/changed").about(&["threadId"]),
     broadcast("thread/attachment/updated").about(&["threadId"]),
-    broadcast("thread/goal/updated").about(&["threadId"]),
-    broadcast("thread/goal/cleared").about(&["threadId"]),
+    broadcast("thread/goal/updated").about(&["threadId"]).means(Meaning::GoalReported),
+    broadcast("thread/goal/cleared").about(&["threadId"]).means(Meaning::GoalReported),
     broadcast("project/changed").experimental(),
     broadcast("thread/project/updated").about(&["threadId"]).experimental(),
     broadcast("account/updated"),
@@ -90,6 +90,6 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     audience("mcpServer/event/stream/notification", Audience::Owner("subscriptionId")).experimental(),
     audience("deprecationNotice", Audience::Requester),
     audience("windowsSandbox/setupCompleted", Audience::Requester),
-    audience("configWarning", Audience::Sticky),
+    audience("configWarning", Audience::StickyAtStart),
     audience("remoteControl/status/changed", Audience::Sticky),
 ];

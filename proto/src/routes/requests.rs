@@ -99,7 +99,10 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/backgroundTerminals/clean").thread("threadId").experimental(),
     forward("thread/backgroundTerminals/list").thread("threadId").experimental(),
     forward("thread/backgroundTerminals/terminate").thread("threadId").experimental(),
-    forward("thread/revert").order(&["threadId", "beforeTurnId"]).thread("threadId"),
+    forward("thread/revert")
+        .order(&["threadId", "beforeTurnId"])
+        .effect(RequestEffect::Revert)
+        .thread("threadId"),
     forward("thread/list").order(order::THREAD_LIST).fields(&[
         "includeAttachedThreads",
         "projectId",
@@ -129,7 +132,11 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/turns/list").thread("threadId"),
     forward("thread/items/list").thread("threadId"),
     forward("thread/items/read").thread("threadId").experimental(),
-    forward("thread/guardianReview").order(&["threadId"]).thread("threadId").experimental(),
+    forward("thread/guardianReview")
+        .order(&["threadId"])
+        .effect(RequestEffect::Subscribe)
+        .thread("threadId")
+        .experimental(),
     forward("thread/inject_items").thread("threadId"),
     forward("thread/prepareApprovedPlan").thread("threadId").experimental(),
     forward("skills/list"),
@@ -190,22 +197,36 @@ pub static REQUESTS: [Request; 187] = [
     forward("turn/interrupt").thread("threadId"),
     forward("thread/realtime/start")
         .order(order::THREAD_REALTIME_START)
+        .effect(RequestEffect::Subscribe)
         .thread("threadId")
         .experimental()
         .work(),
-    forward("thread/realtime/appendAudio").order(&["threadId", "audio"]).thread("threadId").experimental(),
-    forward("thread/realtime/appendText")
-        .order(&["threadId", "text", "role"])
+    forward("thread/realtime/appendAudio")
+        .order(&["threadId", "audio"])
+        .effect(RequestEffect::Subscribe)
         .thread("threadId")
         .experimental(),
-    forward("thread/realtime/appendSpeech").order(&["threadId", "text"]).thread("threadId").experimental(),
-    forward("thread/realtime/stop").order(&["threadId"]).thread("threadId").experimental(),
+    forward("thread/realtime/appendText")
+        .order(&["threadId", "text", "role"])
+        .effect(RequestEffect::Subscribe)
+        .thread("threadId")
+        .experimental(),
+    forward("thread/realtime/appendSpeech")
+        .order(&["threadId", "text"])
+        .effect(RequestEffect::Subscribe)
+        .thread("threadId")
+        .experimental(),
+    forward("thread/realtime/stop")
+        .order(&["threadId"])
+        .effect(RequestEffect::Subscribe)
+        .thread("threadId")
+        .experimental(),
     forward("thread/timeline/list").thread("threadId").experimental(),
     forward("thread/realtime/listVoices").experimental(),
     forward("review/start")
         .order(&["threadId", "target", "delivery"])
         .thread("threadId")
-        .effect(RequestEffect::StartTurn)
+        .effect(RequestEffect::StartReview)
         .work(),
     forward("model/list"),
     forward("account/gatewayOAuth/read"),

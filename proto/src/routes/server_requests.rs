@@ -6,6 +6,7 @@ use super::{ServerRequest, ServerRequestAudience, ask};
 pub static SERVER_REQUESTS: [ServerRequest; 11] = [
     ask("item/commandExecution/requestApproval", ServerRequestAudience::Thread)
         .resolved()
+        .of_command()
         .strips("additionalPermissions"),
     ask("item/fileChange/requestApproval", ServerRequestAudience::Thread).resolved(),
     ask("item/permissions/requestApproval", ServerRequestAudience::Thread).resolved(),

@@ -1,7 +1,7 @@
 //! Questions of the upstream.
 
 use codexd_proto::status::StatusReport;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::net::{Net, approval, methods, note, question, status, thread, turn_completed};
 
@@ -348,5 +348,85 @@ fn a_question_fails_when_the_upstream_gives_it_up() {
         net.send(a, &answer(5, "late"));
         assert_eq!(net.sent_raw(), [""; 0], "it is answered once");
         assert_eq!(net.router.poll_timeout(), None);
+    }
+}
+
+// ---- the end of a command that was not approved --------------------------------------------------------------
+
+fn command_completed(t: &str, process: &Value, status: &str) -> String {
+    let item = json!({"type": "commandExecution", "id": "i", "processId": process, "exitCode": null, "status": status});
+    note("item/completed", &json!({"threadId": t, "turnId": "u", "item": item}))
+}
+
+#[test]
+fn the_end_of_a_refused_command_is_for_those_who_were_subscribed_when_it_was_asked_about() {
+    for answer in [
+        json!({"result": {"decision": "decline"}}),
+        json!({"result": {"decision": "cancel"}}),
+        json!({"result": null}),
+        json!({"error": {"code": -1, "message": "no"}}),
+    ] {
+        for turn_ends_first in [false, true] {
+            let mut net = Net::new();
+            let (a, b, c) = (net.join(), net.join(), net.join());
+            let t = net.start_thread(a, 1);
+            net.resume_thread(b, &t);
+            net.open_turn(&t, "u");
+            net.feed(&approval(3, &t));
+            net.request(b, 1, "thread/unsubscribe", &json!({"threadId": t}));
+            net.resume_thread_running(c, &t);
+            net.feed(&approval(3, &t));
+            net.hush(&[a, b, c]);
+            let mut answer = answer.clone();
+            answer["id"] = json!(3);
+            net.send(c, &answer.to_string());
+            net.feed(&note("serverRequest/resolved", &json!({"threadId": t, "requestId": 3})));
+            if turn_ends_first {
+                net.feed(&turn_completed(&t, "u"));
+            }
+            net.hush(&[a, b, c]);
+            let end = command_completed(&t, &Value::Null, "declined");
+            net.feed(&end);
+            assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![end.clone()], vec![end]));
+            assert_eq!(net.got_raw(c), [] as [&str; 0]);
+            assert_eq!(net.router.accounting().unapproved, 0);
+        }
+    }
+}
+
+#[test]
+fn the_end_of_an_approved_command_is_for_all_subscribers() {
+    for process in [json!("1"), Value::Null] {
+        let mut net = Net::new();
+        let (a, b) = (net.join(), net.join());
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        net.feed(&approval(3, &t));
+        net.resume_thread_running(b, &t);
+        net.feed(&approval(3, &t));
+        net.send(b, &json!({"id": 3, "result": {"decision": "acceptForSession"}}).to_string());
+        net.hush(&[a, b]);
+        let end = command_completed(&t, &process, "failed");
+        net.feed(&end);
+        assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![end.clone()], vec![end]));
+        assert_eq!(net.router.accounting().unapproved, 0);
+    }
+}
+
+#[test]
+fn who_was_asked_about_a_command_is_forgotten_with_its_turn_or_thread() {
+    for end in [0, 1, 2] {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        net.feed(&approval(3, &t));
+        assert_eq!(net.router.accounting().unapproved, 1);
+        match end {
+            0 => net.feed(&turn_completed(&t, "u")),
+            1 => net.feed(&status(&t, "notLoaded")),
+            _ => net.lose(),
+        }
+        assert_eq!(net.router.accounting().unapproved, 0, "{end}");
     }
 }

@@ -3,9 +3,9 @@
 use codexd_proto::router::{Action, CloseReason, Limits};
 use serde_json::{Value, json};
 
-use crate::net::{Net, ORIGINATOR, methods, note};
+use crate::net::{Net, ORIGINATOR, methods, note, thread};
 
-fn params(name: &str) -> Value {
+fn params_of(name: &str) -> Value {
     json!({"clientInfo": {"name": name, "title": null, "version": "1.2.3"}})
 }
 
@@ -22,7 +22,7 @@ fn codexd_introduces_itself_with_everything_that_clients_may_see() {
 fn initialize_is_answered_from_the_kept_handshake() {
     let mut net = Net::new();
     let client = net.connect();
-    net.request(client, 5, "initialize", &params("my client"));
+    net.request(client, 5, "initialize", &params_of("my client"));
     let answer = net.got_one(client);
     assert_eq!(answer["id"], 5);
     assert_eq!(
@@ -41,12 +41,12 @@ fn initialize_is_answered_from_the_kept_handshake() {
 fn kept_notifications_follow_the_answer_in_order_and_honour_opt_outs() {
     let mut net = Net::new();
     net.feed(&note("configWarning", &json!({"summary": "one"})));
-    net.feed(&note("remoteControl/status/changed", &json!({"status": "old"})));
     net.feed(&note("configWarning", &json!({"summary": "two"})));
+    net.feed(&note("remoteControl/status/changed", &json!({"status": "old"})));
     net.feed(&note("remoteControl/status/changed", &json!({"status": "new"})));
 
     let client = net.connect();
-    net.request(client, 1, "initialize", &params("c"));
+    net.request(client, 1, "initialize", &params_of("c"));
     let got = net.got(client);
     assert_eq!(methods(&got), ["<result>", "configWarning", "configWarning", "remoteControl/status/changed"]);
     assert_eq!(got[1]["params"]["summary"], "one");
@@ -64,12 +64,101 @@ fn kept_notifications_follow_the_answer_in_order_and_honour_opt_outs() {
     assert_eq!(net.got_methods(deaf), ["<result>", "remoteControl/status/changed"]);
 }
 
-#[test]
-fn a_later_warning_reaches_those_who_are_there_once() {
+/// A router whose upstream has reported all that it does at its start.
+fn started() -> Net {
     let mut net = Net::new();
+    net.feed(&note("remoteControl/status/changed", &json!({"status": "disabled"})));
+    net
+}
+
+#[test]
+fn a_later_warning_is_for_the_requester_of_the_next_response_right_before_it() {
+    for (method, params) in [
+        ("thread/start", json!({})),
+        ("thread/resume", json!({"threadId": thread(1)})),
+        ("thread/fork", json!({"threadId": thread(1)})),
+    ] {
+        for fails in [false, true] {
+            let mut net = started();
+            let (a, b) = (net.join(), net.join());
+            let id = net.forwarded(b, method, &params);
+            let list = net.forwarded(a, "thread/list", &json!({}));
+            for summary in ["one", "two"] {
+                net.feed(&note("configWarning", &json!({"summary": summary})));
+            }
+            net.reply(list, &json!({}));
+            assert_eq!(net.got_methods(a), ["<result>"]);
+            if fails {
+                net.fail(id, "no")
+            } else {
+                net.reply(id, &Net::thread_result(&thread(2), "idle"))
+            }
+            let got = net.got(b);
+            let last = if fails { "<error>" } else { "<result>" };
+            assert_eq!(methods(&got), ["configWarning", "configWarning", last], "{method}");
+            assert_eq!([&got[0]["params"]["summary"], &got[1]["params"]["summary"]], ["one", "two"]);
+            assert_eq!(net.got_raw(a), [] as [&str; 0]);
+            let late = net.connect();
+            net.request(late, 1, "initialize", &params_of("c"));
+            assert_eq!(net.got_methods(late), ["<result>", "remoteControl/status/changed"], "it is not kept");
+        }
+    }
+}
+
+#[test]
+fn a_later_warning_honours_opt_outs_and_is_for_nobody_when_its_requester_has_left() {
+    let mut net = started();
+    let a = net.join();
+    let deaf = net.join_with(&json!({"optOutNotificationMethods": ["configWarning"]}));
+    let gone = net.join();
+    for client in [deaf, gone] {
+        let id = net.forwarded(client, "thread/start", &json!({}));
+        net.feed(&note("configWarning", &json!({"summary": "late"})));
+        if client == gone {
+            net.leave(gone);
+        }
+        net.reply(id, &Net::thread_result(&thread(1), "idle"));
+        net.sent_raw();
+    }
+    assert_eq!(net.got_methods(deaf), ["<result>"]);
+    assert_eq!(net.got_raw(a), [] as [&str; 0]);
+    assert_eq!(net.router.accounting().warnings, 0);
+}
+
+#[test]
+fn a_later_warning_without_a_cause_reaches_those_who_are_there_once() {
+    let mut net = started();
     let client = net.join();
     net.feed(&note("configWarning", &json!({"summary": "late"})));
     assert_eq!(net.got_methods(client), ["configWarning"]);
+    let late = net.connect();
+    net.request(late, 1, "initialize", &params_of("c"));
+    assert_eq!(net.got_methods(late), ["<result>", "remoteControl/status/changed"]);
+}
+
+#[test]
+fn a_warning_of_the_start_is_kept_though_a_thread_is_being_started() {
+    let mut net = Net::starting(Limits::default());
+    let early = net.connect();
+    net.request(early, 1, "initialize", &params_of("c"));
+    net.request(early, 2, "thread/start", &json!({}));
+    let greeting = json!({"userAgent": "codex/1"});
+    net.sent_raw();
+    net.reply(0, &greeting);
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["initialized", "thread/start"]);
+    net.feed(&note("configWarning", &json!({"summary": "of the start"})));
+    assert_eq!(net.got_methods(early), ["<result>", "configWarning"]);
+    net.reply(sent[1]["id"].as_i64().unwrap(), &Net::thread_result(&thread(1), "idle"));
+    assert_eq!(net.got_methods(early), ["<result>"]);
+    let late = net.connect();
+    net.request(late, 1, "initialize", &params_of("c"));
+    assert_eq!(net.got_methods(late), ["<result>", "configWarning"]);
+    // The upstream has answered a request: what comes now is not of the start.
+    net.feed(&note("configWarning", &json!({"summary": "late"})));
+    let later = net.connect();
+    net.request(later, 1, "initialize", &params_of("c"));
+    assert_eq!(net.got_methods(later), ["<result>", "configWarning"]);
 }
 
 #[test]
@@ -94,7 +183,7 @@ fn initialize_takes_its_parameters_by_position_too() {
 fn second_initialize_is_refused() {
     let mut net = Net::new();
     let client = net.join();
-    net.request(client, 2, "initialize", &params("again"));
+    net.request(client, 2, "initialize", &params_of("again"));
     let answer = net.got_one(client);
     assert_eq!((answer["id"].as_i64(), answer["error"]["code"].as_i64()), (Some(2), Some(-32600)));
     assert_eq!(answer["error"]["message"], "Already initialized");
@@ -132,7 +221,7 @@ fn a_refused_initialize_can_be_tried_again() {
     }
     net.send(client, r#"{"id":2,"method":"initialize"}"#);
     assert_eq!(net.got_one(client)["error"]["message"], "Invalid request: missing field `params`");
-    net.request(client, 3, "initialize", &params("x"));
+    net.request(client, 3, "initialize", &params_of("x"));
     assert_eq!(net.got_one(client)["id"], 3);
 }
 
@@ -178,8 +267,8 @@ fn early_lines_wait_for_the_upstream_and_keep_their_order() {
     let mut net = Net::starting(Limits::default());
     let a = net.connect();
     let b = net.connect();
-    net.request(b, "b1", "initialize", &params("b"));
-    net.request(a, "a1", "initialize", &params("a"));
+    net.request(b, "b1", "initialize", &params_of("b"));
+    net.request(a, "a1", "initialize", &params_of("a"));
     net.request(a, "a2", "thread/list", &json!({}));
     net.send(a, "not json");
     assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (0, 0));
@@ -255,7 +344,7 @@ fn a_user_agent_of_another_form_is_left_as_it_is() {
     net.sent();
     net.reply(0, &json!({"userAgent": "something else"}));
     let client = net.connect();
-    net.request(client, 1, "initialize", &params("c"));
+    net.request(client, 1, "initialize", &params_of("c"));
     assert_eq!(net.got_one(client)["result"]["userAgent"], "something else");
 }
 
@@ -264,7 +353,7 @@ fn a_handshake_whose_result_is_no_object_is_refused() {
     for result in ["", "5", "null", "[]", "\"x\"", " "] {
         let mut net = Net::starting(Limits::default());
         let client = net.connect();
-        net.request(client, 1, "initialize", &params("c"));
+        net.request(client, 1, "initialize", &params_of("c"));
         net.feed(&format!(r#"{{"id":0,"result":{result}}}"#));
         let actions = net.actions();
         assert!(

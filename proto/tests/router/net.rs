@@ -246,6 +246,12 @@ impl Net {
         assert_eq!(methods(&self.got(client)), ["<result>"]);
     }
 
+    /// A client resumes a thread on which something runs; its inbox is not emptied.
+    pub(crate) fn resume_thread_running(&mut self, client: ClientId, name: &str) {
+        let id = self.forwarded(client, "thread/resume", &json!({"threadId": name, "excludeTurns": true}));
+        self.reply(id, &Net::thread_result(name, "active"));
+    }
+
     /// A turn begins on a thread; nobody's inbox is emptied.
     pub(crate) fn open_turn(&mut self, name: &str, turn: &str) {
         self.feed(&status(name, "active"));

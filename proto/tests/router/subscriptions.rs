@@ -502,17 +502,45 @@ fn the_token_usage_behind_the_resume_of_a_client_that_has_gone_is_for_nobody() {
 }
 
 #[test]
-fn a_live_token_usage_right_behind_a_resume_is_for_all() {
+fn the_token_usage_behind_a_resume_in_a_turn_is_for_the_requester_and_behind_the_goal_for_all() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
     net.hush(&[a, b]);
-    let id = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
-    net.reply(id, &Net::thread_result(&t, "active"));
-    net.feed(&usage(&t, "u"));
-    assert_eq!(net.got_raw(a), [usage(&t, "u")]);
-    assert_eq!(net.got_raw(b).len(), 2);
+    let goal = note("thread/goal/cleared", &json!({"threadId": t}));
+    for has_usage in [true, false] {
+        let id = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+        net.reply(id, &Net::thread_result(&t, "active"));
+        if has_usage {
+            net.feed(&usage(&t, "u"));
+            assert_eq!(net.got_methods(b), ["<result>", "thread/tokenUsage/updated"]);
+            assert_eq!(net.got_raw(a), NONE);
+        }
+        net.feed(&goal);
+        net.hush(&[a, b]);
+        net.feed(&usage(&t, "u"));
+        assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![usage(&t, "u")], vec![usage(&t, "u")]));
+    }
+}
+
+#[test]
+fn the_goal_of_an_earlier_resume_does_not_end_the_wait_for_the_copy_of_a_later_one() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let goal = note("thread/goal/cleared", &json!({"threadId": t}));
+    for client in [a, b] {
+        let id = net.forwarded(client, "thread/resume", &json!({"threadId": t}));
+        net.reply(id, &Net::thread_result(&t, "idle"));
+        if client == a {
+            net.feed(&usage(&t, "old"));
+        }
+    }
+    net.feed(&goal);
+    net.hush(&[a, b]);
+    net.feed(&usage(&t, "old"));
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (0, 1));
 }
 
 #[test]
@@ -800,4 +828,195 @@ fn what_comes_from_loading_a_thread_again_is_for_the_next_subscriber() {
     assert_eq!(net.got_methods(b), told);
     net.feed(&delta(&t, 2));
     assert_eq!(net.got_raw(b), [delta(&t, 2)]);
+}
+
+// ---- requests that subscribe beside what they are for ----------------------------------------------------
+
+const BESIDE: [&str; 7] = [
+    "thread/revert",
+    "thread/guardianReview",
+    "thread/realtime/start",
+    "thread/realtime/appendAudio",
+    "thread/realtime/appendText",
+    "thread/realtime/appendSpeech",
+    "thread/realtime/stop",
+];
+
+#[test]
+fn a_request_that_subscribes_on_the_way_does_so_also_when_it_fails() {
+    for method in BESIDE {
+        for error in [None, Some("turn not found: x"), Some("Invalid request: missing field `x`")] {
+            let mut net = Net::new();
+            let (a, b) = (net.join(), net.join());
+            let t = net.start_thread(a, 1);
+            let id = net.forwarded(b, method, &json!({"threadId": t}));
+            match error {
+                None => net.reply(id, &json!({})),
+                Some(message) => net.fail(id, message),
+            }
+            net.hush(&[a, b]);
+            net.feed(&delta(&t, 1));
+            let subscribed = error.is_none_or(|message| !message.starts_with("Invalid"));
+            assert_eq!(net.got_raw(b).len(), usize::from(subscribed), "{method} {error:?}");
+            assert_eq!(net.got_raw(a), [delta(&t, 1)]);
+        }
+    }
+}
+
+#[test]
+fn what_fails_on_a_thread_that_is_not_loaded_subscribes_nobody() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.feed(&status(&t, "notLoaded"));
+    for name in [t.as_str(), &thread(9), "nonsense"] {
+        let id = net.forwarded(b, "thread/revert", &json!({"threadId": name}));
+        net.fail(id, "thread not found");
+    }
+    net.hush(&[a, b]);
+    net.resume_thread(a, &t);
+    net.hush(&[a, b]);
+    net.feed(&delta(&t, 1));
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (1, 0));
+}
+
+#[test]
+fn a_client_that_leaves_before_it_is_subscribed_on_the_way_leaves_nothing_behind() {
+    for fails in [false, true] {
+        let mut net = Net::new();
+        let (a, b) = (net.join(), net.join());
+        let t = net.start_thread(a, 1);
+        net.leave(a);
+        assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+        let id = net.forwarded(b, "thread/realtime/stop", &json!({"threadId": t}));
+        net.leave(b);
+        assert_eq!(net.sent_raw(), NONE, "it may yet subscribe");
+        if fails {
+            net.fail(id, "no conversation")
+        } else {
+            net.reply(id, &json!({}))
+        }
+        assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+    }
+}
+
+#[test]
+fn an_unsubscribe_waits_for_a_request_that_subscribes_on_the_way() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let id = net.forwarded(b, "thread/revert", &json!({"threadId": t, "beforeTurnId": "x"}));
+    net.request(b, 2, "thread/unsubscribe", &json!({"threadId": t}));
+    net.fail(id, "turn not found");
+    let got = net.got(b);
+    assert_eq!(methods(&got), ["<error>", "<result>"]);
+    assert_eq!(got[1]["result"]["status"], "unsubscribed");
+    net.feed(&delta(&t, 1));
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (1, 0));
+}
+
+// ---- threads that are not loaded any more ------------------------------------------------------------------
+
+#[test]
+fn a_revert_loads_the_thread_again_and_all_subscriptions_survive() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    let id = net.forwarded(b, "thread/revert", &json!({"threadId": t, "beforeTurnId": "u"}));
+    net.feed(&delta(&t, 1));
+    net.hush(&[a]);
+    assert_eq!(
+        net.got_methods(b),
+        ["thread/status/changed"],
+        "it is not subscribed before the upstream begins"
+    );
+    net.feed(&status(&t, "idle"));
+    net.feed(&turn_completed(&t, "u"));
+    net.feed(&status(&t, "notLoaded"));
+    net.feed(&status(&t, "idle"));
+    net.reply(id, &json!({}));
+    let status = "thread/status/changed";
+    let told = [status, "turn/completed", status, status];
+    assert_eq!(net.got_methods(a), told);
+    assert_eq!(net.got_methods(b)[..4], told);
+    net.feed(&delta(&t, 2));
+    assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![delta(&t, 2)], vec![delta(&t, 2)]));
+    assert_eq!(net.router.accounting().subscriptions, 2);
+}
+
+#[test]
+fn a_thread_that_is_not_loaded_any_more_has_no_subscribers() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.resume_thread(b, &t);
+    net.open_turn(&t, "u");
+    net.feed(&approval(0, &t));
+    net.hush(&[a, b]);
+    let id = net.forwarded(a, "thread/delete", &json!({"threadId": t}));
+    net.feed(&status(&t, "notLoaded"));
+    net.fail(id, "cannot delete thread: forked history still references it");
+    assert_eq!(net.got_methods(a), ["thread/status/changed", "<error>"]);
+    assert_eq!(net.got_methods(b), ["thread/status/changed"]);
+    for client in [a, b] {
+        net.request(client, 1, "thread/unsubscribe", &json!({"threadId": t}));
+        assert_eq!(net.got_one(client)["result"]["status"], "notLoaded");
+    }
+    assert_eq!(net.sent_raw(), NONE);
+    assert!(net.router.is_quiet());
+    let kept = net.router.accounting();
+    assert_eq!((kept.subscriptions, kept.subscribers, kept.turns, kept.server_requests), (0, 0, 0, 0));
+    net.resume_thread(b, &t);
+    net.feed(&delta(&t, 1));
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (0, 1));
+}
+
+#[test]
+fn a_delete_before_a_revert_unloads_for_good() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    let delete = net.forwarded(a, "thread/delete", &json!({"threadId": t}));
+    let revert = net.forwarded(b, "thread/revert", &json!({"threadId": t, "beforeTurnId": "u"}));
+    net.feed(&status(&t, "notLoaded"));
+    net.fail(delete, "cannot delete thread: forked history still references it");
+    net.fail(revert, "thread not found");
+    net.hush(&[a, b]);
+    net.feed(&delta(&t, 1));
+    assert_eq!((net.got_raw(a).len(), net.got_raw(b).len()), (0, 0));
+    assert_eq!(net.router.accounting().subscriptions, 0);
+}
+
+// ---- reviews -----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_review_ends_under_the_id_of_its_answer_though_it_began_under_another() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    let review = |net: &mut Net| {
+        let id = net.forwarded(a, "review/start", &json!({"threadId": t, "target": {}}));
+        let turn = json!({"id": "answered", "status": "inProgress", "items": []});
+        net.reply(id, &json!({"turn": turn, "reviewThreadId": t}));
+        net.feed(&status(&t, "active"));
+        net.feed(&turn_started(&t, "begun"));
+    };
+    review(&mut net);
+    net.feed(&status(&t, "idle"));
+    assert!(!net.router.is_quiet());
+    net.feed(&turn_completed(&t, "answered"));
+    assert!(net.router.is_quiet(), "nothing is left open");
+
+    let mut net = Net::new();
+    let a = net.join();
+    assert_eq!(net.start_thread(a, 1), t);
+    review(&mut net);
+    net.got(a);
+    // It is interrupted under the id that it began under.
+    net.router.interrupt_turns(net.now);
+    assert_eq!(net.sent()[0]["params"]["turnId"], "begun");
+    net.lose();
+    let end = net.got(a).into_iter().find(|it| it["method"] == "turn/completed").unwrap();
+    assert_eq!(end["params"]["turn"]["id"], "answered");
 }

@@ -38,12 +38,20 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         reason: "codexd checks the handshake before anything is decoded, which only the upstream could do",
     },
     Exception {
-        script: "resume_with_a_pending_approval",
+        script: "resume_unsubscribe_and_turn_at_once",
         client: "B",
-        method: "item/completed",
+        method: "thread/tokenUsage/updated",
+        kind: Kind::Missing,
+        sometimes: false,
+        reason: "an unsubscribe sent behind a resume without an answer is answered together with it, before the \
+                 copy of the token usage that follows",
+    },
+    Exception {
+        script: "resume_unsubscribe_and_turn_at_once",
+        client: "B",
+        method: "thread/tokenUsage/updated",
         kind: Kind::Extra,
         sometimes: false,
-        reason: "the end of a command that was declined reaches natively only those who were subscribed when \
-                 it was asked about; codexd tells it to all who see the question",
+        reason: "the same copy, behind the answer to the unsubscribe",
     },
 ];

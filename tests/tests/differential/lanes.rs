@@ -175,11 +175,17 @@ fn continues(last: &Value, next: &Value) -> bool {
 
 /// Decodes base64; what is no such text stays as it is.
 pub(crate) fn decode(text: &str) -> String {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
     for byte in text.bytes().take_while(|byte| *byte != b'=') {
-        let Some(digit) = DIGITS.iter().position(|digit| *digit == byte) else { return text.to_owned() };
-        bits = bits << 6 | digit as u32;
+        let digit = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return text.to_owned(),
+        };
+        bits = bits << 6 | u32::from(digit);
         count += 6;
         if count >= 8 {
             count -= 8;

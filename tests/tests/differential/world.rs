@@ -1,6 +1,7 @@
 //! One server with its model in a world of its own: the oracle, or codexd.
 
-use std::fs;
+use std::path::Path;
+use std::{fs, io};
 
 use codexd_tests::binary;
 use codexd_tests::client::TestClient;
@@ -62,6 +63,9 @@ impl World {
         for (name, content) in setup.files {
             fs::write(home.project().join(name), content).unwrap();
         }
+        if let Some(used) = codex.used_home() {
+            copy(&used, &home.codex_home()).unwrap();
+        }
         let mut config = setup.config.clone();
         if setup.mcp {
             config.more += &format!("[mcp_servers.mk]\ncommand = {:?}\n", binary::mock_mcp());
@@ -103,4 +107,19 @@ impl World {
             (Server::Codexd(daemon), _) => daemon.raw_client(name),
         }
     }
+}
+
+/// Copies what is in a folder.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }

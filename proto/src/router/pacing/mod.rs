@@ -559,10 +559,21 @@ impl Pacing {
     /// Whether a client has requested a resume of a thread, before the request `before`, that is
     /// unanswered.
     pub(super) fn is_resuming(&self, client: ClientId, thread: &ThreadId, before: UpstreamId) -> bool {
-        self.pending.before(before).any(|p| {
-            p.origin.connected() == Some(client)
-                && matches!(&p.kind, Kind::Resume { target: Some(t), .. } if t == thread)
-        })
+        self.pending
+            .before(before)
+            .any(|p| p.origin.connected() == Some(client) && p.kind.subscribes_to() == Some(thread))
+    }
+
+    /// Returns whose request it is that unloads a thread only to load it again, if the upstream does that now: it
+    /// takes the requests about a thread one after the other.
+    pub(super) fn reloads(&self, thread: &ThreadId) -> Option<&Origin> {
+        let oldest = self.pending.oldest_sent(|p| match &p.kind {
+            Kind::Subscribe { thread: t, reloads: true } | Kind::DropSubscriptions { thread: t } => {
+                t == thread
+            }
+            _ => false,
+        })?;
+        matches!(oldest.kind, Kind::Subscribe { .. }).then_some(&oldest.origin)
     }
 
     /// Iterates over the requests of connected clients that have no response.

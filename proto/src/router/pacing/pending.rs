@@ -56,12 +56,14 @@ pub(in crate::router) enum Kind {
     Fork { replays: bool },
     /// Subscribes to an existing thread; the id is not known beforehand with `path` or `history`.
     Resume { target: Option<ThreadId>, replays: bool },
+    /// Subscribes to a loaded thread, also when it fails; `reloads` the thread on the way.
+    Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
     DropSubscriptions { thread: ThreadId },
     /// The last subscriber unsubscribes.
     Unsubscribe { thread: ThreadId },
-    /// Starts or joins a turn.
-    StartTurn { thread: ThreadId },
+    /// Starts or joins a turn, or starts a review.
+    StartTurn { thread: ThreadId, review: bool },
     /// Reads a whole thread.
     ReadTurns,
     /// Starts a job whose end is reported by a notification without an id.
@@ -81,19 +83,39 @@ impl Kind {
         matches!(self, Kind::ReadTurns | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. })
     }
 
+    /// Whether its response may cause a `configWarning`.
+    pub(in crate::router) fn reads_configuration(&self) -> bool {
+        matches!(self, Kind::Start | Kind::Fork { .. } | Kind::Resume { .. })
+    }
+
+    /// Returns the thread that its client is or may be subscribed to after the response, if that is known before.
+    pub(in crate::router) fn subscribes_to(&self) -> Option<&ThreadId> {
+        match self {
+            Kind::Resume { target: Some(thread), .. } | Kind::Subscribe { thread, .. } => Some(thread),
+            _ => None,
+        }
+    }
+
     /// Whether messages may have to be attributed to it while it is in flight.
     pub(in crate::router) fn is_attributed(&self) -> bool {
-        matches!(self, Kind::Start | Kind::Fork { .. } | Kind::Resume { .. } | Kind::WindowsSetup)
-            || self.reads_turns()
+        matches!(
+            self,
+            Kind::Start
+                | Kind::Fork { .. }
+                | Kind::Resume { .. }
+                | Kind::Subscribe { .. }
+                | Kind::WindowsSetup
+        ) || self.reads_turns()
     }
 
     /// Returns how many bytes of the client's text it holds.
     fn text_bytes(&self) -> usize {
         match self {
             Kind::Resume { target: Some(thread), .. }
+            | Kind::Subscribe { thread, .. }
             | Kind::DropSubscriptions { thread }
             | Kind::Unsubscribe { thread }
-            | Kind::StartTurn { thread } => thread.as_bytes().len(),
+            | Kind::StartTurn { thread, .. } => thread.as_bytes().len(),
             Kind::Resource { id, .. } => id.len(),
             _ => 0,
         }
@@ -234,6 +256,12 @@ impl PendingTable {
     /// Iterates over the requests that are older than `id`.
     pub(super) fn before(&self, id: UpstreamId) -> impl Iterator<Item = &Pending> {
         self.table.iter().filter(move |(other, _)| **other < id).map(|(_, pending)| pending)
+    }
+
+    /// Returns the oldest request that was sent and of which this is true.
+    pub(super) fn oldest_sent(&self, is_it: impl Fn(&Pending) -> bool) -> Option<&Pending> {
+        let sent = self.table.iter().filter(|(_, p)| p.progress != Progress::Queued && is_it(p));
+        sent.min_by_key(|(id, _)| **id).map(|(_, pending)| pending)
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {

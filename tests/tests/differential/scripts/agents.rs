@@ -57,3 +57,37 @@ fn an_approval_of_a_sub_agent() {
         child_ends(it, b, &thread);
     });
 }
+
+#[test]
+fn a_command_of_a_sub_agent_is_declined() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
+        it.turn(a, &thread, "first");
+        it.turn_start(a, &thread, "[[spawn:task {{shell:touch child.txt}}]] go");
+        it.see(a, "item/commandExecution/requestApproval");
+        let question = it.see(b, "item/commandExecution/requestApproval");
+        it.see_end(a, &thread);
+        let child = question["params"]["threadId"].as_str().unwrap().to_owned();
+        let c = it.join("C");
+        it.resume(c, &child);
+        let question = it.see(c, "item/commandExecution/requestApproval");
+        it.reply(c, &question, json!({"decision": "decline"}));
+        it.all_see_end(&[a, b, c], &child);
+    });
+}
+
+#[test]
+fn a_sub_agent_of_a_thread_that_nobody_hears() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({}));
+        it.call(a, "thread/unsubscribe", json!({"threadId": thread}));
+        it.turn_start(b, &thread, "[[spawn:task]] go");
+        let child = child_ends(it, a, &thread);
+        child_ends(it, b, &thread);
+        it.see_status(b, &thread, "idle");
+        it.call(b, "thread/unsubscribe", json!({"threadId": child}));
+        it.call(a, "thread/read", json!({"threadId": child}));
+    });
+}

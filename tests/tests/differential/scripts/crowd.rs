@@ -160,7 +160,6 @@ fn what_subscribes_and_what_does_not() {
             ("thread/items/list", json!({})),
             ("thread/items/read", json!({"turnId": running, "itemIds": ["none"]})),
             ("thread/goal/get", json!({})),
-            ("thread/name/set", json!({"name": "x"})),
             ("thread/metadata/update", json!({"gitInfo": {"branch": "main"}})),
             ("thread/settings/update", json!({"effort": "low"})),
             ("turn/settings/update", json!({"turnId": none, "effort": "low"})),
@@ -180,19 +179,9 @@ fn what_subscribes_and_what_does_not() {
             ("thread/timeline/list", json!({})),
             ("thread/searchOccurrences", json!({"searchTerm": "long"})),
             ("thread/prepareApprovedPlan", json!({"markdown": "x"})),
-            ("thread/realtime/stop", json!({})),
-            ("thread/realtime/appendText", json!({"text": "x"})),
-            ("thread/realtime/appendText", json!({})),
-            ("thread/realtime/appendSpeech", json!({"text": "x"})),
-            (
-                "thread/realtime/appendAudio",
-                json!({"audio": {"data": "AAAA", "sampleRate": 24000, "numChannels": 1}}),
-            ),
-            ("thread/realtime/appendAudio", json!({"audio": 1})),
             ("thread/realtime/start", json!({"outputModality": "none"})),
             ("thread/sample", json!({"expectedTurnId": none, "prompt": "x"})),
             ("thread/section/move", json!({"sectionId": "none"})),
-            ("thread/attachment/add", json!({"attachmentType": "t", "identityKey": "k", "payload": {}})),
             ("thread/attachment/remove", json!({"attachmentId": "none"})),
             ("thread/readState/update", json!({"operation": {"type": "read"}, "expectedRevision": "none"})),
             ("thread/shellCommand", json!({"command": ""})),
@@ -218,5 +207,53 @@ fn what_subscribes_and_what_does_not() {
         }
         it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": running}));
         it.see_end(a, &thread);
+    });
+}
+
+#[test]
+fn what_speaks_subscribes() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({}));
+        let audio = json!({"data": "AAAA", "sampleRate": 24000, "numChannels": 1});
+        let requests = [
+            ("stop", json!({}), "thread/realtime/closed"),
+            ("appendText", json!({"text": "x"}), "error"),
+            ("appendSpeech", json!({"text": "x"}), "error"),
+            ("appendAudio", json!({"audio": audio}), "error"),
+        ];
+        for (method, mut params, told) in requests {
+            let method = format!("thread/realtime/{method}");
+            it.call(b, &method, json!({"threadId": thread, "audio": 1}));
+            it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
+            params["threadId"] = json!(thread);
+            it.call(b, &method, params);
+            it.see(b, told);
+            it.see(a, told);
+            it.turn(a, &thread, "for both");
+            it.see_end(b, &thread);
+            it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
+        }
+        it.call(b, "thread/realtime/stop", json!({"threadId": "01a1fb58-0000-7000-8000-000000000000"}));
+        it.call(b, "thread/realtime/stop", json!({"threadId": "nonsense"}));
+        it.turn(a, &thread, "for A");
+        it.see_status(b, &thread, "idle");
+    });
+}
+
+#[test]
+fn a_guardian_review_subscribes() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({}));
+        it.call(b, "thread/guardianReview", json!({"threadId": "nonsense"}));
+        it.call(b, "thread/guardianReview", json!({"threadId": "01a1fb58-0000-7000-8000-000000000000"}));
+        let running = it.hang(a, &thread, "long");
+        it.call(b, "thread/guardianReview", json!({"threadId": thread}));
+        it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": running}));
+        it.see_end(a, &thread);
+        it.see_end(b, &thread);
+        it.turn(a, &thread, "for both");
+        it.see_end(b, &thread);
     });
 }

@@ -103,3 +103,27 @@ fn a_command_is_allowed_for_the_session() {
         it.see_end(a, &thread);
     });
 }
+
+#[test]
+fn broken_answers_of_one_that_came_later() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({"approvalPolicy": "untrusted"}));
+        let answers = [
+            json!({"result": {"decision": "none"}}),
+            json!({"result": null}),
+            json!({"error": {"code": -1, "message": "no"}}),
+            json!({"result": {"decision": "accept"}}),
+        ];
+        for (index, mut answer) in answers.into_iter().enumerate() {
+            it.turn_start(a, &thread, &format!("[[shell:touch made{index}.txt]] go"));
+            it.see(a, APPROVAL);
+            it.resume(b, &thread);
+            let question = it.see(b, APPROVAL);
+            answer["id"] = question["id"].clone();
+            it.say(b, answer);
+            it.all_see_end(&[a, b], &thread);
+            it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
+        }
+    });
+}

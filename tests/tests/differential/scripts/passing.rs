@@ -75,3 +75,157 @@ fn path_of(folder: &Value) -> Value {
     let path = folder["path"].as_str().unwrap_or_default();
     json!({"path": path.trim_end_matches('/')})
 }
+
+#[test]
+fn sections_and_projects() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let c = it.join_with("C", json!({}));
+        let thread = it.shared(a, &[], json!({}));
+        let section = it.call(b, "threadSection/create", json!({"name": "one"}));
+        let section = section["result"]["section"]["id"].clone();
+        it.call(b, "threadSection/update", json!({"sectionId": section, "name": "two"}));
+        it.call(c, "thread/section/move", json!({"threadId": thread, "sectionId": section}));
+        it.all_see(&[a, b, c], "thread/section/changed");
+        it.call(a, "threadSection/list", json!({}));
+        it.call(c, "threadSection/delete", json!({"sectionId": section}));
+        let roots = json!([{"path": it.project()}]);
+        let project = json!({"name": "p", "roots": roots, "idempotencyKey": "k"});
+        let project = it.call(b, "project/create", project);
+        it.all_see(&[a, b], "project/changed");
+        let project = project["result"]["project"]["id"].clone();
+        it.call(c, "project/list", json!({}));
+        it.call(a, "thread/metadata/update", json!({"threadId": thread, "projectId": project}));
+        it.all_see(&[a, b], "thread/project/updated");
+        it.call(b, "project/update", json!({"projectId": project, "name": "q"}));
+        it.all_see(&[a, b], "project/changed");
+        it.call(b, "project/delete", json!({"projectId": project}));
+        it.all_see(&[a, b], "project/changed");
+        it.call(b, "project/read", json!({"projectId": project}));
+    });
+}
+
+#[test]
+fn commands_of_a_thread() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let c = it.join("C");
+        let thread = it.shared(a, &[b], json!({}));
+        it.call(c, "thread/shellCommand", json!({"threadId": thread, "command": "echo from outside"}));
+        it.all_see_end(&[a, b], &thread);
+        it.call(b, "thread/shellCommand", json!({"threadId": thread, "command": "exit 3"}));
+        it.all_see_end(&[a, b], &thread);
+        it.call(b, "thread/shellCommand", json!({"threadId": "nonsense", "command": "true"}));
+        let item =
+            json!({"type": "message", "role": "user", "content": [{"type": "input_text", "text": "put in"}]});
+        it.call(c, "thread/inject_items", json!({"threadId": thread, "items": [item]}));
+        it.turn(b, &thread, "after");
+        it.see_end(a, &thread);
+    });
+}
+
+#[test]
+fn a_thread_is_compacted() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let c = it.join("C");
+        let thread = it.shared(a, &[b], json!({}));
+        it.call(c, "thread/compact/start", json!({"threadId": thread}));
+        it.all_see_end(&[a, b], &thread);
+        it.turn(b, &thread, "after");
+        it.see_end(a, &thread);
+        it.call(c, "thread/compact/start", json!({"threadId": "nonsense"}));
+    });
+}
+
+#[test]
+fn samples_of_a_thread() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.start(a, json!({}));
+        let end = it.turn(a, &thread, "first");
+        let turn = &end["params"]["turn"]["id"];
+        let sample = |prompt: &str| json!({"threadId": thread, "expectedTurnId": turn, "prompt": prompt});
+        it.call(b, "thread/sample", sample("a sample"));
+        let asked = it.ask_as(b, json!("mine"), "thread/sample", sample("[[deltas:2:600000]] a long one"));
+        it.world().model().wait_for_prompt("a long one");
+        // Of another connection there is no such request.
+        it.call(a, "thread/sample/cancel", json!({"requestId": "mine"}));
+        it.call(b, "thread/sample/cancel", json!({"requestId": "none"}));
+        it.call(b, "thread/sample/cancel", json!(["mine"]));
+        it.answer_to(&asked);
+        it.turn(a, &thread, "second");
+        it.see_status(b, &thread, "idle");
+    });
+}
+
+#[test]
+fn attachments_and_what_was_read() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[], json!({}));
+        let of = |mut params: Value| {
+            params["threadId"] = json!(thread);
+            params
+        };
+        let attachment = json!({"attachmentType": "t", "identityKey": "k\u{2028}", "payload": {"x": 1.0}});
+        it.call(b, "thread/attachment/add", of(attachment));
+        it.all_see(&[a, b], "thread/attachment/updated");
+        it.call(a, "thread/attachment/list", of(json!({})));
+        it.call(
+            b,
+            "thread/attachment/remove",
+            of(json!({"attachmentType": "t", "identityKey": "k\u{2028}"})),
+        );
+        it.all_see(&[a, b], "thread/attachment/updated");
+        let read = it.call(b, "thread/read", of(json!({})));
+        let revision = read["result"]["readState"]["revision"].clone();
+        let operation = json!({"operation": {"type": "read"}, "expectedRevision": revision});
+        it.call(b, "thread/readState/update", of(operation.clone()));
+        it.see(a, "thread/readState/changed");
+        it.see(a, "thread/readState/changed");
+        it.call(b, "thread/readState/update", of(operation));
+        it.call(b, "thread/search", json!({"searchTerm": "first"}));
+        it.call(b, "thread/timeline/list", of(json!({})));
+    });
+}
+
+#[test]
+fn terminals_in_the_background() {
+    differential(&Setup::default(), |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let thread = it.shared(a, &[b], json!({}));
+        it.turn(a, &thread, "[[shell:cat;;yield_time_ms=250;;tty=true]] go");
+        it.see_end(b, &thread);
+        let listed = it.call(b, "thread/backgroundTerminals/list", json!({"threadId": thread}));
+        let process = &listed["result"]["data"][0]["processId"];
+        let params = json!({"threadId": thread, "processId": process});
+        it.call(b, "thread/backgroundTerminals/terminate", params.clone());
+        it.call(b, "thread/backgroundTerminals/terminate", params);
+        it.call(b, "thread/backgroundTerminals/clean", json!({"threadId": thread}));
+        it.turn(a, &thread, "after");
+        it.see_end(b, &thread);
+    });
+}
+
+#[test]
+fn folders() {
+    let setup = Setup { files: &[("alpha.txt", "alpha\n")], ..Setup::default() };
+    differential(&setup, |it| {
+        let (a, b) = (it.join("A"), it.join("B"));
+        let project = it.project();
+        let path = |name: &str| format!("{project}/{name}");
+        it.call(a, "fs/createDirectory", json!({"path": path("one/two"), "recursive": true}));
+        it.call(b, "fs/createDirectory", json!({"path": path("no/such"), "recursive": false}));
+        let copy = |from: &str, to: &str, deep: bool| json!({"sourcePath": path(from), "destinationPath": path(to), "recursive": deep});
+        it.call(b, "fs/copy", copy("alpha.txt", "one/two/é \u{1F600}.txt", false));
+        it.call(b, "fs/copy", copy("one", "three", true));
+        it.call(b, "fs/copy", copy("one", "four", false));
+        it.call(a, "fs/readFile", json!({"path": path("three/two/é \u{1F600}.txt")}));
+        it.call(a, "fs/remove", json!({"path": path("one"), "recursive": false}));
+        it.call(a, "fs/remove", json!({"path": path("one"), "recursive": true}));
+        it.call(a, "fs/remove", json!({"path": path("one"), "force": true}));
+        it.call(a, "fs/writeFile", json!({"path": path("x"), "dataBase64": "no base64"}));
+        it.call(a, "fs/readFile", json!({"path": "relative"}));
+    });
+}

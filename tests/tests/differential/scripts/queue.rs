@@ -80,7 +80,10 @@ fn a_queue_is_started_after_an_interrupt() {
         it.all_see_end(&[a, b], &thread);
         it.call(a, "thread/queue/list", json!({"threadId": thread}));
         it.call(b, "thread/queue/start", json!({"threadId": thread, "queuedSubmissionId": two}));
+        // And then the other one.
         it.all_see_end(&[a, b], &thread);
+        it.all_see_end(&[a, b], &thread);
+        it.call(a, "thread/queue/list", json!({"threadId": thread}));
     });
 }
 

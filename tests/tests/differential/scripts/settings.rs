@@ -173,6 +173,9 @@ fn a_warning_about_the_configuration_after_the_start() {
         it.see(c, "thread/goal/cleared");
         let answer = it.call(c, "thread/fork", json!({"threadId": of_a}));
         it.note_thread(&answer);
+        it.call(b, "thread/revert", json!({"threadId": of_a, "beforeTurnId": "nonsense"}));
+        it.call(b, "thread/read", json!({"threadId": of_a}));
+        it.call(b, "config/read", json!({}));
         let d = it.join_with("D", json!({"optOutNotificationMethods": ["configWarning"]}));
         it.start(d, json!({}));
         it.join("E");
