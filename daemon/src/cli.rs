@@ -3,17 +3,19 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 
 use crate::logging::filter::LogFilter;
 use crate::settings::codex_flags;
 use crate::settings::duration::TimeLimit;
+use crate::settings::version;
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]
-#[command(name = "codexd", version, about, max_term_width = 100)]
+#[command(name = "codexd", version = version::SHOWN, about, max_term_width = 100)]
 #[command(after_help = "Durations are written `500ms`, `30s`, `10m`, `6h`, or `never`.\n\
-    Flags go before environment variables, these before the configuration file, this before defaults.")]
+    Precedence: flags, environment, configuration file, defaults.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -68,7 +70,7 @@ pub(crate) struct AppServerArgs {
 /// Flags of `codexd serve`.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ServeArgs {
-    /// Socket for clients [default: INSTANCE.sock in the runtime folder] [env: CODEXD_SOCKET]
+    /// Socket for clients [default: INSTANCE.sock in the runtime directory] [env: CODEXD_SOCKET]
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
@@ -96,9 +98,13 @@ pub(crate) struct ServeArgs {
     #[arg(long)]
     pub(crate) supervised: bool,
 
-    /// A client starts this daemon: detach, tell the start on stdout, stop when unused
+    /// A client starts this daemon: detach, report the start on stdout, stop when unused
     #[arg(long, hide = true)]
     pub(crate) auto_spawned: bool,
+
+    /// The arguments for `codex app-server` are a JSON array on stdin, where `ps` does not show them
+    #[arg(long, hide = true, conflicts_with = "codex_arg")]
+    pub(crate) codex_args_on_stdin: bool,
 
     /// Exit 0 after a failure that a restart cannot cure, for supervisors that restart after any other code
     #[arg(long)]
@@ -108,15 +114,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "DURATION")]
     pub(crate) idle_exit: Option<TimeLimit>,
 
-    /// How long running turns may go on after a request to stop [default: 30s]
+    /// How long running turns can go on after a request to stop [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) drain_timeout: Option<TimeLimit>,
 
-    /// How long codex may be silent before it is asked for a sign of life [default: 30s]
+    /// How long codex can be silent before a health check [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) probe_interval: Option<TimeLimit>,
 
-    /// How long codex may take to give that sign before it counts as lost [default: 30s]
+    /// How long codex can take to answer that before it counts as lost [default: 30s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) probe_timeout: Option<TimeLimit>,
 
@@ -217,8 +223,12 @@ pub(crate) struct CtlCommon {
 pub(crate) enum Verb {
     /// Show how it is: exit 0 serving, 1 running and not ready, 3 not running, 4 cannot tell
     Status(StatusArgs),
+    /// List your instances, those that run and those that failed; `*` marks the one of this shell
+    List(ListArgs),
     /// Wait until it is ready or has stopped: exit 0 reached, 1 timed out, 3 not running
     Wait(WaitArgs),
+    /// List the connected clients: exit 0 done, 3 not running, 4 cannot tell
+    Clients,
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
     /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
@@ -235,6 +245,18 @@ pub(crate) struct StatusArgs {
     /// Print only these members of the JSON form, one bare value a line: `state,upstream.pid`
     #[arg(long, value_name = "NAME,...", value_delimiter = ',', conflicts_with = "json")]
     pub(crate) field: Vec<String>,
+
+    /// Every instance of yours that runs; the exit code is that of the worst
+    #[arg(long, conflicts_with_all = ["field", "control_socket"])]
+    pub(crate) all: bool,
+}
+
+/// Flags of `ctl list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Also those that stopped because they were asked to
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Flags of `ctl wait`.
@@ -273,6 +295,10 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) now: bool,
 
+    /// Stop every instance of yours that runs
+    #[arg(long, conflicts_with = "control_socket")]
+    pub(crate) all: bool,
+
     /// Kill codex at once: running turns are lost
     #[arg(long, conflicts_with = "now")]
     pub(crate) kill: bool,
@@ -307,10 +333,37 @@ pub(crate) fn instance_in(arguments: impl IntoIterator<Item = OsString>) -> Opti
     None
 }
 
+/// Reads a command line.
+///
+/// # Errors
+///
+/// What is wrong with it, or what was asked for instead: help, the version. A verb of `ctl` that stands without it is
+/// named with it.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(hoist(arguments)).map_err(|mut error| {
+        if error.kind() == ErrorKind::InvalidSubcommand
+            && let Some(ContextValue::String(verb)) = error.get(ContextKind::InvalidSubcommand)
+            && is_verb(verb)
+        {
+            let meant = ContextValue::String(format!("ctl {verb}"));
+            error.insert(ContextKind::SuggestedSubcommand, meant);
+        }
+        error
+    })
+}
+
+fn is_verb(word: &str) -> bool {
+    let command = Cli::command();
+    command.find_subcommand("ctl").is_some_and(|ctl| ctl.find_subcommand(word).is_some())
+}
+
+/// Whether a command line that cannot be read asks for JSON.
+pub(crate) fn wants_json(arguments: impl IntoIterator<Item = OsString>) -> bool {
+    arguments.into_iter().take_while(|argument| argument != "--").any(|argument| argument == "--json")
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -328,6 +381,19 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn a_verb_without_its_command_is_named_with_it() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for verb in Cli::command().find_subcommand("ctl").unwrap().get_subcommands() {
+            let line = format!("codexd {} --json", verb.get_name());
+            let error = parse(words(&line)).unwrap_err().render().to_string();
+            assert!(error.contains(&format!("'ctl {}'", verb.get_name())), "{error}");
+        }
+        let error = parse(words("codexd bogus")).unwrap_err().render().to_string();
+        assert!(!error.contains("'ctl"), "{error}");
+        assert!(wants_json(words("codexd status --json")) && !wants_json(words("codexd x -- --json")));
     }
 
     #[test]
@@ -358,6 +424,7 @@ mod tests {
                 false,
                 &["-c", "a=b", "--enable", "x", "--stdio"],
             ),
+            ("codexd -ca=b --strict-config app-server", false, &["-c", "a=b", "--strict-config"]),
             ("codexd app-server generate-ts --out x", false, &["generate-ts", "--out", "x"]),
         ] {
             let cli = Cli::try_parse_from(hoist(line.split(' ').map(OsString::from))).unwrap();

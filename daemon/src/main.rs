@@ -6,9 +6,9 @@ use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command, ServeArgs};
+use crate::cli::{Command, ServeArgs};
 use crate::commands::{connect, ctl, doctor, install, shim};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
@@ -49,25 +49,9 @@ fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let cli = match Cli::try_parse_from(cli::hoist(std::env::args_os())) {
+    let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Nobody to tell if the terminal is gone.
-            let _ = error.print();
-            let wrong = error.use_stderr();
-            signals::release();
-            if wrong && std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
-                let error = Error::usage(error.render().to_string().trim_end());
-                // The flags cannot be read, but perhaps the instance they name.
-                let args =
-                    ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
-                Attempt::new(&args, &Environment::of_process()).failed(&error);
-                note_end(ServeExit::Usage, false, "the command line is wrong");
-                journal::wait_until_read();
-                refuse_waiting(&error);
-            }
-            return ExitCode::from(if wrong { ServeExit::Usage.number() } else { 0 });
-        }
+        Err(error) => return misread(&error),
     };
     let environment = Environment::of_process();
     if !matches!(cli.command, Command::Serve(_)) {
@@ -77,7 +61,8 @@ fn run() -> ExitCode {
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
         Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
-        Command::Doctor(args) => doctor::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
+        Command::Doctor(args) => doctor::run(&args, &environment)
+            .unwrap_or_else(|error| failed_as(&error, error.exit_code().number(), args.json)),
         Command::Connect(args) => {
             connect::run(&args, &[], &environment).unwrap_or_else(|error| failed(&error))
         }
@@ -85,11 +70,46 @@ fn run() -> ExitCode {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
-            note_error(&error);
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
-            ExitCode::from(if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL })
+            let code = if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL };
+            failed_as(&error, code, args.common.json)
         }),
     }
+}
+
+/// Says what is wrong with the command line, or what it asked for instead of a command.
+fn misread(error: &clap::Error) -> ExitCode {
+    signals::release();
+    if !error.use_stderr() {
+        // Help or the version. Nobody to tell if the terminal is gone.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
+        let _ = error.print();
+        let error = Error::usage(text.trim_end());
+        // The flags cannot be read, but perhaps the instance they name.
+        let args = ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
+        Attempt::new(&args, &Environment::of_process()).failed(&error);
+        note_end(ServeExit::Usage, false, "the command line is wrong");
+        journal::wait_until_read();
+        refuse_waiting(&error);
+        return ExitCode::from(ServeExit::Usage.number());
+    }
+    if cli::wants_json(std::env::args_os()) {
+        // The first paragraph says what is wrong; what to type instead follows where it is known.
+        let what = match error.kind() {
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command is named",
+            _ => text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim(),
+        };
+        let tip = text.lines().find_map(|line| line.trim().strip_prefix("tip: "));
+        let usage = Error::usage(what.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+        let hint = tip.map_or_else(|| "try `--help`".to_owned(), str::to_owned);
+        return failed_as(&usage.hint(hint), ServeExit::Usage.number(), true);
+    }
+    let _ = error.print();
+    ExitCode::from(ServeExit::Usage.number())
 }
 
 fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
@@ -104,6 +124,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
+        let args = &with_given_arguments(args)?;
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
@@ -138,6 +159,15 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     ExitCode::from(code.number())
 }
 
+/// Returns the flags with the arguments of codex that whoever started this daemon has handed over beside them.
+fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
+    let mut args = args.clone();
+    if args.codex_args_on_stdin {
+        args.codex_arg = start::take_codex_args()?;
+    }
+    Ok(args)
+}
+
 /// Says, as the last word of a daemon, what it exits with and why.
 fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
     let (number, word) = (code.number(), code.word());
@@ -152,8 +182,17 @@ fn finish(result: Result<ServeExit, Error>) -> ExitCode {
 
 /// Tells what went wrong and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
-    note_error(error);
-    ExitCode::from(error.exit_code().number())
+    failed_as(error, error.exit_code().number(), false)
+}
+
+/// Tells what went wrong, to people or as a JSON document on stdout, and returns `code`.
+fn failed_as(error: &Error, code: u8, json: bool) -> ExitCode {
+    let document = serde_json::json!({ "error": error.chain(), "hint": error.next_step(), "exitCode": code });
+    // Where stdout is what fails, people are told on stderr.
+    if !json || ctl::print_json(&document).is_err() {
+        note_error(error);
+    }
+    ExitCode::from(code)
 }
 
 /// Tells clients that wait on an inherited socket why the daemon does not even begin to start.

@@ -53,7 +53,12 @@ fn version_and_help_go_to_stdout_and_exit_0() {
     let place = Place::new();
     let version = place.codexd(&["--version"]);
     assert_eq!((version.code, version.stderr.as_str()), (Some(0), ""));
-    assert_eq!(version.stdout, format!("codexd {}\n", env!("CARGO_PKG_VERSION")));
+    let number = format!("codexd {}", env!("CARGO_PKG_VERSION"));
+    let commit =
+        version.stdout.trim_end().strip_prefix(&number).unwrap_or_else(|| panic!("{}", version.stdout));
+    // In brackets, where it was known at the build.
+    let commit = commit.strip_prefix(" (").and_then(|commit| commit.strip_suffix(')')).unwrap_or(commit);
+    assert!(commit.chars().all(|c| c.is_ascii_graphic()), "{}", version.stdout);
     for args in [&["--help"][..], &["serve", "--help"], &["ctl", "--help"], &["ctl", "status", "--help"]] {
         let help = place.codexd(args);
         assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""), "{args:?}");
@@ -78,6 +83,12 @@ fn a_wrong_command_line_exits_64() {
         assert_eq!(output.code, Some(64), "{args:?}: {}", output.stderr);
         assert_eq!(output.stdout, "", "{args:?}");
         assert_ne!(output.stderr, "", "{args:?}");
+        if args.is_empty() {
+            continue;
+        }
+        let output = place.codexd(&[args, &["--json"]].concat());
+        assert_eq!((output.code, output.stderr.as_str()), (Some(64), ""), "{args:?}");
+        assert!(output.stdout.starts_with("{\n  \"error\": \""), "{args:?}: {}", output.stdout);
     }
 }
 

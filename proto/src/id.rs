@@ -3,6 +3,8 @@
 use core::borrow::Borrow;
 use core::fmt;
 
+use uuid::Uuid;
+
 /// A client connection. Never used again within one life of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);
@@ -82,26 +84,11 @@ impl ThreadId {
     /// Reads a text as the upstream reads thread ids: a UUID in any of its forms. `None` for what it
     /// would refuse.
     pub fn from_text(text: &str) -> Option<ThreadId> {
-        let plain = match text.len() {
-            45 => text.strip_prefix("urn:uuid:")?,
-            38 => text.strip_prefix('{')?.strip_suffix('}')?,
-            _ => text,
-        };
-        let hyphens = [8, 13, 18, 23];
-        let is_right = |(at, b): (usize, u8)| {
-            if plain.len() == 36 && hyphens.contains(&at) { b == b'-' } else { b.is_ascii_hexdigit() }
-        };
-        if !matches!(plain.len(), 32 | 36) || !plain.bytes().enumerate().all(is_right) {
-            return None;
-        }
-        let mut id = Vec::with_capacity(36);
-        for digit in plain.bytes().filter(|b| *b != b'-') {
-            if hyphens.contains(&id.len()) {
-                id.push(b'-');
-            }
-            id.push(digit.to_ascii_lowercase());
-        }
-        Some(ThreadId(id.into()))
+        // Newer releases of the crate take this prefix in capitals, too; the one in codex 0.169 (1.20) does not.
+        let right_case = text.len() != 45 || text.starts_with("urn:uuid:");
+        let id = Uuid::try_parse(text).ok().filter(|_| right_case)?;
+        let mut buffer = Uuid::encode_buffer();
+        Some(ThreadId(id.hyphenated().encode_lower(&mut buffer).as_bytes().into()))
     }
 
     /// Returns the bytes between the quotes.
@@ -129,25 +116,12 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
 
 /// Appends an integer in decimal.
 pub(crate) fn write_i64(out: &mut Vec<u8>, n: i64) {
-    if n < 0 {
-        out.push(b'-');
-    }
-    write_u64(out, n.unsigned_abs());
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
-/// Appends an integer in decimal, without the formatting machinery.
-pub(crate) fn write_u64(out: &mut Vec<u8>, mut n: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+/// Appends an integer in decimal.
+pub(crate) fn write_u64(out: &mut Vec<u8>, n: u64) {
+    out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
 }
 
 #[cfg(test)]
@@ -167,7 +141,22 @@ mod tests {
         for form in forms {
             assert_eq!(ThreadId::from_text(&form), Some(ThreadId::new(id.as_bytes())), "{form}");
         }
-        for wrong in ["", "x", &id[1..], &format!("{id}0"), &id.replace('-', "0"), &format!("<{id}>")] {
+        for wrong in [
+            "",
+            "x",
+            &id[1..],
+            &format!("{id}0"),
+            &id.replace('-', "0"),
+            &id.replacen('-', "", 1),
+            &format!("<{id}>"),
+            &format!("{{{id}"),
+            &format!("{{{}}}", id.replace('-', "")),
+            &format!("URN:UUID:{id}"),
+            &format!("urn:uuid:{}", id.replace('-', "")),
+            &format!(" {id}"),
+            &id.replacen('0', "\u{660}", 1),
+            &id.replacen('0', "g", 1),
+        ] {
             assert_eq!(ThreadId::from_text(wrong), None, "{wrong}");
         }
     }

@@ -60,6 +60,8 @@ pub struct StatusReport {
     pub pid: u32,
     /// Version of codexd.
     pub version: String,
+    /// Commit it was built from, where the build knew it.
+    pub commit: Option<String>,
     /// Instance name: one per user and CODEX_HOME.
     pub instance: String,
     /// Counts the daemons this instance has had; names one life of daemon and upstream.
@@ -132,6 +134,8 @@ pub struct UpstreamStatus {
     pub executable: String,
     /// What was asked for, where it differs from `executable`.
     pub requested: Option<String>,
+    /// The names of its arguments after `app-server`, as `-c model` or `--enable x`; never their values.
+    pub arguments: Vec<String>,
     /// Version it told in its handshake.
     pub version: Option<String>,
     /// User agent it told in its handshake.
@@ -205,10 +209,10 @@ pub struct LastExit {
     pub upstream_stderr: Vec<String>,
     /// Generation of the daemon that ended.
     pub generation: u64,
-    /// When it ended.
-    pub at_unix_ms: u64,
-    /// For how long it had run.
-    pub uptime_ms: u64,
+    /// When it ended; absent when it left no record.
+    pub at_unix_ms: Option<u64>,
+    /// For how long it had run; absent when it left no record.
+    pub uptime_ms: Option<u64>,
 }
 
 /// A start of a daemon that failed before the daemon held its instance.

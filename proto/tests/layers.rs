@@ -10,18 +10,9 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The packages that may be linked into the decisions: leaves without I/O, and what these need.
-const ALLOWED: [&str; 4] = ["memchr", "rustc-hash", "serde", "serde_json"];
-const THEIRS: [&str; 9] = [
-    "itoa",
-    "proc-macro2",
-    "quote",
-    "serde_core",
-    "serde_derive",
-    "syn",
-    "unicode-ident",
-    "zmij",
-    "codexd-proto",
-];
+const ALLOWED: [&str; 6] = ["itoa", "memchr", "rustc-hash", "serde", "serde_json", "uuid"];
+const THEIRS: [&str; 8] =
+    ["proc-macro2", "quote", "serde_core", "serde_derive", "syn", "unicode-ident", "zmij", "codexd-proto"];
 
 /// The parts of `std` that the source may name: what `core` and `alloc` have too, which reach nothing outside
 /// the program, and the collections. What clippy knows by its resolved name is in `clippy.toml`.

@@ -4,13 +4,12 @@
 //! `tests/codex-version-old` (an old one that must still work). Each is installed once by npm into
 //! `<target dir>/codex/<version>`; nothing of it is in the repository.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 
-use nix::fcntl::{Flock, FlockArg};
+use crate::{environment, fetch, skip};
 
 /// The pinned versions of codex.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +56,13 @@ impl Codex {
     /// Tells whether [`Codex::find`] would have to fetch it.
     pub fn is_missing(version: Version) -> bool {
         let given = version == Version::Current && std::env::var_os("CODEXD_TEST_CODEX").is_some();
-        let folder =
-            target_dir().map(|target| target.join("codex").join(version.number()).join("node_modules"));
+        let folder = fetch::target_dir()
+            .map(|target| target.join("codex").join(version.number()).join("node_modules"));
         !given && !folder.is_ok_and(|folder| folder.is_dir())
     }
 
-    /// Returns [`Codex::find`], or `None` when the tests that need it have to be skipped.
-    ///
-    /// A skipped test says so, by its name and with the reason, on stderr.
+    /// Returns [`Codex::find`], or `None` when the tests that need it have to be skipped, see
+    /// [`skip::unless_found`].
     ///
     /// # Panics
     ///
@@ -72,20 +70,10 @@ impl Codex {
     pub fn for_test(version: Version) -> Option<Codex> {
         // Once for each process: without a network, npm takes its time to give up.
         static FOUND: [OnceLock<Result<Codex, String>>; 2] = [const { OnceLock::new() }; 2];
-        match FOUND[version as usize].get_or_init(|| Codex::find(version)) {
-            Ok(codex) => Some(codex.clone()),
-            Err(reason) if std::env::var_os("CI").is_some() => {
-                panic!("no codex {}: {reason}", version.number())
-            }
-            Err(reason) => {
-                let thread = std::thread::current();
-                let test = thread.name().unwrap_or("a test");
-                // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-                let line = format!("skipped: {test}: no codex {}: {reason}\n", version.number());
-                let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
-                None
-            }
-        }
+        let found = FOUND[version as usize].get_or_init(|| {
+            Codex::find(version).map_err(|reason| format!("no codex {}: {reason}", version.number()))
+        });
+        skip::unless_found(found.clone())
     }
 
     /// A path from outside may be the wrapper or the native program.
@@ -107,48 +95,14 @@ impl Codex {
 
     fn installed(version: Version) -> Result<Codex, String> {
         let number = version.number();
-        let base = target_dir()?.join("codex");
-        let folder = base.join(number);
+        let folder = fetch::fetched(Path::new("codex").join(number), |fresh| {
+            let mut npm = Command::new("npm");
+            npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(fresh);
+            fetch::run(environment::without_settings(npm.arg(format!("@openai/codex@{number}"))))
+        })?;
         let modules = folder.join("node_modules");
-        if !modules.is_dir() {
-            fs::create_dir_all(&base)
-                .map_err(|error| format!("cannot create `{}`: {error}", base.display()))?;
-            let _lock = lock(&base.join(format!("{number}.lock")))
-                .map_err(|error| format!("cannot lock `{}`: {error}", base.display()))?;
-            if !modules.is_dir() {
-                install(number, &base, &folder)?;
-            }
-        }
         Ok(Codex { wrapper: modules.join(".bin/codex"), native: native_in(&modules)? })
     }
-}
-
-/// Takes the lock that lets only one of several test processes fetch.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
-    let file = File::options().create(true).append(true).open(path)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
-}
-
-/// Installs into a folder beside and renames it, so that a folder of the final name is complete.
-fn install(number: &str, base: &Path, folder: &Path) -> Result<(), String> {
-    let fresh = tempfile::Builder::new()
-        .prefix("fetching-")
-        .tempdir_in(base)
-        .map_err(|error| format!("cannot create a folder in `{}`: {error}", base.display()))?;
-    let output = Command::new("npm")
-        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"])
-        .arg(fresh.path())
-        .arg(format!("@openai/codex@{number}"))
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("cannot run npm: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("npm install failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    // An unfinished leftover without `node_modules` would be in the way of the rename.
-    let _ = fs::remove_dir_all(folder);
-    fs::rename(fresh.path(), folder)
-        .map_err(|error| format!("cannot rename the fetched codex to `{}`: {error}", folder.display()))
 }
 
 /// Finds the native program of this platform: `@openai/codex-OS-ARCH/vendor/TRIPLE/bin/codex`, or
@@ -171,19 +125,4 @@ fn native_in(modules: &Path) -> Result<PathBuf, String> {
         .flat_map(|triple| ["bin/codex", "codex/codex"].map(|name| triple.path().join(name)))
         .find(|path| path.is_file())
         .ok_or_else(|| format!("no native codex below `{}`", vendor.display()))
-}
-
-/// Returns Cargo's target directory: the one this program was built into.
-///
-/// # Errors
-///
-/// When this program was moved elsewhere.
-pub fn target_dir() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| format!("cannot find the own program: {error}"))?;
-    // target/PROFILE/demo or target/PROFILE/deps/test, perhaps with a platform between. Cargo keeps the first
-    // file in the root of each, and puts the second there if it has made the folder itself.
-    own.ancestors()
-        .find(|folder| [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|name| folder.join(name).is_file()))
-        .map(Path::to_owned)
-        .ok_or_else(|| format!("`{}` is not in a target directory of Cargo", own.display()))
 }

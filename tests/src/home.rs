@@ -8,7 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::stat::{Mode, umask};
 use tempfile::TempDir;
+
+use crate::environment;
 
 /// A temporary world; it goes when dropped.
 #[derive(Debug)]
@@ -51,24 +54,29 @@ impl Default for CodexConfig {
 }
 
 impl Home {
-    /// Makes the folders, all with mode 0700.
+    /// Makes the folders, all with mode 0700, and gives this process and what it starts the usual mask for new files,
+    /// whatever that of its starter is.
     ///
     /// # Errors
     ///
     /// When the temporary folder cannot be written.
     pub fn new() -> io::Result<Home> {
-        // Short: the path of a socket has 104 bytes on some systems. Unique: it is also what marks a
-        // process as one of this test, see `crate::process`.
-        let root =
-            tempfile::Builder::new().prefix("codexd-t").tempdir_in(std::env::temp_dir().canonicalize()?)?;
+        umask(Mode::from_bits_truncate(0o022));
+        // Unique: it is also what marks a process as one of this test, see `crate::process`.
+        let root = tempfile::Builder::new()
+            .prefix("codexd-t")
+            .tempdir_in(environment::temporary_directory(environment::is_short)?)?;
         let home = Home { root };
         for folder in
             [home.home(), home.runtime(), home.state(), home.config(), home.codex_home(), home.project()]
         {
-            fs::create_dir_all(&folder)?;
+            fs::create_dir(&folder)?;
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
         }
         fs::set_permissions(home.root(), fs::Permissions::from_mode(0o700))?;
+        // Here codex ends its search for the repository of a thread, whatever is in the temporary directory. Its own
+        // sandbox leaves one of these in each directory it may write.
+        fs::create_dir(home.project().join(".git"))?;
         Ok(home)
     }
 
@@ -118,14 +126,11 @@ impl Home {
         ]
     }
 
-    /// Returns a command that runs in this world: cleared environment, `PATH` kept, the project as
-    /// its working directory.
+    /// Returns a command that runs in this world: cleared environment, [`environment::path`], the project
+    /// as its working directory.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.env_clear();
-        if let Some(path) = std::env::var_os("PATH") {
-            command.env("PATH", path);
-        }
+        command.env_clear().env("PATH", environment::path());
         // Written by a program built for coverage; without it the profile lands in the project.
         if let Some(profile) = std::env::var_os("LLVM_PROFILE_FILE") {
             command.env("LLVM_PROFILE_FILE", profile);

@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::binary;
 use crate::client::TestClient;
 use crate::output::Output;
-use crate::wait;
+use crate::{environment, skip, wait};
 
 /// Whose user manager runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +98,7 @@ impl Lab {
             let status = child.wait().expect("a child can be waited for");
             let reason = said.join().unwrap_or_default();
             assert_eq!(status.code(), Some(77), "the lab did not boot: {reason}");
-            let test = std::thread::current().name().unwrap_or("a test").to_owned();
-            // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-            let line = format!("skipped: {test}: {}\n", reason.trim());
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            skip::say(&reason);
             return None;
         }
         let list = Output::of(plain(&script).arg("list")).expect_code(0).stdout;
@@ -128,9 +125,8 @@ impl Lab {
 
     fn command_of<S: AsRef<OsStr>>(&self, user: User, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = plain(&self.script);
-        let path = std::env::var("PATH").unwrap_or_default();
         command
-            .env("PATH", format!("{}:{path}", self.programs.path().display()))
+            .env("PATH", environment::path_after([self.programs.path().to_owned()]))
             .args(["run", "--name", &self.name, "--as", user.name(), "--"])
             .args(words);
         command
@@ -315,24 +311,27 @@ impl Drop for Lab {
 /// The script with nothing of the caller's environment but PATH.
 fn plain(script: &Path) -> Command {
     let mut command = Command::new("bash");
-    command.arg(script).env_clear().current_dir("/");
-    if let Some(path) = std::env::var_os("PATH") {
-        command.env("PATH", path);
-    }
+    command.arg(script).env_clear().env("PATH", environment::path()).current_dir("/");
     command
 }
 
 /// Puts the programs where everybody can read them.
 #[track_caller]
 fn programs() -> TempDir {
-    let folder =
-        tempfile::Builder::new().prefix("codexd-lab").tempdir().expect("the temporary folder can be written");
+    let folder = environment::temporary_directory(environment::is_plain)
+        .and_then(|base| tempfile::Builder::new().prefix("codexd-lab").tempdir_in(base))
+        .expect("the temporary folder can be written");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
     for (program, name) in [(binary::codexd(), "codexd"), (binary::fake_codex(), "fake-codex")] {
         let to = folder.path().join(name);
-        fs::hard_link(&program, &to)
-            .or_else(|_| fs::copy(&program, &to).map(drop))
-            .unwrap_or_else(|error| panic!("cannot copy {}: {error}", program.display()));
+        let mode = fs::metadata(&program).map_or(0, |it| it.permissions().mode());
+        // A link has the mode of the original, and who built that may have kept it to himself.
+        let linked = mode & 0o005 == 0o005 && fs::hard_link(&program, &to).is_ok();
+        if !linked {
+            fs::copy(&program, &to)
+                .and_then(|_| fs::set_permissions(&to, fs::Permissions::from_mode(0o755)))
+                .unwrap_or_else(|error| panic!("cannot copy {}: {error}", program.display()));
+        }
     }
     symlink("fake-codex", folder.path().join("codex")).expect("the folder is new");
     folder

@@ -8,6 +8,7 @@
 //! - [`output::Output`]: a run of a program to its end.
 //! - [`model::MockModel`]: the scripted model; [`marker`] is how prompts steer it.
 //! - [`codex::Codex`]: the pinned real codex; [`native::NativeListener`]: its own listener.
+//! - [`clients`]: pinned clients that others wrote.
 //! - [`chaos`]: a campaign of faults against all of it.
 //! - [`lab::Lab`]: a real systemd with a user manager.
 //!
@@ -18,8 +19,11 @@
 pub mod binary;
 pub mod chaos;
 pub mod client;
+pub mod clients;
 pub mod codex;
 pub mod daemon;
+pub mod environment;
+pub mod fetch;
 pub mod home;
 pub mod lab;
 pub mod marker;
@@ -28,6 +32,8 @@ pub mod native;
 pub mod notify;
 pub mod output;
 pub mod process;
+pub mod pty;
+pub mod skip;
 pub mod terminal;
 pub mod wait;
 pub mod websocket;

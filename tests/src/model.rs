@@ -16,6 +16,7 @@
 //! | `[[reasoning:N]]`, `[[reasoning:N:MS]]` | N deltas of a reasoning summary before the answer |
 //! | `[[commentary:TEXT]]` | another message before, with phase `commentary` |
 //! | `[[stall:SECONDS]]` | a wait before the first event of the answer |
+//! | `[[meet:NAME:N]]` | a wait until N requests with this marker have come: so many turns are open at once |
 //! | `[[hang]]` | `response.created`, then nothing until the connection goes |
 //! | `[[usage:N]]` | reports N tokens in total (to provoke a compaction) |
 //!
@@ -69,7 +70,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use self::body::Body;
 
@@ -107,6 +108,8 @@ struct Shared {
     arrived: Condvar,
     attempts: Mutex<HashMap<(String, usize), u32>>,
     serial: Mutex<u64>,
+    /// The number of requests that have come to each meeting.
+    meetings: watch::Sender<HashMap<String, usize>>,
     log: Option<PathBuf>,
 }
 

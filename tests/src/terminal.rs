@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::home::Home;
 use crate::output::Output;
-use crate::wait;
+use crate::{environment, skip, wait};
 
 /// A terminal in which a program runs; it ends with it.
 ///
@@ -17,21 +17,14 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Tells whether tmux is there. If not, says so with the name of the test, which is skipped then.
+    /// Tells whether tmux is there; if not, the test is skipped, see [`skip::unless_found`].
     ///
     /// # Panics
     ///
     /// When it is not there and `CI` is set: there, that is a failure.
     pub fn is_available() -> bool {
-        if Command::new("tmux").arg("-V").output().is_ok_and(|output| output.status.success()) {
-            return true;
-        }
-        assert!(std::env::var_os("CI").is_none(), "no tmux");
-        let thread = std::thread::current();
-        let line = format!("skipped: {}: no tmux\n", thread.name().unwrap_or("a test"));
-        // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
-        false
+        let runs = tmux().arg("-V").output().is_ok_and(|output| output.status.success());
+        skip::unless_found(if runs { Ok(()) } else { Err("no tmux".to_owned()) }).is_some()
     }
 
     /// Runs a command line of the shell in a terminal of 120 columns and 50 lines, in the world `home`.
@@ -45,6 +38,8 @@ impl Terminal {
         let mut tmux = home.command("tmux".as_ref());
         tmux.args(["-u", "-f", "/dev/null", "-S"]).arg(&terminal.socket);
         tmux.args(["new-session", "-d", "-x", "120", "-y", "50"]).env("LC_ALL", "C.UTF-8");
+        // The shell of the account may be one that lets nobody in.
+        tmux.env("SHELL", "/bin/sh");
         // What the program leaves on the screen at its end stays readable.
         let lasting = format!("{command}; echo; echo \"ended: $?\"; exec sleep 600");
         let _ = Output::of(tmux.arg(lasting)).expect_code(0);
@@ -100,13 +95,20 @@ impl Terminal {
 
     #[track_caller]
     fn tmux(&self, arguments: &[&str]) -> Output {
-        Output::of(Command::new("tmux").arg("-S").arg(&self.socket).args(arguments)).expect_code(0)
+        Output::of(tmux().arg("-S").arg(&self.socket).args(arguments)).expect_code(0)
     }
 }
 
 impl Drop for Terminal {
     fn drop(&mut self) {
         // The server hangs up on the programs in it and ends.
-        let _ = Command::new("tmux").arg("-S").arg(&self.socket).arg("kill-server").output();
+        let _ = tmux().arg("-S").arg(&self.socket).arg("kill-server").output();
     }
+}
+
+/// A client of tmux, which writes all letters as they are and does not run in another tmux.
+fn tmux() -> Command {
+    let mut tmux = Command::new("tmux");
+    tmux.env_clear().env("PATH", environment::path()).env("LC_ALL", "C.UTF-8");
+    tmux
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// How long a wait of the harness lasts before it is a failure.
 ///
 /// Long, because it is only ever reached by a failing test: a busy machine must not make one.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(3);

@@ -2,17 +2,12 @@
 //!
 //! Within one [`CONTROL_PROTOCOL`](codexd_proto::status::CONTROL_PROTOCOL) methods and members are added
 //! and never changed.
-#![allow(
-    unreachable_pub,
-    reason = "the generated traits name the answers in public places, which compilers from 1.96 on refuse for crate-private types"
-)]
 
-use codexd_proto::status::{ClientStatus, DaemonState, StatusReport};
+use codexd_proto::control::{ReloadReceipt, StateChange, StopMode, StopReceipt};
+use codexd_proto::status::{ClientStatus, StatusReport};
 use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
-use serde::{Deserialize, Serialize};
 
-use super::states::StateChange;
 use crate::settings::reload::Differences;
 
 /// The error code when all slots for subscriptions are taken.
@@ -51,57 +46,9 @@ pub(crate) trait Control {
     #[method(name = "logLevel")]
     async fn log_level(&self, level: String) -> RpcResult<()>;
 
-    /// Returns the versions of daemon and protocol.
-    #[method(name = "version")]
-    async fn version(&self) -> RpcResult<Version>;
-
     /// Returns the path of the socket for clients.
     #[method(name = "socket")]
     async fn socket(&self) -> RpcResult<String>;
-}
-
-/// What becomes of running turns at a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum StopMode {
-    /// They may finish until the drain timeout.
-    Drain,
-    /// They are interrupted, and their ends are awaited for a moment.
-    Now,
-    /// They are lost: codex is killed.
-    Kill,
-}
-
-/// What a stop found when it began.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct StopReceipt {
-    /// The daemon that stops.
-    pub(crate) generation: u64,
-    /// Its process, for people.
-    pub(crate) pid: u32,
-    /// Its state after the request.
-    pub(crate) state: DaemonState,
-    /// Whether it was on its way out already.
-    pub(crate) already_stopping: bool,
-    /// Clients that were connected.
-    pub(crate) clients: usize,
-    /// Turns that were running.
-    pub(crate) open_turns: usize,
-    /// Time they have left, where there is a limit.
-    pub(crate) deadline_ms: Option<u64>,
-}
-
-/// What became of reading the settings again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct ReloadReceipt {
-    /// Settings that have changed and are in force now.
-    pub(crate) applied: Vec<String>,
-    /// Settings that have changed and are in force after a restart.
-    pub(crate) needs_restart: Vec<String>,
-    /// Why nothing was changed, if the settings cannot be used.
-    pub(crate) error: Option<String>,
 }
 
 impl From<Differences> for ReloadReceipt {
@@ -113,16 +60,4 @@ impl From<Differences> for ReloadReceipt {
             error: None,
         }
     }
-}
-
-/// Versions of a daemon.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Version {
-    /// Of codexd.
-    pub(crate) version: String,
-    /// Of this interface.
-    pub(crate) protocol: u32,
-    /// Of the upstream, once it told.
-    pub(crate) upstream: Option<String>,
 }

@@ -4,15 +4,17 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use codexd_proto::control::{ReloadReceipt, StateChange, StopMode, StopReceipt};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::status::StatusReport;
+use codexd_proto::status::{ClientStatus, StatusReport};
 use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
 use jsonrpsee::core::ClientError;
-use jsonrpsee::core::client::{Client, ClientBuilder, Subscription};
+use jsonrpsee::core::client::{Client, ClientBuilder, ClientT as _, Subscription};
+use jsonrpsee::core::params::ArrayParams;
+use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::api::{ControlClient as _, ReloadReceipt, StopMode, StopReceipt};
-use super::states::StateChange;
+use super::api::ControlClient as _;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
@@ -88,6 +90,25 @@ impl Connection {
     /// [`Unreachable`].
     pub(crate) async fn status(&self) -> Result<StatusReport, Unreachable> {
         self.client.status().await.map_err(|error| self.failed(error))
+    }
+
+    /// Asks how the daemon is and returns the answer as it came: a daemon of another version can have other members,
+    /// and what it does not say is absent.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn status_json(&self) -> Result<Value, Unreachable> {
+        self.client.request("codexd_status", ArrayParams::new()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Asks for the connected clients.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn clients(&self) -> Result<Vec<ClientStatus>, Unreachable> {
+        self.client.clients().await.map_err(|error| self.failed(error))
     }
 
     /// Asks for the socket for clients.

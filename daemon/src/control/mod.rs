@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::logging::filter::LogFilter;
 
@@ -24,7 +24,8 @@ pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod states;
 
-pub(crate) use api::{ReloadReceipt, StopMode, StopReceipt};
+pub(crate) use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
+
 pub(crate) use server::ControlServer;
 
 /// What the control plane asks of the core.
@@ -58,15 +59,21 @@ pub(crate) enum Command {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
-    snapshot: Arc<RwLock<Snapshot>>,
-    changed: watch::Receiver<()>,
+    shown: Arc<Shown>,
 }
 
 /// The core's way to show its state.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    snapshot: Arc<RwLock<Snapshot>>,
-    changed: watch::Sender<()>,
+    shown: Arc<Shown>,
+}
+
+/// What the core publishes.
+#[derive(Debug)]
+struct Shown {
+    snapshot: RwLock<Snapshot>,
+    /// Wakes those who wait for another one.
+    changed: Notify,
 }
 
 #[derive(Debug)]
@@ -78,10 +85,9 @@ struct Snapshot {
 /// Connects the core with the control plane; `first` is shown until the core publishes.
 pub(crate) fn channel(first: StatusReport) -> (Publisher, mpsc::UnboundedReceiver<Command>, Handle) {
     let (commands, received) = mpsc::unbounded_channel();
-    let (changed, changes) = watch::channel(());
-    let snapshot = Arc::new(RwLock::new(Snapshot { report: first, at: Instant::now() }));
-    let publisher = Publisher { snapshot: Arc::clone(&snapshot), changed };
-    (publisher, received, Handle { commands, snapshot, changed: changes })
+    let snapshot = RwLock::new(Snapshot { report: first, at: Instant::now() });
+    let shown = Arc::new(Shown { snapshot, changed: Notify::new() });
+    (Publisher { shown: Arc::clone(&shown) }, received, Handle { commands, shown })
 }
 
 impl Publisher {
@@ -89,15 +95,15 @@ impl Publisher {
     ///
     /// To be called after every transition of the lifecycle.
     pub(crate) fn publish(&self, report: StatusReport) {
-        *self.snapshot.write() = Snapshot { report, at: Instant::now() };
-        self.changed.send_replace(());
+        *self.shown.snapshot.write() = Snapshot { report, at: Instant::now() };
+        self.shown.changed.notify_waiters();
     }
 }
 
 impl Handle {
     /// Returns the snapshot, its durations counted on, and its age.
     fn snapshot(&self) -> (StatusReport, Duration) {
-        let snapshot = self.snapshot.read();
+        let snapshot = self.shown.snapshot.read();
         let age = snapshot.at.elapsed();
         let mut report = snapshot.report.clone();
         drop(snapshot);

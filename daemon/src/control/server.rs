@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use codexd_proto::status::{CONTROL_PROTOCOL, ClientStatus, StatusReport, Warning};
+use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
+use codexd_proto::status::{ClientStatus, StatusReport, Warning};
 use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
@@ -16,10 +17,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{
-    CORE_NOT_RESPONDING, ControlServer as _, ReloadReceipt, StopMode, StopReceipt, TOO_MANY_SUBSCRIBED,
-    Version,
-};
+use super::api::{CORE_NOT_RESPONDING, ControlServer as _, TOO_MANY_SUBSCRIBED};
 use super::gate::Gate;
 use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots};
 use super::{Command, Handle, states};
@@ -253,16 +251,8 @@ impl super::api::ControlServer for Service {
         self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
-    async fn version(&self) -> RpcResult<Version> {
-        Ok(Version {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol: CONTROL_PROTOCOL,
-            upstream: self.handle.snapshot.read().report.upstream.version.clone(),
-        })
-    }
-
     async fn socket(&self) -> RpcResult<String> {
-        Ok(self.handle.snapshot.read().report.socket.clone())
+        Ok(self.handle.shown.snapshot.read().report.socket.clone())
     }
 }
 
@@ -285,8 +275,8 @@ mod tests {
 
     use super::*;
     use crate::control::client::{Connection, Unreachable};
-    use crate::control::states::StateChange;
     use crate::control::{Publisher, channel};
+    use codexd_proto::control::StateChange;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

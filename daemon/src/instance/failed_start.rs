@@ -98,11 +98,11 @@ pub(crate) fn later(exit: Option<LastExit>, failure: Option<FailedStart>) -> Opt
     let failure = failure.filter(|failure| !failure.other_daemon);
     match (exit, failure) {
         (exit, None) => exit,
-        (Some(exit), Some(failure)) if exit.at_unix_ms > failure.at_unix_ms => Some(exit),
+        (Some(exit), Some(failure)) if exit.at_unix_ms > Some(failure.at_unix_ms) => Some(exit),
         (_, Some(failure)) => Some(LastExit {
             code: Some(failure.code),
             reason: failure.reason,
-            at_unix_ms: failure.at_unix_ms,
+            at_unix_ms: Some(failure.at_unix_ms),
             ..LastExit::default()
         }),
     }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_later_end_counts_and_a_start_beside_a_living_daemon_is_none() {
-        let exit = |at_unix_ms| Some(LastExit { code: Some(0), at_unix_ms, ..LastExit::default() });
+        let exit = |at| Some(LastExit { code: Some(0), at_unix_ms: Some(at), ..LastExit::default() });
         let failure = |at_unix_ms, other_daemon| {
             Some(FailedStart { code: 69, at_unix_ms, other_daemon, ..FailedStart::default() })
         };

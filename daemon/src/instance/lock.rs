@@ -64,14 +64,6 @@ impl InstanceLock {
             }
         }
     }
-
-    /// Tells whether the path still leads to the file that is locked.
-    ///
-    /// If not, another daemon can take the same instance.
-    #[allow(dead_code, reason = "asked by the core when it looks after its files")]
-    pub(crate) fn still_ours(&self) -> bool {
-        same_file(&self.file, &self.path).unwrap_or(false)
-    }
 }
 
 impl Drop for InstanceLock {
@@ -188,6 +180,11 @@ mod tests {
         InstanceLock::acquire(path, || None)
     }
 
+    /// Returns whether the path still leads to the file that is locked.
+    fn is_named(lock: &InstanceLock) -> bool {
+        same_file(&lock.file, &lock.path).unwrap()
+    }
+
     #[test]
     fn one_at_a_time_and_the_file_goes_with_the_holder() {
         let dir = tempfile::tempdir().unwrap();
@@ -195,7 +192,7 @@ mod tests {
         assert!(is_free(&path));
         let lock = acquire(&path).unwrap();
         assert!(!is_free(&path));
-        assert!(lock.still_ours());
+        assert!(is_named(&lock));
         let error = acquire(&path).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::AlreadyRunning);
         assert!(error.chain().contains(&format!("pid {}", std::process::id())), "{error:?}");
@@ -232,10 +229,10 @@ mod tests {
         let first = acquire(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         let second = acquire(&path).unwrap();
-        assert!(!first.still_ours());
+        assert!(!is_named(&first));
         drop(first);
         assert!(path.exists());
-        assert!(second.still_ours());
+        assert!(is_named(&second));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! daemon does not depend on it: without it there is a warning and a generation taken from the clock, and what
 //! a daemon that was killed has left cannot be told from what is not ours.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -105,8 +106,8 @@ impl Contents {
                 upstream: None,
                 upstream_stderr: Vec::new(),
                 generation: running.generation,
-                at_unix_ms: 0,
-                uptime_ms: 0,
+                at_unix_ms: None,
+                uptime_ms: None,
             }),
             None => self.last_exit,
         }
@@ -249,8 +250,8 @@ impl Record {
             upstream,
             upstream_stderr,
             generation: self.generation,
-            at_unix_ms: now,
-            uptime_ms,
+            at_unix_ms: Some(now),
+            uptime_ms: Some(uptime_ms),
         };
         let contents = Contents {
             generation: self.generation,
@@ -277,7 +278,7 @@ impl Drop for Record {
 }
 
 /// The daemon that had a control socket last.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Former {
     /// Its instance.
     pub(crate) instance: String,
@@ -318,6 +319,39 @@ pub(crate) fn former(paths: &Paths) -> Option<Former> {
             let contents = Contents { control_socket: paths.control_socket.clone(), ..contents };
             Former::of(&paths.record, contents)
         })
+}
+
+/// Returns every daemon that has a record in the state directory or a lock in the runtime directory, by its name.
+///
+/// The record says where its sockets are, also those that were named. Where none could be written, the lock says the
+/// instance, which has the usual sockets.
+pub(crate) fn all(paths: &Paths) -> Vec<Former> {
+    let entries = |dir: &Path, extension: &str| -> Vec<PathBuf> {
+        let paths = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+        paths.filter(|path| path.extension().is_some_and(|found| found == extension)).collect()
+    };
+    let mut all: BTreeMap<String, Former> = BTreeMap::new();
+    for record in entries(&paths.state_dir, "json") {
+        let contents = read(&record).ok().flatten();
+        // A file of somebody else's, or of a time when records did not say it.
+        let known = contents.filter(|contents| !contents.lock.as_os_str().is_empty());
+        if let Some(former) = known.and_then(|contents| Former::of(&record, contents)) {
+            all.insert(former.instance.clone(), former);
+        }
+    }
+    for lock in entries(&paths.runtime_dir, "lock") {
+        let Some(instance) = lock.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned) else {
+            continue;
+        };
+        all.entry(instance.clone()).or_insert_with(|| Former {
+            instance,
+            control_socket: lock.with_extension("ctl.sock"),
+            lock,
+            last_exit: None,
+            failed_start: None,
+        });
+    }
+    all.into_values().collect()
 }
 
 impl Former {
@@ -439,7 +473,7 @@ mod tests {
         assert_eq!(second.generation(), 2);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation, last.reason.as_str()), (Some(1), 1, "the upstream was lost"));
-        assert!(last.at_unix_ms >= second.started_unix_ms() - last.uptime_ms - 60_000);
+        assert!(last.at_unix_ms.unwrap() >= second.started_unix_ms() - last.uptime_ms.unwrap() - 60_000);
     }
 
     #[test]
@@ -451,7 +485,7 @@ mod tests {
         let Some(began) = record.began.checked_sub(std::time::Duration::from_secs(60)) else { return };
         record.began = began;
         record.finish(ExitCode::UpstreamLost, "lost", None);
-        assert!(last_exit(&paths.record).unwrap().uptime_ms >= 60_000);
+        assert!(last_exit(&paths.record).unwrap().uptime_ms >= Some(60_000));
         assert_eq!(early_ends(&paths.record).count, 0);
     }
 
@@ -463,6 +497,7 @@ mod tests {
         let second = begin(&paths, false);
         let last = second.last_exit().unwrap();
         assert_eq!((last.code, last.generation), (None, 1));
+        assert_eq!((last.at_unix_ms, last.uptime_ms), (None, None));
         assert_eq!(last.reason, "left no record (killed?)");
     }
 
@@ -477,6 +512,33 @@ mod tests {
         let asked = Paths { control_socket: y.control_socket, ..x };
         assert_eq!(former(&asked).unwrap().instance, "y");
         assert_eq!(former(&Paths { control_socket: "/none".into(), ..asked }), None);
+    }
+
+    #[test]
+    fn all_instances_are_found_by_their_records_and_their_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = |name: &str| Paths {
+            runtime_dir: dir.path().join("run"),
+            ..paths(&dir.path().join("state"), name)
+        };
+        let here = own("here");
+        assert_eq!(all(&here), []);
+        let begin = |paths: &Paths| Record::begin(paths, false, Token::random().unwrap()).unwrap();
+        begin(&here).finish(ExitCode::Stopped, "asked to", None);
+        let elsewhere = Paths { control_socket: "/named.ctl".into(), ..own("elsewhere") };
+        std::mem::forget(begin(&elsewhere));
+        std::fs::write(here.state_dir.join("other.json"), "{}").unwrap();
+        std::fs::create_dir(&here.runtime_dir).unwrap();
+        for name in ["here.lock", "bare.lock", "here.start"] {
+            std::fs::write(here.runtime_dir.join(name), "").unwrap();
+        }
+        let found = all(&here);
+        let names: Vec<&str> = found.iter().map(|former| former.instance.as_str()).collect();
+        assert_eq!(names, ["bare", "elsewhere", "here"]);
+        assert_eq!(found[0].control_socket, here.runtime_dir.join("bare.ctl.sock"));
+        assert_eq!(found[0].last_exit, None);
+        assert_eq!((&found[1].control_socket, &found[1].lock), (&elsewhere.control_socket, &elsewhere.lock));
+        assert_eq!(found[2].last_exit.as_ref().unwrap().code, Some(0));
     }
 
     #[test]

@@ -6,11 +6,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// The target of events that show bodies: people's prompts and code.
-///
-/// No level switches it on; only its name does, as in `info,codexd::bodies=trace`.
-pub(crate) const BODIES: &str = "codexd::bodies";
-
 /// A level for codexd's own events, and levels for targets by name.
 ///
 /// Other crates' events are never below `warn` unless their target is named, because at lower levels
@@ -32,8 +27,7 @@ impl LogFilter {
         let mut targets = Targets::new()
             .with_default(self.level.min(LevelFilter::WARN))
             .with_target("codexd", self.level)
-            .with_target("codexd_proto", self.level)
-            .with_target(BODIES, LevelFilter::OFF);
+            .with_target("codexd_proto", self.level);
         for (target, level) in &self.targets {
             targets = targets.with_target(target.clone(), *level);
         }
@@ -97,15 +91,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bodies_are_shown_only_when_named() {
+    fn events_of_other_crates_are_shown_only_when_named() {
         let shown = |text: &str, target: &str, level: Level| {
             text.parse::<LogFilter>().unwrap().to_targets().would_enable(target, &level)
         };
         assert!(shown("trace", "codexd::hub", Level::TRACE));
-        assert!(!shown("trace", BODIES, Level::ERROR));
-        assert!(shown("info,codexd::bodies=trace", BODIES, Level::TRACE));
+        assert!(!shown("info", "codexd::hub", Level::DEBUG));
+        assert!(shown("info,codexd::hub=trace", "codexd::hub", Level::TRACE));
         assert!(!shown("trace", "jsonrpsee_server::transport", Level::DEBUG));
         assert!(shown("trace", "jsonrpsee_server::transport", Level::WARN));
+        assert!(shown("info,jsonrpsee_server=trace", "jsonrpsee_server::transport", Level::TRACE));
         assert!(!shown("off", "hyper", Level::ERROR));
     }
 

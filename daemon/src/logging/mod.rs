@@ -5,9 +5,10 @@ pub(crate) mod filter;
 mod priority;
 mod writer;
 
-use std::io::{IsTerminal as _, Write};
+use std::io::Write;
 use std::path::Path;
 
+use anstream::{AutoStream, ColorChoice};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::Registry;
@@ -37,8 +38,9 @@ impl LogControl {
 
 /// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
 ///
-/// Lines have no colours when stderr is not a terminal. For the journal, they begin with their priority and
-/// have no time stamps: it makes them itself.
+/// Lines have colours where stderr is a terminal that shows them and nobody wishes otherwise (`NO_COLOR`,
+/// `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). For the journal, they begin with their priority and have no time stamps:
+/// it makes them itself.
 ///
 /// # Errors
 ///
@@ -46,15 +48,15 @@ impl LogControl {
 pub(crate) fn start(filter: &LogFilter, file: Option<&Path>) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
     let journal = stderr_is_journal();
+    let colours = file.is_none() && !journal && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
         None => Box::new(std::io::stderr()),
     };
     let loss_prefix = if journal { "<4>" } else { "" };
     let (writer, flush) = writer::start(target, loss_prefix).map_err(|error| failed().because(error))?;
-    let terminal = std::io::stderr().is_terminal();
     let (targets, reload) = reload::Layer::new(filter.to_targets());
-    let lines = fmt::layer().with_writer(writer).with_ansi(terminal);
+    let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);
     if journal {
         let inner = fmt::format().compact().without_time().with_ansi(false);

@@ -25,7 +25,7 @@ use crate::control::client::ask_status;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
-use crate::instance::life::{self, Token};
+use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
@@ -36,6 +36,7 @@ use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
 use crate::settings::secrets;
+use crate::settings::version;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
@@ -70,7 +71,10 @@ pub(crate) fn run(
     let files = OpenFiles::raise();
     let clock = Instant::now();
     nested::refuse(environment)?;
-    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
+    // The person whose client starts this daemon has no flag for it.
+    let name = |error| if settings.auto_spawned { error } else { locate::with_flag(error) };
+    let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))
+        .map_err(name)?;
 
     private_dir::ensure_own(&paths.runtime_dir)?;
     for dir in paths.foreign_dirs().into_iter().filter(|dir| dir.is_absolute()) {
@@ -87,7 +91,7 @@ pub(crate) fn run(
         start: start.clone(),
         reloader,
         environment: fingerprint::of(&settings.codex_home, environment),
-        marks: life::variables(Some(life), Some(&paths.control_socket), environment),
+        marks: life::variables(Some(life), Purpose::Daemon(paths.control_socket.clone()), environment),
         life,
         clock,
         files,
@@ -97,7 +101,7 @@ pub(crate) fn run(
     if sweep::rest() {
         record.forget_this_life();
     }
-    let result = result.and_then(|ended| or_refused(ended, start, &program));
+    let result = result.and_then(|ended| or_refused(ended, start, &program)).map_err(name);
     match &result {
         Ok(ended) => {
             let record = record.with_stderr(ended.stderr.clone());
@@ -264,7 +268,7 @@ fn core_config(settings: &Settings, record: &Record, context: &Context, inherite
     CoreConfig {
         router: Config {
             identity: Identity {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
+                version: version::NUMBER.to_owned(),
                 instance: settings.instance.clone(),
                 generation: record.generation(),
             },
@@ -285,7 +289,8 @@ fn base_status(settings: &Settings, program: &Program, record: &Record) -> Statu
     let mut report = StatusReport {
         protocol: CONTROL_PROTOCOL,
         pid: std::process::id(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: version::NUMBER.to_owned(),
+        commit: version::commit().map(str::to_owned),
         instance: settings.instance.clone(),
         generation: record.generation(),
         started_unix_ms: record.started_unix_ms(),
@@ -300,5 +305,6 @@ fn base_status(settings: &Settings, program: &Program, record: &Record) -> Statu
     };
     report.upstream.executable = text(&program.executable);
     report.upstream.requested = program.requested.as_deref().map(text);
+    report.upstream.arguments = settings.codex_args.names();
     report
 }

@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::duration::TimeLimit;
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
@@ -18,7 +19,7 @@ pub(crate) struct ConfigFile {
     pub(crate) control_socket: Option<PathBuf>,
     pub(crate) instance: Option<String>,
     pub(crate) codex: Option<PathBuf>,
-    pub(crate) codex_args: Vec<String>,
+    pub(crate) codex_args: CodexArgs,
     pub(crate) client_shutdown: ClientShutdown,
     pub(crate) orphaned_turns: OrphanedTurns,
     pub(crate) client_name: Option<String>,
@@ -160,25 +161,10 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = name.to_ascii_lowercase().replace('-', "_");
     known
         .iter()
-        .map(|key| (edit_distance(&plain, key), *key))
+        .map(|key| (strsim::levenshtein(&plain, key), *key))
         .min()
         .filter(|(distance, key)| *distance <= 1 + key.len() / 4)
         .map(|(_, key)| key)
-}
-
-/// Levenshtein's distance in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -238,5 +224,14 @@ mod tests {
         assert!(refusal("a = 1\nb = ").contains("line 2"));
         assert!(refusal("[limits]\nwindow = -1").contains("line 2"));
         assert!(refusal("limits = 3").contains("line 1"));
+    }
+
+    #[test]
+    fn a_list_of_arguments_that_is_none_is_refused_without_its_value() {
+        for text in ["codex_args = \"-c a=SECRET\"", "codex_args = [\"-c\", { SECRET = 1 }]"] {
+            let refusal = refusal(&format!("\n{text}"));
+            assert!(refusal.contains("line 2") && refusal.contains("a list of texts"), "{refusal}");
+            assert!(!refusal.contains("SECRET"), "{refusal}");
+        }
     }
 }

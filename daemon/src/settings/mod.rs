@@ -1,5 +1,6 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
+pub(crate) mod codex_args;
 pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
@@ -9,6 +10,7 @@ mod limits;
 pub(crate) mod paths;
 pub(crate) mod reload;
 pub(crate) mod secrets;
+pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,7 @@ use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::plain_file::{self, NotRegular};
+use codex_args::CodexArgs;
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -39,7 +42,7 @@ pub(crate) struct Settings {
     /// The codex program as it was asked for: a path, or a name to look up in PATH.
     pub(crate) codex: PathBuf,
     /// Arguments after `codex app-server`.
-    pub(crate) codex_args: Vec<String>,
+    pub(crate) codex_args: CodexArgs,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
     /// What becomes of turns whose last subscriber disconnects.
@@ -153,7 +156,11 @@ impl Settings {
                 .or_else(|| environment.path("CODEXD_CODEX"))
                 .or(file.codex)
                 .unwrap_or_else(|| PathBuf::from("codex")),
-            codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
+            codex_args: if args.codex_arg.is_empty() {
+                file.codex_args
+            } else {
+                CodexArgs::new(args.codex_arg.clone())
+            },
             client_shutdown: file.client_shutdown,
             orphaned_turns: file.orphaned_turns,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 
 use codexd_proto::secrets::{Secrets, is_secret_variable, of_arguments, user_info};
 
+use crate::settings::codex_args::CodexArgs;
+
 /// Collects the secrets in arguments of codex and in variables: those whose name says so, and what stands for a
 /// user in proxies.
 pub(crate) fn known(
-    codex_args: &[String],
+    codex_args: &CodexArgs,
     variables: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Secrets {
     let of_variables = variables.into_iter().filter_map(|(name, value)| {
@@ -17,7 +19,8 @@ pub(crate) fn known(
         }
         name.to_ascii_uppercase().ends_with("_PROXY").then(|| user_info(&value).map(str::to_owned))?
     });
-    Secrets::new(of_arguments(codex_args).into_iter().chain(of_variables))
+    let of_flags = codex_args.values_of_flags().map(str::to_owned);
+    Secrets::new(of_arguments(codex_args.words()).into_iter().chain(of_flags).chain(of_variables))
 }
 
 #[cfg(test)]
@@ -33,8 +36,9 @@ mod tests {
             ("NO_PROXY", "localhost"),
         ];
         let variables = variables.map(|(name, value)| (name.into(), value.into()));
-        let secrets = known(&["-c".to_owned(), "a.token=from-args".to_owned()], variables);
-        let text = "the-key me:word /usr/bin from-args localhost";
-        assert_eq!(secrets.mask(text), "*** *** /usr/bin *** localhost");
+        let words = ["-c", "a.token=from-args", "--code-mode-host", "https://h/path", "--enable", "feature"];
+        let secrets = known(&CodexArgs::new(words.map(str::to_owned).into()), variables);
+        let text = "the-key me:word /usr/bin from-args localhost https://h/path feature";
+        assert_eq!(secrets.mask(text), "*** *** /usr/bin *** localhost *** feature");
     }
 }

@@ -1,6 +1,6 @@
 //! A daemon of its own session, started by a client and outliving it.
 
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,8 +79,10 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     if let Some(file) = &settings.config_file {
         command.arg("--config").arg(paths::absolute(file)?);
     }
-    for argument in target.codex_args {
-        command.arg("--codex-arg").arg(argument);
+    // The daemon reads those of the file itself.
+    let arguments = (*target.codex_args != settings.codex_args).then_some(target.codex_args);
+    if arguments.is_some() {
+        command.arg("--codex-args-on-stdin").stdin(Stdio::piped());
     }
     if target.environment.value("CODEX_HOME").is_some() {
         command.env("CODEX_HOME", &settings.codex_home);
@@ -90,9 +92,16 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
     }
     // It serves others, too, when the codex of which this client may be a command has ended.
     command.env(life::LIFE, life::NO_LIFE);
-    let child = command
+    let mut child = command
         .spawn()
         .map_err(|error| Error::os(format!("cannot start `{}`", program.display())).because(error))?;
+    if let Some((arguments, mut stdin)) = arguments.zip(child.stdin.take()) {
+        let text = serde_json::to_vec(arguments.words()).map_err(|error| {
+            Error::new(ExitCode::Software, "cannot write arguments as JSON").because(error)
+        })?;
+        // They can be more than a pipe holds, and a daemon that ends without reading them says why.
+        std::thread::spawn(move || stdin.write_all(&text));
+    }
     // The command, which ends here, holds the writing end too, and its end is news.
     Ok((child, reader))
 }
@@ -129,6 +138,25 @@ pub(crate) fn detach() {
         // Among them is that of the folder just read, closed by now.
         let _ = nix::unistd::close(fd);
     }
+}
+
+/// Returns the arguments of codex that the client has written to standard input, a JSON array of texts, and gives
+/// standard input up.
+///
+/// # Errors
+///
+/// With exit code 64 when there is anything else; with 71 when it cannot be read.
+pub(crate) fn take_codex_args() -> Result<Vec<String>, Error> {
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text).map_err(|error| {
+        Error::os("cannot read the arguments of codex from standard input").because(error)
+    })?;
+    if let Ok(null) = std::fs::File::open("/dev/null") {
+        let _ = nix::unistd::dup2_stdin(null);
+    }
+    // The error of the parser is left out: it would quote what it does not understand.
+    serde_json::from_slice(&text)
+        .map_err(|_| Error::usage("standard input has no JSON array of texts for `--codex-args-on-stdin`"))
 }
 
 #[cfg(test)]

@@ -16,12 +16,12 @@ const FIRST_PAUSE_MS: u64 = 10_000;
 /// The longest pause, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 600_000;
 
-/// Refuses to start while the latch is shut.
+/// Refuses to start while the latch is shut; `start` returns the command that starts one all the same.
 ///
 /// # Errors
 ///
 /// With exit code 69: how often it failed, the last reason, and when the next start is tried.
-pub(super) fn check(record: &Path) -> Result<(), Error> {
+pub(super) fn check(record: &Path, start: impl FnOnce() -> String) -> Result<(), Error> {
     let ends = record::early_ends(record);
     match shut_for(&ends, unix_ms()) {
         None => Ok(()),
@@ -37,8 +37,9 @@ pub(super) fn check(record: &Path) -> Result<(), Error> {
             ),
         )
         .hint(format!(
-            "look into `{}`; `codexd serve` starts one in the foreground at once",
-            record.with_extension("log").display()
+            "look into `{}`; `{}` starts one at once",
+            record.with_extension("log").display(),
+            start()
         ))),
     }
 }

@@ -24,14 +24,17 @@ use std::path::PathBuf;
 
 use codexd_proto::exit::ExitCode;
 
+use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::instance::lock as instance_lock;
 use crate::instance::record;
+use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
 use crate::settings::Settings;
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
-pub(crate) use detached::detach;
+pub(crate) use detached::{detach, take_codex_args};
 pub(crate) use report::Report;
 
 use lock::StartLock;
@@ -43,7 +46,7 @@ pub(crate) struct Target<'a> {
     /// The client's environment.
     pub(crate) environment: &'a Environment,
     /// Arguments after `codex app-server`: those of the settings and those of the client.
-    pub(crate) codex_args: &'a [String],
+    pub(crate) codex_args: &'a CodexArgs,
     /// Whether one may be started.
     pub(crate) may_spawn: bool,
 }
@@ -74,7 +77,7 @@ pub(crate) fn attempt(
         if taken(&paths.lock) {
             elsewhere(target.settings)?;
         } else {
-            return Err(no_daemon(target.settings));
+            return Err(no_daemon(target));
         }
         return Ok(Attempt::Wait);
     }
@@ -93,7 +96,7 @@ pub(crate) fn attempt(
     if paths.socket_lock.as_ref().is_some_and(taken) {
         return Ok(Attempt::Wait);
     }
-    latch::check(&paths.record)?;
+    latch::check(&paths.record, || how_to_start(target.settings, target.environment))?;
     let started = match service::find(target.settings, target.codex_args, target.environment) {
         Some(service) => service.start(),
         None => detached::spawn(target),
@@ -116,8 +119,63 @@ pub(crate) fn attempt(
 pub(crate) fn how_to_change_environment(target: &Target<'_>) -> String {
     match service::find(target.settings, target.codex_args, target.environment) {
         Some(service) => service.how_to_change_environment(),
-        None => "`codexd ctl stop` ends it, and the next client starts one with its environment".to_owned(),
+        None => {
+            format!("`{} stop` ends it, and the next client starts one with its environment", ctl(target))
+        }
     }
+}
+
+/// Returns the command that starts the daemon of the settings: that of the service manager where a unit is installed
+/// for it.
+pub(crate) fn how_to_start(settings: &Settings, environment: &Environment) -> String {
+    match service::find(settings, &settings.codex_args, environment) {
+        Some(service) => service.start_command(),
+        None => serve_command(settings, environment),
+    }
+}
+
+/// Returns the command that ends the daemon, after which its next one is another codex or has other settings.
+pub(crate) fn how_to_restart(settings: &Settings, environment: &Environment) -> String {
+    match service::find(settings, &settings.codex_args, environment) {
+        Some(service) => service.restart_command(),
+        None => "codexd ctl stop (the next client starts it)".to_owned(),
+    }
+}
+
+/// Whether a unit or an agent is installed for the daemon.
+pub(crate) fn has_service(settings: &Settings, environment: &Environment) -> bool {
+    service::find(settings, &settings.codex_args, environment).is_some()
+}
+
+/// Returns `codexd serve` with the flags without which it would be another daemon here.
+fn serve_command(settings: &Settings, environment: &Environment) -> String {
+    let mut command = "codexd serve".to_owned();
+    let Ok(plain) = Settings::load_without_file(&ServeArgs::default(), environment) else { return command };
+    let mut add = |flag: &str, value: &str| {
+        command.push_str(&format!(" {flag} {value}"));
+    };
+    if settings.instance != plain.instance {
+        add("--instance", &settings.instance);
+    }
+    let (own, plain) = (&settings.paths, &plain.paths);
+    let socket_is_named = !own.socket_is_default() && own.socket != plain.socket;
+    if socket_is_named {
+        add("--socket", &own.socket.display().to_string());
+    }
+    let follows = socket_is_named && own.control_socket == with_suffix(&own.socket, ".ctl");
+    if !own.control_socket_is_default() && own.control_socket != plain.control_socket && !follows {
+        add("--control-socket", &own.control_socket.display().to_string());
+    }
+    command
+}
+
+/// Returns the command that leads to the wanted daemon: `codexd ctl`, with the control socket where it would not find
+/// it by itself.
+pub(crate) fn ctl(target: &Target<'_>) -> String {
+    let socket = &target.settings.paths.control_socket;
+    let found = Settings::load(&ServeArgs::default(), target.environment)
+        .is_ok_and(|settings| settings.paths.control_socket == *socket);
+    if found { "codexd ctl".to_owned() } else { format!("codexd ctl --control-socket {}", socket.display()) }
 }
 
 /// Refuses to connect where that would start a daemon although none may be started: to a socket that a service
@@ -137,15 +195,22 @@ pub(crate) fn check_runs(target: &Target<'_>) -> Result<(), Error> {
         Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
             if instance_lock::is_free(&paths.lock) =>
         {
-            Err(no_daemon(target.settings))
+            Err(no_daemon(target))
         }
         _ => Ok(()),
     }
 }
 
-fn no_daemon(settings: &Settings) -> Error {
-    Error::new(ExitCode::Unavailable, format!("no daemon listens on `{}`", settings.paths.socket.display()))
-        .hint("start one with `codexd serve`, or leave out `--no-spawn`")
+fn no_daemon(target: &Target<'_>) -> Error {
+    let socket = target.settings.paths.socket.display();
+    let error = Error::new(ExitCode::Unavailable, format!("no daemon listens on `{socket}`"));
+    if *target.codex_args == target.settings.codex_args {
+        let start = how_to_start(target.settings, target.environment);
+        error.hint(format!("`{start}` starts one; without `--no-spawn`, the client does"))
+    } else {
+        // Its arguments can hold secrets and are not repeated here.
+        error.hint("without `--no-spawn`, the client starts one with these arguments")
+    }
 }
 
 /// Refuses to wait for a daemon that serves the instance on another socket than the one that was named.
@@ -164,5 +229,29 @@ fn elsewhere(settings: &Settings) -> Result<(), Error> {
             other.display()
         ))),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_that_starts_a_daemon_names_what_is_not_usual() {
+        let environment = Environment::of([
+            ("HOME", "/h"),
+            ("XDG_RUNTIME_DIR", "/run/user/7"),
+            ("CODEXD_INSTANCE", "mine"),
+        ]);
+        let command = |args: ServeArgs| {
+            serve_command(&Settings::load_without_file(&args, &environment).unwrap(), &environment)
+        };
+        assert_eq!(command(ServeArgs::default()), "codexd serve");
+        let other = ServeArgs { instance: Some("x".to_owned()), ..ServeArgs::default() };
+        assert_eq!(command(other), "codexd serve --instance x");
+        let socket = ServeArgs { socket: Some("/s".into()), ..ServeArgs::default() };
+        assert_eq!(command(socket), "codexd serve --socket /s");
+        let control = ServeArgs { control_socket: Some("/c".into()), ..ServeArgs::default() };
+        assert_eq!(command(control), "codexd serve --control-socket /c");
     }
 }

@@ -12,6 +12,7 @@ use codexd_proto::exit::ExitCode;
 use super::unit;
 use crate::error::Error;
 use crate::settings::Settings;
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::{Environment, lend_runtime_dir};
 use crate::settings::paths;
 
@@ -27,9 +28,13 @@ pub(super) struct Service {
 }
 
 /// Finds the unit of the instance.
-pub(super) fn find(settings: &Settings, codex_args: &[String], environment: &Environment) -> Option<Service> {
+pub(super) fn find(
+    settings: &Settings,
+    codex_args: &CodexArgs,
+    environment: &Environment,
+) -> Option<Service> {
     let own = settings.paths.socket_is_default() && settings.paths.control_socket_is_default();
-    if !own || codex_args != settings.codex_args {
+    if !own || *codex_args != settings.codex_args {
         return None;
     }
     if cfg!(target_os = "macos") { launchd(settings, environment) } else { systemd(settings, environment) }
@@ -121,6 +126,22 @@ impl Service {
         Err(failed().because(self.end().unwrap_or_else(said)))
     }
 
+    /// Returns the command by which a person starts the daemon.
+    pub(super) fn start_command(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("systemctl --user start {unit}"),
+            None => format!("{} {}", self.program, self.arguments.join(" ")),
+        }
+    }
+
+    /// Returns the command by which a person restarts the daemon.
+    pub(super) fn restart_command(&self) -> String {
+        match &self.unit {
+            Some(unit) => format!("systemctl --user restart {unit}"),
+            None => format!("{} kickstart -k {}", self.program, self.arguments[1..].join(" ")),
+        }
+    }
+
     fn ask(&self, property: &str) -> Option<String> {
         unit::show(self.unit.as_ref()?, property)
     }
@@ -168,22 +189,24 @@ mod tests {
             ("XDG_CONFIG_HOME", &text("config")),
         ]);
         let settings = Settings::load(&ServeArgs::default(), &environment).unwrap();
-        let found =
-            |args: &[String]| find(&settings, args, &environment).map(|service| service.arguments[3].clone());
+        let none = CodexArgs::default();
+        let found = |args: &CodexArgs| {
+            find(&settings, args, &environment).map(|service| service.arguments[3].clone())
+        };
         std::fs::write(units.join("codexd.service"), "").unwrap();
-        assert_eq!(found(&[]), None);
+        assert_eq!(found(&none), None);
         std::fs::write(path("run/systemd/private"), "").unwrap();
-        assert_eq!(found(&[]).as_deref(), Some("codexd.service"));
+        assert_eq!(found(&none).as_deref(), Some("codexd.service"));
         std::fs::write(units.join("codexd.socket"), "").unwrap();
-        assert_eq!(found(&[]).as_deref(), Some("codexd.socket"));
-        assert_eq!(found(&["-c".to_owned()]), None);
+        assert_eq!(found(&none).as_deref(), Some("codexd.socket"));
+        assert_eq!(found(&CodexArgs::new(vec!["-c".to_owned()])), None);
         let other = ServeArgs { instance: Some("work".to_owned()), ..ServeArgs::default() };
         let other = Settings::load(&other, &environment).unwrap();
-        assert_eq!(find(&other, &[], &environment), None);
+        assert_eq!(find(&other, &none, &environment), None);
         std::fs::write(units.join("codexd-work.socket"), "").unwrap();
-        assert_eq!(find(&other, &[], &environment).unwrap().arguments[3], "codexd-work.socket");
+        assert_eq!(find(&other, &none, &environment).unwrap().arguments[3], "codexd-work.socket");
         let elsewhere = ServeArgs { socket: Some(path("s")), ..ServeArgs::default() };
         let elsewhere = Settings::load(&elsewhere, &environment).unwrap();
-        assert_eq!(find(&elsewhere, &[], &environment), None);
+        assert_eq!(find(&elsewhere, &none, &environment), None);
     }
 }

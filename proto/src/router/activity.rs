@@ -1,7 +1,7 @@
 //! What a log shows of clients and turns: who, which and how long, and never what was said.
 
 use super::Router;
-use super::thread::OpenTurn;
+use super::thread::RunningTurn;
 use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
@@ -120,19 +120,18 @@ impl Router {
         self.activities.push_back(Activity::ClientLeft { client, name, connected_ms });
     }
 
-    /// A turn was not known to run before.
-    pub(super) fn note_started(&mut self, thread: &ThreadId) {
-        let Some(turn) = self.subscriptions.get(thread.as_bytes()).and_then(|state| state.turn.as_ref())
-        else {
-            return;
-        };
-        let (turn, by) = (text(&turn.id), turn.by);
-        let client = self.starter(by);
-        self.activities.push_back(Activity::TurnStarted { thread: thread.clone(), turn, client });
+    /// A turn runs; `by` has started it, if that is known.
+    pub(super) fn turn_runs(&mut self, thread: &ThreadId, turn: &[u8], by: Option<ClientId>) {
+        let now = self.delivery.now();
+        if self.subscriptions.get_mut(thread).is_some_and(|state| state.runs(now, turn, by)) {
+            let client = self.starter(by);
+            let thread = thread.clone();
+            self.activities.push_back(Activity::TurnStarted { thread, turn: text(turn), client });
+        }
     }
 
     /// Counts a turn that has ended, and remembers how for the log.
-    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &OpenTurn, outcome: Outcome) {
+    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &RunningTurn, outcome: Outcome) {
         self.counters.turns_completed += 1;
         self.activities.push_back(Activity::TurnEnded {
             thread: thread.clone(),
@@ -141,6 +140,14 @@ impl Router {
             outcome,
             duration_ms: self.delivery.now().since(turn.since),
         });
+    }
+
+    /// Nothing runs on a thread any more.
+    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId, outcome: Outcome) {
+        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
+        for turn in running.unwrap_or_default() {
+            self.turn_ended(thread, &turn, outcome);
+        }
     }
 
     fn starter(&self, by: Option<ClientId>) -> Option<(ClientId, Option<String>)> {

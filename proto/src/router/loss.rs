@@ -2,7 +2,9 @@
 
 use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
+use super::delivery::Topic;
 use super::pacing::Unanswerable;
+use super::subscriptions::Running;
 use super::thread::KnownTo;
 use super::{Announcement, Phase, Router};
 use crate::id::{ThreadId, write_u64};
@@ -60,90 +62,162 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Ends every open turn: completed if its final answer was seen and nothing else may still have
-    /// run for it, else failed.
+    /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
+    /// the error if it failed, the turn. It is completed if its final answer was seen and nothing else may
+    /// still have run for it, else failed.
+    ///
+    /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
-        let topic = self.topic(b"turn/completed");
-        let (open, sub_agent_open) = self.subscriptions.end_all();
-        for (thread, turn) in open {
-            self.turn_ended(&thread, &turn, Outcome::Lost);
-            let answer = turn.final_answer.as_deref().filter(|_| !sub_agent_open);
-            let line = terminal_event(&thread, &turn.object, answer, loss, self.config.identity.generation);
-            match turn.known_to {
-                KnownTo::Subscribers => {
-                    self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
-                }
-                // The other subscribers were never notified of it.
-                KnownTo::Requesters(mut clients) => {
-                    clients.retain(|client| self.subscriptions.is_subscribed(*client, &thread));
-                    self.delivery.notify_each(&clients, topic, &line);
-                }
+        let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
+        let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
+        started.sort_unstable();
+        for thread in &started {
+            self.all_turns_ended(thread, Outcome::Lost);
+        }
+        let status = self.topic(b"thread/status/changed");
+        let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
+        let (running, sub_agent_open) = self.subscriptions.end_all();
+        for Running { thread, active, turn } in running {
+            let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
+            let answer = answer.filter(|_| !sub_agent_open);
+            let end = End { thread: &thread, answer, loss, generation: self.config.identity.generation };
+            // The upstream may have reported already that a turn which it completed is idle.
+            if active || answer.is_none() {
+                self.delivery.notify_all(status, &end.status());
+            }
+            let Some(turn) = &turn else { continue };
+            if answer.is_none() {
+                self.notify_of_end(&thread, &turn.known_to, error, &end.error(&turn.id));
+            }
+            self.notify_of_end(&thread, &turn.known_to, completed, &end.turn(&turn.object));
+        }
+    }
+
+    /// Notifies the clients that know that a turn of this thread is open.
+    fn notify_of_end(&mut self, thread: &ThreadId, known_to: &KnownTo, topic: Topic<'_>, line: &[u8]) {
+        match known_to {
+            KnownTo::Subscribers => {
+                self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, line);
+            }
+            // The other subscribers were never notified of it.
+            KnownTo::Requesters(clients) => {
+                let mut clients = clients.clone();
+                clients.retain(|client| self.subscriptions.is_subscribed(*client, thread));
+                self.delivery.notify_each(&clients, topic, line);
             }
         }
     }
 }
 
-/// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
-/// that clients see the members they know.
-fn terminal_event(
-    thread: &ThreadId,
-    turn: &[u8],
-    answer: Option<&[u8]>,
-    loss: &Loss,
+/// The end of what ran on a thread when the upstream was lost.
+struct End<'a> {
+    thread: &'a ThreadId,
+    /// The item of the final answer, if that was seen: then the turn counts as completed.
+    answer: Option<&'a [u8]>,
+    loss: &'a Loss,
     generation: u64,
-) -> Vec<u8> {
-    let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
-    mark.extend_from_slice(if answer.is_some() { b"true" } else { b"false" });
-    mark.extend_from_slice(b",\"reason\":");
-    write_string(&mut mark, loss.reason);
-    mark.extend_from_slice(b",\"generation\":");
-    write_u64(&mut mark, generation);
-    mark.push(b'}');
+}
 
-    let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
-    match answer {
-        Some(item) => {
-            fields.push(("status", b"\"completed\"".to_vec()));
-            fields.push(("items", [b"[", item, b"]"].concat()));
-            fields.push(("itemsView", b"\"summary\"".to_vec()));
-        }
-        None => {
-            let mut error = b"{\"message\":".to_vec();
-            write_string(&mut error, &loss.message);
-            error.extend_from_slice(
-                b",\"codexErrorInfo\":\"other\",\"additionalDetails\":null,\"misalignment\":null}",
-            );
-            fields.push(("status", b"\"failed\"".to_vec()));
-            fields.push(("error", error));
-        }
+impl End<'_> {
+    /// Writes the status that the upstream gives a thread whose turn has ended so.
+    fn status(&self) -> Vec<u8> {
+        let mut line = self.begin("thread/status/changed");
+        line.extend_from_slice(b",\"status\":{\"type\":");
+        line.extend_from_slice(if self.answer.is_some() { b"\"idle\"" } else { b"\"systemError\"" });
+        line.push(b'}');
+        self.finish(line)
     }
-    let mut edits = Edits::new();
-    let mut added = mark.clone();
-    for (name, value) in fields {
-        match member(turn, 0, name.as_bytes()) {
-            Some(span) => edits.replace_owned(span, value),
+
+    /// Writes the `error` by which clients learn the reason.
+    fn error(&self, turn: &[u8]) -> Vec<u8> {
+        let mut line = self.begin("error");
+        line.extend_from_slice(b",\"error\":");
+        line.extend_from_slice(&self.reason());
+        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":\"");
+        line.extend_from_slice(turn);
+        line.push(b'"');
+        self.finish(line)
+    }
+
+    /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
+    /// that clients see the members they know.
+    fn turn(&self, turn: &[u8]) -> Vec<u8> {
+        let mut fields: Vec<(&str, Vec<u8>)> = Vec::new();
+        match self.answer {
+            Some(item) => {
+                fields.push(("status", b"\"completed\"".to_vec()));
+                fields.push(("items", [b"[", item, b"]"].concat()));
+                fields.push(("itemsView", b"\"summary\"".to_vec()));
+            }
             None => {
-                added.push(b',');
-                write_string(&mut added, name);
-                added.push(b':');
-                added.extend_from_slice(&value);
+                fields.push(("status", b"\"failed\"".to_vec()));
+                fields.push(("error", self.reason()));
             }
         }
-    }
-    if Members::new(turn, 0).next().is_some() {
-        added.push(b',');
-    }
-    let open = skip_space(turn, 0) + 1;
-    edits.replace_owned(Span { start: open, end: open }, added);
+        let mut edits = Edits::new();
+        let mut added = self.mark();
+        for (name, value) in fields {
+            match member(turn, 0, name.as_bytes()) {
+                Some(span) => edits.replace_owned(span, value),
+                None => {
+                    added.push(b',');
+                    write_string(&mut added, name);
+                    added.push(b':');
+                    added.extend_from_slice(&value);
+                }
+            }
+        }
+        if Members::new(turn, 0).next().is_some() {
+            added.push(b',');
+        }
+        let open = skip_space(turn, 0) + 1;
+        edits.replace_owned(Span { start: open, end: open }, added);
 
-    let mut line = b"{\"method\":\"turn/completed\",\"params\":{\"threadId\":\"".to_vec();
-    line.extend_from_slice(thread.as_bytes());
-    line.extend_from_slice(b"\",\"turn\":");
-    edits.write(turn, &mut line);
-    line.push(b',');
-    line.extend_from_slice(&mark);
-    line.extend_from_slice(b"}}");
-    line
+        let mut line = self.begin("turn/completed");
+        line.extend_from_slice(b",\"turn\":");
+        edits.write(turn, &mut line);
+        self.finish(line)
+    }
+
+    /// Begins a notification about the thread.
+    fn begin(&self, method: &str) -> Vec<u8> {
+        let mut line = b"{\"method\":".to_vec();
+        write_string(&mut line, method);
+        line.extend_from_slice(b",\"params\":{\"threadId\":\"");
+        line.extend_from_slice(self.thread.as_bytes());
+        line.push(b'"');
+        line
+    }
+
+    /// Ends it with the mark.
+    fn finish(&self, mut line: Vec<u8>) -> Vec<u8> {
+        line.push(b',');
+        line.extend_from_slice(&self.mark());
+        line.extend_from_slice(b"}}");
+        line
+    }
+
+    /// Returns the member that says that codexd wrote this.
+    fn mark(&self) -> Vec<u8> {
+        let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
+        mark.extend_from_slice(if self.answer.is_some() { b"true" } else { b"false" });
+        mark.extend_from_slice(b",\"reason\":");
+        write_string(&mut mark, self.loss.reason);
+        mark.extend_from_slice(b",\"generation\":");
+        write_u64(&mut mark, self.generation);
+        mark.push(b'}');
+        mark
+    }
+
+    /// Returns the error object, which the `error` and the failed turn share.
+    fn reason(&self) -> Vec<u8> {
+        let mut error = b"{\"message\":".to_vec();
+        write_string(&mut error, &self.loss.message);
+        error.extend_from_slice(
+            b",\"codexErrorInfo\":\"other\",\"additionalDetails\":null,\"misalignment\":null}",
+        );
+        error
+    }
 }
 
 #[cfg(test)]
@@ -152,30 +226,37 @@ mod tests {
 
     use super::*;
 
-    fn event(answer: Option<&str>) -> Value {
+    /// The status, the error and the turn of an end.
+    fn frames(answer: Option<&str>) -> [Value; 3] {
         let turn = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
-        let loss = Loss { reason: "upstreamLost", message: "gone".to_owned() };
-        let line = terminal_event(&ThreadId::new(b"t"), turn, answer.map(str::as_bytes), &loss, 3);
-        serde_json::from_slice(&line).unwrap()
+        let loss = Loss { reason: "upstreamLost", message: "gone \"away\"".to_owned() };
+        let thread = ThreadId::new(b"t");
+        let end = End { thread: &thread, answer: answer.map(str::as_bytes), loss: &loss, generation: 3 };
+        [end.status(), end.error(b"u"), end.turn(turn)].map(|line| serde_json::from_slice(&line).unwrap())
     }
 
     #[test]
     fn a_turn_without_its_answer_fails() {
-        let event = event(None);
-        assert_eq!(event["params"]["threadId"], "t");
-        assert_eq!(event["params"]["turn"]["id"], "u");
-        assert_eq!(event["params"]["turn"]["status"], "failed");
-        assert_eq!(event["params"]["turn"]["error"]["message"], "gone");
-        assert_eq!(event["params"]["turn"]["codexd"], event["params"]["codexd"]);
-        assert_eq!(
-            event["params"]["codexd"],
-            json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 3})
-        );
+        let mark = json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 3});
+        let why = json!({"message": "gone \"away\"", "codexErrorInfo": "other", "additionalDetails": null,
+                         "misalignment": null});
+        let [status, error, turn] = frames(None);
+        let params = json!({"threadId": "t", "status": {"type": "systemError"}, "codexd": mark});
+        assert_eq!(status, json!({"method": "thread/status/changed", "params": params}));
+        let params =
+            json!({"threadId": "t", "turnId": "u", "error": why, "willRetry": false, "codexd": mark});
+        assert_eq!(error, json!({"method": "error", "params": params}));
+        let object = json!({"id": "u", "items": [], "itemsView": "notLoaded", "status": "failed", "error": why,
+                            "codexd": mark});
+        let params = json!({"threadId": "t", "turn": object, "codexd": mark});
+        assert_eq!(turn, json!({"method": "turn/completed", "params": params}));
     }
 
     #[test]
     fn a_turn_whose_answer_was_seen_is_inferred_to_be_complete() {
-        let event = event(Some(r#"{"type":"agentMessage","text":"42"}"#));
+        let [status, _, event] = frames(Some(r#"{"type":"agentMessage","text":"42"}"#));
+        assert_eq!(status["params"]["status"], json!({"type": "idle"}));
+        assert_eq!(status["params"]["codexd"], event["params"]["codexd"]);
         assert_eq!(event["params"]["turn"]["status"], "completed");
         assert_eq!(event["params"]["turn"]["items"][0]["text"], "42");
         assert_eq!(event["params"]["turn"]["error"], Value::Null);

@@ -154,24 +154,22 @@ impl Router {
         thread: &ThreadId,
         params: usize,
     ) -> Option<ClientId> {
-        let now = self.now();
         let state = self.subscriptions.get_mut(thread)?;
         match meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                if state.open_turn(now, id.of(line), turn.of(line), KnownTo::Subscribers) {
-                    self.note_started(thread);
-                }
+                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
+                self.turn_runs(thread, id.of(line), None);
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
                 let id = string_inner(line, member(line, turn.start, b"id")?)?;
-                if let Some(open) = state.close_turn(id.of(line)) {
+                if let Some(ended) = state.close_turn(id.of(line)) {
                     let status =
                         member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
-                    self.turn_ended(thread, &open, Outcome::of_status(status));
+                    self.turn_ended(thread, &ended, Outcome::of_status(status));
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
@@ -234,11 +232,12 @@ impl Router {
                     let was_active = std::mem::replace(&mut state.active, active);
                     state.loaded = status != Some(b"\"notLoaded\"");
                     if !active && state.subscribers.is_empty() {
-                        match state.turn.take() {
-                            Some(turn) => self.turn_ended(&thread, &turn, Outcome::Unknown),
+                        state.turn = None;
+                        if state.running.is_empty() {
                             // One that began when nobody was subscribed any more.
-                            None => self.counters.turns_completed += u64::from(was_active),
+                            self.counters.turns_completed += u64::from(was_active);
                         }
+                        self.all_turns_ended(&thread, Outcome::Unknown);
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -262,9 +261,8 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        if let Some(turn) = self.subscriptions.unload(thread) {
-            self.turn_ended(thread, &turn, Outcome::Unknown);
-        }
+        self.all_turns_ended(thread, Outcome::Unknown);
+        self.subscriptions.unload(thread);
     }
 
     // ---- notifications for the owner of an id --------------------------------------------------

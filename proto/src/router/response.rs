@@ -119,8 +119,7 @@ impl Router {
         let id = ThreadId::new(id.of(line));
         self.subscriptions.remember(&id, self.config.limits.remembered_threads);
         self.release_leftovers(&id);
-        let now = self.now();
-        let mut started = false;
+        let mut running = None;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
@@ -131,15 +130,16 @@ impl Router {
                 if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
                     && let Some((turn, object)) = running_turn(thread.of(line))
                 {
-                    started = state.open_turn(now, turn.as_bytes(), object.as_bytes(), notified);
+                    state.open_turn(turn.as_bytes(), object.as_bytes(), notified);
+                    running = Some(turn);
                 }
             }
             if replay.is_some() {
                 state.replay = replay;
             }
         }
-        if started {
-            self.note_started(&id);
+        if let Some(turn) = running {
+            self.turn_runs(&id, turn.as_bytes(), None);
         }
         if let Some(client) = client {
             self.subscriptions.subscribe(client, &id);
@@ -149,7 +149,6 @@ impl Router {
     }
 
     fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
-        let now = self.now();
         let Some(turn) = member(line, body.start, b"turn") else { return };
         let running =
             member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
@@ -158,13 +157,8 @@ impl Router {
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
-            let started = state.open_turn(now, id.of(line), turn.of(line), requester);
-            if let Some(open) = state.turn.as_mut().filter(|open| *open.id == *id.of(line)) {
-                open.by = open.by.or(client);
-            }
-            if started {
-                self.note_started(thread);
-            }
+            state.open_turn(id.of(line), turn.of(line), requester);
+            self.turn_runs(thread, id.of(line), client);
         }
     }
 

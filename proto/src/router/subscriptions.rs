@@ -16,6 +16,16 @@ pub(super) struct Subscriptions {
     clients: FxHashMap<ClientId, FxHashSet<ThreadId>>,
 }
 
+/// What ran on a thread when the upstream was lost.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) thread: ThreadId,
+    /// Its last status says that something runs.
+    pub(super) active: bool,
+    /// None while it is not known.
+    pub(super) turn: Option<OpenTurn>,
+}
+
 impl Subscriptions {
     pub(super) fn connect(&mut self, client: ClientId) {
         self.clients.insert(client, FxHashSet::default());
@@ -54,19 +64,18 @@ impl Subscriptions {
         subscribed
     }
 
-    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there; returns that.
-    pub(super) fn unload(&mut self, thread: &ThreadId) -> Option<OpenTurn> {
-        let state = self.threads.get_mut(thread)?;
+    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there.
+    pub(super) fn unload(&mut self, thread: &ThreadId) {
+        let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
         state.active = false;
-        let turn = state.turn.take();
+        state.turn = None;
         state.replay = None;
         for client in std::mem::take(&mut state.subscribers) {
             if let Some(threads) = self.clients.get_mut(&client) {
                 threads.remove(thread);
             }
         }
-        turn
     }
 
     #[inline]
@@ -126,18 +135,21 @@ impl Subscriptions {
         clients
     }
 
-    /// The upstream is gone: no thread is loaded. Returns the turns that were open, by thread, and
-    /// whether one of them was a sub-agent's.
-    pub(super) fn end_all(&mut self) -> (Vec<(ThreadId, OpenTurn)>, bool) {
+    /// The upstream is gone: no thread is loaded. Returns what ran, by thread, and whether a turn of a
+    /// sub-agent was open.
+    pub(super) fn end_all(&mut self) -> (Vec<Running>, bool) {
         let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
-        let mut open = Vec::new();
+        let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
-            thread.active = false;
             thread.loaded = false;
-            open.extend(thread.turn.take().map(|turn| (id.clone(), turn)));
+            let active = std::mem::take(&mut thread.active);
+            let turn = thread.turn.take();
+            if active || turn.is_some() {
+                running.push(Running { thread: id.clone(), active, turn });
+            }
         }
-        open.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        (open, sub_agent_open)
+        running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
+        (running, sub_agent_open)
     }
 
     /// Fills in how much is kept.

@@ -15,6 +15,8 @@ pub(super) struct Thread {
     /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
+    /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
+    pub(super) running: Vec<RunningTurn>,
     /// The turn that ended last, between its quotes.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
@@ -33,9 +35,16 @@ pub(super) struct OpenTurn {
     pub(super) final_answer: Option<Box<[u8]>>,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
+}
+
+/// A turn that the log has the start of, and not yet the end.
+#[derive(Debug)]
+pub(super) struct RunningTurn {
+    /// Between its quotes.
+    pub(super) id: Box<[u8]>,
     /// Since when it is known.
     pub(super) since: Time,
-    /// The client that started it, once the response to that request has come.
+    /// The client that started it, if the response to that request was what told of it.
     pub(super) by: Option<ClientId>,
 }
 
@@ -57,11 +66,10 @@ pub(super) struct Replay {
 }
 
 impl Thread {
-    /// Records that a turn is open, and who was notified of it; nothing if it has ended already. Returns
-    /// whether it was not known before.
-    pub(super) fn open_turn(&mut self, now: Time, id: &[u8], object: &[u8], notified: KnownTo) -> bool {
+    /// Records that a turn is open, and who was notified of it; nothing if it has ended already.
+    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
         if self.last_turn.as_deref() == Some(id) {
-            return false;
+            return;
         }
         match (&mut self.turn, notified) {
             (Some(turn), notified) if *turn.id == *id => match (&mut turn.known_to, notified) {
@@ -74,24 +82,26 @@ impl Thread {
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
             (turn, known_to) => {
-                *turn = Some(OpenTurn {
-                    id: id.into(),
-                    object: object.into(),
-                    final_answer: None,
-                    known_to,
-                    since: now,
-                    by: None,
-                });
-                return true;
+                *turn = Some(OpenTurn { id: id.into(), object: object.into(), final_answer: None, known_to });
             }
         }
-        false
     }
 
-    /// Records that a turn has ended; returns it if it was the open one.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<OpenTurn> {
+    /// Records that a turn runs that `by` has started, if that is known; returns whether it was not known to.
+    pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
+        if self.last_turn.as_deref() == Some(id) || self.running.iter().any(|turn| *turn.id == *id) {
+            return false;
+        }
+        self.running.push(RunningTurn { id: id.into(), since: now, by });
+        true
+    }
+
+    /// Records that a turn has ended; returns it if it was known to run.
+    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
         self.last_turn = Some(id.into());
-        self.turn.take_if(|turn| *turn.id == *id)
+        self.turn.take_if(|turn| *turn.id == *id);
+        let at = self.running.iter().position(|turn| *turn.id == *id)?;
+        Some(self.running.remove(at))
     }
 
     /// Whether something runs on the thread that a drain waits for.
@@ -101,6 +111,6 @@ impl Thread {
 
     /// Whether nothing would be lost by forgetting the thread.
     pub(super) fn is_forgettable(&self) -> bool {
-        self.subscribers.is_empty() && !self.loaded && !self.is_busy()
+        self.subscribers.is_empty() && !self.loaded && !self.is_busy() && self.running.is_empty()
     }
 }

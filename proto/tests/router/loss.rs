@@ -40,8 +40,11 @@ fn each_request_is_told_whether_it_may_have_been_carried_out() {
     assert_eq!(got[0]["error"]["message"], "codex app-server was killed");
 }
 
+/// What a client gets of a turn that failed because the upstream was lost, in the upstream's own order.
+const FAILURE: [&str; 3] = ["thread/status/changed", "error", "turn/completed"];
+
 #[test]
-fn an_open_turn_fails_once_for_each_subscriber() {
+fn an_open_turn_fails_once_for_each_subscriber_as_the_upstreams_own_turns_do() {
     let mut net = Net::new();
     let (a, b, c) = (net.join(), net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -50,20 +53,72 @@ fn an_open_turn_fails_once_for_each_subscriber() {
     net.feed(&delta(&t, 1));
     net.hush(&[a, b, c]);
     net.lose();
+    let mark = json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 7});
+    let status = json!({"threadId": t, "status": {"type": "systemError"}, "codexd": mark});
     for client in [a, b] {
         let got = net.got(client);
-        assert_eq!(methods(&got), ["turn/completed", "notifications/broker/shuttingDown"]);
-        let params = &got[0]["params"];
+        assert_eq!(methods(&got), [&FAILURE[..], &["notifications/broker/shuttingDown"]].concat());
+        assert_eq!(got[0]["params"], status);
+        let error = &got[1]["params"];
+        assert_eq!((&error["threadId"], &error["turnId"]), (&json!(t), &json!("u")));
+        assert_eq!(error["willRetry"], false);
+        assert_eq!(error["error"]["message"], "codex app-server was killed");
+        assert_eq!(error["codexd"], mark);
+        let params = &got[2]["params"];
         assert_eq!((&params["threadId"], &params["turn"]["id"]), (&json!(t), &json!("u")));
         assert_eq!(params["turn"]["status"], "failed");
-        assert_eq!(params["turn"]["error"]["message"], "codex app-server was killed");
+        assert_eq!(params["turn"]["error"], error["error"]);
         assert_eq!(params["turn"]["itemsView"], "notLoaded", "members of the real turn are kept");
-        assert_eq!(
-            params["codexd"],
-            json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 7})
-        );
+        assert_eq!(params["codexd"], mark);
     }
-    assert_eq!(net.got_methods(c), ["notifications/broker/shuttingDown"]);
+    // The status of a thread concerns everyone, what happens in it does not.
+    let got = net.got(c);
+    assert_eq!(methods(&got), ["thread/status/changed", "notifications/broker/shuttingDown"]);
+    assert_eq!(got[0]["params"], status);
+}
+
+#[test]
+fn the_end_of_a_turn_honours_opt_outs() {
+    for (place, method) in FAILURE.into_iter().enumerate() {
+        let mut net = Net::new();
+        let a = net.join_with(&json!({"optOutNotificationMethods": [method]}));
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        net.hush(&[a]);
+        net.lose();
+        let mut left = FAILURE.to_vec();
+        left.remove(place);
+        assert_eq!(net.got_methods(a), [&left[..], &["notifications/broker/shuttingDown"]].concat());
+    }
+}
+
+#[test]
+fn each_of_several_open_turns_ends_in_order() {
+    let mut net = Net::new();
+    let a = net.join();
+    let threads = [net.start_thread(a, 2), net.start_thread(a, 1)];
+    threads.iter().for_each(|t| net.open_turn(t, "u"));
+    net.hush(&[a]);
+    net.lose();
+    let got = net.got(a);
+    let named: Vec<_> = got.iter().filter_map(|l| l["params"]["threadId"].as_str()).collect();
+    assert_eq!(named, [[threads[1].as_str(); 3], [threads[0].as_str(); 3]].concat());
+    assert_eq!(methods(&got)[..6], [FAILURE, FAILURE].concat());
+}
+
+#[test]
+fn a_thread_that_was_active_before_its_turn_began_is_not_left_active() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.feed(&status(&t, "active"));
+    net.hush(&[a, b]);
+    net.lose();
+    for client in [a, b] {
+        let got = net.got(client);
+        assert_eq!(methods(&got), ["thread/status/changed", "notifications/broker/shuttingDown"]);
+        assert_eq!(got[0]["params"]["status"], json!({"type": "systemError"}));
+    }
 }
 
 #[test]
@@ -72,6 +127,7 @@ fn a_turn_that_has_ended_is_not_ended_again() {
     let a = net.join();
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
+    net.feed(&status(&t, "idle"));
     net.feed(&turn_completed(&t, "u"));
     net.hush(&[a]);
     net.lose();
@@ -97,14 +153,20 @@ fn status_after(items: &[(&str, &str, &str)], sub_agent: bool) -> (String, bool)
     }
     net.hush(&[a]);
     net.lose();
-    let got = net.got(a);
-    let event = got.iter().find(|l| l["params"]["threadId"] == *t).unwrap();
+    let mut got = net.got(a);
+    got.retain(|l| l["params"]["threadId"] == *t);
+    let event = got.last().unwrap();
     let turn = &event["params"]["turn"];
     if turn["status"] == "completed" {
+        assert_eq!(methods(&got), ["thread/status/changed", "turn/completed"]);
+        assert_eq!(got[0]["params"]["status"], json!({"type": "idle"}));
+        assert_eq!(got[0]["params"]["codexd"], event["params"]["codexd"]);
         assert_eq!(
             (&turn["items"][0]["text"], &turn["itemsView"], &turn["error"]),
             (&json!("42"), &json!("summary"), &json!(null))
         );
+    } else {
+        assert_eq!(methods(&got), FAILURE);
     }
     (turn["status"].as_str().unwrap().to_owned(), event["params"]["codexd"]["inferred"].as_bool().unwrap())
 }
@@ -124,6 +186,19 @@ fn a_turn_whose_final_answer_was_seen_counts_as_completed() {
 }
 
 #[test]
+fn a_completed_turn_whose_thread_is_idle_already_gets_no_second_status() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&item(&t, "item/completed", "agentMessage", "final_answer"));
+    net.feed(&status(&t, "idle"));
+    net.hush(&[a]);
+    net.lose();
+    assert_eq!(net.got_methods(a), ["turn/completed", "notifications/broker/shuttingDown"]);
+}
+
+#[test]
 fn pending_questions_are_settled_before_the_announcement() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
@@ -135,12 +210,10 @@ fn pending_questions_are_settled_before_the_announcement() {
     net.hush(&[a, b]);
     net.lose();
     let got = net.got(a);
-    assert_eq!(
-        methods(&got),
-        ["<error>", "turn/completed", "serverRequest/resolved", "notifications/broker/shuttingDown"]
-    );
-    assert_eq!(got[2]["params"], json!({"threadId": t, "requestId": 4, "codexd": {"synthetic": true}}));
-    assert_eq!(net.got(b).len(), 3);
+    let rest = ["serverRequest/resolved", "notifications/broker/shuttingDown"];
+    assert_eq!(methods(&got), [&["<error>"], &FAILURE[..], &rest].concat());
+    assert_eq!(got[4]["params"], json!({"threadId": t, "requestId": 4, "codexd": {"synthetic": true}}));
+    assert_eq!(net.got_methods(b), [&FAILURE[..], &rest].concat());
 }
 
 #[test]
@@ -220,9 +293,10 @@ fn a_sub_agents_turn_ends_for_everyone_who_hears_it() {
     let later = net.join();
     net.hush(&[a, b]);
     net.lose();
-    assert_eq!(net.got_methods(a), ["turn/completed", "notifications/broker/shuttingDown"]);
-    assert_eq!(net.got_methods(b), ["turn/completed", "notifications/broker/shuttingDown"]);
-    assert_eq!(net.got_methods(later), ["notifications/broker/shuttingDown"]);
+    let end = [&FAILURE[..], &["notifications/broker/shuttingDown"]].concat();
+    assert_eq!(net.got_methods(a), end);
+    assert_eq!(net.got_methods(b), end);
+    assert_eq!(net.got_methods(later), [FAILURE[0], "notifications/broker/shuttingDown"]);
 }
 
 #[test]
@@ -255,6 +329,6 @@ fn a_turn_that_only_its_requester_heard_of_ends_for_the_requester_only() {
     }
     net.hush(&[a, b]);
     net.lose();
-    assert_eq!(methods(&net.got(a)), ["turn/completed", "notifications/broker/shuttingDown"]);
-    assert_eq!(methods(&net.got(b)), ["notifications/broker/shuttingDown"]);
+    assert_eq!(net.got_methods(a), [&FAILURE[..], &["notifications/broker/shuttingDown"]].concat());
+    assert_eq!(net.got_methods(b), [FAILURE[0], "notifications/broker/shuttingDown"]);
 }

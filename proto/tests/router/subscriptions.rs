@@ -702,8 +702,8 @@ fn a_resumed_thread_tells_of_its_running_turn() {
     net.got(a);
     net.lose();
     let got = net.got(a);
-    assert_eq!(got[0]["method"], "turn/completed");
-    assert_eq!(got[0]["params"]["turn"]["id"], "u2");
+    assert_eq!(methods(&got)[..3], ["thread/status/changed", "error", "turn/completed"]);
+    assert_eq!((&got[1]["params"]["turnId"], &got[2]["params"]["turn"]["id"]), (&json!("u2"), &json!("u2")));
 }
 
 #[test]

@@ -33,6 +33,8 @@ pub(crate) struct View {
     /// Messages that came before the response that subscribes it.
     early: Vec<u64>,
     pub(crate) next_status: Option<u64>,
+    /// Its last status says that something runs.
+    pub(crate) active: bool,
     pub(crate) open: BTreeSet<String>,
     ended: BTreeSet<String>,
     pub(crate) asks: BTreeSet<i64>,
@@ -74,6 +76,10 @@ pub(crate) struct Client {
     /// Answers that say that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
     pub(crate) requests: usize,
+    /// The thread whose end codexd is writing, and the turn and reason of its error once that has come.
+    synthetic: Option<(String, Option<(Value, Value)>)>,
+    /// Threads that codexd has ended.
+    lost_threads: BTreeSet<String>,
 }
 
 impl Client {
@@ -100,6 +106,8 @@ impl Client {
             announced: 0,
             lost: Vec::new(),
             requests: 0,
+            synthetic: None,
+            lost_threads: BTreeSet::new(),
         }
     }
 
@@ -134,6 +142,21 @@ impl Client {
                 self.notification(method, params, coverage);
             }
             (None, None) => panic!("no message: {line}"),
+        }
+    }
+
+    /// A turn that codexd ends is ended in the upstream's order: status, error, turn. One that counts as completed
+    /// has no error, and no status if it was told as idle already.
+    fn synthetic_end(&mut self, thread: &str, params: &Value) {
+        let turn = &params["turn"];
+        let before = self.synthetic.take().filter(|(before, _)| before == thread).map(|(_, error)| error);
+        match (turn["status"].as_str(), before) {
+            (Some("failed"), Some(Some(error))) => {
+                assert_eq!(error, (turn["id"].clone(), turn["error"].clone()))
+            }
+            (Some("completed"), Some(None)) => assert_eq!(params["codexd"]["inferred"], true),
+            (Some("completed"), None) => assert!(self.lost_threads.insert(thread.to_owned())),
+            (status, before) => panic!("{thread} ends as {status:?} after {before:?}"),
         }
     }
 
@@ -316,9 +339,30 @@ impl Client {
                 if synthetic {
                     assert!(subscribed || view.uncertain, "{thread}: the end of a turn of somebody else");
                     coverage.synthetic_ends += 1;
+                    self.synthetic_end(&thread, params);
                 } else {
                     coverage.ends += 1;
                 }
+            }
+            "error" => {
+                assert!(synthetic, "the simulated upstream writes none");
+                assert_eq!(params["willRetry"], false);
+                let (before, reason) = self.synthetic.take().expect("an error without a status before it");
+                assert_eq!(
+                    (before.as_str(), reason),
+                    (thread.as_str(), None),
+                    "an error behind another status"
+                );
+                let reason = params["error"].clone();
+                self.synthetic = Some((thread, Some((params["turnId"].clone(), reason))));
+            }
+            "thread/status/changed" if synthetic => {
+                assert!(self.lost_threads.insert(thread.clone()), "{thread} has ended twice");
+                let failed = params["codexd"]["inferred"] == false;
+                let kind = if failed { "systemError" } else { "idle" };
+                assert_eq!(params["status"]["type"], kind);
+                self.view(&thread).active = false;
+                self.synthetic = Some((thread, None));
             }
             "thread/status/changed" => {
                 let leaving = self.is_leaving(&thread);
@@ -329,6 +373,7 @@ impl Client {
                     "{thread}: a status is missing or doubled"
                 );
                 view.next_status = Some(seq + 1);
+                view.active = params["status"]["type"] == "active";
                 if let Some(next) = view.next
                     && !leaving
                 {

@@ -203,6 +203,7 @@ impl World {
                 break;
             }
         }
+        self.read_activities();
         self.check_bounds();
     }
 
@@ -654,6 +655,8 @@ impl World {
             for (name, view) in client.views.iter().filter(|(_, v)| v.next.is_some()) {
                 assert!(view.open.is_empty(), "{}: {name} has a turn without an end", client.id);
             }
+            let active = client.views.iter().find(|(_, v)| v.active).map(|(name, _)| name);
+            assert_eq!(active, None, "{}: its last status says that it is active", client.id);
             for (tag, delivered) in client.lost.iter().filter(|(tag, _)| !self.upstream.refused.contains(tag))
             {
                 match (self.upstream.received.contains(tag), delivered.as_str()) {

@@ -13,6 +13,7 @@
 // `clippy.toml` is for the decisions; the simulation reads how many seeds to run and names those that fail.
 #![allow(clippy::disallowed_macros, clippy::disallowed_methods)]
 
+mod activity;
 mod client;
 mod life;
 mod random;

@@ -12,6 +12,7 @@ use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
+use crate::activity::Activities;
 use crate::client::{Client, Request};
 use crate::life::{Ending, LINE_BYTES, Plan, Process};
 use crate::random::Random;
@@ -83,6 +84,7 @@ pub(crate) struct World {
     tried: BTreeSet<i64>,
     pub(crate) log: VecDeque<String>,
     pub(crate) coverage: Coverage,
+    pub(crate) activities: Activities,
     started: Time,
 }
 
@@ -159,6 +161,7 @@ impl World {
             tried: BTreeSet::new(),
             log: VecDeque::new(),
             coverage: Coverage::default(),
+            activities: Activities::default(),
             started: now,
             random,
         }
@@ -209,6 +212,7 @@ impl World {
         while !self.clients.is_empty() {
             self.leave(0);
         }
+        self.check_activities();
         if self.is_up() {
             self.settle();
             for thread in &self.upstream.threads {

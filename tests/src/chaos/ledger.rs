@@ -86,6 +86,8 @@ pub struct Ledger {
     /// Threads of messages that came before it was known whose they are.
     foreign: BTreeMap<String, String>,
     interrupted: BTreeSet<String>,
+    /// The last status of each thread.
+    statuses: BTreeMap<String, String>,
     announced: u32,
     ended: Option<String>,
     violations: Vec<Violation>,
@@ -113,6 +115,8 @@ struct Turn {
     ends: u32,
     status: String,
     synthetic: bool,
+    /// The message of the error that codexd has written for it.
+    reason: Option<String>,
 }
 
 /// A request as the upstream may have seen it.
@@ -170,6 +174,7 @@ impl Ledger {
             questions: BTreeMap::new(),
             foreign: BTreeMap::new(),
             interrupted: BTreeSet::new(),
+            statuses: BTreeMap::new(),
             announced: 0,
             ended: None,
             violations: Vec::new(),
@@ -321,6 +326,22 @@ impl Ledger {
                 if ends > 1 {
                     self.break_promise(Kind::TurnEndedTwice, &format!("turn {id} ended {ends} times"));
                 }
+                if synthetic {
+                    self.synthetic_end(id, thread, end);
+                }
+            }
+            // The upstream may have written one itself right before it was lost.
+            "error" if params["codexd"]["synthetic"] == true => {
+                let reason = params["error"]["message"].as_str().unwrap_or_default().to_owned();
+                if let Some(turn) = self.turn_of(method, thread, &params["turnId"])
+                    && turn.reason.replace(reason).is_some()
+                {
+                    self.break_promise(Kind::Doubled, &format!("the error of turn {}", params["turnId"]));
+                }
+            }
+            "thread/status/changed" => {
+                let status = params["status"]["type"].as_str().unwrap_or_default();
+                self.statuses.insert(thread.to_owned(), status.to_owned());
             }
             "turn/started" => {
                 self.belongs(method, thread);
@@ -363,6 +384,22 @@ impl Ledger {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Clients act on what comes before the end of a turn: a failed one has its reason in an `error`, and the
+    /// status of its thread says so.
+    fn synthetic_end(&mut self, id: &str, thread: &str, end: &Value) {
+        let reason = self.turns.get(id).and_then(|turn| turn.reason.as_deref());
+        let status = self.statuses.get(thread).map_or("", String::as_str);
+        let as_native = match end["status"].as_str() {
+            Some("failed") => status == "systemError" && reason == end["error"]["message"].as_str(),
+            _ => status == "idle" && reason.is_none(),
+        };
+        if !as_native {
+            let text =
+                format!("turn {id} ended behind the status {status:?} and the error {reason:?}: {end}");
+            self.break_promise(Kind::Untold, &text);
         }
     }
 
@@ -500,6 +537,13 @@ impl Ledger {
             let open: Vec<String> = self.open_turns().cloned().collect();
             for turn in open {
                 self.break_promise(Kind::TurnWithoutEnd, &turn);
+            }
+        }
+        if matches!(fate, Fate::Told | Fate::Drained) {
+            let active: Vec<String> =
+                self.statuses.iter().filter(|(_, it)| *it == "active").map(|(id, _)| id.clone()).collect();
+            for thread in active {
+                self.break_promise(Kind::Lost, &format!("the status of thread {thread} after `active`"));
             }
         }
         let traces = self.requests.values().filter(|request| !request.tag.is_empty());
@@ -687,6 +731,24 @@ mod tests {
         json!({"method": "turn/completed", "params": params})
     }
 
+    /// What codexd writes for a turn that failed because the upstream was lost, in order.
+    const FAILURE: [&str; 3] = ["thread/status/changed", "error", "turn/completed"];
+
+    /// The upstream is lost, and codexd writes these of the turn.
+    fn lost(ledger: &mut Ledger, frames: &[&str]) {
+        let error = json!({"message": "gone"});
+        for method in frames {
+            let mut params = match *method {
+                "error" => json!({"turnId": "u", "error": error, "willRetry": false}),
+                "turn/completed" => json!({"turn": {"id": "u", "status": "failed", "error": error}}),
+                _ => json!({"status": {"type": "systemError"}}),
+            };
+            (params["threadId"], params["codexd"]) = (json!("t"), json!({"synthetic": true}));
+            ledger.received(&json!({"method": method, "params": params}));
+        }
+        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+    }
+
     fn turn(deltas: &[&str]) -> Vec<Kind> {
         let mut ledger = with_turn();
         for text in deltas {
@@ -789,12 +851,34 @@ mod tests {
     #[test]
     fn a_turn_that_is_cut_off_in_a_drain_is_found() {
         let mut ledger = with_turn();
-        let turn = json!({"id": "u", "status": "failed"});
-        let params = json!({"threadId": "t", "turn": turn, "codexd": {"synthetic": true}});
-        ledger.received(&json!({"method": "turn/completed", "params": params}));
-        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+        lost(&mut ledger, &FAILURE);
         assert_eq!(kinds(ledger.clone(), Fate::Told), []);
         assert_eq!(kinds(ledger, Fate::Drained), [Kind::Disturbed]);
+    }
+
+    #[test]
+    fn a_turn_that_codexd_ends_without_what_comes_before_it_is_found() {
+        for missing in FAILURE {
+            let mut ledger = with_turn();
+            let frames: Vec<&str> = FAILURE.into_iter().filter(|it| *it != missing).collect();
+            lost(&mut ledger, &frames);
+            let expected = if missing == "turn/completed" { Kind::TurnWithoutEnd } else { Kind::Untold };
+            assert_eq!(kinds(ledger, Fate::Told), [expected], "without `{missing}`");
+        }
+        let mut ledger = with_turn();
+        lost(&mut ledger, &["error", "thread/status/changed", "error", "turn/completed"]);
+        assert_eq!(kinds(ledger, Fate::Told), [Kind::Doubled]);
+    }
+
+    #[test]
+    fn a_thread_that_is_left_active_is_found() {
+        let mut ledger = with_turn();
+        ledger.received(&completed("completed"));
+        let params = json!({"threadId": "other", "status": {"type": "active"}});
+        ledger.received(&json!({"method": "thread/status/changed", "params": params}));
+        lost(&mut ledger, &[]);
+        assert!(kinds(ledger.clone(), Fate::Told).contains(&Kind::Lost));
+        assert!(kinds(ledger, Fate::Drained).contains(&Kind::Lost));
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Answer {
             return self.completed(&id).await;
         }
         self.pause(script.stall).await?;
+        if let Some((name, size)) = &script.meet {
+            self.meet(name, *size).await?;
+        }
         if let Some(code) = &script.fail {
             let error = json!({"code": code, "message": format!("mock failure: {code}")});
             let response = json!({"id": id, "status": "failed", "error": error});
@@ -121,6 +124,15 @@ impl Answer {
 
     async fn send(&self, event: Value) -> Result<(), Gone> {
         self.events.send(&event).await
+    }
+
+    /// Waits until all have come, and notices at once when nobody listens any more.
+    async fn meet(&self, name: &str, size: usize) -> Result<(), Gone> {
+        let mut meetings = self.shared.meetings.subscribe();
+        tokio::select! {
+            _ = meetings.wait_for(|it| it.get(name).is_some_and(|come| *come >= size)) => Ok(()),
+            gone = self.events.gone() => Err(gone),
+        }
     }
 
     /// Lets time pass, and notices at once when nobody listens any more.

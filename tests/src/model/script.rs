@@ -21,6 +21,8 @@ pub(super) struct Script {
     pub(super) calls: Vec<Value>,
     /// Wait before the answer.
     pub(super) stall: Duration,
+    /// Wait before the answer until so many requests have come to the meeting of this name.
+    pub(super) meet: Option<(String, usize)>,
     /// Code of `response.failed`.
     pub(super) fail: Option<String>,
     /// Number of deltas of a reasoning summary, and the time between two.
@@ -96,6 +98,7 @@ impl Script {
                 Some(mark) => seconds(&mark.argument)?,
                 None => Duration::ZERO,
             },
+            meet: first("meet").map(|mark| meeting(mark, shared)).transpose()?,
             fail: failing("fail")?.and_then(|mark| mark.part(0)).map(str::to_owned),
             reasoning: first("reasoning").map(|mark| pair(mark, 1)).transpose()?,
             commentary: argument("commentary"),
@@ -200,6 +203,14 @@ fn tool_call(kind: &str, argument: &str, shared: &Shared) -> Result<Value, Strin
     })
 }
 
+/// Notes that a request has come to a meeting, and returns which one and how many are to come.
+fn meeting(mark: &Marker, shared: &Shared) -> Result<(String, usize), String> {
+    let name = mark.part(0).ok_or("the marker `meet` needs a name")?.to_owned();
+    let size = mark.number(1, 2)?;
+    shared.meetings.send_modify(|meetings| *meetings.entry(name.clone()).or_default() += 1);
+    Ok((name, size))
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse()
         .ok()
@@ -287,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_marker_that_cannot_be_read_is_an_error() {
-        for prompt in ["[[deltas:many]]", "[[stall:-1]]", "[[shell:x;;y=z]]", "[[http:x]]"] {
+        for prompt in ["[[meet]]", "[[deltas:many]]", "[[stall:-1]]", "[[shell:x;;y=z]]", "[[http:x]]"] {
             let request = request(json!([user(prompt)]));
             assert!(Script::of(&request, &Shared::default()).is_err(), "{prompt}");
         }

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 
 use codexd_tests::client::TestClient;
 use codexd_tests::home::Home;
-use codexd_tests::{binary, process, wait};
+use codexd_tests::{binary, process, skip, wait};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -40,9 +40,7 @@ impl Activated {
         let child = match command.stderr(Stdio::null()).stdout(Stdio::null()).spawn() {
             Ok(child) => child,
             Err(error) => {
-                let test = std::thread::current().name().unwrap_or("a test").to_owned();
-                let line = format!("skipped: {test}: systemd-socket-activate: {error}\n");
-                let _ = std::io::stderr().write_all(line.as_bytes());
+                skip::say(&format!("systemd-socket-activate: {error}"));
                 return None;
             }
         };

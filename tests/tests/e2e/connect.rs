@@ -1,7 +1,7 @@
 //! `codexd connect` and `codexd app-server`: who starts the daemon, what is retried, and the truth.
 
-mod sdk;
-mod world;
+mod arguments;
+mod instances;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use world::{Bridge, World};
+use crate::world::{Bridge, World};
 
 /// Returns a number for a test, another one where somebody asks for more or has less time.
 fn times(variable: &str, usually: usize) -> usize {
@@ -355,8 +355,11 @@ fn what_no_daemon_does_is_left_to_codex() {
     let world = World::fake("");
     let output = world.run(&["app-server", "--listen", "ws://127.0.0.1:1"]);
     assert!(output.stderr.contains("is for codex itself"), "{output}");
-    let output = world.run(&["app-server", "--no-direct", "generate-ts"]).expect_code(69);
-    assert!(output.stderr.contains("`generate-ts`"), "{output}");
+    // And to nobody where codex must not be run, or nothing be started.
+    for flag in ["--no-direct", "--no-spawn"] {
+        let output = world.run(&["app-server", flag, "generate-ts"]).expect_code(69);
+        assert!(output.stderr.contains("`generate-ts`") && !output.stderr.contains("directly"), "{output}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use std::process::Command;
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 
 fn connect(daemon: &TestDaemon) -> UnixStream {
@@ -161,11 +162,11 @@ fn a_client_that_only_closed_its_sending_half_is_answered() {
 #[test]
 fn curl_is_answered() {
     if Command::new("curl").arg("--version").output().is_err() {
-        eprintln!("skipped: curl_is_answered: no curl");
+        skip::say("no curl");
         return;
     }
     let daemon = TestDaemon::fake("").ready();
-    let mut command = Command::new("curl");
+    let mut command = daemon.home().command("curl".as_ref());
     command.args(["--silent", "--show-error", "--fail", "--unix-socket"]).arg(daemon.socket());
     let output = Output::of(command.args(["http://localhost/healthz", "http://localhost/readyz"]));
     assert_eq!(output.expect_code(0).stdout, "ok\nserving\n");

@@ -1,7 +1,6 @@
 //! What `codexd install` would write: units that systemd reads without a word, and an agent whose every
 //! key is one that launchd knows.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use codexd_tests::binary;
@@ -12,13 +11,8 @@ use codexd_tests::home::Home;
 use codexd_tests::lab::{Lab, User};
 use codexd_tests::model::MockModel;
 use codexd_tests::output::Output;
+use codexd_tests::skip;
 use serde_json::{Value, json};
-
-/// Says by name that a test was skipped, past libtest's capture.
-fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes());
-}
 
 fn is_missing(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -65,7 +59,7 @@ fn a_dry_run_changes_nothing() {
 #[test]
 fn the_units_are_read_by_systemd_without_a_word() {
     if is_missing("systemd-analyze") {
-        return skip("systemd-analyze is missing");
+        return skip::say("systemd-analyze is missing");
     }
     let home = Home::new().unwrap();
     let shown = dry_run(&home, &["install", "--systemd"]);
@@ -106,7 +100,7 @@ json.dump(parsed, sys.stdout)
 #[test]
 fn the_agent_has_only_keys_that_launchd_knows() {
     if is_missing("python3") {
-        return skip("python3 is missing");
+        return skip::say("python3 is missing");
     }
     let home = Home::new().unwrap();
     let shown = dry_run(&home, &["install", "--launchd"]);

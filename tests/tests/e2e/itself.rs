@@ -85,7 +85,7 @@ fn codexd_named_as_codex_is_refused_with_the_way_out() {
         let mut daemon = TestDaemon::program(&codex).home(home).start();
         assert_eq!(daemon.wait_exit().code(), Some(69), "{name}: {}", daemon.stderr());
         assert!(daemon.stderr().contains("is codexd itself"), "{}", daemon.stderr());
-        for way_out in ["codex = ", "--codex PATH", "CODEXD_CODEX"] {
+        for way_out in ["`--codex PATH` or CODEXD_CODEX", "codex = "] {
             assert!(daemon.stderr().contains(way_out), "{}", daemon.stderr());
         }
         assert_eq!(status(&daemon)["lastExit"]["code"], 69);
@@ -209,7 +209,8 @@ fn the_doctor_tells_a_script_that_runs_codexd_and_starts_no_daemon() {
         let home = Home::new().unwrap();
         let dir = place(&home, "bin", |path| script(path, &text));
         let mut command = home.command(&binary::codexd());
-        let report = Output::of(command.args(["doctor", "--json"]).env("CODEXD_CODEX", dir.join("codex"))).json();
+        let report =
+            Output::of(command.args(["doctor", "--json"]).env("CODEXD_CODEX", dir.join("codex"))).json();
         assert_eq!(report["ok"], false, "{name}: {report}");
         assert_eq!(std::fs::read_dir(home.state()).unwrap().count(), 0, "{name}: no daemon was started");
         process::assert_no_process_left(home.root());

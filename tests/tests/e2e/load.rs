@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use codexd_tests::client::{Message, TestClient};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -70,7 +71,7 @@ fn answer(client: &mut BufReader<UnixStream>, id: &Value) -> Value {
 fn a_thousand_clients_are_served_at_once_and_cost_little() {
     const CLIENTS: usize = 1000;
     if !may_open(2000) {
-        eprintln!("skipped: a_thousand_clients_are_served_at_once_and_cost_little: too few files");
+        skip::say("too few files");
         return;
     }
     let mut daemon = TestDaemon::fake("[[strict]]").ready();

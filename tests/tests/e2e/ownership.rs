@@ -10,8 +10,7 @@ use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::Home;
 use codexd_tests::output::Output;
-use codexd_tests::process;
-use codexd_tests::wait;
+use codexd_tests::{process, skip, wait};
 use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
@@ -282,7 +281,7 @@ fn a_folder_of_somebody_else_exits_77() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
     if let Err(error) = std::os::unix::fs::chown(&folder, Some(12_345), None) {
-        eprintln!("skipped: a_folder_of_somebody_else_exits_77: only root can give a folder away: {error}");
+        skip::say(&format!("only root can give a folder away: {error}"));
         return;
     }
     let output = Output::of(&mut serve(&home)).expect_code(77);

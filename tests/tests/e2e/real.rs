@@ -1,7 +1,9 @@
 //! The main job on the real codex with a scripted model.
 
+use std::collections::BTreeSet;
+
 use codexd_proto::routes::MEASURED_VERSION;
-use codexd_tests::client::{TestClient, Turn};
+use codexd_tests::client::{Message, TestClient, Turn};
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::{Builder, TestDaemon};
 use codexd_tests::wait;
@@ -20,6 +22,19 @@ fn start_thread(client: &mut TestClient, daemon: &TestDaemon) -> String {
 
 fn tokens(count: usize, echo: &str) -> Vec<String> {
     (0..count).map(|index| format!("tok{index} ")).chain([format!("| echo: {echo}")]).collect()
+}
+
+#[test]
+fn a_change_is_shown_from_the_project_on() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.codex_config(|config| config.model = "gpt-5.5".to_owned()).ready();
+    let mut client = daemon.client("one");
+    client.answer_approvals("accept");
+    let thread = start_thread(&mut client, &daemon);
+    let turn = client.turn(&thread, "[[write:made.txt:a line]] go");
+    let diffs = with_method(&turn.seen, "turn/diff/updated");
+    let diff = diffs.last().unwrap()["params"]["diff"].as_str().unwrap();
+    assert!(diff.starts_with("diff --git a/made.txt b/made.txt\n"), "{diff}");
 }
 
 /// Tells whether a message is about what happens in another thread than `own`.
@@ -189,6 +204,58 @@ fn a_killed_codex_behind_the_npm_wrapper_leaves_no_client_waiting() {
     if let Some(builder) = real() {
         killed_in_a_turn(builder.npm_wrapper());
     }
+}
+
+/// Returns the names of all members in a value, with their path.
+fn members(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    for (name, inner) in value.as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        members(inner, &path, found);
+        found.insert(path);
+    }
+}
+
+/// Returns what clients act on when a turn has failed, in order: methods, members and words of its last messages.
+fn failure(turn: &Turn) -> Vec<(String, BTreeSet<String>, Vec<Value>)> {
+    let failed = |message: &Message| message["params"]["status"]["type"] == "systemError";
+    let start = turn.seen.iter().position(failed).expect("the thread is said to have failed");
+    // The revision of what was read is codex's own.
+    let frames = turn.seen[start..].iter().filter(|it| it.method() != Some("thread/readState/changed"));
+    frames
+        .map(|message| {
+            let params = &message["params"];
+            let mut found = BTreeSet::new();
+            members(params, "", &mut found);
+            found.retain(|path| !path.contains(".codexd"));
+            let words = [&params["status"], &params["turn"]["status"], &params["willRetry"]];
+            let infos = [&params["error"]["codexErrorInfo"], &params["turn"]["error"]["codexErrorInfo"]];
+            let words = words.into_iter().chain(infos).cloned().collect();
+            (message.method().unwrap().to_owned(), found, words)
+        })
+        .collect()
+}
+
+#[test]
+fn a_turn_lost_with_codex_fails_as_codexs_own_turns_do() {
+    let Some(builder) = real() else { return };
+    let daemon = builder.ready();
+    let mut client = daemon.client("one");
+    let thread = start_thread(&mut client, &daemon);
+    let native = client.turn(&thread, "[[http:400]] refused");
+    assert_eq!(native.status, "failed");
+    let lost = client.start_turn(&thread, "[[hang]] for ever");
+    daemon.model().wait_for_prompt("for ever");
+    client.take_method("turn/started");
+    daemon.signal_upstream(Signal::SIGKILL);
+    let lost = client.finish_turn(&thread, &lost);
+    assert_eq!(failure(&lost), failure(&native));
+    let [.., status, error, end] = &lost.seen[..] else { panic!("{:#?}", lost.seen) };
+    for message in [status, error, end] {
+        assert_eq!(message["params"]["codexd"]["synthetic"], true, "{}", message.raw);
+    }
+    let reason = "codex app-server was killed by signal 9 (SIGKILL)";
+    assert_eq!(error["params"]["error"]["message"], reason);
+    assert_eq!(lost.error["message"], reason);
 }
 
 fn stopped_idle(builder: Builder) {

@@ -10,6 +10,7 @@ use codexd_tests::binary;
 use codexd_tests::client::TestClient;
 use codexd_tests::codex::{Codex, Version};
 use codexd_tests::home::Home;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 use serde_json::{Value, json};
 
@@ -200,9 +201,7 @@ impl World {
     fn of(case: &Case) -> Option<World> {
         let home = Home::new().unwrap();
         let Some(mut fault) = (case.make)(&home) else {
-            let line = format!("skipped: {}: it cannot be made here\n", case.what);
-            // Past libtest's capture: a skipped test passes, and captured lines would be lost.
-            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+            skip::say(&format!("{} cannot be made here", case.what));
             return None;
         };
         // The real codex waits for the gate as well, so that a client can come before its end.

@@ -125,6 +125,7 @@ pub(crate) fn expect_farewell(client: &mut TestClient, owed: &Owed<'_>) -> Vec<M
     expected.sort_unstable();
     assert_eq!(ended, expected, "turns that ended, of client {}", client.name());
     for end in ends {
+        expect_native_order(&seen, end);
         assert_eq!(end["params"]["turn"]["status"], owed.turn_status, "{}", end.raw);
         let mark = &end["params"]["codexd"];
         assert_eq!(mark["synthetic"], true, "{}", end.raw);
@@ -146,6 +147,27 @@ pub(crate) fn expect_farewell(client: &mut TestClient, owed: &Owed<'_>) -> Vec<M
     let last = seen.last().and_then(|message| message.method());
     assert_eq!(last, Some(ANNOUNCEMENT), "the last message of client {}", client.name());
     seen
+}
+
+/// Checks that what codexd writes before the end of a turn is what codex writes, in its order: the status of the
+/// thread and, of a failed turn, the error with the reason.
+#[track_caller]
+fn expect_native_order(seen: &[Message], end: &Message) {
+    let (thread, turn) = (&end["params"]["threadId"], &end["params"]["turn"]);
+    let place = seen.iter().position(|message| message == end).unwrap();
+    let own = seen[..place].iter().filter(|it| it["params"]["threadId"] == *thread);
+    let before: Vec<&Message> = own.filter(|it| it["params"]["codexd"] == end["params"]["codexd"]).collect();
+    let methods: Vec<_> = before.iter().map(|it| it.method().unwrap()).collect();
+    if turn["status"] == "completed" {
+        assert_eq!(methods, ["thread/status/changed"], "before {}", end.raw);
+        assert_eq!(before[0]["params"]["status"]["type"], "idle");
+        return;
+    }
+    assert_eq!(methods, ["thread/status/changed", "error"], "before {}", end.raw);
+    assert_eq!(before[0]["params"]["status"]["type"], "systemError");
+    let error = &before[1]["params"];
+    assert_eq!((&error["turnId"], &error["willRetry"]), (&turn["id"], &json!(false)));
+    assert_eq!(error["error"], turn["error"]);
 }
 
 /// Returns the reason of one of codexd's own errors.

@@ -281,3 +281,29 @@ fn lines_have_no_priorities_where_the_journal_is_not_at_the_other_end() {
     assert!(output.stderr.starts_with("codexd: exits with 78 (config), because "), "{output}");
     assert_eq!(output.code(), Some(78));
 }
+
+#[test]
+fn the_log_names_the_client_of_a_turn_of_the_real_codex() {
+    let Some(builder) = TestDaemon::real(Version::Current) else { return };
+    let mut daemon = builder.ready();
+    let mut client = daemon.client("the-name");
+    let thread = client.start_thread(json!({"cwd": daemon.home().project()}));
+    assert_eq!(
+        client.turn(&thread, "[[shell:echo SECRET-COMMAND; exit 3]] a SECRET-PROMPT").status,
+        "completed"
+    );
+    assert_eq!(client.turn(&thread, "[[call:no_such_tool:SECRET-CALL]] and so on").status, "completed");
+    assert_eq!(client.turn(&thread, "[[http:400]] no").status, "failed");
+    drop(client);
+    wait::until("the client has left", || daemon.stderr().contains("client left"));
+    // Lost when codex has just said in its log what the model called.
+    daemon.signal_upstream(Signal::SIGKILL);
+    expect_end(&mut daemon, 1);
+    let log = daemon.stderr();
+    let (starts, ends) = (lines(&log, "INFO", "turn started"), lines(&log, "INFO", "turn ended"));
+    assert_eq!((starts.len(), ends.len()), (3, 3), "{log}");
+    assert!(starts.iter().chain(&ends).all(|line| field(line, "client.name") == "the-name"), "{log}");
+    let outcomes: Vec<&str> = ends.iter().map(|line| field(line, "outcome")).collect();
+    assert_eq!(outcomes, ["completed", "completed", "failed"]);
+    assert!(!format!("{log}{}", status(&daemon)).contains("SECRET"), "{log}");
+}

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use codexd_tests::client::TestClient;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
+use codexd_tests::skip;
 use codexd_tests::wait::{self, PATIENCE};
 use serde_json::json;
 
@@ -211,11 +212,10 @@ fn pages_are_answered_to_programs_and_not_to_browsers() {
         }
     }
     if Command::new("curl").arg("--version").output().is_err() {
-        eprintln!("skipped: a part of pages_are_answered_to_programs_and_not_to_browsers: no curl");
-        return;
+        return skip::say("no curl, for a part of it");
     }
     let curl = |arguments: &[&str]| {
-        let mut command = Command::new("curl");
+        let mut command = daemon.home().command("curl".as_ref());
         command.args(["--silent", "--show-error", "--write-out", "%{http_code}", "--noproxy", "*"]);
         Output::of(command.args(arguments).arg(format!("http://{}/healthz", port.address)))
             .expect_code(0)

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
+use crate::settings::codex_args::{Argument, CodexArgs};
 use crate::settings::paths::fnv1a_32;
 
 /// How to serve a client with these arguments.
@@ -11,73 +12,106 @@ pub(super) enum Wanted {
     /// The daemon that everybody shares: nothing was asked for that differs.
     Shared,
     /// A daemon of its own, started with these arguments and shared by all who have the same.
-    Separate(Vec<String>),
-    /// Nothing a daemon could do: another transport, another command, or something to be done once.
+    Separate(CodexArgs),
+    /// Nothing a daemon could do: another transport, another command, or something to be done once. The text names
+    /// the argument.
     Codex(String),
+}
+
+/// What one argument means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Nothing to others.
+    Harmless,
+    /// Something that holds for the whole app-server.
+    Setting,
+    /// Nothing that a daemon does.
+    Codex,
 }
 
 /// Reads the arguments.
 ///
-/// What is not known is taken for a setting: it leads to a daemon of its own, and codex says there if it
-/// does not know it either.
-pub(super) fn read(arguments: &[String]) -> Wanted {
+/// A flag that is not known is taken for a setting: it leads to a daemon of its own, and codex says there if it does
+/// not know it either.
+pub(super) fn read(arguments: &CodexArgs) -> Wanted {
     let mut own = Vec::new();
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        let (flag, value) = match argument.split_once('=') {
-            Some((flag, value)) if flag.starts_with("--") => (flag, Some(value)),
-            _ => (argument.as_str(), None),
-        };
-        match flag {
-            "--stdio" => {}
-            "--listen" => match value.or_else(|| rest.next().map(String::as_str)) {
-                Some("stdio://") => {}
-                _ => return Wanted::Codex(argument.clone()),
-            },
-            // Another transport's, what is done once and not per client, and files of the client's folder.
-            "--startup-sign-out"
+    for (index, argument) in arguments.iter().enumerate() {
+        match meaning(&argument) {
+            Meaning::Harmless => {}
+            Meaning::Setting => own.extend_from_slice(argument.words),
+            Meaning::Codex if argument.name().starts_with('(') => {
+                return Wanted::Codex(format!("argument {} of `app-server`, a word,", index + 1));
+            }
+            Meaning::Codex => return Wanted::Codex(format!("`{}`", argument.name())),
+        }
+    }
+    if own.is_empty() { Wanted::Shared } else { Wanted::Separate(CodexArgs::new(own)) }
+}
+
+/// The list in `docs/connect.md` is this one; measured with codex 0.169.0.
+fn meaning(argument: &Argument<'_>) -> Meaning {
+    match argument.flag {
+        // How codexd speaks with codex anyway.
+        Some("--stdio") => Meaning::Harmless,
+        Some("--listen") if argument.value == Some("stdio://") => Meaning::Harmless,
+        // Whether codex reports statistics where its configuration does not say: no message differs. Desktop clients
+        // have it, and it is not passed on, since other clients of the same daemon did not ask for that.
+        Some("--analytics-default-enabled") => Meaning::Harmless,
+        // Another transport's, what is done once and not per client, and files of the client's directory. Codex takes
+        // the client's identity with `--print-startup-config` only.
+        Some(
+            "--listen"
+            | "--startup-sign-out"
             | "--print-startup-config"
+            | "--startup-client-info"
             | "--cloud-skills-snapshot"
             | "-h"
             | "--help"
             | "-V"
             | "--version"
-            | "--" => return Wanted::Codex(argument.clone()),
-            _ if flag.starts_with("--ws-") => return Wanted::Codex(argument.clone()),
-            "-c" | "--config" | "--enable" | "--disable" | "--code-mode-host" | "--startup-client-info"
-                if value.is_none() =>
-            {
-                own.push(argument.clone());
-                own.extend(rest.next().cloned());
-            }
-            _ if flag.starts_with('-') => own.push(argument.clone()),
-            // A command of `codex app-server`.
-            _ => return Wanted::Codex(argument.clone()),
-        }
+            | "--",
+        ) => Meaning::Codex,
+        Some(flag) if flag.starts_with("--ws-") => Meaning::Codex,
+        // `-c`, `--enable`, `--code-mode-host`; `--strict-config`, with which codex refuses to start for everybody
+        // where the configuration has a key that it does not know; and whatever is new.
+        Some(_) => Meaning::Setting,
+        // A command of `codex app-server`.
+        None => Meaning::Codex,
     }
-    if own.is_empty() { Wanted::Shared } else { Wanted::Separate(own) }
 }
 
-/// Returns what the names of a separate daemon end with: a hyphen and eight hexadecimal digits.
-pub(super) fn suffix(arguments: &[String]) -> String {
-    format!("-{:08x}", fnv1a_32(OsStr::new(&arguments.join("\0")).as_bytes()))
+/// Returns what the names of a separate daemon end with: a hyphen and eight hexadecimal digits, a hash of the
+/// arguments. It has 32 bits, enough to tell them apart and too few to say what they are.
+pub(super) fn suffix(arguments: &CodexArgs) -> String {
+    format!("-{:08x}", fnv1a_32(OsStr::new(&arguments.words().join("\0")).as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn args(line: &str) -> CodexArgs {
+        CodexArgs::new(line.split_whitespace().map(str::to_owned).collect())
+    }
+
     fn of(line: &str) -> Wanted {
-        read(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        read(&args(line))
     }
 
     fn separate(line: &str) -> Wanted {
-        Wanted::Separate(line.split_whitespace().map(str::to_owned).collect())
+        Wanted::Separate(args(line))
     }
 
     #[test]
-    fn what_everybody_can_share_is_shared() {
-        for line in ["", "--listen stdio://", "--listen=stdio://", "--stdio"] {
+    fn what_changes_nothing_for_others_is_shared() {
+        for line in [
+            "",
+            "--listen stdio://",
+            "--listen=stdio://",
+            "--stdio",
+            "--analytics-default-enabled",
+            "--stdio --analytics-default-enabled",
+        ] {
             assert_eq!(of(line), Wanted::Shared, "{line}");
         }
     }
@@ -86,24 +120,28 @@ mod tests {
     fn settings_lead_to_a_daemon_of_its_own() {
         assert_eq!(of("--listen stdio:// -c a=b --enable x"), separate("-c a=b --enable x"));
         assert_eq!(of("--config=a=b --new-flag --stdio"), separate("--config=a=b --new-flag"));
+        assert_eq!(of("-ca=b --analytics-default-enabled"), separate("-ca=b"));
+        assert_eq!(of("--strict-config"), separate("--strict-config"));
         // The value of a setting is none of codex's commands.
         assert_eq!(of("-c daemon"), separate("-c daemon"));
-        let arguments = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(suffix(&arguments("-c a=b")).len(), 9);
-        assert_ne!(suffix(&arguments("-c a=b")), suffix(&arguments("-c a=c")));
+        assert_eq!(suffix(&args("-c a=b")).len(), 9);
+        assert_ne!(suffix(&args("-c a=b")), suffix(&args("-c a=c")));
     }
 
     #[test]
-    fn what_no_daemon_does_is_left_to_codex() {
-        for line in [
-            "--listen ws://127.0.0.1:1",
-            "--listen",
-            "generate-ts --out x",
-            "-c a=b daemon",
-            "--ws-auth x",
-            "--help",
+    fn what_no_daemon_does_is_left_to_codex_by_name() {
+        for (line, name) in [
+            ("--listen ws://127.0.0.1:1", "`--listen`"),
+            ("--listen", "`--listen`"),
+            ("generate-ts --out x", "`generate-ts`"),
+            ("-c a=b daemon", "`daemon`"),
+            ("--ws-auth x", "`--ws-auth`"),
+            ("--ws-token-sha256=x", "`--ws-token-sha256`"),
+            ("--startup-client-info {}", "`--startup-client-info`"),
+            ("--help", "`--help`"),
+            ("--token hunter2", "argument 2 of `app-server`, a word,"),
         ] {
-            assert!(matches!(of(line), Wanted::Codex(_)), "{line}");
+            assert_eq!(of(line), Wanted::Codex(name.to_owned()), "{line}");
         }
     }
 }

@@ -24,7 +24,7 @@ use super::lines::{Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
 use crate::os::end_watch::EndWatch;
-use crate::start::Target;
+use crate::start::{self, Target};
 use crate::terminal::{note, note_error};
 
 /// Bytes waiting in one direction above which its source is not read.
@@ -162,7 +162,7 @@ impl<'a> Bridge<'a> {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
                     self.link.ended = self.read_rest();
-                    if self.ledger.closing().is_none() {
+                    if self.ledger.closing().is_none() && self.link.codex.is_none() {
                         note("codexd: the daemon ended the connection while the client was not reading");
                     }
                 }
@@ -478,7 +478,7 @@ impl<'a> Bridge<'a> {
             if !self.may_run_codex && self.ledger.refused() {
                 self.to_client.extend_from_slice(&answer);
             }
-            return self.run_codex(&why);
+            return self.run_codex(why);
         }
         if !self.ledger.is_greeting() && !self.needs_daemon() {
             self.parked = true;
@@ -504,7 +504,7 @@ impl<'a> Bridge<'a> {
             dial::obtain(self.target, &wait)
         } else {
             let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
-                .hint("`codexd ctl status` shows what it does");
+                .hint(format!("`{} status` shows what it does", start::ctl(self.target)));
             Err(match self.ledger.refusal() {
                 Some(refusal) => error.because(refusal.to_owned()),
                 None => error,
@@ -513,27 +513,29 @@ impl<'a> Bridge<'a> {
         match found {
             Ok(stream) => self.begin(Link::to(stream, None)),
             Err(_) if client_gone() => return Some(0),
-            Err(error) => return self.run_codex(&error),
+            Err(error) => return self.run_codex(error),
         }
         None
     }
 
     /// Runs codex itself because there is no daemon, or tells the client that there is nothing, and people `why`.
-    fn run_codex(&mut self, why: &Error) -> Option<u8> {
-        note_error(why);
+    fn run_codex(&mut self, why: Error) -> Option<u8> {
         let unavailable = ExitCode::Unavailable.number();
         if !self.may_run_codex {
+            note_error(&why);
             return Some(self.settle("no daemon can be had", unavailable));
         }
-        note("codexd: no daemon can be had; running codex directly, for this client alone");
         let Target { settings, environment, codex_args, .. } = self.target;
-        match direct::spawn(settings, codex_args, environment) {
+        let started = direct::prepare(settings, codex_args, environment).and_then(direct::spawn);
+        match started {
             Ok((stream, child)) => {
+                note_error(&why);
+                note(direct::NOTICE);
                 self.begin(Link::to(stream, Some(child)));
                 None
             }
             Err(error) => {
-                note_error(&error);
+                note_error(&direct::neither(why, error));
                 Some(self.settle("no daemon can be had", unavailable))
             }
         }

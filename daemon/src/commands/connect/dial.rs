@@ -88,7 +88,7 @@ pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream,
                 ExitCode::Unavailable,
                 format!("the daemon of `{}` {what}", socket.display()),
             )
-            .hint("`codexd ctl status` shows it, `codexd ctl stop --now` ends it"));
+            .hint(format!("`{ctl} status` shows it, `{ctl} stop --now` ends it", ctl = start::ctl(target))));
         }
         std::thread::park_timeout(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);

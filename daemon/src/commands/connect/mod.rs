@@ -17,6 +17,7 @@ mod direct;
 mod ledger;
 mod lines;
 
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unix_time::unix_ms;
 use crate::serve::upstream::nested;
 use crate::settings::Settings;
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
@@ -54,31 +56,31 @@ pub(crate) fn run(
     environment: &Environment,
 ) -> Result<ExitCode, Error> {
     nested::refuse(environment)?;
+    let arguments = CodexArgs::new(arguments.to_vec());
+    // Who wants nothing to be started does not want codex to be started either.
+    let may_run_codex = !(args.no_direct || args.no_spawn);
     // The variables of a service of which the client may be a part say nothing of codexd's own.
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
-    let own = match arguments::read(arguments) {
-        Wanted::Shared => Vec::new(),
+    let own = match arguments::read(&arguments) {
+        Wanted::Shared => CodexArgs::default(),
         Wanted::Separate(own) => own,
         Wanted::Codex(what) => {
-            let error =
-                Error::new(Code::Unavailable, format!("`{what}` is for codex itself and not for a daemon"));
-            return Err(match args.no_direct {
-                true => error,
-                false => {
-                    note(&format!("codexd: {}; running codex directly", error.chain()));
-                    direct::exec(&shared, arguments, environment)
-                }
-            });
+            let why =
+                Error::new(Code::Unavailable, format!("{what} is for codex itself and not for a daemon"));
+            if !may_run_codex {
+                return Err(why);
+            }
+            let command = direct::prepare(&shared, &arguments, environment)?;
+            note(&format!("codexd: {}; running codex directly", why.chain()));
+            return Err(direct::exec(command));
         }
     };
     let settings = if own.is_empty() { shared } else { separate(shared, &own, environment)? };
-    let codex_args = [settings.codex_args.clone(), own].concat();
+    let codex_args = settings.codex_args.with(&own);
     let target =
         Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
-    // Who wants nothing to be started does not want codex to be started either.
-    let may_run_codex = !(args.no_direct || args.no_spawn);
     let wait = Wait {
         until: Instant::now() + PATIENCE,
         since_unix_ms: unix_ms(),
@@ -86,31 +88,44 @@ pub(crate) fn run(
     };
     match dial::obtain(&target, &wait) {
         Ok(stream) => {
+            if io::stdin().is_terminal() {
+                note(&format!(
+                    "codexd: connected to the daemon at `{}`; type JSON-RPC, one message a line and `initialize` \
+                     first, or Ctrl-D to end",
+                    settings.paths.socket.display()
+                ));
+            }
             Ok(ExitCode::from(Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms).run()))
         }
-        Err(error) if !may_run_codex => {
-            let unavailable = Error::new(Code::Unavailable, error.chain());
-            Err(match error.next_step() {
-                Some(hint) => unavailable.hint(hint),
-                None => unavailable,
-            })
-        }
-        Err(error) => {
-            note_error(&error);
-            note("codexd: no daemon can be had; running codex directly, for this client alone");
-            Err(direct::exec(&settings, &codex_args, environment))
-        }
+        Err(error) if !may_run_codex => Err(unavailable(&error)),
+        Err(error) => match direct::prepare(&settings, &codex_args, environment) {
+            Ok(command) => {
+                note_error(&error);
+                note(direct::NOTICE);
+                Err(direct::exec(command))
+            }
+            Err(neither) => Err(unavailable(&direct::neither(error, neither))),
+        },
+    }
+}
+
+/// Returns the error with the exit code of "nothing to connect to", whatever ended the daemon.
+fn unavailable(error: &Error) -> Error {
+    let unavailable = Error::new(Code::Unavailable, error.chain());
+    match error.next_step() {
+        Some(hint) => unavailable.hint(hint),
+        None => unavailable,
     }
 }
 
 /// Returns whether a daemon can serve a client with these arguments of `codex app-server`, at least one of its own.
 pub(crate) fn is_for_daemon(arguments: &[String]) -> bool {
-    !matches!(arguments::read(arguments), Wanted::Codex(_))
+    !matches!(arguments::read(&CodexArgs::new(arguments.to_vec())), Wanted::Codex(_))
 }
 
 /// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with
 /// a suffix.
-fn separate(shared: Settings, own: &[String], environment: &Environment) -> Result<Settings, Error> {
+fn separate(shared: Settings, own: &CodexArgs, environment: &Environment) -> Result<Settings, Error> {
     let suffix = arguments::suffix(own);
     let instance = format!("{}{suffix}", shared.instance);
     let named = |path: &std::path::Path, default: bool| (!default).then(|| with_suffix(path, &suffix));
@@ -122,8 +137,7 @@ fn separate(shared: Settings, own: &[String], environment: &Environment) -> Resu
     };
     let settings = Settings::load(&args, environment)?;
     note(&format!(
-        "codexd: `{}` cannot be shared with other clients; using the separate instance `{}`",
-        own.join(" "),
+        "codexd: `{own}` cannot be shared with other clients; using the separate instance `{}`",
         settings.instance
     ));
     Ok(settings)

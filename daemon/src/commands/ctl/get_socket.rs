@@ -3,13 +3,18 @@
 use serde_json::json;
 
 use super::{Context, print, print_json};
+use crate::control::client::Unreachable;
 use crate::error::Error;
 
 /// Prints the socket of the daemon that runs, else the one it would have.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    let told =
-        async { context.connect().await.ok()?.socket().await.ok() }.await.filter(|socket| !socket.is_empty());
-    let running = told.is_some();
+    let asked = async { context.connect().await?.socket().await }.await;
+    let running = match &asked {
+        Ok(_) => Some(true),
+        Err(Unreachable::NotRunning) => Some(false),
+        Err(Unreachable::CannotTell(_)) => None,
+    };
+    let told = asked.ok().filter(|socket| !socket.is_empty());
     let socket = told.unwrap_or_else(|| context.settings.paths.socket.display().to_string());
     if context.json {
         print_json(&json!({ "socket": socket, "running": running }))?;

@@ -1,29 +1,37 @@
 //! `codexd ctl`: one file for each verb.
 //!
-//! Data goes to stdout, everything else to stderr. Exit codes follow those of an LSB status action: 0 yes,
-//! 1 no, 3 not running, 4 cannot tell.
+//! Data goes to stdout, everything else to stderr. With `--json` there is always one JSON document on stdout, also
+//! where there is no daemon or no answer. Exit codes follow those of an LSB status action: 0 yes, 1 no, 3 not
+//! running, 4 cannot tell.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::cli::{CtlArgs, ServeArgs, Verb};
 use crate::control::client::{Connection, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
-use crate::instance::record;
+use crate::instance::record::{self, Former};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::terminal::note_error;
+use crate::start;
+use crate::terminal::{note, note_error};
 
+mod all;
+mod clients;
 mod get_socket;
+mod list;
 mod reload;
 mod render;
 mod status;
 mod stop;
 mod wait;
+
+pub(crate) use all::{Found, find_all};
 
 /// Exit code: running, and not as asked for.
 pub(crate) const NOT_REACHED: u8 = 1;
@@ -38,9 +46,13 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What every verb knows.
+#[derive(Clone)]
 struct Context {
     settings: Settings,
+    environment: Environment,
     json: bool,
+    /// It is about the daemon that a `codexd ctl` without flags is about, whose other paths are known, too.
+    is_current: bool,
 }
 
 impl Context {
@@ -52,26 +64,86 @@ impl Context {
         let path = &self.settings.paths.control_socket;
         match Connection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await {
             Err(Unreachable::NotRunning) => match record::former(&self.settings.paths) {
-                Some(former) if !lock::is_free(&former.lock) => Err(Unreachable::CannotTell(
-                    Error::os(format!(
-                        "a process holds `{}` and nobody listens on `{}`",
-                        former.lock.display(),
-                        path.display()
-                    ))
-                    .hint(if former.control_socket == *path {
+                Some(former) if !lock::is_free(&former.lock) => {
+                    let hint = if former.control_socket == *path {
                         format!(
                             "it is starting or ending, or its socket was removed; `cat {}` tells its pid",
                             former.lock.display()
                         )
                     } else {
                         format!("codexd ctl --control-socket {} status", former.control_socket.display())
-                    }),
-                )),
+                    };
+                    Err(Unreachable::CannotTell(nobody_listens(&former.lock, path).hint(hint)))
+                }
                 _ => Err(Unreachable::NotRunning),
             },
             other => other,
         }
     }
+
+    /// Returns the context of another instance of the user's.
+    fn of(&self, former: &Former) -> Context {
+        let mut context = self.clone();
+        context.is_current &= former.control_socket == self.settings.paths.control_socket;
+        context.settings.instance.clone_from(&former.instance);
+        context.settings.paths.control_socket.clone_from(&former.control_socket);
+        context.settings.paths.lock.clone_from(&former.lock);
+        context.settings.paths.record =
+            self.settings.paths.state_dir.join(format!("{}.json", former.instance));
+        context
+    }
+
+    /// Says that the daemon gave no answer, and why: to people, or as JSON with the members of `own`. Returns the
+    /// exit code.
+    ///
+    /// # Errors
+    ///
+    /// When stdout cannot be written.
+    fn no_answer(&self, unreachable: &Unreachable, own: Value) -> Result<u8, Error> {
+        if self.json {
+            print_json(&with_reason(own, unreachable))?;
+        } else {
+            match unreachable {
+                Unreachable::NotRunning => {
+                    note("codexd is not running");
+                    note(&format!("hint: `{}` starts it", self.how_to_start()));
+                }
+                Unreachable::CannotTell(error) => note_error(error),
+            }
+        }
+        Ok(exit_code(unreachable))
+    }
+
+    /// Returns the command that starts the daemon.
+    fn how_to_start(&self) -> String {
+        start::how_to_start(&self.settings, &self.environment)
+    }
+}
+
+/// Begins the error of a daemon that lives and cannot be asked.
+fn nobody_listens(lock: &std::path::Path, socket: &std::path::Path) -> Error {
+    Error::os(format!("a process holds `{}` and nobody listens on `{}`", lock.display(), socket.display()))
+}
+
+/// Returns the exit code of a verb that got no answer.
+fn exit_code(unreachable: &Unreachable) -> u8 {
+    match unreachable {
+        Unreachable::NotRunning => NOT_RUNNING,
+        Unreachable::CannotTell(_) => CANNOT_TELL,
+    }
+}
+
+/// Returns `members` with the state of a daemon that gave no answer and, unless it just does not run, the reason.
+fn with_reason(mut members: Value, unreachable: &Unreachable) -> Value {
+    match unreachable {
+        Unreachable::NotRunning => members["state"] = json!("notRunning"),
+        Unreachable::CannotTell(error) => {
+            members["state"] = json!("unknown");
+            members["error"] = json!(error.chain());
+            members["hint"] = json!(error.next_step());
+        }
+    }
+    members
 }
 
 /// Carries out a verb.
@@ -84,20 +156,22 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
     let flags = ServeArgs { control_socket: args.common.control_socket.clone(), ..ServeArgs::default() };
     let settings = Settings::load(&flags, environment).or_else(|error| {
         // A daemon that runs can be asked and told all the same: that its file was broken since is no
-        // reason not to stop it.
-        note_error(&error);
-        Settings::load_without_file(&flags, environment)
+        // reason not to stop it. Asked to read it, it says itself what is wrong.
+        let settings = Settings::load_without_file(&flags, environment)?;
+        if !matches!(args.verb, Verb::Reload) {
+            note_error(&error);
+        }
+        Ok(settings)
     })?;
-    let context = Context { settings, json: args.common.json };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(|error| Error::os("cannot start a runtime").because(error))?;
+    let is_current = args.common.control_socket.is_none();
+    let context = Context { settings, environment: environment.clone(), json: args.common.json, is_current };
+    let runtime = runtime()?;
     let code = runtime.block_on(async {
         match &args.verb {
             Verb::Status(args) => status::run(&context, args).await,
+            Verb::List(args) => list::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
+            Verb::Clients => clients::run(&context).await,
             Verb::Stop(args) => stop::run(&context, args).await,
             Verb::Reload => reload::run(&context).await,
             Verb::LogLevel(args) => reload::log_level(&context, args).await,
@@ -105,6 +179,14 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
         }
     })?;
     Ok(ExitCode::from(code))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| Error::os("cannot start a runtime").because(error))
 }
 
 /// Writes text to stdout; a reader that has gone away is no error.
@@ -119,7 +201,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 }
 
 /// Writes one JSON document to stdout.
-fn print_json(value: &impl Serialize) -> Result<(), Error> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Error> {
     let mut text = serde_json::to_string_pretty(value).map_err(|error| {
         Error::new(codexd_proto::exit::ExitCode::Software, "cannot write JSON").because(error)
     })?;

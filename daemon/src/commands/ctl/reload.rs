@@ -2,17 +2,16 @@
 
 use serde_json::json;
 
-use super::{CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, print, print_json};
+use super::{Context, NOT_REACHED, print, print_json};
 use crate::cli::LogLevelArgs;
-use crate::control::client::Unreachable;
 use crate::error::Error;
-use crate::terminal::{note, note_error};
+use crate::terminal::note;
 
 /// Makes the daemon read its settings again and says what became of it.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
     let receipt = match async { context.connect().await?.reload().await }.await {
         Ok(receipt) => receipt,
-        Err(unreachable) => return Ok(tell(&unreachable)),
+        Err(unreachable) => return context.no_answer(&unreachable, json!({})),
     };
     if context.json {
         print_json(&receipt)?;
@@ -35,19 +34,6 @@ pub(super) async fn log_level(context: &Context, args: &LogLevelArgs) -> Result<
         Ok(()) => {
             print(&format!("the daemon logs {} until it reads its settings again\n", args.filter)).map(|()| 0)
         }
-        Err(unreachable) => Ok(tell(&unreachable)),
-    }
-}
-
-fn tell(unreachable: &Unreachable) -> u8 {
-    match unreachable {
-        Unreachable::NotRunning => {
-            note("codexd is not running");
-            NOT_RUNNING
-        }
-        Unreachable::CannotTell(error) => {
-            note_error(error);
-            CANNOT_TELL
-        }
+        Err(unreachable) => context.no_answer(&unreachable, json!({})),
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
+use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::os::unix_time::unix_ms;
 
@@ -24,9 +25,10 @@ pub(super) fn report(report: &StatusReport) -> String {
     screen.line(
         "daemon",
         &format!(
-            "pid {}, codexd {}, up {}, generation {}",
+            "pid {}, codexd {}{}, up {}, generation {}",
             report.pid,
             report.version,
+            report.commit.as_ref().map(|commit| format!(" ({commit})")).unwrap_or_default(),
             duration(report.uptime_ms),
             report.generation
         ),
@@ -132,6 +134,9 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
     if let Some(requested) = &upstream.requested {
         screen.line("", &format!("asked for as {requested}"));
     }
+    if !upstream.arguments.is_empty() {
+        screen.line("", &format!("with {}", upstream.arguments.join(", ")));
+    }
     if !upstream.unknown_methods.is_empty() {
         screen.line(
             "",
@@ -154,9 +159,8 @@ fn said(screen: &mut Screen, lines: &[String]) {
 pub(super) fn last_exit(exit: &LastExit) -> String {
     let Some(code) = exit.code else { return exit.reason.clone() };
     let mut text = format!("exit {code}");
-    if exit.at_unix_ms > 0 {
-        let ago = unix_ms().saturating_sub(exit.at_unix_ms);
-        let _ = write!(text, " ({} ago, after {})", duration(ago), duration(exit.uptime_ms));
+    if let (Some(at), Some(uptime)) = (exit.at_unix_ms, exit.uptime_ms) {
+        let _ = write!(text, " ({} ago, after {})", duration(unix_ms().saturating_sub(at)), duration(uptime));
     }
     let _ = write!(text, ": {}", exit.reason);
     // Usually it is the reason.
@@ -187,7 +191,7 @@ pub(super) fn duration(ms: u64) -> String {
 }
 
 /// Renders a number of bytes with a binary unit.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..1_048_576 => format!("{} KiB", bytes / 1024),
@@ -210,10 +214,24 @@ struct Screen(String);
 
 impl Screen {
     fn line(&mut self, label: &str, value: &str) {
-        let value: String =
-            value.chars().map(|c| if c == '\n' { ' ' } else { c }).filter(|c| !c.is_control()).collect();
-        let _ = writeln!(self.0, "{label:<LABEL$} {value}");
+        let _ = writeln!(self.0, "{label:<LABEL$} {}", plain(value));
     }
+}
+
+fn plain(value: &str) -> String {
+    value.chars().map(|c| if c == '\n' { ' ' } else { c }).filter(|c| !c.is_control()).collect()
+}
+
+/// Renders columns under their headings, as wide as they need.
+pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headings);
+    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>()));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    format!("{}\n", table.trim_fmt())
 }
 
 #[cfg(test)]
@@ -268,14 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn a_table_has_its_columns_under_their_headings() {
+        let rows = [["a".to_owned(), "long one".to_owned()], ["b\u{1b}[31m\nc".to_owned(), String::new()]];
+        let text = table(&["ID", "NAME"], &rows.map(Vec::from));
+        assert_eq!(text, "ID       NAME\na        long one\nb[31m c\n");
+    }
+
+    #[test]
     fn an_exit_says_when_and_why() {
         let exit = LastExit {
             code: Some(1),
             reason: "the upstream was lost".to_owned(),
             upstream: Some("was killed by signal 9 (SIGKILL)".to_owned()),
             upstream_stderr: Vec::new(),
-            at_unix_ms: unix_ms(),
-            uptime_ms: 60_000,
+            at_unix_ms: Some(unix_ms()),
+            uptime_ms: Some(60_000),
             generation: 3,
         };
         let text = last_exit(&exit);

@@ -3,7 +3,10 @@
 use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
-use super::{CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, print, print_json, render};
+use super::all::{Answer, answer, ask_all};
+use super::{
+    CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, with_reason,
+};
 use crate::cli::StatusArgs;
 use crate::control::client::Unreachable;
 use crate::error::Error;
@@ -12,41 +15,78 @@ use crate::terminal::{note, note_error};
 
 /// Asks and shows.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Error> {
+    if args.all {
+        return all(context).await;
+    }
     check_fields(&args.field)?;
-    let asked = async { context.connect().await?.status().await };
-    match asked.await {
-        Ok(report) => {
-            let code = if report.ready { 0 } else { NOT_REACHED };
+    match async { answer(&context.connect().await?).await }.await {
+        Ok(Answer { json, report }) => {
             if context.json {
-                print_json(&report)?;
+                print_json(&json)?;
             } else if args.field.is_empty() {
                 print(&render::report(&report))?;
             } else {
-                print_fields(&as_json(&report)?, &args.field)?;
+                print_fields(&json, &args.field)?;
             }
-            Ok(code)
+            Ok(readiness(&report))
         }
-        Err(Unreachable::NotRunning) => {
-            not_running(context, args)?;
-            Ok(NOT_RUNNING)
-        }
-        Err(Unreachable::CannotTell(error)) => {
-            if context.json || !args.field.is_empty() {
-                let mut value = absent(context, "unknown")?;
-                value["error"] = json!(error.chain());
-                show(context, args, &value)?;
+        Err(unreachable) => {
+            if context.json {
+                print_json(&absent(context, &unreachable)?)?;
+            } else {
+                if !args.field.is_empty() {
+                    print_fields(&absent(context, &unreachable)?, &args.field)?;
+                }
+                match &unreachable {
+                    Unreachable::NotRunning if args.field.is_empty() => not_running(context),
+                    Unreachable::NotRunning => {}
+                    Unreachable::CannotTell(error) => note_error(error),
+                }
             }
-            note_error(&error);
-            Ok(CANNOT_TELL)
+            Ok(exit_code(&unreachable))
         }
     }
 }
 
-/// Says how the last daemon ended and how to start the next.
-fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
-    if context.json || !args.field.is_empty() {
-        return show(context, args, &absent(context, "notRunning")?);
+/// Shows every instance that runs. Exits 0 if all of them serve, 1 if one does not, 3 if none runs, 4 if it cannot be
+/// told of one.
+async fn all(context: &Context) -> Result<u8, Error> {
+    let mut found = ask_all(&context.settings.paths).await;
+    found.retain(|instance| instance.may_run());
+    let mut code = if found.is_empty() { NOT_RUNNING } else { 0 };
+    let (mut documents, mut screens) = (Vec::new(), Vec::new());
+    for instance in &found {
+        match &instance.answer {
+            Ok(Answer { json, report }) => {
+                code = code.max(readiness(report));
+                documents.push(json.clone());
+                screens.push(render::report(report));
+            }
+            Err(unreachable) => {
+                code = CANNOT_TELL;
+                documents.push(absent(&context.of(&instance.former), unreachable)?);
+                if let (Unreachable::CannotTell(error), false) = (unreachable, context.json) {
+                    note_error(error);
+                }
+            }
+        }
     }
+    if context.json {
+        print_json(&documents)?;
+    } else if found.is_empty() {
+        note("no instance runs");
+    } else {
+        print(&screens.join("\n"))?;
+    }
+    Ok(code)
+}
+
+fn readiness(report: &StatusReport) -> u8 {
+    if report.ready { 0 } else { NOT_REACHED }
+}
+
+/// Says how the last daemon ended and how to start the next.
+fn not_running(context: &Context) {
     let settings = &context.settings;
     note(&format!("codexd is not running: nobody listens on `{}`", settings.paths.control_socket.display()));
     let former = record::former(&settings.paths);
@@ -59,41 +99,55 @@ fn not_running(context: &Context, args: &StatusArgs) -> Result<(), Error> {
         }
         _ => note("last exit: no record of an earlier daemon"),
     }
+    let start = format!("`{}` starts it", context.how_to_start());
     match former.and_then(|former| former.failed_start) {
-        // That is the last exit, told above.
+        // That is the last exit, reported above.
         Some(failed) if !failed.other_daemon => {
-            note(&format!("hint: {}", failed.hint.as_deref().unwrap_or("`codexd serve` shows it again")));
+            note(&format!("hint: {}", failed.hint.as_deref().unwrap_or(&start)));
         }
         Some(failed) => {
             note(&format!("last failed start: {}", render::failed_start(&failed)));
-            note("hint: `codexd serve` starts it");
+            note(&format!("hint: {start}"));
         }
-        None => note("hint: `codexd serve` starts it"),
+        None => note(&format!("hint: {start}")),
     }
-    Ok(())
 }
 
-fn show(context: &Context, args: &StatusArgs, value: &Value) -> Result<(), Error> {
-    if context.json { print_json(value) } else { print_fields(value, &args.field) }
-}
-
-/// The report of a daemon that is not there: what is known without it.
-fn absent(context: &Context, state: &str) -> Result<Value, Error> {
+/// The status of a daemon that gave none: what is known without it, and null for everything that only a daemon can
+/// say.
+fn absent(context: &Context, unreachable: &Unreachable) -> Result<Value, Error> {
     let settings = &context.settings;
-    let former = record::former(&settings.paths);
-    let mut value = as_json(&StatusReport {
-        instance: former.as_ref().map_or(&settings.instance, |former| &former.instance).clone(),
-        socket: settings.paths.socket.display().to_string(),
-        control_socket: settings.paths.control_socket.display().to_string(),
-        codex_home: settings.codex_home.display().to_string(),
-        last_exit: former.as_ref().and_then(|former| former.last_exit.clone()),
-        failed_start: former.and_then(|former| former.failed_start),
-        ..StatusReport::default()
-    })?;
-    value["state"] = json!(state);
-    // There is none, and 0 is a process id that signals reach.
-    value["pid"] = Value::Null;
-    Ok(value)
+    let paths = &settings.paths;
+    let former = record::former(paths);
+    let text = |path: &std::path::Path| json!(path.display().to_string());
+    let mut value = as_json(&StatusReport::default())?;
+    forget(&mut value);
+    value["instance"] = json!(former.as_ref().map_or(&settings.instance, |former| &former.instance));
+    value["controlSocket"] = text(&paths.control_socket);
+    if let Some(former) = former {
+        value["lockFile"] = text(&former.lock);
+        value["recordFile"] = text(&paths.state_dir.join(format!("{}.json", former.instance)));
+        value["lastExit"] = json!(former.last_exit);
+        value["failedStart"] = json!(former.failed_start);
+    }
+    // Another instance's are not those of this environment.
+    if context.is_current {
+        value["socket"] = text(&paths.socket);
+        value["codexHome"] = text(&settings.codex_home);
+    }
+    if matches!(unreachable, Unreachable::NotRunning) {
+        value["ready"] = json!(false);
+        value["warnings"] = json!([]);
+    }
+    Ok(with_reason(value, unreachable))
+}
+
+/// Makes everything null, and keeps the names.
+fn forget(value: &mut Value) {
+    match value {
+        Value::Object(members) if !members.is_empty() => members.values_mut().for_each(forget),
+        other => *other = Value::Null,
+    }
 }
 
 fn as_json(report: &StatusReport) -> Result<Value, Error> {

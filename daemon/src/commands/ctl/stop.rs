@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use codexd_proto::status::DaemonState;
-use serde_json::json;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
 
+use super::all::ask_all;
 use super::wait::{Until, Waited, until_gone};
-use super::{CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, print, print_json, render};
+use super::{Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, with_reason};
 use crate::cli::StopArgs;
 use crate::control::StopMode;
 use crate::control::client::Unreachable;
@@ -14,8 +16,52 @@ use crate::error::Error;
 use crate::instance::record;
 use crate::terminal::{note, note_error};
 
+/// How a stop went.
+struct Outcome {
+    code: u8,
+    /// For programs.
+    json: Value,
+}
+
 /// Tells the daemon to stop, waits for its exit and says what it found.
 pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error> {
+    if args.all {
+        return all(context, args).await;
+    }
+    let outcome = stop(context, args, "").await?;
+    if context.json {
+        print_json(&outcome.json)?;
+    }
+    Ok(outcome.code)
+}
+
+/// Stops every instance that runs, all at once. Exits 0 if all have stopped, 1 if one still runs, 3 if none ran, 4 if
+/// it cannot be told of one.
+async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {
+    let mut found = ask_all(&context.settings.paths).await;
+    found.retain(|instance| instance.may_run());
+    let outcomes = join_all(found.iter().map(|instance| async {
+        let name = &instance.former.instance;
+        let mut outcome = stop(&context.of(&instance.former), args, &format!("{name}: ")).await?;
+        outcome.json["instance"] = json!(name);
+        // It has stopped by itself meanwhile, as was wished.
+        if outcome.code == NOT_RUNNING {
+            outcome.code = 0;
+        }
+        Ok(outcome)
+    }))
+    .await;
+    let outcomes = outcomes.into_iter().collect::<Result<Vec<Outcome>, Error>>()?;
+    if context.json {
+        print_json(&outcomes.iter().map(|outcome| &outcome.json).collect::<Vec<_>>())?;
+    } else if outcomes.is_empty() {
+        note("no instance runs");
+    }
+    Ok(outcomes.iter().map(|outcome| outcome.code).max().unwrap_or(NOT_RUNNING))
+}
+
+/// Stops one daemon. Tells people what happens, with `prefix` before it.
+async fn stop(context: &Context, args: &StopArgs, prefix: &str) -> Result<Outcome, Error> {
     let until = Until::of(args.timeout.as_duration());
     let mode = match args {
         StopArgs { kill: true, .. } => StopMode::Kill,
@@ -30,17 +76,14 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     };
     let (connection, before, receipt) = match begun.await {
         Ok(begun) => begun,
-        Err(Unreachable::NotRunning) => {
-            if context.json {
-                print_json(&json!({ "stopped": false, "state": "notRunning" }))?;
-            } else {
-                note("codexd is not running");
+        Err(unreachable) => {
+            match &unreachable {
+                _ if context.json => {}
+                Unreachable::NotRunning => note(&format!("{prefix}codexd is not running")),
+                Unreachable::CannotTell(error) => note_error(error),
             }
-            return Ok(NOT_RUNNING);
-        }
-        Err(Unreachable::CannotTell(error)) => {
-            note_error(&error);
-            return Ok(CANNOT_TELL);
+            let json = with_reason(json!({ "stopped": false }), &unreachable);
+            return Ok(Outcome { code: exit_code(&unreachable), json });
         }
     };
     if !context.json && receipt.open_turns > 0 && receipt.state == DaemonState::Draining {
@@ -48,23 +91,29 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
             Some(ms) => format!("for {} at the most", render::duration(ms)),
             None => "without a limit".to_owned(),
         };
-        note(&format!("waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
+        note(&format!("{prefix}waiting for {} {limit}", render::count(receipt.open_turns, "running turn")));
     }
     let waited = until_gone(context, connection, &before, until).await;
     let stopped = waited == Waited::Reached;
     let last_exit = record::exit_of(Path::new(&before.record_file), receipt.generation).filter(|_| stopped);
-    if context.json {
-        print_json(&json!({ "stopped": stopped, "receipt": receipt, "lastExit": last_exit }))?;
-    } else if stopped {
-        let how = last_exit.map(|exit| format!(": {}", render::last_exit(&exit))).unwrap_or_default();
-        print(&format!("stopped pid {}, generation {}{how}\n", receipt.pid, receipt.generation))?;
-    } else {
+    if stopped && !context.json {
+        let how = last_exit.as_ref().map(|exit| format!(": {}", render::last_exit(exit))).unwrap_or_default();
+        print(&format!("{prefix}stopped pid {}, generation {}{how}\n", receipt.pid, receipt.generation))?;
+    } else if !context.json {
         let state = if let Waited::TimedOut(state) = waited { state } else { receipt.state };
-        note(&format!("codexd (pid {}) is still {} after {}", receipt.pid, state.word(), args.timeout));
+        note(&format!(
+            "{prefix}codexd (pid {}) is still {} after {}",
+            receipt.pid,
+            state.word(),
+            args.timeout
+        ));
         note(match mode {
-            StopMode::Drain => "hint: `codexd ctl stop --now` interrupts running turns",
-            StopMode::Now | StopMode::Kill => "hint: `codexd ctl stop --kill` kills codex at once",
+            StopMode::Drain => "hint: the same with `--now` interrupts running turns",
+            StopMode::Now | StopMode::Kill => "hint: the same with `--kill` kills codex at once",
         });
     }
-    Ok(if stopped { 0 } else { NOT_REACHED })
+    Ok(Outcome {
+        code: if stopped { 0 } else { NOT_REACHED },
+        json: json!({ "stopped": stopped, "receipt": receipt, "lastExit": last_exit }),
+    })
 }

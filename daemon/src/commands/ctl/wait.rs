@@ -42,9 +42,10 @@ pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error>
             NOT_REACHED,
             Some(format!("codexd is still {} and not {what} after {}", state.word(), args.timeout)),
         ),
-        Waited::NotRunning => {
-            (NOT_RUNNING, Some("codexd is not running; `codexd serve` starts it".to_owned()))
-        }
+        Waited::NotRunning => (
+            NOT_RUNNING,
+            Some(format!("codexd is not running\nhint: `{}` starts it", context.how_to_start())),
+        ),
     };
     if context.json {
         let state = match waited {

@@ -11,6 +11,8 @@ use super::{Finding, start};
 use crate::serve::upstream::locate;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
+use crate::start::unit;
+use crate::start::{has_service, how_to_restart};
 
 /// How long `codex --version` may take.
 const VERSION_WITHIN: Duration = Duration::from_secs(5);
@@ -38,7 +40,10 @@ pub(super) fn check(
                 ),
             });
             let upstream = running.and_then(|status| status.upstream.version.as_deref());
-            findings.extend(found.as_deref().zip(upstream).and_then(|(found, runs)| differ(found, runs)));
+            let restart = || how_to_restart(settings, environment);
+            findings.extend(
+                found.as_deref().zip(upstream).and_then(|(found, runs)| differ(found, runs, restart)),
+            );
             let serves = running.is_some_and(|status| status.ready);
             findings.extend(start::check(settings, environment, &program, serves));
         }
@@ -47,31 +52,44 @@ pub(super) fn check(
     // Presence only: what is in there is nobody's business here.
     let key = std::env::var_os("OPENAI_API_KEY").is_some_and(|value| !value.is_empty());
     let file = settings.codex_home.join("auth.json");
-    findings.push(login(&file, file.is_file(), key));
+    let service = has_service(settings, environment);
+    findings.push(login(&file, file.is_file(), key, service, &settings.instance));
     findings
 }
 
 /// Says so if the codex on disk is not the one that runs.
-fn differ(found: &str, runs: &str) -> Option<Finding> {
+fn differ(found: &str, runs: &str, restart: impl FnOnce() -> String) -> Option<Finding> {
     let number = found.rsplit(' ').next().unwrap_or(found);
     (number != runs).then(|| {
         Finding::warn(
             "codexVersion",
             format!("codex {runs} is running, {number} is installed"),
-            "systemctl --user restart codexd.service, or `codexd ctl stop`; running turns may finish",
+            format!("{}; running turns can finish", restart()),
         )
     })
 }
 
-fn login(file: &Path, present: bool, key: bool) -> Finding {
-    match (present, key) {
-        (true, _) => Finding::ok("login", format!("`{}`", file.display())),
-        (false, true) => Finding::warn(
+fn login(file: &Path, present: bool, key: bool, service: bool, instance: &str) -> Finding {
+    match (present, key, service) {
+        (true, _, _) => Finding::ok("login", format!("`{}`", file.display())),
+        (false, true, false) => Finding::ok(
+            "login",
+            "OPENAI_API_KEY is set here, and a daemon that a client starts gets it from there",
+        ),
+        (false, true, true) if cfg!(target_os = "macos") => Finding::warn(
+            "login",
+            "OPENAI_API_KEY is set here; an agent does not see the variables of a shell",
+            "codex login --with-api-key",
+        ),
+        (false, true, true) => Finding::warn(
             "login",
             "OPENAI_API_KEY is set here; a service does not see the variables of a shell",
-            "codex login --with-api-key, or `systemctl --user edit codexd.service` with an Environment= line",
+            format!(
+                "codex login --with-api-key, or `systemctl --user edit {}.service` with an Environment= line",
+                unit::unit_name(instance)
+            ),
         ),
-        (false, false) => Finding::warn(
+        (false, false, _) => Finding::warn(
             "login",
             format!(
                 "neither `{}` nor OPENAI_API_KEY; right only for a provider without login",
@@ -117,15 +135,23 @@ mod tests {
 
     #[test]
     fn another_version_on_disk_is_told() {
-        assert_eq!(differ("codex-cli 0.169.0", "0.169.0"), None);
-        assert!(differ("codex-cli 0.170.0", "0.169.0").unwrap().message.contains("0.170.0 is installed"));
+        let restart = || "restart it".to_owned();
+        assert_eq!(differ("codex-cli 0.169.0", "0.169.0", restart), None);
+        let finding = differ("codex-cli 0.170.0", "0.169.0", restart).unwrap();
+        assert!(finding.message.contains("0.170.0 is installed"));
+        assert_eq!(finding.fix.as_deref(), Some("restart it; running turns can finish"));
     }
 
     #[test]
     fn a_login_is_looked_for_and_not_into() {
         let file = Path::new("/h/auth.json");
-        assert_eq!(login(file, true, false).level, Level::Ok);
-        assert_eq!(login(file, false, true).level, Level::Warn);
-        assert_eq!(login(file, false, false).fix.as_deref(), Some("codex login"));
+        let login = |present, key, service| login(file, present, key, service, "work");
+        assert_eq!(login(true, false, true).level, Level::Ok);
+        assert_eq!(login(false, false, true).fix.as_deref(), Some("codex login"));
+        // The variable of a shell reaches a daemon that is started from there, and no service.
+        assert_eq!(login(false, true, false).level, Level::Ok);
+        let finding = login(false, true, true);
+        assert_eq!(finding.level, Level::Warn);
+        assert!(cfg!(target_os = "macos") || finding.fix.unwrap().contains("edit codexd-work.service"));
     }
 }

@@ -17,6 +17,7 @@ use crate::settings::environment::Environment;
 mod codex;
 mod daemon;
 mod files;
+mod instances;
 mod processes;
 mod service;
 mod shim;
@@ -97,28 +98,41 @@ pub(crate) fn run(args: &DoctorArgs, environment: &Environment) -> Result<ExitCo
 }
 
 fn examine(environment: &Environment) -> Vec<Finding> {
+    let mut findings = Vec::new();
     let settings = match Settings::load(&ServeArgs::default(), environment) {
-        Ok(settings) => settings,
-        // Everything else depends on them.
-        Err(error) => return vec![Finding::error("settings", &error)],
+        Ok(settings) => {
+            findings.push(Finding::ok("settings", said(&settings)));
+            settings
+        }
+        Err(error) => {
+            findings.push(Finding::error("settings", &error));
+            // A daemon that started before the file was broken runs all the same.
+            match Settings::load_without_file(&ServeArgs::default(), environment) {
+                Ok(settings) => settings,
+                // It is the environment; everything else depends on that.
+                Err(_) => return findings,
+            }
+        }
     };
-    let mut findings = vec![Finding::ok(
-        "settings",
-        match &settings.config_file {
-            Some(path) => format!("instance `{}`, settings from `{}`", settings.instance, path.display()),
-            None => format!("instance `{}`, no configuration file", settings.instance),
-        },
-    )];
     let status = daemon::ask(&settings);
+    let siblings = instances::find(&settings);
     findings.extend(files::check(&settings));
     findings.extend(daemon::check(&settings, &status));
     let running = status.as_ref().ok();
     findings.extend(codex::check(&settings, environment, running));
     findings.push(shim::check(environment));
-    findings.extend(processes::check(&settings, environment, running));
+    findings.extend(instances::check(&settings, &siblings));
+    findings.extend(processes::check(&settings, environment, &instances::upstreams(running, &siblings)));
     findings.extend(processes::left_behind(&settings, running));
     findings.extend(service::check(&settings, environment));
     findings
+}
+
+fn said(settings: &Settings) -> String {
+    match &settings.config_file {
+        Some(path) => format!("instance `{}`, settings from `{}`", settings.instance, path.display()),
+        None => format!("instance `{}`, no configuration file", settings.instance),
+    }
 }
 
 fn shown(finding: &Finding) -> String {

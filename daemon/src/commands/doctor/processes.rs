@@ -14,24 +14,21 @@ use crate::settings::environment::Environment;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Process {
     pid: u32,
+    parent: u32,
     /// Words of its command line.
     words: Vec<String>,
     /// Its CODEX_HOME, or the default one.
     codex_home: std::path::PathBuf,
 }
 
-/// Looks for app-servers that are not the daemon's. Says nothing where there is no `/proc`.
-pub(super) fn check(
-    settings: &Settings,
-    environment: &Environment,
-    running: Option<&StatusReport>,
-) -> Option<Finding> {
+/// Looks for app-servers that are no daemon's: neither among `upstreams` nor started by a `codexd serve`, which may
+/// be too busy to say so. Says nothing where there is no `/proc`.
+pub(super) fn check(settings: &Settings, environment: &Environment, upstreams: &[u32]) -> Option<Finding> {
     let home = environment.path("HOME");
     let processes = table(home.as_deref())?;
-    let ours = running.and_then(|status| status.upstream.pid);
-    let others = others(&processes, &settings.codex_home, ours);
+    let others = others(&processes, &settings.codex_home, upstreams);
     Some(match others.as_slice() {
-        [] => Finding::ok("appServers", "no other app-server uses this CODEX_HOME"),
+        [] => Finding::ok("appServers", "no app-server but those of codexd uses this CODEX_HOME"),
         pids => {
             let list: Vec<String> = pids.iter().map(u32::to_string).collect();
             Finding::warn(
@@ -66,15 +63,24 @@ pub(super) fn left_behind(settings: &Settings, running: Option<&StatusReport>) -
     })
 }
 
-/// Returns those that run an app-server on `codex_home`, but `ours`; of a wrapper and its server, both.
-fn others(processes: &[Process], codex_home: &std::path::Path, ours: Option<u32>) -> Vec<u32> {
+/// Returns those that run an app-server on `codex_home`, but `ours` and those of daemons; of a wrapper and its
+/// server, both.
+fn others(processes: &[Process], codex_home: &std::path::Path, ours: &[u32]) -> Vec<u32> {
+    let daemons: Vec<u32> =
+        processes.iter().filter(|process| is_daemon(&process.words)).map(|process| process.pid).collect();
     let canonical = |path: &std::path::Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     processes
         .iter()
-        .filter(|process| Some(process.pid) != ours && is_app_server(&process.words))
+        .filter(|process| !ours.contains(&process.pid) && !daemons.contains(&process.parent))
+        .filter(|process| is_app_server(&process.words))
         .filter(|process| canonical(&process.codex_home) == canonical(codex_home))
         .map(|process| process.pid)
         .collect()
+}
+
+/// `codexd serve ...`.
+fn is_daemon(words: &[String]) -> bool {
+    matches!(words, [program, verb, ..] if program.rsplit('/').next() == Some("codexd") && verb == "serve")
 }
 
 /// `codex app-server ...`, perhaps behind an interpreter: `node /path/codex app-server`. Not `codexd
@@ -115,9 +121,16 @@ fn table(home: Option<&std::path::Path>) -> Option<Vec<Process>> {
         };
         let codex_home = value(b"CODEX_HOME=")
             .or_else(|| value(b"HOME=").or_else(|| home.map(Into::into)).map(|home| home.join(".codex")))?;
-        Some(Process { pid, words, codex_home })
+        Some(Process { pid, parent: parent(&entry.path())?, words, codex_home })
     });
     Some(processes.collect())
+}
+
+/// Returns the parent of a process: the fourth field, and the second after the name, which can hold anything.
+#[cfg(target_os = "linux")]
+fn parent(process: &std::path::Path) -> Option<u32> {
+    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -143,13 +156,24 @@ mod tests {
 
     #[test]
     fn only_strangers_on_the_same_codex_home_count() {
-        let process = |pid, home: &str| Process {
+        let process = |pid, parent, line: &str, home: &str| Process {
             pid,
-            words: vec!["codex".to_owned(), "app-server".to_owned()],
+            parent,
+            words: line.split(' ').map(str::to_owned).collect(),
             codex_home: home.into(),
         };
-        let table = [process(1, "/a"), process(2, "/a"), process(3, "/b")];
-        assert_eq!(others(&table, std::path::Path::new("/a"), Some(1)), [2]);
-        assert_eq!(others(&table, std::path::Path::new("/c"), None), [0u32; 0]);
+        let app_server = |pid, parent, home| process(pid, parent, "codex app-server", home);
+        let table = [
+            app_server(1, 7, "/a"),
+            app_server(2, 7, "/a"),
+            app_server(3, 7, "/b"),
+            // Those of another instance.
+            process(8, 1, "/opt/codexd serve --auto-spawned", "/a"),
+            app_server(4, 8, "/a"),
+            process(9, 1, "codexd connect", "/a"),
+            app_server(5, 9, "/a"),
+        ];
+        assert_eq!(others(&table, std::path::Path::new("/a"), &[1]), [2, 5]);
+        assert_eq!(others(&table, std::path::Path::new("/c"), &[]), [0u32; 0]);
     }
 }

@@ -41,7 +41,7 @@ fn unit(settings: &Settings, environment: &Environment) -> Vec<Finding> {
         return vec![not_installed("codexd install --systemd --now")];
     }
     let mut findings = vec![state(&service, &socket)];
-    findings.extend(drift(environment));
+    findings.extend(drift(environment, &service));
     match systemd::linger() {
         Some(false) => findings.push(Finding::warn(
             "linger",
@@ -89,11 +89,11 @@ fn state(service: &str, socket: &str) -> Finding {
 
 /// Compares the units with what `codexd install` would write now: after an update of node or of codexd
 /// they may name programs that are gone.
-fn drift(environment: &Environment) -> Option<Finding> {
+fn drift(environment: &Environment, service: &str) -> Option<Finding> {
     let units = systemd::Units::of(&Facts::gather(None, environment).ok()?).ok()?;
     let installed = plain_file::read_to_string(&units.service.0).ok()?;
     let gone = missing(&installed);
-    let again = "codexd install --systemd, then systemctl --user restart codexd.service".to_owned();
+    let again = format!("codexd install --systemd, then systemctl --user restart {service}");
     if let Some(path) = gone {
         return Some(Finding::fail(
             "unit",

@@ -19,7 +19,7 @@ mod step;
 pub(crate) mod systemd;
 mod template;
 
-use step::Step;
+use step::{Done, Step};
 
 /// Who starts the daemon and starts it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Facts {
         let flags = ServeArgs { codex: codex.map(Path::to_owned), ..ServeArgs::default() };
         let settings = Settings::load(&flags, environment)?;
         let search_path = environment.value("PATH").map(|path| path.as_os_str());
-        let program = locate::locate(&settings.codex, search_path)?;
+        let program = locate::locate(&settings.codex, search_path).map_err(locate::with_flag)?;
         let codex = program.requested.unwrap_or(program.executable);
         Facts::with(settings, codex, environment)
     }
@@ -190,14 +190,18 @@ pub(crate) fn uninstall(args: &UninstallArgs, environment: &Environment) -> Resu
     Ok(ExitCode::Stopped)
 }
 
-/// Does or shows the steps; tells whether a file that was there already has changed.
+/// Does or shows the steps; returns whether a file that was there already has changed.
 fn carry_out(steps: &[Step], dry_run: bool) -> Result<bool, Error> {
     let mut updated = false;
     for step in steps {
-        let done = if dry_run { step.shown() } else { step.carry_out()? };
-        updated |= done.starts_with("updated ");
-        if !done.is_empty() {
-            say(&done)?;
+        if dry_run {
+            say(&step.shown())?;
+            continue;
+        }
+        let done = step.carry_out()?;
+        updated |= matches!(done, Done::Updated { .. });
+        if done != Done::Nothing {
+            say(&done.to_string())?;
         }
     }
     Ok(updated)

@@ -1,5 +1,6 @@
 //! One thing to do, that can be shown instead.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,6 +29,39 @@ pub(super) enum Step {
     RemoveEmpty { path: PathBuf },
     /// Run a program to its end.
     Run { words: Vec<String>, failure: OnFailure },
+}
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// It was as it should be; there is nothing to say.
+    Nothing,
+    /// A file was right already.
+    Unchanged { path: PathBuf },
+    /// A file was made.
+    Wrote { path: PathBuf },
+    /// A file that was there got other contents.
+    Updated { path: PathBuf },
+    /// It is no link to codexd, and stays as it is.
+    Left { path: PathBuf },
+    /// A file or a directory is gone.
+    Removed { path: PathBuf },
+    /// A program ran and succeeded.
+    Ran { line: String },
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Done::Nothing => Ok(()),
+            Done::Unchanged { path } => write!(f, "unchanged {}", path.display()),
+            Done::Wrote { path } => write!(f, "wrote {}", path.display()),
+            Done::Updated { path } => write!(f, "updated {}", path.display()),
+            Done::Left { path } => write!(f, "left {} as it is: no link to codexd", path.display()),
+            Done::Removed { path } => write!(f, "removed {}", path.display()),
+            Done::Ran { line } => write!(f, "ran {line}"),
+        }
+    }
 }
 
 /// What a failed program means.
@@ -63,36 +97,36 @@ impl Step {
         }
     }
 
-    /// Does it and says what was done; nothing where nothing had to be.
+    /// Does it and returns what was done.
     ///
     /// # Errors
     ///
     /// With exit code 73 when a file cannot be written, 69 when a program is missing, 71 when one fails.
-    pub(super) fn carry_out(&self) -> Result<String, Error> {
+    pub(super) fn carry_out(&self) -> Result<Done, Error> {
         match self {
             Step::Folder { path } => {
                 std::fs::create_dir_all(path).map_err(|error| cannot("create", path, error))?;
-                Ok(String::new())
+                Ok(Done::Nothing)
             }
             Step::Write { path, contents } => write(path, contents),
             Step::Link { path, target } => link(path, target),
             Step::Unlink { path } => match Link::at(path) {
-                Link::Nothing => Ok(String::new()),
+                Link::Nothing => Ok(Done::Nothing),
                 Link::ToCodexd(_) => {
                     std::fs::remove_file(path).map_err(|error| cannot("remove", path, error))?;
-                    Ok(format!("removed {}", path.display()))
+                    Ok(Done::Removed { path: path.clone() })
                 }
-                Link::Other => Ok(format!("left {} as it is: no link to codexd", path.display())),
+                Link::Other => Ok(Done::Left { path: path.clone() }),
             },
             Step::Remove { path } => match std::fs::remove_file(path) {
-                Ok(()) => Ok(format!("removed {}", path.display())),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+                Ok(()) => Ok(Done::Removed { path: path.clone() }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Done::Nothing),
                 Err(error) => Err(cannot("remove", path, error)),
             },
             Step::RemoveEmpty { path } => match std::fs::remove_dir(path) {
-                Ok(()) => Ok(format!("removed {}", path.display())),
+                Ok(()) => Ok(Done::Removed { path: path.clone() }),
                 // Something of somebody else's is in it, or it is not there.
-                Err(_) => Ok(String::new()),
+                Err(_) => Ok(Done::Nothing),
             },
             Step::Run { words, failure } => run(words, *failure),
         }
@@ -108,11 +142,12 @@ fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
 }
 
 /// Writes beside the place and renames, so that a service manager never reads half a file.
-fn write(path: &Path, contents: &str) -> Result<String, Error> {
+fn write(path: &Path, contents: &str) -> Result<Done, Error> {
+    let owned = path.to_owned();
     if plain_file::read_to_string(path).is_ok_and(|there| there == contents) {
-        return Ok(format!("unchanged {}", path.display()));
+        return Ok(Done::Unchanged { path: owned });
     }
-    let verb = if path.exists() { "updated" } else { "wrote" };
+    let done = if path.exists() { Done::Updated { path: owned } } else { Done::Wrote { path: owned } };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
     }
@@ -122,7 +157,7 @@ fn write(path: &Path, contents: &str) -> Result<String, Error> {
         let _ = std::fs::remove_file(&new);
         cannot("write", path, error)
     })?;
-    Ok(format!("{verb} {}", path.display()))
+    Ok(done)
 }
 
 /// What is at the place of a link.
@@ -147,11 +182,12 @@ impl Link {
 }
 
 /// Makes the link beside its place and renames it, so that there is always one.
-fn link(path: &Path, target: &Path) -> Result<String, Error> {
-    let verb = match Link::at(path) {
-        Link::Nothing => "wrote",
-        Link::ToCodexd(there) if there == target => return Ok(format!("unchanged {}", path.display())),
-        Link::ToCodexd(_) => "updated",
+fn link(path: &Path, target: &Path) -> Result<Done, Error> {
+    let owned = path.to_owned();
+    let done = match Link::at(path) {
+        Link::Nothing => Done::Wrote { path: owned },
+        Link::ToCodexd(there) if there == target => return Ok(Done::Unchanged { path: owned }),
+        Link::ToCodexd(_) => Done::Updated { path: owned },
         Link::Other => {
             return Err(Error::new(
                 ExitCode::CannotCreate,
@@ -168,16 +204,16 @@ fn link(path: &Path, target: &Path) -> Result<String, Error> {
         let _ = std::fs::remove_file(&new);
         cannot("write", path, error)
     })?;
-    Ok(format!("{verb} {} -> {}", path.display(), target.display()))
+    Ok(done)
 }
 
-fn run(words: &[String], failure: OnFailure) -> Result<String, Error> {
+fn run(words: &[String], failure: OnFailure) -> Result<Done, Error> {
     let line = words.join(" ");
-    let Some((program, arguments)) = words.split_first() else { return Ok(String::new()) };
+    let Some((program, arguments)) = words.split_first() else { return Ok(Done::Nothing) };
     let output = lend_runtime_dir(&mut Command::new(program)).args(arguments).output();
     match (output, failure) {
-        (Ok(output), _) if output.status.success() => Ok(format!("ran {line}")),
-        (_, OnFailure::Ignore) => Ok(String::new()),
+        (Ok(output), _) if output.status.success() => Ok(Done::Ran { line }),
+        (_, OnFailure::Ignore) => Ok(Done::Nothing),
         (Ok(output), OnFailure::Stop) => {
             let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
             Err(Error::os(format!("`{line}` failed ({})", output.status)).because(said))
@@ -197,18 +233,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b.service");
         let write = Step::Write { path: path.clone(), contents: "x\n".to_owned() };
-        let shown = path.display();
-        assert_eq!(write.carry_out().unwrap(), format!("wrote {shown}"));
-        assert_eq!(write.carry_out().unwrap(), format!("unchanged {shown}"));
+        let done = |step: &Step| step.carry_out().unwrap();
+        assert_eq!(done(&write), Done::Wrote { path: path.clone() });
+        assert_eq!(done(&write), Done::Unchanged { path: path.clone() });
         let other = Step::Write { path: path.clone(), contents: "y\n".to_owned() };
-        assert_eq!(other.carry_out().unwrap(), format!("updated {shown}"));
+        assert_eq!(done(&other), Done::Updated { path: path.clone() });
+        assert_eq!(Done::Updated { path: path.clone() }.to_string(), format!("updated {}", path.display()));
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         let remove = Step::Remove { path: path.clone() };
-        assert_eq!(remove.carry_out().unwrap(), format!("removed {shown}"));
-        assert_eq!(remove.carry_out().unwrap(), "");
-        let folder = Step::RemoveEmpty { path: path.parent().unwrap().to_owned() };
-        assert!(folder.carry_out().unwrap().starts_with("removed "));
-        assert_eq!(folder.carry_out().unwrap(), "");
+        assert_eq!(done(&remove), Done::Removed { path: path.clone() });
+        assert_eq!(done(&remove), Done::Nothing);
+        let folder = path.parent().unwrap().to_owned();
+        let remove = Step::RemoveEmpty { path: folder.clone() };
+        assert_eq!(done(&remove), Done::Removed { path: folder });
+        assert_eq!(done(&remove), Done::Nothing);
     }
 
     #[test]
@@ -219,12 +257,12 @@ mod tests {
         let unlink = || Step::Unlink { path: path.clone() }.carry_out().unwrap();
         // One that has been updated away.
         let gone = dir.path().join("old/codexd");
-        assert!(at(&gone).unwrap().starts_with("wrote "));
-        assert!(at(&own).unwrap().starts_with("updated "));
-        assert!(at(&own).unwrap().starts_with("unchanged "));
+        assert_eq!(at(&gone).unwrap(), Done::Wrote { path: path.clone() });
+        assert_eq!(at(&own).unwrap(), Done::Updated { path: path.clone() });
+        assert_eq!(at(&own).unwrap(), Done::Unchanged { path: path.clone() });
         assert_eq!(std::fs::read_link(&path).unwrap(), own);
-        assert!(unlink().starts_with("removed "));
-        assert_eq!(unlink(), "");
+        assert_eq!(unlink(), Done::Removed { path: path.clone() });
+        assert_eq!(unlink(), Done::Nothing);
         // A program, a link to another one, a directory.
         let makes: [&dyn Fn(); 3] = [
             &|| std::fs::write(&path, "precious").unwrap(),
@@ -234,7 +272,7 @@ mod tests {
         for make in makes {
             make();
             assert_eq!(at(&own).unwrap_err().exit_code(), ExitCode::CannotCreate);
-            assert!(unlink().contains("as it is"));
+            assert_eq!(unlink(), Done::Left { path: path.clone() });
             std::fs::symlink_metadata(&path).unwrap();
             let _ = std::fs::remove_file(&path);
         }
@@ -243,11 +281,11 @@ mod tests {
     #[test]
     fn a_failed_program_says_what_it_said() {
         let step = |script: &str| Step::run(&["sh", "-c", script]);
-        assert!(step("true").carry_out().unwrap().starts_with("ran sh"));
+        assert_eq!(step("true").carry_out().unwrap(), Done::Ran { line: "sh -c true".to_owned() });
         let error = step("echo no such unit >&2; exit 5").carry_out().unwrap_err();
         assert!(error.chain().contains("no such unit"), "{}", error.chain());
         assert_eq!(error.exit_code().number(), 71);
         assert_eq!(Step::run(&["/no/such/program"]).carry_out().unwrap_err().exit_code().number(), 69);
-        assert_eq!(Step::try_run(&["/no/such/program"]).carry_out().unwrap(), "");
+        assert_eq!(Step::try_run(&["/no/such/program"]).carry_out().unwrap(), Done::Nothing);
     }
 }

@@ -116,7 +116,8 @@ impl Hub {
             },
             Err(error) => error.to_string(),
         };
-        self.count_refused(&refused);
+        tracing::warn!(reason = refused, "refused a client");
+        self.refused += 1;
         Admitted::Refused
     }
 }

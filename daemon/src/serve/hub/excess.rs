@@ -119,17 +119,17 @@ struct CountRefused<'a> {
 impl Drop for CountRefused<'_> {
     fn drop(&mut self) {
         if !self.page {
-            self.hub.borrow_mut().count_refused(self.refusal.message());
+            self.hub.borrow_mut().count_refused(self.refusal);
         }
     }
 }
 
 impl Hub {
     /// Counts a connection that was refused; the log has the first of many.
-    pub(super) fn count_refused(&mut self, reason: &str) {
+    fn count_refused(&mut self, refusal: &Refusal) {
         self.refused += 1;
         if let Some(suppressed) = self.refusals.pass(self.now()) {
-            tracing::warn!(reason, suppressed, "refused a client");
+            tracing::warn!(reason = refusal.message(), suppressed, "refused a client");
         }
     }
 }

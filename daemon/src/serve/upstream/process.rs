@@ -18,11 +18,12 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::identity;
-use super::locate::Program;
+use super::locate::{FOR_THIS_MACHINE, Program};
 use super::stderr::Stderr;
 use crate::error::Error;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unsafe_calls::{Image, prepare_child};
+use crate::settings::codex_args::CodexArgs;
 
 /// Bytes that the pipe from the upstream may hold, where the system allows it: more than its
 /// default (64 KiB, `pipe(7)`), so that a burst is read in few pieces.
@@ -39,7 +40,7 @@ const LAST_LINES_WITHIN: Duration = Duration::from_millis(100);
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Program,
     /// Behind `codex app-server`.
-    pub(crate) arguments: &'a [String],
+    pub(crate) arguments: &'a CodexArgs,
     /// Variables it gets beside those of this process.
     pub(crate) variables: &'a [(&'a str, OsString)],
     /// Soft and hard limit on open files; `None` for those of this process.
@@ -141,10 +142,10 @@ impl Process {
 }
 
 /// Returns what is run: codex with its arguments and `marks`, and without what is for this process only.
-fn image(program: &Program, args: &[String], marks: &[(&str, OsString)]) -> io::Result<Image> {
+fn image(program: &Program, args: &CodexArgs, marks: &[(&str, OsString)]) -> io::Result<Image> {
     let executable = &program.executable;
     let arguments = [executable.as_os_str().to_owned(), "app-server".into()];
-    let arguments = arguments.into_iter().chain(args.iter().map(OsString::from));
+    let arguments = arguments.into_iter().chain(args.words().iter().map(OsString::from));
     Image::inheriting(executable, arguments, STRIPPED_ENV, marks)
 }
 
@@ -159,17 +160,15 @@ pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
         return failed.because(error);
     }
     if let Some(machine) = identity::made_for_another_machine(path) {
-        return failed
-            .because(format!("{machine} ({error})"))
-            .hint("install the codex for this machine, or name it with `--codex PATH` or CODEXD_CODEX");
+        return failed.because(format!("{machine} ({error})")).hint(FOR_THIS_MACHINE);
     }
     let hint = match errno {
         Errno::ENOENT => format!(
             "the program is there, so its interpreter is missing: `file {}` names it; or name another codex with \
-             `--codex PATH` or CODEXD_CODEX",
+             CODEXD_CODEX",
             path.display()
         ),
-        _ => "install codex again, or name another one with `--codex PATH` or CODEXD_CODEX".to_owned(),
+        _ => "install codex again, or name another one with CODEXD_CODEX".to_owned(),
     };
     failed.because(error).hint(hint)
 }
@@ -264,7 +263,7 @@ mod tests {
     fn codex_gets_the_marks_once_and_nothing_of_the_service_managers() {
         let program = Program { executable: "/bin/codex".into(), requested: None };
         let marks = [("PATH", OsString::from("/mine")), ("CODEXD_LIFE", OsString::from("1"))];
-        let shown = format!("{:?}", image(&program, &["-c".to_owned()], &marks).unwrap());
+        let shown = format!("{:?}", image(&program, &CodexArgs::new(vec!["-c".to_owned()]), &marks).unwrap());
         assert!(shown.contains(r#"["/bin/codex", "app-server", "-c"]"#), "{shown}");
         assert_eq!(shown.matches("\"PATH=").count(), 1, "{shown}");
         assert!(shown.contains("\"PATH=/mine\"") && shown.contains("\"CODEXD_LIFE=1\""), "{shown}");

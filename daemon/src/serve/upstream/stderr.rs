@@ -75,3 +75,35 @@ impl Stderr {
         Time::from_millis(u64::try_from(self.shared.began.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::process::Command;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_lines_are_waited_for_but_not_for_ever() {
+        LocalSet::new()
+            .run_until(async {
+                let mut program = Command::new("sh");
+                program.args(["-c", "read line; echo \"Error: $line\" >&2"]);
+                let mut child = program.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+                let stderr = Stderr::new(Secrets::default());
+                tokio::task::spawn_local(stderr.clone().read(child.stderr.take().unwrap()));
+                stderr.end(Duration::ZERO).await;
+                assert_eq!(stderr.lines(), [""; 0]);
+                child.stdin.take().unwrap().write_all(b"late\n").await.unwrap();
+                stderr.end(Duration::from_secs(60)).await;
+                assert_eq!(stderr.lines(), ["Error: late"]);
+                // And again, when it has ended long ago.
+                stderr.end(Duration::from_secs(60)).await;
+                child.wait().await.unwrap();
+            })
+            .await;
+    }
+}

@@ -27,7 +27,8 @@ use super::locate::Program;
 use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
-use crate::instance::life::{self, Token};
+use crate::instance::life::{self, Purpose, Token};
+use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
@@ -49,7 +50,7 @@ const LOGIN: &str = "auth.json";
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
     pub(crate) program: &'a Program,
-    pub(crate) arguments: &'a [String],
+    pub(crate) arguments: &'a CodexArgs,
     /// CODEX_HOME, and whether it was named: codex makes the default one itself.
     pub(crate) codex_home: &'a Path,
     pub(crate) is_named: bool,
@@ -127,8 +128,8 @@ impl Trial<'_> {
     async fn start_and_end(&self, home: &Path, databases: &Path, life: Token) -> Result<Tried, Error> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
-        let arguments = [self.arguments, &["-c".to_owned(), setting]].concat();
-        let mut variables = life::variables(Some(life), None, self.environment);
+        let arguments = self.arguments.with(&CodexArgs::new(vec!["-c".to_owned(), setting]));
+        let mut variables = life::variables(Some(life), Purpose::Trial, self.environment);
         variables.extend([("CODEX_HOME", home.into()), ("CODEX_SQLITE_HOME", databases.into())]);
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,

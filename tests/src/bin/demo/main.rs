@@ -16,8 +16,9 @@ use std::sync::mpsc::channel;
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::{Duration, Instant};
 
-use codexd_tests::codex::{self, Codex, Version};
+use codexd_tests::codex::{Codex, Version};
 use codexd_tests::daemon::TestDaemon;
+use codexd_tests::fetch;
 use codexd_tests::home::Home;
 use codexd_tests::process;
 use serde_json::json;
@@ -93,7 +94,7 @@ fn build() -> Outcome<PathBuf> {
         return Err("`cargo build --release --package codexd` failed".to_owned());
     }
     step("", &format!("built in {:.1} s", start.elapsed().as_secs_f32()));
-    Ok(codex::target_dir()?.join("release/codexd"))
+    Ok(fetch::target_dir()?.join("release/codexd"))
 }
 
 /// Lets both clients speak at once and draws what they say.

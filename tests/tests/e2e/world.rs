@@ -18,22 +18,22 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The world; daemons that were started in it end with it.
-pub(super) struct World {
+pub(crate) struct World {
     home: Home,
     codex: PathBuf,
     variables: Vec<(String, String)>,
-    _model: Option<MockModel>,
+    model: Option<MockModel>,
 }
 
-/// A client that spawned a bridge.
-pub(super) struct Bridge {
+/// A program that speaks lines of JSON, usually a bridge to the daemon.
+pub(crate) struct Bridge {
     client: TestClient,
     stderr: PathBuf,
 }
 
 impl World {
     /// Makes a world with the stand-in for codex, which behaves as `script` says.
-    pub(super) fn fake(script: &str) -> World {
+    pub(crate) fn fake(script: &str) -> World {
         let mut world = World::with(&binary::fake_codex());
         let log = world.home.root().join("fake-codex.log").display().to_string();
         world.variables.push(("FAKE_CODEX_LOG".to_owned(), log));
@@ -44,49 +44,62 @@ impl World {
     }
 
     /// Makes a world with the real codex and a scripted model; `None` when the test is skipped.
-    pub(super) fn real() -> Option<World> {
+    pub(crate) fn real() -> Option<World> {
         let codex = Codex::for_test(Version::Current)?;
         let model = MockModel::start().unwrap();
         let mut world = World::with(&codex.native);
         world.home.write_codex_config(&model.base_url(), &CodexConfig::default()).unwrap();
-        world._model = Some(model);
+        world.model = Some(model);
         Some(world)
     }
 
     /// Makes a world with any program as codex.
-    pub(super) fn with(codex: &Path) -> World {
+    pub(crate) fn with(codex: &Path) -> World {
         let home = Home::new().unwrap();
-        World { home, codex: codex.to_owned(), variables: Vec::new(), _model: None }
+        World { home, codex: codex.to_owned(), variables: Vec::new(), model: None }
+    }
+
+    /// Makes this program the codex of all commands to come.
+    pub(super) fn with_codex(mut self, codex: &Path) -> World {
+        self.codex = codex.to_owned();
+        self
     }
 
     /// Writes codexd's configuration.
-    pub(super) fn configured(self, text: &str) -> World {
+    pub(crate) fn configured(self, text: &str) -> World {
         let folder = self.home.config().join("codexd");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("config.toml"), text).unwrap();
         self
     }
 
-    pub(super) fn home(&self) -> &Home {
+    pub(crate) fn home(&self) -> &Home {
         &self.home
     }
 
+    /// Returns a command that runs in this world, with what codexd takes from the environment.
+    pub(crate) fn program(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = self.home.command(program.as_ref());
+        command.env("CODEXD_CODEX", &self.codex).envs(self.variables.iter().cloned());
+        command
+    }
+
     /// Returns a `codexd` command line of this world.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.home.command(&binary::codexd());
-        command.args(arguments).env("CODEXD_CODEX", &self.codex).envs(self.variables.iter().cloned());
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.program(binary::codexd());
+        command.args(arguments);
         command
     }
 
     /// Runs `codexd` to its end, without input.
     #[track_caller]
-    pub(super) fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         Output::of(&mut self.command(arguments))
     }
 
     /// Starts a bridge.
     #[track_caller]
-    pub(super) fn spawn(&self, name: &str, command: &mut Command) -> Bridge {
+    pub(crate) fn spawn(&self, name: &str, command: &mut Command) -> Bridge {
         let stderr = self.home.root().join(format!("{name}.stderr"));
         let client = TestClient::spawn(name, command.stderr(File::create(&stderr).unwrap()));
         Bridge { client, stderr }
@@ -94,26 +107,26 @@ impl World {
 
     /// Starts `codexd connect`, which has not said anything yet.
     #[track_caller]
-    pub(super) fn raw_client(&self, name: &str, flags: &[&str]) -> Bridge {
+    pub(crate) fn raw_client(&self, name: &str, flags: &[&str]) -> Bridge {
         self.spawn(name, &mut self.command(&[&["connect"], flags].concat()))
     }
 
     /// Starts `codexd connect` and introduces the client.
     #[track_caller]
-    pub(super) fn client(&self, name: &str) -> Bridge {
+    pub(crate) fn client(&self, name: &str) -> Bridge {
         let mut bridge = self.raw_client(name, &[]);
         bridge.initialize();
         bridge
     }
 
     /// Returns one member of the daemon's status, bare; `None` while nobody answers.
-    pub(super) fn status(&self, field: &str) -> Option<String> {
+    pub(crate) fn status(&self, field: &str) -> Option<String> {
         let output = self.run(&["ctl", "status", "--field", field]);
         (!output.stdout.is_empty()).then(|| output.stdout.trim().to_owned())
     }
 
     /// Returns what the record of the last daemon says.
-    pub(super) fn record(&self) -> Value {
+    pub(crate) fn record(&self) -> Value {
         let folder = fs::read_dir(self.home.state().join("codexd")).unwrap();
         let path = folder
             .flatten()
@@ -123,7 +136,7 @@ impl World {
     }
 
     /// Returns the daemons that clients started.
-    pub(super) fn daemons(&self) -> Vec<Process> {
+    pub(crate) fn daemons(&self) -> Vec<Process> {
         let mut all = process::marked(self.home.root());
         all.retain(|process| process.command.contains(" serve --auto-spawned"));
         all
@@ -131,15 +144,36 @@ impl World {
 
     /// Returns the process id of the only daemon.
     #[track_caller]
-    pub(super) fn daemon(&self) -> i32 {
+    pub(crate) fn daemon(&self) -> i32 {
         let daemons = self.daemons();
         assert_eq!(daemons.len(), 1, "{daemons:#?}");
         daemons[0].pid
     }
 
+    /// Returns the scripted model of the real codex.
+    pub(crate) fn model(&self) -> &MockModel {
+        self.model.as_ref().unwrap()
+    }
+
+    /// Returns the codex servers that run, of whichever daemon.
+    pub(crate) fn servers(&self) -> Vec<Process> {
+        let server = format!("{} app-server", self.codex.display());
+        let mut all = process::marked(self.home.root());
+        all.retain(|process| process.command.starts_with(&server));
+        all
+    }
+
+    /// Kills the only codex server.
+    #[track_caller]
+    pub(crate) fn kill9_codex(&self) {
+        let servers = self.servers();
+        assert_eq!(servers.len(), 1, "{servers:#?}");
+        kill(Pid::from_raw(servers[0].pid), Signal::SIGKILL).unwrap();
+    }
+
     /// Kills the only daemon and waits until nothing of it is left.
     #[track_caller]
-    pub(super) fn kill9(&self) {
+    pub(crate) fn kill9(&self) {
         let daemon = self.daemon();
         kill(Pid::from_raw(daemon), Signal::SIGKILL).unwrap();
         process::wait_dead(daemon);
@@ -148,20 +182,20 @@ impl World {
 
 impl Bridge {
     /// Returns what the bridge has said to people.
-    pub(super) fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
     /// Waits for the end and returns the exit code.
     #[track_caller]
-    pub(super) fn exit_code(&mut self) -> i32 {
+    pub(crate) fn exit_code(&mut self) -> i32 {
         let status = self.client.wait_exit();
         status.code().unwrap_or_else(|| panic!("{status}"))
     }
 
     /// Ends the input, waits for the end and returns the exit code.
     #[track_caller]
-    pub(super) fn finish(mut self) -> i32 {
+    pub(crate) fn finish(mut self) -> i32 {
         self.client.finish_sending();
         self.exit_code()
     }
