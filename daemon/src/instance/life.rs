@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,8 @@ use crate::settings::environment::Environment;
 /// The variable with the token of the life a process belongs to.
 pub(crate) const LIFE: &str = "CODEXD_LIFE";
 
-/// The variable that says which codexd runs this codex: its process id and, if it is a daemon, a space and the
-/// path of its control socket.
+/// The variable that says which codexd runs this codex: its process id and, after a space, what it runs it for, see
+/// [`Purpose`].
 pub(crate) const PARENT: &str = "CODEXD_PARENT";
 
 /// The variable that counts how often codexd has run codex on the way from the login to this process.
@@ -94,23 +94,48 @@ impl TryFrom<String> for Token {
     }
 }
 
+/// What codexd runs codex for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// As the upstream of a daemon with this control socket. Written as the path, which is absolute.
+    Daemon(PathBuf),
+    /// For one client, without a daemon. Written as `client`.
+    Client,
+    /// To see whether it starts. Written as `trial`.
+    Trial,
+}
+
 /// The codexd that runs the codex this process descends from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parent {
     /// Its process id; for a comparison only.
     pub(crate) pid: u32,
-    /// Its control socket, if it is a daemon.
-    pub(crate) control_socket: Option<PathBuf>,
+    pub(crate) purpose: Purpose,
 }
 
 impl Parent {
     /// Reads [`PARENT`].
     pub(crate) fn of(environment: &Environment) -> Option<Parent> {
         let value = environment.value(PARENT)?.as_bytes();
-        let mut parts = value.splitn(2, |byte| *byte == b' ');
-        let pid = std::str::from_utf8(parts.next()?).ok()?.parse().ok()?;
-        let control_socket = parts.next().map(|path| PathBuf::from(OsStr::from_bytes(path)));
-        Some(Parent { pid, control_socket })
+        let space = value.iter().position(|byte| *byte == b' ')?;
+        let pid = std::str::from_utf8(&value[..space]).ok()?.parse().ok()?;
+        let purpose = match &value[space + 1..] {
+            b"client" => Purpose::Client,
+            b"trial" => Purpose::Trial,
+            path => Purpose::Daemon(PathBuf::from(OsStr::from_bytes(path))),
+        };
+        Some(Parent { pid, purpose })
+    }
+
+    /// Returns the text that [`Parent::of`] reads.
+    fn text(&self) -> OsString {
+        let mut text = OsString::from(format!("{} ", self.pid));
+        match &self.purpose {
+            Purpose::Daemon(control_socket) => text.push(control_socket),
+            Purpose::Client => text.push("client"),
+            Purpose::Trial => text.push("trial"),
+        }
+        text
     }
 }
 
@@ -120,21 +145,16 @@ pub(crate) fn depth(environment: &Environment) -> u32 {
 }
 
 /// Returns the variables by which a codex that this process runs, and all that it starts, know where they
-/// belong: to which life, if this process ends what codex leaves behind, and to the daemon with this control
-/// socket, if this process is one.
+/// belong; `life` if this process ends what codex leaves behind.
 pub(crate) fn variables(
     life: Option<Token>,
-    control_socket: Option<&Path>,
+    purpose: Purpose,
     environment: &Environment,
 ) -> Vec<(&'static str, OsString)> {
-    let mut parent = OsString::from(std::process::id().to_string());
-    if let Some(control_socket) = control_socket {
-        parent.push(" ");
-        parent.push(control_socket);
-    }
+    let parent = Parent { pid: std::process::id(), purpose };
     let depth = depth(environment).saturating_add(1).to_string();
     let life = life.map(|token| (LIFE, OsString::from(token.to_string())));
-    life.into_iter().chain([(PARENT, parent), (DEPTH, depth.into())]).collect()
+    life.into_iter().chain([(PARENT, parent.text()), (DEPTH, depth.into())]).collect()
 }
 
 #[cfg(test)]
@@ -168,20 +188,22 @@ mod tests {
     #[test]
     fn what_is_put_into_the_environment_is_read_from_it() {
         let token = Token::random().unwrap();
-        let socket = Path::new("/run/my codexd/c");
-        let set = |life, control_socket, environment: &Environment| {
-            let variables = variables(life, control_socket, environment);
+        let set = |life, purpose: &Purpose, environment: &Environment| {
+            let variables = variables(life, purpose.clone(), environment);
             let text = |at: usize| variables[at].1.to_str().unwrap();
             let last = variables.len() - 1;
             Environment::of([(PARENT, text(last - 1)), (DEPTH, text(last)), (LIFE, text(0))])
         };
-        let daemons = set(Some(token), Some(socket), &Environment::default());
+        let daemon = Purpose::Daemon("/run/my codexd/c".into());
         let pid = std::process::id();
-        assert_eq!(Parent::of(&daemons), Some(Parent { pid, control_socket: Some(socket.to_owned()) }));
-        assert_eq!((depth(&daemons), daemons.value(LIFE).unwrap().to_str()), (1, Some(&*token.to_string())));
-        let direct = set(None, None, &daemons);
-        assert_eq!(Parent::of(&direct), Some(Parent { pid, control_socket: None }));
-        assert_eq!(depth(&direct), 2);
+        let mut above = Environment::default();
+        for (n, purpose) in [daemon, Purpose::Client, Purpose::Trial].into_iter().enumerate() {
+            above = set(Some(token), &purpose, &above);
+            assert_eq!(Parent::of(&above), Some(Parent { pid, purpose }));
+            assert_eq!(depth(&above), u32::try_from(n).unwrap() + 1);
+            assert_eq!(above.value(LIFE).unwrap().to_str(), Some(&*token.to_string()));
+        }
+        assert!(variables(None, Purpose::Client, &above).iter().all(|(name, _)| *name != LIFE));
         assert_eq!(Parent::of(&Environment::of([(PARENT, "x"), (DEPTH, "-1")])), None);
         assert_eq!(depth(&Environment::of([(PARENT, "x"), (DEPTH, "-1")])), 0);
     }

@@ -25,7 +25,7 @@ use crate::control::client::ask_status;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
-use crate::instance::life::{self, Token};
+use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::os::open_files::OpenFiles;
@@ -91,7 +91,7 @@ pub(crate) fn run(
         start: start.clone(),
         reloader,
         environment: fingerprint::of(&settings.codex_home, environment),
-        marks: life::variables(Some(life), Some(&paths.control_socket), environment),
+        marks: life::variables(Some(life), Purpose::Daemon(paths.control_socket.clone()), environment),
         life,
         clock,
         files,
@@ -101,7 +101,7 @@ pub(crate) fn run(
     if sweep::rest() {
         record.forget_this_life();
     }
-    let result = result.and_then(|ended| or_refused(ended, start, &program));
+    let result = result.and_then(|ended| or_refused(ended, start, &program)).map_err(name);
     match &result {
         Ok(ended) => {
             let record = record.with_stderr(ended.stderr.clone());

@@ -85,7 +85,7 @@ fn codexd_named_as_codex_is_refused_with_the_way_out() {
         let mut daemon = TestDaemon::program(&codex).home(home).start();
         assert_eq!(daemon.wait_exit().code(), Some(69), "{name}: {}", daemon.stderr());
         assert!(daemon.stderr().contains("is codexd itself"), "{}", daemon.stderr());
-        for way_out in ["codex = ", "--codex PATH", "CODEXD_CODEX"] {
+        for way_out in ["`--codex PATH` or CODEXD_CODEX", "codex = "] {
             assert!(daemon.stderr().contains(way_out), "{}", daemon.stderr());
         }
         assert_eq!(status(&daemon)["lastExit"]["code"], 69);

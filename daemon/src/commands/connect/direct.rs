@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
-use crate::instance::life;
+use crate::instance::life::{self, Purpose};
 use crate::os::unsafe_calls::{Image, become_program, run_instead};
 use crate::serve::upstream::process::cannot_start;
 use crate::serve::upstream::{Program, locate};
@@ -39,8 +39,13 @@ pub(super) fn prepare(
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
     let words = [program.executable.as_os_str().to_owned(), "app-server".into()];
     let words = words.into_iter().chain(arguments.words().iter().map(OsString::from));
-    let image = Image::inheriting(&program.executable, words, &[], &life::variables(None, None, environment))
-        .map_err(|error| cannot_run(&program, error))?;
+    let image = Image::inheriting(
+        &program.executable,
+        words,
+        &[],
+        &life::variables(None, Purpose::Client, environment),
+    )
+    .map_err(|error| cannot_run(&program, error))?;
     Ok(Direct { program, image })
 }
 

@@ -34,18 +34,42 @@ fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// Says for which system and processor a program is made that this one refuses to run; `None` where that is
-/// not what is wrong with it.
+/// Says of a program that it is made for another machine, or that it is none; `None` where that cannot be told, or
+/// where the system may know a way to run it all the same.
+pub(crate) fn foreign(path: &Path) -> Option<String> {
+    // macOS runs programs for another processor.
+    if !cfg!(target_os = "linux") || runs_other_formats() {
+        return None;
+    }
+    if let Some(machine) = made_for_another_machine(path) {
+        return Some(machine);
+    }
+    let head = head(path)?;
+    (!head.starts_with(b"\x7fELF") && !head.starts_with(b"#!"))
+        .then(|| "it is no program of this system".to_owned())
+}
+
+/// Says for which system and processor a program is made if that is not this one.
 pub(crate) fn made_for_another_machine(path: &Path) -> Option<String> {
     let machine = machine(&head(path)?)?;
-    let own = Machine { system: own_system()?, processor: std::env::consts::ARCH.to_owned() };
-    (machine != own).then(|| {
-        let Machine { system, processor } = machine;
-        format!(
-            "it is a program for {system} on {processor}, and this is {} on {}",
-            own.system, own.processor
-        )
-    })
+    let (system, processor) = (own_system()?, std::env::consts::ARCH);
+    // Beside its own, these processors run programs of their 32-bit predecessors.
+    let runs = machine.processor == processor
+        || [("x86_64", "x86"), ("aarch64", "arm")].contains(&(processor, machine.processor.as_str()));
+    let what = match machine.system == system {
+        true if runs => return None,
+        true => "processor",
+        false => "system",
+    };
+    let Machine { system: other_system, processor: other } = machine;
+    Some(format!("it is for another {what} ({other_system} on {other}; this is {system} on {processor})"))
+}
+
+/// Returns whether the kernel was told how to run other formats, for instance by an emulator
+/// (`/proc/sys/fs/binfmt_misc`, `binfmt_misc` of the kernel's documentation).
+fn runs_other_formats() -> bool {
+    let formats = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    formats.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
 }
 
 /// What a program runs on, in the words of `std::env::consts::ARCH`.
@@ -152,6 +176,24 @@ mod tests {
         assert_eq!(of(&mach).as_deref(), Some("macOS aarch64"));
         assert_eq!(of(b"\x7fELF"), None);
         assert_eq!(of(b"#!/bin/sh"), None);
-        assert_eq!(made_for_another_machine(&std::env::current_exe().unwrap()), None);
+        let own = std::env::current_exe().unwrap();
+        assert_eq!((foreign(&own), made_for_another_machine(&own)), (None, None));
+        let dir = tempfile::tempdir().unwrap();
+        let told = |head: &[u8]| {
+            let path = dir.path().join("program");
+            fs::write(&path, head).unwrap();
+            made_for_another_machine(&path)
+        };
+        assert!(
+            told(&elf(21))
+                .unwrap()
+                .contains("for another processor (Linux on processor 21 of elf(5); this is")
+        );
+        if cfg!(target_os = "linux") {
+            assert!(told(&mach).unwrap().contains("for another system (macOS on aarch64; this is Linux on"));
+        }
+        if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+            assert_eq!(told(&elf(3)), None);
+        }
     }
 }

@@ -26,7 +26,7 @@ const DIES_WITHIN: Duration = Duration::from_secs(2);
 ///
 /// Returns how many are still there.
 pub(crate) fn end(lives: &[Token]) -> usize {
-    let first = find(lives, None);
+    let first = find(lives);
     if first.is_empty() {
         return 0;
     }
@@ -39,7 +39,7 @@ pub(crate) fn end(lives: &[Token]) -> usize {
     let killing = std::time::Instant::now();
     loop {
         // Not only those found first: one may have started another one meanwhile.
-        let left = find(lives, None);
+        let left = find(lives);
         if left.is_empty() || killing.elapsed() >= DIES_WITHIN {
             for process in &left {
                 tracing::error!(process.pid = process.pid(), "what an earlier daemon has left does not die");
@@ -55,7 +55,7 @@ pub(crate) fn end(lives: &[Token]) -> usize {
 
 /// Returns the ids of the processes that carry one of these tokens, for people.
 pub(crate) fn pids(lives: &[Token]) -> Vec<i32> {
-    find(lives, None).iter().map(Held::pid).collect()
+    find(lives).iter().map(Held::pid).collect()
 }
 
 /// Waits until they have ended.
@@ -139,17 +139,14 @@ mod linux {
         }
     }
 
-    /// Finds and holds the processes of this user that carry one of these tokens, but `except`, this one and those
-    /// from which it descends: who starts a daemon from within a command of an earlier one is at work there.
-    pub(crate) fn find(lives: &[Token], except: Option<u32>) -> Vec<Held> {
+    /// Finds and holds the processes of this user that carry one of these tokens, but this one and those from
+    /// which it descends: who starts a daemon from within a command of an earlier one is at work there.
+    pub(crate) fn find(lives: &[Token]) -> Vec<Held> {
         if lives.is_empty() {
             return Vec::new();
         }
         let above = ancestors();
-        processes()
-            .filter(|pid| Some(pid.as_raw().unsigned_abs()) != except && !above.contains(pid))
-            .filter_map(|pid| Held::of(pid, lives))
-            .collect()
+        processes().filter(|pid| !above.contains(pid)).filter_map(|pid| Held::of(pid, lives)).collect()
     }
 
     /// This process, its parent, and so on.
@@ -229,7 +226,7 @@ mod elsewhere {
         }
     }
 
-    pub(crate) fn find(_lives: &[Token], _except: Option<u32>) -> Vec<Held> {
+    pub(crate) fn find(_lives: &[Token]) -> Vec<Held> {
         Vec::new()
     }
 

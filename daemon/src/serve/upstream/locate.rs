@@ -12,8 +12,12 @@ use std::path::{Path, PathBuf};
 
 use codexd_proto::exit::ExitCode;
 
-use super::identity::is_codexd;
+use super::identity::{foreign, is_codexd};
 use crate::error::Error;
+
+/// What to do about a codex that this machine does not run.
+pub(super) const FOR_THIS_MACHINE: &str =
+    "install the codex for this machine (`npm install --global @openai/codex`), or name it with CODEXD_CODEX";
 
 /// The program to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +61,14 @@ pub(crate) fn locate(requested: &Path, search_path: Option<&OsStr>) -> Result<Pr
         Some(executable) => Program { executable, requested: Some(found) },
         None => Program { executable: found, requested: None },
     };
-    Ok(program)
+    match foreign(&program.executable) {
+        Some(what) => {
+            let path = program.executable.display();
+            Err(Error::new(ExitCode::Unavailable, format!("cannot run `{path}`: {what}"))
+                .hint(FOR_THIS_MACHINE))
+        }
+        None => Ok(program),
+    }
 }
 
 /// Returns the first program of this name in `search_path` that is not codexd.
@@ -93,7 +104,7 @@ pub(crate) fn in_path<'a>(
 /// Adds how to say which codex is meant.
 pub(crate) fn name_another(context: String) -> Error {
     Error::new(ExitCode::Unavailable, context).hint(
-        "name the real codex: `codex = \"/path/to/codex\"` in the configuration file, `--codex PATH`, or CODEXD_CODEX",
+        "name the real codex with CODEXD_CODEX, or with `codex = \"/path/to/codex\"` in the configuration file",
     )
 }
 

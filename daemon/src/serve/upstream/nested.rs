@@ -16,7 +16,7 @@ use codexd_proto::status::DaemonState;
 use super::locate::name_another;
 use crate::control::client::ask_status;
 use crate::error::Error;
-use crate::instance::life::{self, Parent};
+use crate::instance::life::{self, Parent, Purpose};
 use crate::settings::environment::Environment;
 
 /// Runs of codex by codexd inside of each other from which on one is taken for the next link of a chain that does not
@@ -33,24 +33,28 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// With exit code 69 when codexd has started this process as codex; the next step says how to name the real one.
 pub(crate) fn refuse(environment: &Environment) -> Result<(), Error> {
     refuse_chain(environment)?;
-    let Some(parent) = Parent::of(environment) else { return Ok(()) };
-    // A process that is run in the place of another keeps its number, and a script may wait for what it runs. Of
-    // a daemon's codex that must not be asked: the daemon adopts what its commands leave, and has another number.
-    let near = [std::process::id(), std::os::unix::process::parent_id()];
-    let is_that_codex = parent.control_socket.is_none() && near.contains(&parent.pid);
-    let waits = |socket: &std::path::PathBuf| {
-        ask_status(socket, ANSWER_WITHIN).is_ok_and(|daemon| {
-            daemon.pid == parent.pid
-                && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)
-        })
-    };
-    if is_that_codex || parent.control_socket.as_ref().is_some_and(waits) {
-        return Err(name_another(format!(
+    match Parent::of(environment) {
+        Some(parent) if is_stand_in(&parent) => Err(name_another(format!(
             "codexd was started as codex by codexd itself (process {}), and would be its own client",
             parent.pid
-        )));
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+/// Returns whether this process runs in place of the codex that `parent` has started.
+fn is_stand_in(parent: &Parent) -> bool {
+    match &parent.purpose {
+        // Adopted by the daemon, a command of codex may be its child: only the handshake tells.
+        Purpose::Daemon(control_socket) => ask_status(control_socket, ANSWER_WITHIN).is_ok_and(|daemon| {
+            daemon.pid == parent.pid
+                && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)
+        }),
+        // A process that is run in the place of another keeps its number, and a script may wait for what it runs.
+        Purpose::Client => [std::process::id(), std::os::unix::process::parent_id()].contains(&parent.pid),
+        // That one asks codex for its handshake and for nothing that would need a command.
+        Purpose::Trial => true,
+    }
 }
 
 /// Refuses to be one more link of a chain of programs that run each other.
@@ -79,18 +83,20 @@ mod tests {
 
     #[test]
     fn the_process_that_was_run_as_codex_refuses_and_its_commands_do_not() {
-        let parent = |pid: u32| Environment::of([(life::PARENT, &pid.to_string()), (life::DEPTH, "1")]);
-        let error = refuse(&parent(std::process::id())).unwrap_err();
+        let parent = |pid: u32, purpose: &str| {
+            refuse(&Environment::of([(life::PARENT, &format!("{pid} {purpose}")), (life::DEPTH, "1")]))
+        };
+        let error = parent(std::process::id(), "client").unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Unavailable);
-        for way_out in ["codex = ", "--codex", "CODEXD_CODEX"] {
+        for way_out in ["codex = ", "CODEXD_CODEX"] {
             assert!(error.next_step().unwrap().contains(way_out));
         }
-        refuse(&parent(std::os::unix::process::parent_id())).unwrap_err();
-        refuse(&parent(1)).unwrap();
-        refuse(&Environment::default()).unwrap();
+        parent(std::os::unix::process::parent_id(), "client").unwrap_err();
+        parent(1, "client").unwrap();
+        parent(1, "trial").unwrap_err();
         // The daemon that ran it is gone.
-        let socket = Environment::of([(life::PARENT, "1 /nowhere/c"), (life::DEPTH, "1")]);
-        refuse(&socket).unwrap();
+        parent(std::process::id(), "/nowhere/c").unwrap();
+        refuse(&Environment::default()).unwrap();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 use super::identity;
-use super::locate::Program;
+use super::locate::{FOR_THIS_MACHINE, Program};
 use super::stderr::Stderr;
 use crate::error::Error;
 use crate::os::service_manager::STRIPPED_ENV;
@@ -160,17 +160,15 @@ pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
         return failed.because(error);
     }
     if let Some(machine) = identity::made_for_another_machine(path) {
-        return failed
-            .because(format!("{machine} ({error})"))
-            .hint("install the codex for this machine, or name it with `--codex PATH` or CODEXD_CODEX");
+        return failed.because(format!("{machine} ({error})")).hint(FOR_THIS_MACHINE);
     }
     let hint = match errno {
         Errno::ENOENT => format!(
             "the program is there, so its interpreter is missing: `file {}` names it; or name another codex with \
-             `--codex PATH` or CODEXD_CODEX",
+             CODEXD_CODEX",
             path.display()
         ),
-        _ => "install codex again, or name another one with `--codex PATH` or CODEXD_CODEX".to_owned(),
+        _ => "install codex again, or name another one with CODEXD_CODEX".to_owned(),
     };
     failed.because(error).hint(hint)
 }

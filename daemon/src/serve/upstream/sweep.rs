@@ -48,11 +48,11 @@ pub(crate) fn adopt_orphans(life: Token) {
     }
 }
 
-/// Kills what descends from codex, but `except`, and takes in children that have ended.
+/// Kills the children of this process that descend from codex, but `except`, and takes in those that have ended.
 ///
 /// Returns how many are still there. What a killed one had started itself is adopted then and found
-/// by the next call. A process id of a child is safe to use here: a child keeps it until it was waited for,
-/// and only this function waits for adopted ones. Others are found by their token and held by a descriptor.
+/// by the next call. A process id is safe to use here: a child keeps it until it was waited for,
+/// and only this function waits for adopted ones.
 pub(crate) fn sweep(except: Option<u32>) -> usize {
     let Some(ours) = OURS.get() else { return 0 };
     let mut left = 0;
@@ -64,21 +64,26 @@ pub(crate) fn sweep(except: Option<u32>) -> usize {
         let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
         left += 1;
     }
-    // Those that somebody else has adopted.
-    let held = leftovers::find(&[ours.life], except);
-    for process in held.iter().filter(|process| !process.is_child()) {
+    left
+}
+
+/// Kills what carries the token of this life and was adopted by somebody else. Returns how many there are.
+fn sweep_elsewhere() -> usize {
+    let Some(ours) = OURS.get() else { return 0 };
+    let mut held = leftovers::find(&[ours.life]);
+    held.retain(|process| !process.is_child());
+    for process in &held {
         tracing::info!(process.pid = process.pid(), "killing what codex app-server left behind elsewhere");
         process.kill();
-        left += 1;
     }
-    left
+    held.len()
 }
 
 /// Kills what is left when nothing is started any more, however the life has ended, and waits for it. Returns whether
 /// nothing is left.
 pub(crate) fn rest() -> bool {
     let began = Instant::now();
-    while sweep(None) > 0 {
+    while sweep(None) + sweep_elsewhere() > 0 {
         if began.elapsed() >= REST_WITHIN {
             return false;
         }

@@ -27,7 +27,7 @@ use super::locate::Program;
 use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
-use crate::instance::life::{self, Token};
+use crate::instance::life::{self, Purpose, Token};
 use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
@@ -129,7 +129,7 @@ impl Trial<'_> {
         let began = Instant::now();
         let setting = format!("sqlite_home={}", json!(databases.display().to_string()));
         let arguments = self.arguments.with(&CodexArgs::new(vec!["-c".to_owned(), setting]));
-        let mut variables = life::variables(Some(life), None, self.environment);
+        let mut variables = life::variables(Some(life), Purpose::Trial, self.environment);
         variables.extend([("CODEX_HOME", home.into()), ("CODEX_SQLITE_HOME", databases.into())]);
         let (mut process, pipes) = Process::spawn(Launch {
             program: self.program,
