@@ -83,7 +83,8 @@ fn a_wrong_command_line_exits_64() {
         assert_eq!(output.code, Some(64), "{args:?}: {}", output.stderr);
         assert_eq!(output.stdout, "", "{args:?}");
         assert_ne!(output.stderr, "", "{args:?}");
-        if args.is_empty() {
+        // `serve` has no `--json`: its supervisor reads its last line on stderr.
+        if args.is_empty() || args[0] == "serve" {
             continue;
         }
         let output = place.codexd(&[args, &["--json"]].concat());

@@ -73,15 +73,21 @@ impl ClientMessage {
         }
         let mut known: [Option<Span>; KNOWN.len()] = [None; KNOWN.len()];
         let mut doubled = false;
+        let mut ids_doubled = false;
         for member in Members::new(line, value.start) {
             let key = member_name(member.key.of(line));
             if let Some(slot) = KNOWN.iter().position(|k| **k == *key) {
-                doubled |= known[slot].replace(member.value).is_some();
+                if known[slot].replace(member.value).is_some() {
+                    doubled = true;
+                    ids_doubled |= &*key == b"id";
+                }
             }
         }
         let [id_span, method, params, result, error, trace] = known;
         let id = id_span.and_then(|span| RequestId::from_json(span.of(line)));
         if doubled {
+            // Which of two ids the sender waits for cannot be told.
+            let id = id.filter(|_| !ids_doubled);
             return not("a member of the message is given twice", id);
         }
         if trace.is_some_and(|span| !is_trace(span.of(line))) {

@@ -239,7 +239,7 @@ impl World {
 
     /// Runs `serve` to its end with a client that came before it; returns what that was answered, exit code
     /// and stderr.
-    fn serve(&self) -> (Option<String>, Option<i32>, String) {
+    fn serve(&self, waits: bool) -> (Option<String>, Option<i32>, String) {
         let err = self.home.root().join("serve.err");
         let mut command = self.command(&["serve"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&err).unwrap());
@@ -250,7 +250,8 @@ impl World {
             status = child.0.try_wait().unwrap();
             socket.exists() || status.is_some()
         });
-        let answer = status.is_none().then(|| {
+        let answer = waits.then(|| {
+            wait::until("it listens", || socket.exists());
             let mut client = TestClient::connect("early", &socket);
             client.set_patience(LONG);
             let info = json!({"clientInfo": {"name": "early", "version": "1"}});
@@ -285,7 +286,7 @@ fn assert_named(case: &Case, place: &str, text: &str) {
 /// `serve`: its last line, its log, the client that had come, the record and `ctl status`.
 fn check_serve(case: &Case) {
     let Some(world) = World::of(case) else { return };
-    let (answer, code, stderr) = world.serve();
+    let (answer, code, stderr) = world.serve(case.code == 1);
     assert_eq!(code, Some(case.code), "{}: {stderr}", case.what);
     let last = stderr.lines().rfind(|line| !line.starts_with("hint: ")).unwrap_or_default();
     assert_named(case, "the last line of serve", last);

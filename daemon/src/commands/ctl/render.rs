@@ -159,8 +159,13 @@ fn said(screen: &mut Screen, lines: &[String]) {
 pub(super) fn last_exit(exit: &LastExit) -> String {
     let Some(code) = exit.code else { return exit.reason.clone() };
     let mut text = format!("exit {code}");
-    if let (Some(at), Some(uptime)) = (exit.at_unix_ms, exit.uptime_ms) {
-        let _ = write!(text, " ({} ago, after {})", duration(unix_ms().saturating_sub(at)), duration(uptime));
+    if let Some(at) = exit.at_unix_ms {
+        let _ = write!(text, " ({} ago", duration(unix_ms().saturating_sub(at)));
+        // A start that failed was never up.
+        if let Some(uptime) = exit.uptime_ms {
+            let _ = write!(text, ", after {}", duration(uptime));
+        }
+        text.push(')');
     }
     let _ = write!(text, ": {}", exit.reason);
     // Usually it is the reason.

@@ -104,10 +104,10 @@ fn table(home: Option<&std::path::Path>) -> Option<Vec<Process>> {
             return None;
         }
         let command = std::fs::read(entry.path().join("cmdline")).ok()?;
-        let words =
+        let words: Vec<String> =
             command.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        // The shim is called codex, and a client.
-        if is_codexd(&entry.path().join("exe")) {
+        // The shim is called codex, and a client. A daemon is kept: its codex is known by its parent.
+        if !is_daemon(&words) && is_codexd(&entry.path().join("exe")) {
             return None;
         }
         // As it was at the time of exec; of one's own processes it can be read.
