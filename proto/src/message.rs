@@ -76,11 +76,11 @@ impl ClientMessage {
         let mut ids_doubled = false;
         for member in Members::new(line, value.start) {
             let key = member_name(member.key.of(line));
-            if let Some(slot) = KNOWN.iter().position(|k| **k == *key) {
-                if known[slot].replace(member.value).is_some() {
-                    doubled = true;
-                    ids_doubled |= &*key == b"id";
-                }
+            if let Some(slot) = KNOWN.iter().position(|k| **k == *key)
+                && known[slot].replace(member.value).is_some()
+            {
+                doubled = true;
+                ids_doubled |= &*key == b"id";
             }
         }
         let [id_span, method, params, result, error, trace] = known;

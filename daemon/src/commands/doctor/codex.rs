@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use codexd_proto::status::StatusReport;
 
 use super::{Finding, start};
+use crate::instance::life::{self, Purpose};
 use crate::serve::upstream::locate;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
@@ -28,7 +29,7 @@ pub(super) fn check(
     let mut findings = Vec::new();
     match locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str())) {
         Ok(program) => {
-            let found = version(&program.executable);
+            let found = version(&program.executable, environment);
             findings.push(match &found {
                 Some(version) => {
                     Finding::ok("codex", format!("{version}, `{}`", program.executable.display()))
@@ -101,9 +102,11 @@ fn login(file: &Path, present: bool, key: bool, service: bool, instance: &str) -
 }
 
 /// Returns the first line of `codex --version`.
-fn version(executable: &Path) -> Option<String> {
+fn version(executable: &Path, environment: &Environment) -> Option<String> {
     let mut child = Command::new(executable)
         .arg("--version")
+        // A script that runs codexd in place of codex must not start a daemon for this.
+        .envs(life::variables(None, Purpose::Trial, environment))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
