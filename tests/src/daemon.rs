@@ -301,7 +301,12 @@ impl TestDaemon {
     /// Sends the upstream a signal.
     #[track_caller]
     pub fn signal_upstream(&self, signal: Signal) {
-        let _ = kill(Pid::from_raw(self.upstream_pid()), signal);
+        let pid = self.upstream_pid();
+        let _ = kill(Pid::from_raw(pid), signal);
+        if signal == Signal::SIGSTOP {
+            // Threads that run on other processors stop a moment later, and may still answer.
+            wait::until("codex has stopped", || process::is_stopped(pid));
+        }
     }
 
     /// Checks that nothing of this test is left; call it when the daemon has ended.

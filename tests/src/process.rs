@@ -133,6 +133,16 @@ fn table() -> Vec<(Process, Vec<u8>)> {
 /// Time a process gets for the last steps of its end.
 const ENDING: Duration = Duration::from_secs(1);
 
+/// Whether every thread of a process is stopped by a signal, or the process is gone. True where there is no `/proc`.
+pub fn is_stopped(pid: i32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        // The state follows the name, which can hold anything (`proc(5)`).
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['T', 'Z', 'X']))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -158,7 +158,7 @@ fn a_codex_that_this_machine_cannot_run_exits_69() {
         ("foreign", &foreign[..], other.1),
         ("of macOS", &macho, "macOS on aarch64"),
         ("torn", &own[..40], "Exec format error"),
-        ("garbage", b"\x00\x01\x02", "Exec format error"),
+        ("garbage", b"\x00\x01\x02", "no program of this system"),
         ("no interpreter", b"#!/nowhere/sh\n", "interpreter is missing"),
     ] {
         let home = Home::new().unwrap();
