@@ -20,6 +20,8 @@ impl Router {
 
     /// A client with the policy `policy` has disconnected from a thread.
     pub(super) fn orphan_turn(&mut self, thread: &ThreadId, policy: OrphanedTurns) {
+        // The last one to leave decides, and the grace period begins with it.
+        self.orphans.retain(|(_, other)| other != thread);
         if policy == OrphanedTurns::Interrupt && !self.is_lost() && self.is_orphaned(thread) {
             let at = self.now() + self.config.limits.orphaned_turn_grace_ms;
             self.orphans.push_back((at, thread.clone()));

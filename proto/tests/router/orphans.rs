@@ -69,6 +69,21 @@ fn a_turn_that_somebody_else_follows_or_takes_over_is_not_interrupted() {
 }
 
 #[test]
+fn the_last_subscriber_to_leave_decides() {
+    let mut net = net(OrphanedTurns::Keep);
+    let hurried = join_declaring(&mut net, "interrupt");
+    let patient = net.join();
+    let thread = net.start_thread(hurried, 1);
+    net.open_turn(&thread, "u");
+    net.hush(&[hurried, patient]);
+    net.leave(hurried);
+    net.hush(&[patient]);
+    net.resume_thread(patient, &thread);
+    net.leave(patient);
+    assert_eq!(after(&mut net, 60_000), [] as [Value; 0], "the patient one keeps its turns");
+}
+
+#[test]
 fn a_turn_that_ended_in_the_grace_period_is_not_interrupted() {
     let mut net = net(OrphanedTurns::Interrupt);
     let client = net.join();
