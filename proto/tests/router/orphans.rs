@@ -38,7 +38,7 @@ fn a_turn_goes_on_when_its_client_disconnects() {
 }
 
 #[test]
-fn the_drop_in_interrupts_the_turns_it_leaves_behind_after_a_grace_period() {
+fn the_turn_of_a_client_that_declares_interrupt_is_interrupted_after_a_grace_period() {
     let mut net = net(OrphanedTurns::Keep);
     let client = join_declaring(&mut net, "interrupt");
     let thread = net.start_thread(client, 1);
