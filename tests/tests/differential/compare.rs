@@ -173,12 +173,6 @@ fn view(record: &Record, names: &mut Names) -> View {
             // Said in `docs/protocol.md`, and nowhere else is such a member allowed.
             result.remove("codexd");
         }
-        if request["method"] == "thread/loaded/list"
-            && let Some(data) = answer["result"]["data"].as_array_mut()
-        {
-            // A set: its order changes from call to call.
-            data.sort_by_key(Value::to_string);
-        }
         answers[index] = Some(answer);
     }
     let mut named = BTreeMap::new();
@@ -186,7 +180,16 @@ fn view(record: &Record, names: &mut Names) -> View {
     let answers: Vec<Value> = answers
         .into_iter()
         .zip(&record.requests)
-        .map(|(answer, request)| names.value(&answer.unwrap_or_else(|| missing(request))))
+        .map(|(answer, request)| {
+            let mut answer = names.value(&answer.unwrap_or_else(|| missing(request)));
+            if request["method"] == "thread/loaded/list"
+                && let Some(data) = answer["result"]["data"].as_array_mut()
+            {
+                // A set: its order changes from call to call, and that of the ids where threads start at once.
+                data.sort_by_key(Value::to_string);
+            }
+            answer
+        })
         .collect();
     named.insert("answers".to_owned(), answers);
     named.insert("answers to nothing".to_owned(), unasked.iter().map(|it| names.value(it)).collect());
