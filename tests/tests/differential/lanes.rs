@@ -117,7 +117,7 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
 /// Decodes pieces of output and puts those together whose borders only say how a pipe was read.
 pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
     let mut joined: Vec<Value> = Vec::new();
-    for mut message in messages {
+    for mut message in by_stream(messages) {
         // A search tells what it has found so far, as often as it comes to it, now and then nothing again
         // behind something: only that it has found it is sure.
         if message["method"] == "fuzzyFileSearch/sessionUpdated"
@@ -145,6 +145,20 @@ pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
         }
     }
     without_repeated_output(joined)
+}
+
+/// Puts what a process wrote to standard error behind what it wrote to standard output, between two other
+/// messages: codex reads the two pipes in tasks of their own.
+fn by_stream(mut messages: Vec<Value>) -> Vec<Value> {
+    let stream = |it: &Value| {
+        let method = it["method"].as_str().unwrap_or_default();
+        let has_streams = ["command/exec/outputDelta", "process/outputDelta"].contains(&method);
+        has_streams.then(|| it["params"]["stream"].as_str().unwrap_or_default() == "stderr")
+    };
+    for run in messages.chunk_by_mut(|one, next| stream(one).is_some() && stream(next).is_some()) {
+        run.sort_by_key(stream);
+    }
+    messages
 }
 
 /// Leaves out what a command of a turn printed where the end of the command tells it, too: whether it is told before
@@ -206,6 +220,17 @@ fn output_that_is_told_at_the_end_is_left_out_and_other_output_is_not() {
         json!({"method": "item/completed", "params": {"item": {"id": "a", "aggregatedOutput": "one two"}}});
     let seen = vec![delta("a", "one"), delta("b", "one"), delta("a", "three"), end.clone()];
     assert_eq!(without_repeated_output(seen), [delta("b", "one"), delta("a", "three"), end]);
+}
+
+#[test]
+fn output_of_two_streams_is_put_in_one_order() {
+    let delta = |stream: &str, text: &str| {
+        let params = json!({"processHandle": "h", "stream": stream, "delta": text, "deltaBase64": null});
+        json!({"method": "process/outputDelta", "params": params})
+    };
+    let end = json!({"method": "process/exited", "params": {"processHandle": "h"}});
+    let seen = vec![delta("stderr", "e"), delta("stdout", "o"), delta("stderr", "e"), end.clone()];
+    assert_eq!(join_pieces(seen), [delta("stdout", "o"), delta("stderr", "ee"), end]);
 }
 
 #[test]

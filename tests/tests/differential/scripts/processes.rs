@@ -84,13 +84,14 @@ fn ways_to_run_a_process() {
                 exited(it, a, &handle);
             }
         }
-        let cat = spawn(it, "cat", json!(["cat"]), json!({}));
-        it.call(b, "process/spawn", cat);
-        it.call(b, "process/writeStdin", json!({"processHandle": "cat", "deltaBase64": "YQ=="}));
-        it.call(b, "process/writeStdin", json!({"processHandle": "cat"}));
-        it.call(b, "process/resizePty", json!({"processHandle": "cat", "size": {"rows": 1, "cols": 1}}));
-        it.call(b, "process/kill", json!({"processHandle": "cat"}));
-        exited(it, b, "cat");
+        // Its standard input is empty, so it must be a program that does not end with it.
+        let sleep = spawn(it, "sleep", json!(["sleep", "1000"]), json!({}));
+        it.call(b, "process/spawn", sleep);
+        it.call(b, "process/writeStdin", json!({"processHandle": "sleep", "deltaBase64": "YQ=="}));
+        it.call(b, "process/writeStdin", json!({"processHandle": "sleep"}));
+        it.call(b, "process/resizePty", json!({"processHandle": "sleep", "size": {"rows": 1, "cols": 1}}));
+        it.call(b, "process/kill", json!({"processHandle": "sleep"}));
+        exited(it, b, "sleep");
     });
 }
 
