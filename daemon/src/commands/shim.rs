@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &[OsString], environment: &Environment) -> Result<E
     match daemons(arguments) {
         Some(rest) => {
             signals::release();
-            connect::run(&ConnectArgs::default(), &rest, environment)
+            connect::app_server(&ConnectArgs::default(), &rest, environment)
         }
         None => Err(become_real(arguments, environment)),
     }
