@@ -57,8 +57,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long)]
     pub(crate) no_direct: bool,
 
-    /// What becomes of a turn that this client leaves as its last subscriber [default: with `app-server` interrupt, with
-    /// `connect` the daemon's setting]
+    /// Turns that it leaves as last subscriber [default: app-server interrupt, connect as the daemon]
     #[arg(long, value_name = "POLICY", value_parser = orphaned_turns())]
     pub(crate) orphaned_turns: Option<OrphanedTurns>,
 }
