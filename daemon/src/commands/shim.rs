@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn who_comes_first_in_path_is_told() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         for name in ["shim", "real", "empty"] {
             std::fs::create_dir(path(name)).unwrap();
