@@ -9,8 +9,8 @@ use std::time::Duration;
 use codexd_proto::exit::ExitCode;
 
 use super::environment::OF_ONE_CLIENT;
-use super::report::Word;
-use super::{Target, report};
+use super::startup_status::Word;
+use super::{Target, startup_status};
 use crate::error::Error;
 use crate::instance::life;
 use crate::logging;
@@ -33,7 +33,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
     let look = |error: Error| error.hint(format!("look into `{}`", log_path.display()));
     for attempt in 1.. {
         let (mut child, reader) = launch(target, &log_path)?;
-        let word = report::listen(reader, READY_WITHIN);
+        let word = startup_status::listen(reader, READY_WITHIN);
         if word != Word::Nothing {
             // Taken in when it ends, as long as this client lives; then init does it.
             std::thread::spawn(move || child.wait());

@@ -14,8 +14,8 @@ mod back_off;
 mod detached;
 mod environment;
 mod lock;
-mod report;
 mod service;
+mod startup_status;
 pub(crate) mod unit;
 
 use std::io;
@@ -35,7 +35,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
-pub(crate) use report::Report;
+pub(crate) use startup_status::Report;
 
 use lock::StartLock;
 

@@ -4,7 +4,7 @@
 #![no_main]
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Announcement, Accounting, Config, Limits, Loss, Router};
+use codexd_proto::router::{Accounting, Announcement, Config, Limits, Loss, Router};
 use codexd_proto::time::Time;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -60,7 +60,8 @@ fuzz_target!(|ops: Vec<Op>| {
                 }
             }
             Op::Initialize(n) => {
-                let line = br#"{"id":"i","method":"initialize","params":{"clientInfo":{"name":"c","version":"1"}}}"#;
+                let line =
+                    br#"{"id":"i","method":"initialize","params":{"clientInfo":{"name":"c","version":"1"}}}"#;
                 pick(n).into_iter().for_each(|c| router.client_line(now, c, line));
             }
             Op::Client(n, line) => pick(n).into_iter().for_each(|c| router.client_line(now, c, &line)),

@@ -34,7 +34,7 @@ use crate::exit::ExitCode;
 use crate::health::Health;
 use crate::id::ClientId;
 use crate::lifecycle::{
-    ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
+    ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
@@ -379,7 +379,7 @@ impl Core {
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
             Step::Resolve => {
-                let mut loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let mut loss = end_reason::loss(self.lifecycle.intent(), self.lifecycle.child());
                 loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
@@ -398,7 +398,7 @@ impl Core {
             Restart::OnFailure => !intended,
             Restart::OnDemand => true,
         };
-        restarts.then_some(farewell::RETRY_AFTER_MS)
+        restarts.then_some(end_reason::RETRY_AFTER_MS)
     }
 
     fn act(&mut self, now: Time, action: Action) {

@@ -14,8 +14,8 @@
 //! codexd does not start a second upstream. When the upstream is lost, clients are told, the
 //! process exits with 1, and its supervisor starts both again.
 
+pub mod end_reason;
 mod exit;
-pub mod farewell;
 mod table;
 
 use crate::exit::ExitCode;

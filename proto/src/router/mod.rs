@@ -27,7 +27,6 @@
 
 mod action;
 mod activity;
-mod announcement;
 mod answer;
 mod attribution;
 mod closing_notice;
@@ -50,6 +49,7 @@ mod response;
 mod server_request;
 mod server_requests;
 mod session;
+mod shutdown_notice;
 mod subscriptions;
 mod thread;
 mod timer;
@@ -65,7 +65,6 @@ use crate::time::Time;
 
 pub use action::{Action, CloseReason};
 pub use activity::{Activity, Outcome};
-pub use announcement::Announcement;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
@@ -77,6 +76,7 @@ pub use loss::Loss;
 pub use report::Accounting;
 pub use report::CONFIG_WARNING;
 pub use session::SessionState;
+pub use shutdown_notice::Announcement;
 pub use timer::RouterTimer;
 
 use attribution::Attribution;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::accounting::Trace;
 use super::fault::{Fault, Outcome};
-use super::ledger::Trace;
 use super::plan::Plan;
 use super::random::Random;
-use super::report::Report;
+use super::run_report::Report;
 use super::shared::Shared;
 use super::violation::{Kind, Violation};
 use crate::binary;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::plan::Plan;
-use super::report::Report;
 use super::run::run;
+use super::run_report::Report;
 use super::table::Table;
 
 /// What a campaign is made of.

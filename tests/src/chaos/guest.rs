@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::ledger::{Fate, Purpose};
+use super::accounting::{Fate, Purpose};
 use super::plan::LinkKind;
 use super::random::Random;
 use super::shared::Shared;

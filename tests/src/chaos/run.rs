@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::accounting::{Fate, Trace};
 use super::after;
 use super::director::Director;
 use super::fault::{Fault, Outcome};
 use super::guest;
-use super::ledger::{Fate, Trace};
 use super::plan::{LinkKind, Plan};
 use super::random::Random;
-use super::report::Report;
+use super::run_report::Report;
 use super::shared::Shared;
 use super::violation::{Kind, Violation};
 use super::worker::{Story, Worker};

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::accounting::Sums;
 use super::fault::Outcome;
-use super::ledger::Sums;
-use super::report::Report;
+use super::run_report::Report;
 use super::violation::Kind;
 
 /// The sums of a campaign.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::ledger::{Ledger, Purpose};
+use super::accounting::{Ledger, Purpose};
 use super::plan::LinkKind;
 use super::random::Random;
 use super::shared::Shared;

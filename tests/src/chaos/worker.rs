@@ -5,7 +5,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::ledger::{Fate, Ledger, Purpose};
+use super::accounting::{Fate, Ledger, Purpose};
 use super::plan::{ClientPlan, LinkKind};
 use super::shared::{Hit, Shared};
 use super::talk::Talk;

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::accounting::Sums;
 use super::fault::Fault;
-use super::ledger::Sums;
 use super::plan::Plan;
 use super::violation::Violation;
 
