@@ -116,14 +116,14 @@ impl ClientMessage {
     }
 }
 
-/// Tells whether an error is one that the upstream can read: a code and a message.
+/// Returns whether an error is one that the upstream can read: a code and a message.
 fn is_error_object(line: &[u8], error: Span) -> bool {
     line[error.start] == b'{'
         && last_member(line, error, "code").is_some_and(|code| parse_i64(code.of(line)).is_some())
         && last_member(line, error, "message").is_some_and(|text| line[text.start] == b'"')
 }
 
-/// Tells whether the upstream can read a trace context: it drops a message with another one (measured).
+/// Returns whether the upstream can read a trace context: it drops a message with another one (measured).
 fn is_trace(text: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
     #[serde(default)]

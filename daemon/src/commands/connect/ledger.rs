@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use codexd_proto::json::edit::write_string;
 use codexd_proto::json::scan::{Members, member_at, string_inner};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, CLOSING, OrphanedTurns, UPSTREAM_LOST};
+use codexd_proto::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
 use serde_json::Value;
 
 use super::{cwd, orphaned_turns};
@@ -164,11 +164,13 @@ impl Ledger {
             }
             // A daemon on its way out says so to everyone; whom it has not greeted goes elsewhere.
             Some(UpstreamMessage::Notification { method, .. })
-                if self.is_greeting() && method.of(text) == Announcement::METHOD =>
+                if self.is_greeting() && method.of(text) == ShutdownNotice::METHOD =>
             {
                 Verdict::Swallow
             }
-            Some(UpstreamMessage::Notification { method, .. }) if method.of(text) == Announcement::METHOD => {
+            Some(UpstreamMessage::Notification { method, .. })
+                if method.of(text) == ShutdownNotice::METHOD =>
+            {
                 let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
                 self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
                 Verdict::Deliver
