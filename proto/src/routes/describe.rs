@@ -7,8 +7,8 @@ use super::{
     SERVER_REQUESTS, ServerRequest, ServerRequestAudience,
 };
 
-/// Writes the routing table as Markdown: every method that codexd does more with than pass it on has a
-/// row, the others are listed by name.
+/// Writes the routing table as Markdown: every method that codexd does not only forward has a row, the others are
+/// listed by name.
 pub fn describe() -> String {
     let mut out = String::from("### Requests of clients\n\n");
     let plain = table(&mut out, &["method", "what codexd does"], REQUESTS.iter().map(request));
@@ -21,7 +21,7 @@ pub fn describe() -> String {
     out
 }
 
-/// Writes the rows that say something; returns the names of the others.
+/// Writes the rows of methods that are not only forwarded; returns the names of the others.
 fn table(
     out: &mut String,
     head: &[&str; 2],
