@@ -88,7 +88,7 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
         notes.push("refused while draining".to_owned());
     }
     if request.long {
-        notes.push("not counted in the window once it was taken".to_owned());
+        notes.push("not counted in the in-flight window once consumed".to_owned());
     }
     (request.method, notes)
 }
@@ -133,7 +133,7 @@ fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
         notes.push("`serverRequest/resolved` follows the answer".to_owned());
     }
     if let Some(ms) = request.within_ms {
-        notes.push(format!("an error when nobody answers within {ms} ms"));
+        notes.push(format!("an error after {ms} ms without an answer"));
     }
     if let Some(param) = request.strip {
         notes.push(format!("`{param}` only with `experimentalApi`"));

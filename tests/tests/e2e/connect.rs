@@ -486,7 +486,7 @@ fn clients_one_after_another_all_get_their_turn_while_the_daemon_is_killed_at_ra
     let (mut kills, mut attempts) = (0, 0);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
-            // Multiplicative congruential, so that the seed is the time, and nothing else distinguishes two runs.
+            // Multiplicative congruential, so that two runs differ in nothing but timing.
             let mut state = 0x2545_f491_u32;
             let mut kills = 0;
             while !done.load(Ordering::Relaxed) {
