@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The packages that may be linked into the decisions: leaves without I/O, and what these need.
-const ALLOWED: [&str; 4] = ["memchr", "rustc-hash", "serde", "serde_json"];
+const ALLOWED: [&str; 5] = ["memchr", "rustc-hash", "serde", "serde_json", "simdutf8"];
 const THEIRS: [&str; 9] = [
     "itoa",
     "proc-macro2",

@@ -6,7 +6,7 @@ use super::thread::KnownTo;
 use super::{Announcement, Phase, Router};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, write_string};
+use crate::json::edit::{Edits, write_string, write_text};
 use crate::json::scan::{Members, member, skip_space};
 use crate::time::Time;
 
@@ -133,9 +133,9 @@ fn terminal_event(
     let open = skip_space(turn, 0) + 1;
     edits.replace_owned(Span { start: open, end: open }, added);
 
-    let mut line = b"{\"method\":\"turn/completed\",\"params\":{\"threadId\":\"".to_vec();
-    line.extend_from_slice(thread.as_bytes());
-    line.extend_from_slice(b"\",\"turn\":");
+    let mut line = b"{\"method\":\"turn/completed\",\"params\":{\"threadId\":".to_vec();
+    write_text(&mut line, thread.as_bytes());
+    line.extend_from_slice(b",\"turn\":");
     edits.write(turn, &mut line);
     line.push(b',');
     line.extend_from_slice(&mark);

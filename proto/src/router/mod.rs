@@ -55,6 +55,7 @@ mod unsubscribe;
 use std::collections::VecDeque;
 
 use crate::id::ClientId;
+use crate::json::edit::write_text;
 use crate::routes::Routes;
 use crate::status::Counters;
 use crate::time::Time;
@@ -246,11 +247,11 @@ impl Router {
             open.filter_map(|(thread, t)| Some((thread.clone(), t.turn.as_ref()?.id.clone()))).collect();
         for (thread, turn) in open {
             self.send_own("turn/interrupt", Kind::Plain, |out| {
-                out.extend_from_slice(b"{\"threadId\":\"");
-                out.extend_from_slice(thread.as_bytes());
-                out.extend_from_slice(b"\",\"turnId\":\"");
-                out.extend_from_slice(&turn);
-                out.extend_from_slice(b"\"}");
+                out.extend_from_slice(b"{\"threadId\":");
+                write_text(out, thread.as_bytes());
+                out.extend_from_slice(b",\"turnId\":");
+                write_text(out, &turn);
+                out.push(b'}');
             });
         }
     }

@@ -1,11 +1,14 @@
 //! Notifications of the upstream.
 
+use std::borrow::Cow;
+
 use super::delivery::Topic;
+use super::resources::{self, Owned};
 use super::thread::KnownTo;
-use super::{Action, Router, resources};
+use super::{Action, Router};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
-use crate::json::Span;
-use crate::json::scan::{member, member_at, skip_space, string_inner};
+use crate::json::scan::{member, member_at, skip_space};
+use crate::json::{Span, is_text, text};
 use crate::message::UpstreamMessage;
 use crate::routes::{Audience, Meaning, Notification, Resource};
 use crate::time::Time;
@@ -35,13 +38,13 @@ impl Router {
     pub(super) fn route(&mut self, line: &[u8]) {
         match UpstreamMessage::read(line) {
             Some(UpstreamMessage::Notification { method, params }) => {
-                self.notification(line, method.of(line), params);
+                self.notification(line, &method, params);
             }
             Some(UpstreamMessage::Response { id, id_span, failed, body }) => {
                 self.response(line, id.map(UpstreamId), id_span, failed, body);
             }
             Some(UpstreamMessage::Request { method, id, params }) => {
-                self.server_request(line, method.of(line), id, params);
+                self.server_request(line, &method, id, params);
             }
             None if skip_space(line, 0) == line.len() => {}
             None => self.actions.push_back(Action::UpstreamMalformed),
@@ -54,17 +57,16 @@ impl Router {
         };
         let topic = Topic::Known(bit);
         match note.audience {
-            Audience::Thread => match text(line, params, b"threadId") {
-                Some(thread) => self.thread_notification(line, note, topic, thread.of(line), params),
+            Audience::Thread => match param_text(line, params, b"threadId") {
+                Some(thread) => self.thread_notification(line, note, topic, &thread, params),
                 None => self.delivery.notify_all(topic, line),
             },
             Audience::Broadcast(path) => {
                 let thread = params
                     .filter(|_| !path.is_empty())
                     .and_then(|p| member_at(line, p, path))
-                    .and_then(|value| string_inner(line, value))
-                    .map(|inner| inner.of(line));
-                self.broadcast(line, note, topic, thread, params);
+                    .and_then(|value| text(line, value));
+                self.broadcast(line, note, topic, thread.as_deref(), params);
             }
             Audience::MeteredThread => match self.attribution.take_metered() {
                 Some(thread) => {
@@ -94,9 +96,9 @@ impl Router {
     /// The default rule for methods of a newer upstream.
     fn unknown_notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
         let topic = Topic::Unknown(method);
-        match text(line, params, b"threadId") {
+        match param_text(line, params, b"threadId") {
             Some(thread) => {
-                let thread = ThreadId::new(thread.of(line));
+                let thread = ThreadId::new(&thread);
                 if !self.defer_if_unknown(&thread, line) {
                     let subscribers = self.subscriptions.of_thread(thread.as_bytes());
                     self.delivery.notify_each(subscribers, topic, line);
@@ -154,14 +156,14 @@ impl Router {
         match meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
-                let id = string_inner(line, member(line, turn.start, b"id")?)?;
+                let id = text(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
+                state.open_turn(&id, turn.of(line), KnownTo::Subscribers);
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
-                let id = string_inner(line, member(line, turn.start, b"id")?)?;
-                if state.close_turn(id.of(line)) {
+                let id = text(line, member(line, turn.start, b"id")?)?;
+                if state.close_turn(&id) {
                     self.counters.turns_completed += 1;
                 }
                 self.server_requests.forget_unreported(thread);
@@ -181,9 +183,9 @@ impl Router {
             }
             Meaning::TokenUsage => {
                 let replay = state.replay.as_mut().filter(|r| r.usage)?;
-                let turn = string_inner(line, member(line, params, b"turnId")?)?;
+                let turn = text(line, member(line, params, b"turnId")?)?;
                 replay.usage = false;
-                let live = state.turn.as_ref().is_some_and(|t| *t.id == *turn.of(line));
+                let live = state.turn.as_ref().is_some_and(|t| *t.id == *turn);
                 return (!live).then_some(replay.to);
             }
             Meaning::ServerRequestResolved => {
@@ -208,22 +210,22 @@ impl Router {
         let Some(thread) = thread.map(ThreadId::new) else {
             return self.delivery.notify_all(topic, line);
         };
-        let status = || params.and_then(|p| member_at(line, p, &["status", "type"])).map(|v| v.of(line));
+        let status = || params.and_then(|p| member_at(line, p, &["status", "type"]));
+        let has_status = |text| status().is_some_and(|status| is_text(line, status, text));
         if self.attribution.defers_broadcast(&thread) {
             // After the thread's other messages.
-            let unloads = note.meaning == Meaning::ThreadClosed || status() == Some(b"\"notLoaded\"");
+            let unloads = note.meaning == Meaning::ThreadClosed || has_status(b"notLoaded");
             return self.defer(thread, line, unloads);
         }
         match note.meaning {
             Meaning::StatusChanged if params.is_some() => {
-                let status = status();
-                let active = status == Some(b"\"active\"");
+                let active = has_status(b"active");
                 if active && self.defer_if_unknown(&thread, line) {
                     return;
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
                     state.active = active;
-                    state.loaded = status != Some(b"\"notLoaded\"");
+                    state.loaded = !has_status(b"notLoaded");
                     if !active && state.subscribers.is_empty() {
                         state.turn = None;
                         self.forget_unsubscribed(&thread);
@@ -263,31 +265,32 @@ impl Router {
         param: &str,
         params: Option<usize>,
     ) {
-        let found = text(line, params, param.as_bytes())
-            .and_then(|inner| Some((inner, resources::owner(inner.of(line))?)))
-            .filter(|(_, (client, _))| self.sessions.get(*client).is_some());
-        let Some((inner, (client, prefix))) = found else {
+        let found = params
+            .and_then(|params| member(line, params, param.as_bytes()))
+            .and_then(|value| resources::owned(line, value))
+            .filter(|owned| self.sessions.get(owned.client).is_some());
+        let Some(Owned { client, id, span, own }) = found else {
             self.counters.dropped_messages += 1;
             return;
         };
-        let id = Span { start: inner.start + prefix, end: inner.end };
         if note.meaning == Meaning::ProcessExited {
-            self.resources.closed(client, Resource::Process, id.of(line));
+            self.resources.closed(client, Resource::Process, &id);
         }
         self.delivery.notify_with(client, topic, |out| {
-            out.extend_from_slice(&line[..inner.start]);
-            out.extend_from_slice(&line[id.start..]);
+            out.extend_from_slice(&line[..span.start]);
+            out.extend_from_slice(&own);
+            out.extend_from_slice(&line[span.end..]);
         });
     }
 }
 
-/// Returns what stands between the quotes of a string member of the parameters.
+/// Returns the text of a member of the parameters.
 #[inline]
-fn text(line: &[u8], params: Option<usize>, name: &[u8]) -> Option<Span> {
-    string_inner(line, member(line, params?, name)?)
+fn param_text<'a>(line: &'a [u8], params: Option<usize>, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    text(line, member(line, params?, name)?)
 }
 
 fn is_final_answer(line: &[u8], item: Span) -> bool {
-    let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
-    is(b"type", b"\"agentMessage\"") && is(b"phase", b"\"final_answer\"")
+    let is = |name: &[u8], text| member(line, item.start, name).is_some_and(|v| is_text(line, v, text));
+    is(b"type", b"agentMessage") && is(b"phase", b"final_answer")
 }

@@ -1,13 +1,16 @@
 //! Messages from clients, and requests on their way to the upstream.
 
+use std::borrow::Cow;
+
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pacing::{Kind, Origin, Part, Pending};
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
-use crate::json::Span;
-use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{member, string_inner};
-use crate::message::{ClientMessage, Rejection};
+use crate::json::edit::{Edits, write_string};
+use crate::json::scan::string_inner;
+use crate::json::text::decoded;
+use crate::json::{Span, text};
+use crate::message::{ClientMessage, Params, Rejection};
 use crate::routes::{Effect, Request, Resource, Route};
 use crate::time::Time;
 
@@ -17,7 +20,7 @@ pub(super) struct Incoming<'a> {
     pub(super) id: RequestId,
     pub(super) id_span: Span,
     pub(super) line: &'a [u8],
-    pub(super) params: Option<Span>,
+    pub(super) params: Option<Params>,
 }
 
 impl Router {
@@ -47,10 +50,10 @@ impl Router {
         match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
-                self.request(Incoming { client, id, id_span, line, params }, method.of(line));
+                self.request(Incoming { client, id, id_span, line, params }, &method);
             }
             Ok(Some(ClientMessage::Notification { method })) => {
-                self.client_notification(client, method.of(line), line);
+                self.client_notification(client, &method, line);
             }
             Ok(Some(ClientMessage::Answer { id })) => {
                 if let Some(id) = id {
@@ -119,7 +122,7 @@ impl Router {
         }
         if method == b"initialize" {
             let Incoming { client, id, line, params, .. } = incoming;
-            return self.initialize_client(client, &id, line, params);
+            return self.initialize_client(client, &id, line, params.map(|p| p.span));
         }
         let Some(session) = self.sessions.get(incoming.client) else { return };
         if !session.is_active() {
@@ -128,7 +131,7 @@ impl Router {
         let known = self.routes.request(method);
         if let Some(known) = known
             && known.is_read()
-            && incoming.params.is_some_and(|p| incoming.line[p.start] == b'[')
+            && incoming.params.as_ref().is_some_and(|p| incoming.line[p.span.start] == b'[')
         {
             // By position, the upstream would accept them; but nobody does that, and what codexd would
             // have to rewrite or record would slip through.
@@ -137,7 +140,7 @@ impl Router {
         }
         if let Some(known) = known
             && !session.is_experimental()
-            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params)
+            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params.as_ref())
         {
             let message = format!("{what} requires experimentalApi capability");
             return self.refuse_native(incoming.client, &incoming.id, &message);
@@ -211,18 +214,18 @@ impl Router {
         param: &'static str,
         opens: bool,
     ) {
-        let Some(params) = incoming.params.filter(|p| incoming.line[p.start] == b'{') else {
+        let Some(params) = incoming.params.as_ref().filter(|p| incoming.line[p.span.start] == b'{') else {
             return self.dispatch(incoming, Kind::Plain, known, Edits::new());
         };
         let line = incoming.line;
-        let value = resources::last_member(line, params, param);
+        let value = params.get(param);
         let given = value.filter(|v| v.of(line) != b"null");
         let mut edits = Edits::new();
         let mut prefix = resources::prefix(incoming.client);
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
-                inner.of(line).into()
+                decoded(inner.of(line)).into()
             }
             // Not a string: the upstream says so.
             Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
@@ -230,7 +233,7 @@ impl Router {
             None if opens && resource == Resource::Exec && !resources::streams(line, params) => {
                 let id = self.resources.next_command();
                 prefix.extend_from_slice(&id);
-                resources::inject(&mut edits, line, params, param, value, &prefix);
+                resources::inject(&mut edits, line, params.span, param, value, &prefix);
                 id
             }
             None => return self.dispatch(incoming, Kind::Plain, known, edits),
@@ -250,7 +253,7 @@ impl Router {
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
         let line = incoming.line;
         let mut edits = Edits::new();
-        if let Some(value) = incoming.params.and_then(|p| resources::last_member(line, p, param))
+        if let Some(value) = incoming.params.as_ref().and_then(|p| p.get(param))
             && let Some(id) = RequestId::from_json(value.of(line))
         {
             let mut text = Vec::new();
@@ -327,12 +330,7 @@ impl Router {
 /// Returns what the response to a request will change.
 fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
     let thread = || incoming.thread(known);
-    let flag = |name: &str| {
-        incoming
-            .params
-            .and_then(|p| member(incoming.line, p.start, name.as_bytes()))
-            .map(|v| v.of(incoming.line))
-    };
+    let flag = |name| incoming.params.as_ref().and_then(|p| p.get(name)).map(|v| v.of(incoming.line));
     match known.effect {
         Effect::None => Kind::Plain,
         Effect::Start => Kind::Start,
@@ -358,13 +356,12 @@ impl Incoming<'_> {
     /// Returns the thread that the parameters name.
     fn thread(&self, known: &Request) -> Option<ThreadId> {
         let text = self.text(known.thread?)?;
-        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
+        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(&text)))
     }
 
     /// Returns the text of a member of the parameters.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        let value = resources::last_member(self.line, self.params?, name)?;
-        read_string(value.of(self.line))
+    pub(super) fn text(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        text(self.line, self.params.as_ref()?.get(name)?)
     }
 }
 

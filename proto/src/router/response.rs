@@ -6,9 +6,9 @@ use super::pacing::{Completion, Kind, Origin, Part, is_overload};
 use super::thread::{KnownTo, Replay};
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ThreadId, UpstreamId};
-use crate::json::Span;
 use crate::json::edit::Edits;
-use crate::json::scan::{member, member_at, string_inner};
+use crate::json::scan::{member, member_at};
+use crate::json::{Span, is_text, text};
 use crate::routes::Resource;
 
 impl Router {
@@ -115,14 +115,13 @@ impl Router {
         replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
-        let id = string_inner(line, member(line, thread.start, b"id")?)?;
-        let id = ThreadId::new(id.of(line));
+        let id = ThreadId::new(&text(line, member(line, thread.start, b"id")?)?);
         self.subscriptions.remember(&id, self.config.limits.remembered_threads);
         self.release_leftovers(&id);
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
-            let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
-            if status == Some(b"\"active\"") {
+            let status = member_at(line, thread.start, &["status", "type"]);
+            if status.is_some_and(|status| is_text(line, status, b"active")) {
                 state.active = true;
                 // The response tells the requester of a running turn.
                 let notified = KnownTo::Requesters(client.into_iter().collect());
@@ -145,14 +144,14 @@ impl Router {
 
     fn turn_answered(&mut self, line: &[u8], body: Span, thread: &ThreadId, client: Option<ClientId>) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
-        let running =
-            member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
-        if let Some(id) = member(line, turn.start, b"id").and_then(|id| string_inner(line, id))
+        let status = member(line, turn.start, b"status");
+        let running = status.is_some_and(|status| is_text(line, status, b"inProgress"));
+        if let Some(id) = member(line, turn.start, b"id").and_then(|id| text(line, id))
             && running
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
-            state.open_turn(id.of(line), turn.of(line), requester);
+            state.open_turn(&id, turn.of(line), requester);
         }
     }
 

@@ -9,9 +9,9 @@
 use super::Router;
 use super::delivery::Topic;
 use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
-use crate::json::Span;
-use crate::json::edit::write_string;
-use crate::json::scan::{Members, member, string_inner};
+use crate::json::edit::{write_string, write_text};
+use crate::json::scan::{Members, member};
+use crate::json::{Span, text};
 use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
 
 impl Router {
@@ -44,8 +44,8 @@ impl Router {
         let name = known.map_or("threadId", |k| k.thread);
         let thread = params
             .and_then(|p| member(line, p.start, name.as_bytes()))
-            .and_then(|v| string_inner(line, v))
-            .map(|inner| ThreadId::new(inner.of(line)));
+            .and_then(|v| text(line, v))
+            .map(|text| ThreadId::new(&text));
         let audience = match known {
             Some(known) => known.audience,
             None if thread.is_some() => Audience::Thread,
@@ -130,9 +130,9 @@ impl Router {
     pub(super) fn resolve_server_requests(&mut self) {
         let topic = self.topic(b"serverRequest/resolved");
         for (id, thread) in self.server_requests.resolve_all() {
-            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":\"".to_vec();
-            line.extend_from_slice(thread.as_bytes());
-            line.extend_from_slice(b"\",\"requestId\":");
+            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":".to_vec();
+            write_text(&mut line, thread.as_bytes());
+            line.extend_from_slice(b",\"requestId\":");
             write_i64(&mut line, id.0);
             line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
             self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
@@ -152,7 +152,7 @@ impl Router {
 fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
     let params = member(line, 0, b"params")?;
     let members: Vec<_> = Members::new(line, params.start).collect();
-    let at = members.iter().position(|m| m.key.of(line) == name.as_bytes())?;
+    let at = members.iter().position(|m| m.is(line, name.as_bytes()))?;
     // From behind the previous member, or up to the next one.
     let (start, end) = match (at.checked_sub(1), members.get(at + 1)) {
         (Some(before), _) => (members[before].value.end, members[at].value.end),
@@ -176,5 +176,6 @@ mod tests {
         assert_eq!(cut(r#"{"params":{"a":1, "x":1}}"#).unwrap(), r#"{"params":{"a":1}}"#);
         assert_eq!(cut(r#"{"params":{"x":1}}"#).unwrap(), r#"{"params":{}}"#);
         assert_eq!(cut(r#"{"params":{"a":1}}"#), None);
+        assert_eq!(cut(r#"{"param\u0073":{"a":1,"\u0078":2}}"#).unwrap(), r#"{"param\u0073":{"a":1}}"#);
     }
 }

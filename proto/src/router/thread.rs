@@ -14,7 +14,7 @@ pub(super) struct Thread {
     /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
-    /// The turn that ended last, between its quotes.
+    /// The text of the id of the turn that ended last.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
@@ -24,7 +24,7 @@ pub(super) struct Thread {
 /// A turn that has started and not ended.
 #[derive(Debug)]
 pub(super) struct OpenTurn {
-    /// Between its quotes.
+    /// The text of its id.
     pub(super) id: Box<[u8]>,
     /// The turn object as the upstream gave it when the turn began.
     pub(super) object: Box<[u8]>,

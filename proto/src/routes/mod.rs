@@ -6,6 +6,7 @@
 
 mod describe;
 mod notifications;
+mod params;
 mod requests;
 mod server_requests;
 
@@ -13,6 +14,7 @@ use rustc_hash::FxHashMap;
 
 pub use describe::describe;
 pub use notifications::NOTIFICATIONS;
+pub(crate) use params::{LONGEST_PARAM, param};
 pub use requests::REQUESTS;
 pub use server_requests::SERVER_REQUESTS;
 
