@@ -254,6 +254,10 @@ pub(crate) struct StopArgs {
     #[arg(long)]
     pub(crate) now: bool,
 
+    /// Kill codex at once: running turns are lost
+    #[arg(long, conflicts_with = "now")]
+    pub(crate) kill: bool,
+
     /// How long to wait for the exit
     #[arg(long, value_name = "DURATION", default_value = "60s")]
     pub(crate) timeout: TimeLimit,

@@ -1,5 +1,6 @@
 //! The decisions of `codexd` as values: no runtime, lock, clock, thread or environment.
 //!
+//! * [`mod@core`]: all of it together, the only interface of the daemon's shell and of the simulation.
 //! * [`router`]: whose message goes where. Lines in, bytes per peer out.
 //! * [`lifecycle`]: in which state the daemon is and what it exits with. Events in, effects out.
 //! * [`routes`]: what is known of every method of the upstream, as data.
@@ -10,6 +11,7 @@
 //! `docs/architecture.md` shows how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod core;
 pub mod exit;
 pub mod frame;
 pub mod health;

@@ -6,24 +6,24 @@ use std::path::Path;
 
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{
-    ChildStatus, EVENTS, Effect, Event, Intent, Lifecycle, LossKind, STATES, State, StopSource, Timeouts,
-    Timer, describe,
+    ChildStatus, EVENTS, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, LifecycleTimer, LossKind,
+    STATES, State, StopSource, Timeouts, describe,
 };
 use codexd_proto::time::Time;
 
-const STOP: Event = Event::StopRequested(StopSource::Terminate);
-const KILL: Event = Event::KillRequested(StopSource::Control);
-const EXIT_0: Event = Event::UpstreamExited(ChildStatus::Code(0));
+const STOP: LifecycleEvent = LifecycleEvent::StopRequested(StopSource::Terminate);
+const KILL: LifecycleEvent = LifecycleEvent::KillRequested(StopSource::Control);
+const EXIT_0: LifecycleEvent = LifecycleEvent::UpstreamExited(ChildStatus::Code(0));
 
 /// Events that lead from the start to a state, without the upstream having ended.
-fn way_to(state: State) -> &'static [Event] {
-    use Event as E;
+fn way_to(state: State) -> &'static [LifecycleEvent] {
+    use LifecycleEvent as E;
     match state {
         State::Starting => &[],
         State::Handshaking => &[E::Spawned],
         State::Serving => &[E::Spawned, E::HandshakeDone],
         State::Draining => &[E::Spawned, E::HandshakeDone, STOP],
-        State::Interrupting => &[E::Spawned, E::HandshakeDone, STOP, E::TimerFired(Timer::Drain)],
+        State::Interrupting => &[E::Spawned, E::HandshakeDone, STOP, E::TimerFired(LifecycleTimer::Drain)],
         State::Reaping => &[E::Spawned, E::HandshakeDone, E::UpstreamEof],
         State::ClosingInput => &[E::Spawned, E::HandshakeDone, STOP, STOP],
         State::Terminating => &[E::Spawned, E::HandshakeDone, E::UpstreamMalformed],
@@ -38,7 +38,7 @@ fn started() -> Lifecycle {
 }
 
 /// Feeds events and returns all effects.
-fn feed(life: &mut Lifecycle, events: &[Event]) -> Vec<Effect> {
+fn feed(life: &mut Lifecycle, events: &[LifecycleEvent]) -> Vec<LifecycleEffect> {
     events.iter().flat_map(|e| life.handle(Time::ZERO, *e)).collect()
 }
 
@@ -50,16 +50,16 @@ fn led_to(state: State) -> Lifecycle {
 }
 
 /// Fires the running timer; fails when there is none.
-fn fire(life: &mut Lifecycle) -> Vec<Effect> {
+fn fire(life: &mut Lifecycle) -> Vec<LifecycleEffect> {
     let at = life.poll_timeout().unwrap_or_else(|| panic!("no timer runs in {:?}", life.state()));
     life.handle_timeout(at)
 }
 
-fn name_of(event: Event) -> String {
+fn name_of(event: LifecycleEvent) -> String {
     match event {
-        Event::TimerFired(timer) => format!("{timer:?} timer"),
-        Event::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
-        Event::StopRequested(_) => "StopRequested otherwise".to_owned(),
+        LifecycleEvent::TimerFired(timer) => format!("{timer:?} timer"),
+        LifecycleEvent::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
+        LifecycleEvent::StopRequested(_) => "StopRequested otherwise".to_owned(),
         other => format!("{other:?}").split('(').next().unwrap().to_owned(),
     }
 }
@@ -143,7 +143,7 @@ fn an_upstream_that_exits_0_unasked_does_not_make_the_daemon_exit_0() {
         feed(&mut life, &[EXIT_0]);
         assert_eq!(life.state(), State::Flushing);
         assert_eq!(life.exit_code(), None, "not before what is owed was written");
-        feed(&mut life, &[Event::Flushed]);
+        feed(&mut life, &[LifecycleEvent::Flushed]);
         assert_eq!(life.exit_code(), Some(ExitCode::UpstreamLost));
     }
 }
@@ -153,7 +153,10 @@ fn a_signal_of_the_upstream_is_not_the_daemons_own_end() {
     // HUP, INT, PIPE and TERM look like a clean end to a supervisor: the daemon says 1 instead.
     for signal in [1, 2, 13, 15, 9, 11] {
         let mut life = led_to(State::Serving);
-        feed(&mut life, &[Event::UpstreamExited(ChildStatus::Signal(signal)), Event::Flushed]);
+        feed(
+            &mut life,
+            &[LifecycleEvent::UpstreamExited(ChildStatus::Signal(signal)), LifecycleEvent::Flushed],
+        );
         assert_eq!(life.exit_code().map(ExitCode::number), Some(1), "signal {signal}");
         assert_eq!(life.child(), Some(ChildStatus::Signal(signal)));
     }
@@ -164,7 +167,7 @@ fn a_stop_that_was_asked_for_exits_0_however_the_upstream_ends() {
     for status in [ChildStatus::Code(0), ChildStatus::Code(101), ChildStatus::Signal(9)] {
         for state in [State::Draining, State::Interrupting, State::ClosingInput, State::Killing] {
             let mut life = led_to(state);
-            feed(&mut life, &[Event::UpstreamExited(status), Event::Flushed]);
+            feed(&mut life, &[LifecycleEvent::UpstreamExited(status), LifecycleEvent::Flushed]);
             assert_eq!(life.exit_code(), Some(ExitCode::Stopped), "{state:?} {status:?}");
         }
     }
@@ -173,7 +176,15 @@ fn a_stop_that_was_asked_for_exits_0_however_the_upstream_ends() {
 #[test]
 fn a_stop_after_the_loss_does_not_turn_it_into_a_stop() {
     let mut life = led_to(State::Serving);
-    feed(&mut life, &[Event::UpstreamEof, STOP, Event::UpstreamExited(ChildStatus::Code(0)), Event::Flushed]);
+    feed(
+        &mut life,
+        &[
+            LifecycleEvent::UpstreamEof,
+            STOP,
+            LifecycleEvent::UpstreamExited(ChildStatus::Code(0)),
+            LifecycleEvent::Flushed,
+        ],
+    );
     assert_eq!(life.exit_code(), Some(ExitCode::UpstreamLost));
     assert_eq!(life.intent(), Some(&Intent::UpstreamLost(LossKind::OutputEnded)));
 }
@@ -182,40 +193,40 @@ fn a_stop_after_the_loss_does_not_turn_it_into_a_stop() {
 fn the_second_signal_skips_the_drain_and_the_third_kills() {
     let mut life = led_to(State::Serving);
     let first = feed(&mut life, &[STOP]);
-    assert!(first.contains(&Effect::AnnounceDrain) && !first.contains(&Effect::CloseInput));
+    assert!(first.contains(&LifecycleEffect::AnnounceDrain) && !first.contains(&LifecycleEffect::CloseInput));
     let second = feed(&mut life, &[STOP]);
     assert_eq!(life.state(), State::ClosingInput);
-    assert!(second.contains(&Effect::CloseInput) && !second.contains(&Effect::Kill));
+    assert!(second.contains(&LifecycleEffect::CloseInput) && !second.contains(&LifecycleEffect::Kill));
     let third = feed(&mut life, &[STOP]);
     assert_eq!(life.state(), State::Killing);
-    assert!(third.contains(&Effect::Kill));
+    assert!(third.contains(&LifecycleEffect::Kill));
 }
 
 #[test]
 fn output_that_ends_first_waits_for_the_status_and_the_status_for_nothing() {
     let mut life = led_to(State::Serving);
-    let effects = feed(&mut life, &[Event::UpstreamEof]);
+    let effects = feed(&mut life, &[LifecycleEvent::UpstreamEof]);
     assert_eq!(life.state(), State::Reaping);
-    assert!(!effects.contains(&Effect::SettleClients), "the reason is not known yet");
-    let effects = feed(&mut life, &[Event::UpstreamExited(ChildStatus::Signal(9))]);
-    assert!(effects.contains(&Effect::SettleClients));
+    assert!(!effects.contains(&LifecycleEffect::ResolveClients), "the reason is not known yet");
+    let effects = feed(&mut life, &[LifecycleEvent::UpstreamExited(ChildStatus::Signal(9))]);
+    assert!(effects.contains(&LifecycleEffect::ResolveClients));
     assert_eq!(life.child(), Some(ChildStatus::Signal(9)));
 
     let mut life = led_to(State::Serving);
-    let effects = feed(&mut life, &[Event::UpstreamExited(ChildStatus::Signal(9))]);
+    let effects = feed(&mut life, &[LifecycleEvent::UpstreamExited(ChildStatus::Signal(9))]);
     assert_eq!(life.state(), State::Flushing);
-    assert!(effects.contains(&Effect::SettleClients));
-    assert_eq!(feed(&mut life, &[Event::UpstreamEof]), []);
+    assert!(effects.contains(&LifecycleEffect::ResolveClients));
+    assert_eq!(feed(&mut life, &[LifecycleEvent::UpstreamEof]), []);
 }
 
 #[test]
 fn output_that_ends_without_an_exit_ends_the_process() {
     let mut life = led_to(State::Reaping);
     let effects = fire(&mut life);
-    let settle = effects.iter().position(|e| *e == Effect::SettleClients).unwrap();
-    let terminate = effects.iter().position(|e| *e == Effect::Terminate).unwrap();
+    let settle = effects.iter().position(|e| *e == LifecycleEffect::ResolveClients).unwrap();
+    let terminate = effects.iter().position(|e| *e == LifecycleEffect::Terminate).unwrap();
     assert!(settle < terminate, "clients do not wait for a process that does not leave");
-    assert!(fire(&mut life).contains(&Effect::Kill));
+    assert!(fire(&mut life).contains(&LifecycleEffect::Kill));
     fire(&mut life);
     assert_eq!(life.state(), State::Flushing);
     fire(&mut life);
@@ -230,7 +241,7 @@ fn only_a_signal_shortens_a_drain() {
             if life.intent().is_none() {
                 continue;
             }
-            assert_eq!(life.handle(Time::ZERO, Event::StopRequested(by)), [], "{state:?}");
+            assert_eq!(life.handle(Time::ZERO, LifecycleEvent::StopRequested(by)), [], "{state:?}");
             assert_eq!(life.state(), state);
         }
     }
@@ -238,7 +249,7 @@ fn only_a_signal_shortens_a_drain() {
 
 #[test]
 fn a_drain_without_a_deadline_ends_by_quiet_or_by_a_second_signal() {
-    for end in [Event::Quiet, STOP] {
+    for end in [LifecycleEvent::Quiet, STOP] {
         let mut life = Lifecycle::new(Timeouts { drain_ms: None, ..Timeouts::default() }, Time::ZERO);
         feed(&mut life, way_to(State::Draining));
         assert_eq!(life.poll_timeout(), None);
@@ -253,7 +264,7 @@ fn a_timer_does_not_fire_before_its_time_nor_twice() {
     let at = life.poll_timeout().unwrap();
     assert_eq!(life.handle_timeout(Time::from_millis(at.as_millis() - 1)), []);
     assert_eq!(life.state(), State::Handshaking);
-    assert!(life.handle_timeout(at).contains(&Effect::Terminate));
+    assert!(life.handle_timeout(at).contains(&LifecycleEffect::Terminate));
     let next = life.poll_timeout().unwrap();
     assert!(next > at);
     assert_eq!(life.handle_timeout(at), []);
@@ -262,12 +273,12 @@ fn a_timer_does_not_fire_before_its_time_nor_twice() {
 #[test]
 fn a_refused_handshake_and_a_failed_spawn_have_codes_of_their_own() {
     let mut life = led_to(State::Handshaking);
-    feed(&mut life, &[Event::HandshakeRefused, STOP, EXIT_0, Event::Flushed]);
+    feed(&mut life, &[LifecycleEvent::HandshakeRefused, STOP, EXIT_0, LifecycleEvent::Flushed]);
     assert_eq!(life.exit_code(), Some(ExitCode::Protocol));
     for code in [ExitCode::Unavailable, ExitCode::Os] {
         let mut life = started();
-        let effects = feed(&mut life, &[Event::SpawnFailed(code), Event::Flushed]);
-        assert!(effects.contains(&Effect::SettleClients), "clients that wait are told");
+        let effects = feed(&mut life, &[LifecycleEvent::SpawnFailed(code), LifecycleEvent::Flushed]);
+        assert!(effects.contains(&LifecycleEffect::ResolveClients), "clients that wait are told");
         assert_eq!(life.exit_code(), Some(code));
     }
 }
@@ -302,14 +313,16 @@ impl Random {
 }
 
 /// What the first event that ends the daemon makes it exit with.
-fn verdict(state: State, event: Event) -> Option<ExitCode> {
-    use Event as E;
+fn verdict(state: State, event: LifecycleEvent) -> Option<ExitCode> {
+    use LifecycleEvent as E;
     let up = matches!(state, State::Handshaking | State::Serving);
     match event {
-        E::StopRequested(_) | E::KillRequested(_) => Some(ExitCode::Stopped),
+        E::StopRequested(_) | E::InterruptRequested(_) | E::KillRequested(_) => Some(ExitCode::Stopped),
         E::SpawnFailed(code) if state == State::Starting => Some(code),
         E::HandshakeRefused if state == State::Handshaking => Some(ExitCode::Protocol),
-        E::TimerFired(Timer::Handshake) if state == State::Handshaking => Some(ExitCode::UpstreamLost),
+        E::TimerFired(LifecycleTimer::Handshake) if state == State::Handshaking => {
+            Some(ExitCode::UpstreamLost)
+        }
         E::UpstreamExited(_) | E::UpstreamEof | E::UpstreamMalformed | E::UpstreamUnresponsive if up => {
             Some(ExitCode::UpstreamLost)
         }
@@ -322,14 +335,14 @@ struct Run {
     life: Lifecycle,
     timeouts: Timeouts,
     now: Time,
-    timer: Option<(Timer, Time)>,
+    timer: Option<(LifecycleTimer, Time)>,
     spawned: bool,
     gone: bool,
     verdict: Option<ExitCode>,
     listening: bool,
     settled: usize,
     closed: usize,
-    log: Vec<(Event, State)>,
+    log: Vec<(LifecycleEvent, State)>,
 }
 
 impl Run {
@@ -349,10 +362,10 @@ impl Run {
         }
     }
 
-    fn event(&mut self, event: Event) {
+    fn event(&mut self, event: LifecycleEvent) {
         let before = self.life.state();
-        self.spawned |= event == Event::Spawned;
-        self.gone |= matches!(event, Event::UpstreamExited(_));
+        self.spawned |= event == LifecycleEvent::Spawned;
+        self.gone |= matches!(event, LifecycleEvent::UpstreamExited(_));
         self.verdict = self.verdict.or_else(|| verdict(before, event));
         let effects = self.life.handle(self.now, event);
         self.took(before, event, &effects);
@@ -362,37 +375,40 @@ impl Run {
         let Some((timer, at)) = self.timer else { return };
         let before = self.life.state();
         self.now = self.now.max(at);
-        let event = Event::TimerFired(timer);
+        let event = LifecycleEvent::TimerFired(timer);
         self.verdict = self.verdict.or_else(|| verdict(before, event));
         self.timer = None;
         let effects = self.life.handle_timeout(self.now);
         self.took(before, event, &effects);
     }
 
-    fn took(&mut self, before: State, event: Event, effects: &[Effect]) {
+    fn took(&mut self, before: State, event: LifecycleEvent, effects: &[LifecycleEffect]) {
         self.log.push((event, self.life.state()));
         if before == State::Exited {
             assert_eq!(effects, [], "nothing is left to do after the exit");
         }
-        let timers = effects.iter().filter(|e| matches!(e, Effect::Arm(_) | Effect::Disarm)).count();
+        let timers =
+            effects.iter().filter(|e| matches!(e, LifecycleEffect::Arm(_) | LifecycleEffect::Disarm)).count();
         assert!(timers <= 1, "one timer at most: {effects:?}");
         for effect in effects {
             match effect {
-                Effect::Terminate | Effect::Kill => {
+                LifecycleEffect::Terminate | LifecycleEffect::Kill => {
                     assert!(self.spawned && !self.gone, "a signal to a process that is not there");
                 }
-                Effect::StopListening => self.listening = false,
-                Effect::SettleClients => {
+                LifecycleEffect::StopListening => self.listening = false,
+                LifecycleEffect::ResolveClients => {
                     assert!(!self.listening, "somebody could still come in and be told nothing");
                     self.settled += 1;
                 }
-                Effect::AnnounceDrain => assert!(!self.listening),
-                Effect::CloseClients => {
+                LifecycleEffect::AnnounceDrain => assert!(!self.listening),
+                LifecycleEffect::CloseClients => {
                     assert!(self.settled > 0, "closed without what they are owed");
                     self.closed += 1;
                 }
-                Effect::Arm(timer) => self.timer = self.timeouts.of(*timer).map(|ms| (*timer, self.now + ms)),
-                Effect::Disarm => self.timer = None,
+                LifecycleEffect::Arm(timer) => {
+                    self.timer = self.timeouts.of(*timer).map(|ms| (*timer, self.now + ms))
+                }
+                LifecycleEffect::Disarm => self.timer = None,
                 _ => {}
             }
         }
@@ -408,18 +424,18 @@ impl Run {
     }
 }
 
-fn random_event(random: &mut Random, run: &Run) -> Option<Event> {
+fn random_event(random: &mut Random, run: &Run) -> Option<LifecycleEvent> {
     let statuses = [ChildStatus::Code(0), ChildStatus::Code(3), ChildStatus::Signal(9)];
     let event = match EVENTS[random.below(EVENTS.len())] {
-        Event::UpstreamExited(_) => Event::UpstreamExited(statuses[random.below(3)]),
+        LifecycleEvent::UpstreamExited(_) => LifecycleEvent::UpstreamExited(statuses[random.below(3)]),
         // A timer fires when it runs; firing what does not run is the table's business.
-        Event::TimerFired(_) => return None,
+        LifecycleEvent::TimerFired(_) => return None,
         other => other,
     };
     // A process ends once, and only if it began; it begins only while it is waited for.
     let possible = match event {
-        Event::Spawned | Event::SpawnFailed(_) => run.life.state() == State::Starting,
-        Event::UpstreamExited(_) => run.spawned && !run.gone,
+        LifecycleEvent::Spawned | LifecycleEvent::SpawnFailed(_) => run.life.state() == State::Starting,
+        LifecycleEvent::UpstreamExited(_) => run.spawned && !run.gone,
         _ => true,
     };
     possible.then_some(event)
@@ -432,10 +448,10 @@ fn any_run_of_events_keeps_the_promises_and_ends() {
         let mut run =
             Run::new(Timeouts { drain_ms: (random.below(4) > 0).then_some(1_000), ..Timeouts::default() });
         if random.below(4) > 0 {
-            run.event(Event::Spawned);
+            run.event(LifecycleEvent::Spawned);
         }
         if random.below(4) > 0 {
-            run.event(Event::HandshakeDone);
+            run.event(LifecycleEvent::HandshakeDone);
         }
         let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for _ in 0..random.below(20) {

@@ -82,8 +82,10 @@ pub struct WaitOutcome {
 pub(crate) enum StopMode {
     /// They may finish until the drain timeout.
     Drain,
-    /// They are interrupted.
+    /// They are interrupted, and their ends are awaited for a moment.
     Now,
+    /// They are lost: codex is killed.
+    Kill,
 }
 
 /// What a stop found when it began.

@@ -12,8 +12,10 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use codexd_proto::core::{Core, CoreConfig};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::router::{self, Identity, Router};
+use codexd_proto::lifecycle::Timeouts;
+use codexd_proto::router::{Config, Identity};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
@@ -87,8 +89,8 @@ pub(crate) fn run(
     // last, when everything else is gone.
     let record = Record::begin(paths, settings.auto_spawned);
     let environment = fingerprint::of(&settings.codex_home, environment);
-    let core = Core { start: start.clone(), reloader, environment, clock, files };
-    let result = serve(settings, &program, sockets, &record, core);
+    let context = Context { start: start.clone(), reloader, environment, clock, files };
+    let result = serve(settings, &program, sockets, &record, context);
     match &result {
         Ok(ended) => {
             record.finish(ended.code, ended.reason.as_str(), ended.upstream.clone());
@@ -119,8 +121,8 @@ struct Sockets {
     inherited: bool,
 }
 
-/// What the core is told beside the settings.
-struct Core {
+/// What was found out about the process before the sockets were bound.
+struct Context {
     start: Report,
     reloader: Reloader,
     environment: BTreeMap<String, String>,
@@ -133,7 +135,7 @@ fn serve(
     program: &Program,
     sockets: Sockets,
     record: &Record,
-    core: Core,
+    context: Context,
 ) -> Result<hub::Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -147,37 +149,38 @@ fn serve(
         let signals = Signals::new().map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans();
 
-        let mut identity = identity(settings, program, record);
-        identity.environment = core.environment;
-        identity.open_files_limit = core.files.limit;
-        let (publisher, commands, handle) = control::channel(identity.clone());
+        let mut base_status = base_status(settings, program, record);
+        base_status.environment.clone_from(&context.environment);
+        base_status.open_files_limit = context.files.limit;
+        let (publisher, commands, handle) = control::channel(base_status.clone());
         let control = ControlServer::spawn(control_listener, handle)?;
 
-        let router = Router::new(router_config(settings, record), Time::ZERO);
-        let (process, pipes) = Process::spawn(program, &settings.codex_args, core.files)?;
-        identity.upstream.pid = Some(process.pid());
+        let inherited = sockets.inherited;
+        let core =
+            Core::new(core_config(settings, record, &context, inherited), settings.for_core(), Time::ZERO);
+        let (process, pipes) = Process::spawn(program, &settings.codex_args, context.files)?;
+        base_status.upstream.pid = Some(process.pid());
         tracing::info!(
             upstream.pid = process.pid(),
             upstream.executable = %program.executable.display(),
-            files.limit = core.files.limit,
+            files.limit = context.files.limit,
             "started codex app-server"
         );
         let signal = process.signals();
-        let inherited = sockets.inherited;
         let parts = hub::Parts {
-            clock: core.clock,
-            router,
+            clock: context.clock,
+            core,
             pipes,
             signals: signal,
             socket_file,
             inherited,
-            identity,
+            base_status,
             publisher,
-            reloader: core.reloader,
-            start: core.start,
-            files: core.files,
+            reloader: context.reloader,
+            start: context.start,
+            max_message_bytes: settings.limits.max_message_bytes,
         };
-        let hub = Hub::new(parts, settings);
+        let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.
         let run = hub::run(hub, hub::Run { listener, process, signals, commands });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
@@ -190,21 +193,25 @@ fn serve(
     })
 }
 
-fn router_config(settings: &Settings, record: &Record) -> router::Config {
-    router::Config {
-        identity: Identity {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance: settings.instance.clone(),
-            generation: record.generation(),
+fn core_config(settings: &Settings, record: &Record, context: &Context, inherited: bool) -> CoreConfig {
+    CoreConfig {
+        router: Config {
+            identity: Identity {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                instance: settings.instance.clone(),
+                generation: record.generation(),
+            },
+            originator: settings.client_name.clone(),
+            ..Config::default()
         },
-        originator: settings.client_name.clone(),
-        limits: settings.limits.for_router(),
-        client_shutdown: settings.client_shutdown.for_router(),
+        timeouts: Timeouts::default(),
+        restart: settings.restart(inherited),
+        clients_with_files: context.files.clients(),
     }
 }
 
 /// Returns the part of the status that does not change.
-fn identity(settings: &Settings, program: &Program, record: &Record) -> StatusReport {
+fn base_status(settings: &Settings, program: &Program, record: &Record) -> StatusReport {
     let paths = &settings.paths;
     let text = |path: &Path| path.display().to_string();
     let mut report = StatusReport {

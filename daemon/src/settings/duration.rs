@@ -52,6 +52,13 @@ impl TimeLimit {
     }
 }
 
+impl TimeLimit {
+    /// Returns whole milliseconds, or `None` for `never`.
+    pub(crate) fn as_millis(self) -> Option<u64> {
+        self.as_duration().map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
 impl FromStr for TimeLimit {
     type Err = ParseTimeLimitError;
 

@@ -1,7 +1,6 @@
 //! The form of the configuration file: TOML, every key optional, none unknown.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
@@ -9,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::settings::duration::TimeLimit;
-use crate::settings::limits::{ClientShutdown, Limits};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 /// What a configuration file may say.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +20,7 @@ pub(crate) struct ConfigFile {
     pub(crate) codex: Option<PathBuf>,
     pub(crate) codex_args: Vec<String>,
     pub(crate) client_shutdown: ClientShutdown,
+    pub(crate) orphaned_turns: OrphanedTurns,
     pub(crate) client_name: Option<String>,
     pub(crate) drain_timeout: Option<TimeLimit>,
     pub(crate) idle_exit: Option<TimeLimit>,
@@ -43,6 +43,7 @@ pub(crate) struct FileLimits {
     client_queue_max_bytes: Option<usize>,
     max_clients: Option<usize>,
     max_queued_requests_per_client: Option<usize>,
+    orphaned_turn_grace: Option<TimeLimit>,
     window: Option<usize>,
 }
 
@@ -58,6 +59,7 @@ const KEYS: &[&str] = &[
     "instance",
     "limits",
     "log_level",
+    "orphaned_turns",
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
@@ -74,6 +76,7 @@ const LIMIT_KEYS: &[&str] = &[
     "max_clients",
     "max_message_bytes",
     "max_queued_requests_per_client",
+    "orphaned_turn_grace",
     "window",
 ];
 
@@ -83,18 +86,20 @@ impl FileLimits {
         Limits {
             max_message_bytes: self.max_message_bytes.unwrap_or(defaults.max_message_bytes),
             client_queue_soft_bytes: self.client_queue_soft_bytes.unwrap_or(defaults.client_queue_soft_bytes),
-            client_queue_soft_time: self
+            client_queue_soft_ms: self
                 .client_queue_soft_time
-                .map_or(defaults.client_queue_soft_time, |limit| {
-                    limit.as_duration().unwrap_or(Duration::MAX)
-                }),
+                .map_or(defaults.client_queue_soft_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             client_queue_hard_bytes: self.client_queue_hard_bytes.unwrap_or(defaults.client_queue_hard_bytes),
             client_queue_max_bytes: self.client_queue_max_bytes.unwrap_or(defaults.client_queue_max_bytes),
             max_clients: self.max_clients.unwrap_or(defaults.max_clients),
-            max_queued_requests_per_client: self
+            queued_requests_per_client: self
                 .max_queued_requests_per_client
-                .unwrap_or(defaults.max_queued_requests_per_client),
+                .unwrap_or(defaults.queued_requests_per_client),
+            orphaned_turn_grace_ms: self
+                .orphaned_turn_grace
+                .map_or(defaults.orphaned_turn_grace_ms, |limit| limit.as_millis().unwrap_or(u64::MAX)),
             window: self.window.unwrap_or(defaults.window),
+            ..defaults
         }
     }
 }
@@ -191,11 +196,12 @@ mod tests {
         let value = |key: &str| match key {
             "codex_args" => "[\"-c\"]",
             "client_shutdown" => "\"always\"",
+            "orphaned_turns" => "\"interrupt\"",
             "supervised" | "permanent_exit_zero" => "true",
             "log_level" => "\"debug\"",
             "limits" => "{}",
             _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
-            _ if key.ends_with("_time") => "\"never\"",
+            _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",
             _ if LIMIT_KEYS.contains(&key) => "7",
             _ => "\"x\"",
         };
@@ -204,7 +210,7 @@ mod tests {
         text.push_str("[limits]\n");
         text.extend(LIMIT_KEYS.iter().map(|key| format!("{key} = {}\n", value(key))));
         let file = parse(&text, Path::new("c.toml")).unwrap();
-        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_time, Duration::MAX);
+        assert_eq!(file.limits.over(Limits::default()).client_queue_soft_ms, u64::MAX);
         assert_eq!(file.client_shutdown, ClientShutdown::Always);
     }
 

@@ -10,6 +10,9 @@ pub(crate) mod reload;
 
 use std::path::{Path, PathBuf};
 
+use codexd_proto::core::{CoreSettings, Restart};
+use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
+
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
@@ -17,8 +20,6 @@ use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
 use paths::Paths;
-
-pub(crate) use limits::{ClientShutdown, Limits};
 
 /// After how long without clients and turns a daemon stops that nobody but a client asked for.
 const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) codex_args: Vec<String>,
     /// What a client's `broker/shutdown` does to the daemon.
     pub(crate) client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects.
+    pub(crate) orphaned_turns: OrphanedTurns,
     /// The name by which codexd introduces itself to the upstream.
     pub(crate) client_name: String,
     /// How long running turns may go on after a request to stop.
@@ -50,7 +53,7 @@ pub(crate) struct Settings {
     pub(crate) probe_timeout: TimeLimit,
     /// What is logged.
     pub(crate) log: LogFilter,
-    /// Bounds.
+    /// Limits.
     pub(crate) limits: Limits,
     /// Whether a client started the daemon.
     pub(crate) auto_spawned: bool,
@@ -63,6 +66,30 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Returns what the core needs, as far as it can change while clients are served.
+    pub(crate) fn for_core(&self) -> CoreSettings {
+        CoreSettings {
+            limits: self.limits,
+            client_shutdown: self.client_shutdown,
+            orphaned_turns: self.orphaned_turns,
+            drain_ms: self.drain_timeout.as_millis(),
+            health_interval_ms: self.probe_interval.as_millis(),
+            health_timeout_ms: self.probe_timeout.as_millis(),
+            idle_exit_ms: self.idle_exit.as_millis(),
+        }
+    }
+
+    /// Returns who starts the daemon again; `inherited` if a service manager opened its socket.
+    pub(crate) fn restart(&self, inherited: bool) -> Restart {
+        if inherited || self.auto_spawned {
+            Restart::OnDemand
+        } else if self.supervised {
+            Restart::OnFailure
+        } else {
+            Restart::Never
+        }
+    }
+
     /// Reads the settings of `codexd serve`.
     ///
     /// # Errors
@@ -125,6 +152,7 @@ impl Settings {
                 .unwrap_or_else(|| PathBuf::from("codex")),
             codex_args: if args.codex_arg.is_empty() { file.codex_args } else { args.codex_arg.clone() },
             client_shutdown: file.client_shutdown,
+            orphaned_turns: file.orphaned_turns,
             client_name: file.client_name.unwrap_or_else(|| "codexd".to_owned()),
             drain_timeout: args.drain_timeout.or(file.drain_timeout).unwrap_or(TimeLimit::seconds(30)),
             idle_exit: args.idle_exit.or(file.idle_exit).unwrap_or(if args.auto_spawned {
@@ -165,7 +193,7 @@ impl Settings {
                 );
             }
         }
-        self.limits.check()
+        limits::check(&self.limits)
     }
 }
 

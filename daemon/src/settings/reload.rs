@@ -1,5 +1,6 @@
 //! Reading the settings again while the daemon runs: what can change then, and what cannot.
 
+use codexd_proto::router::Limits;
 use codexd_proto::status::Warning;
 
 use crate::cli::ServeArgs;
@@ -109,6 +110,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         codex,
         codex_args,
         client_shutdown,
+        orphaned_turns,
         client_name,
         drain_timeout,
         idle_exit,
@@ -126,6 +128,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
     let mut differences = Differences::default();
     for (name, changed) in [
         ("client_shutdown", *client_shutdown != new.client_shutdown),
+        ("orphaned_turns", *orphaned_turns != new.orphaned_turns),
         ("drain_timeout", *drain_timeout != new.drain_timeout),
         ("idle_exit", *idle_exit != new.idle_exit),
         ("probe_interval", *probe_interval != new.probe_interval),
@@ -157,8 +160,8 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
     differences
 }
 
-fn without_message_size(limits: crate::settings::Limits) -> crate::settings::Limits {
-    crate::settings::Limits { max_message_bytes: 0, ..limits }
+fn without_message_size(limits: Limits) -> Limits {
+    Limits { max_message_bytes: 0, ..limits }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The life of the daemon: in which state it is, what each event does there, and what it exits with.
 //!
 //! # Theory of operation
-//! [`Lifecycle`] is a value. Events go in, [`Effect`]s come out, and the shell carries them out in
+//! [`Lifecycle`] is a value. Events go in, [`LifecycleEffect`]s come out, and the shell carries them out in
 //! order. There is no flag anywhere else: what codexd is doing is the state, and why it is ending is
 //! the [`Intent`], recorded before the first effect that could make the upstream leave. So an
 //! upstream that exits 0 because it was asked to is told from one that exits 0 by itself; its status
@@ -86,7 +86,7 @@ impl StopSource {
     ///
     /// A signal comes from whoever supervises the daemon, and a second one means that it takes too
     /// long. A client must never end another's turn, and who wants that from the control socket says so
-    /// ([`Event::KillRequested`]).
+    /// ([`LifecycleEvent::KillRequested`]).
     pub const fn insists(self) -> bool {
         matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
     }
@@ -121,7 +121,7 @@ pub enum LossKind {
 
 /// What happens to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Event {
+pub enum LifecycleEvent {
     /// The upstream process runs.
     Spawned,
     /// The upstream process could not be started.
@@ -138,21 +138,23 @@ pub enum Event {
     UpstreamMalformed,
     /// The upstream does not answer.
     UpstreamUnresponsive,
-    /// Somebody wants the daemon to end when it can.
+    /// The daemon is to end when it can.
     StopRequested(StopSource),
-    /// Somebody wants the daemon to end at once.
+    /// The daemon is to end soon: running turns are interrupted.
+    InterruptRequested(StopSource),
+    /// The daemon is to end at once.
     KillRequested(StopSource),
     /// No turn and no request runs any more.
     Quiet,
     /// All that is owed to clients is written, or they are gone.
     Flushed,
     /// A timer fired.
-    TimerFired(Timer),
+    TimerFired(LifecycleTimer),
 }
 
 /// Named deadlines. Each state has at most one running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Timer {
+pub enum LifecycleTimer {
     /// The upstream has to answer `initialize`.
     Handshake,
     /// Running turns have to finish.
@@ -173,7 +175,7 @@ pub enum Timer {
 
 /// What the shell is to do. Carried out in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Effect {
+pub enum LifecycleEffect {
     /// Tell the supervisor and whoever waits that clients are served.
     Ready,
     /// Accept no more clients and give up the socket path.
@@ -185,7 +187,7 @@ pub enum Effect {
     /// Interrupt running turns.
     InterruptTurns,
     /// Give clients what they are owed: errors, terminal events, the announcement.
-    SettleClients,
+    ResolveClients,
     /// Close the upstream's input.
     CloseInput,
     /// Send SIGTERM to the upstream.
@@ -197,7 +199,7 @@ pub enum Effect {
     /// Close all connections.
     CloseClients,
     /// Start this timer instead of the one that runs.
-    Arm(Timer),
+    Arm(LifecycleTimer),
     /// Stop the timer that runs.
     Disarm,
 }
@@ -205,21 +207,21 @@ pub enum Effect {
 /// How long the named timers run, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// [`Timer::Handshake`].
+    /// [`LifecycleTimer::Handshake`].
     pub handshake_ms: u64,
-    /// [`Timer::Drain`]; `None` waits for ever.
+    /// [`LifecycleTimer::Drain`]; `None` waits for ever.
     pub drain_ms: Option<u64>,
-    /// [`Timer::Interrupt`].
+    /// [`LifecycleTimer::Interrupt`].
     pub interrupt_ms: u64,
-    /// [`Timer::Reap`].
+    /// [`LifecycleTimer::Reap`].
     pub reap_ms: u64,
-    /// [`Timer::Input`].
+    /// [`LifecycleTimer::Input`].
     pub input_ms: u64,
-    /// [`Timer::Terminate`].
+    /// [`LifecycleTimer::Terminate`].
     pub terminate_ms: u64,
-    /// [`Timer::Kill`].
+    /// [`LifecycleTimer::Kill`].
     pub kill_ms: u64,
-    /// [`Timer::Flush`].
+    /// [`LifecycleTimer::Flush`].
     pub flush_ms: u64,
 }
 
@@ -240,16 +242,16 @@ impl Default for Timeouts {
 
 impl Timeouts {
     /// Returns how long a timer runs; `None` for ever.
-    pub const fn of(&self, timer: Timer) -> Option<u64> {
+    pub const fn of(&self, timer: LifecycleTimer) -> Option<u64> {
         match timer {
-            Timer::Handshake => Some(self.handshake_ms),
-            Timer::Drain => self.drain_ms,
-            Timer::Interrupt => Some(self.interrupt_ms),
-            Timer::Reap => Some(self.reap_ms),
-            Timer::Input => Some(self.input_ms),
-            Timer::Terminate => Some(self.terminate_ms),
-            Timer::Kill => Some(self.kill_ms),
-            Timer::Flush => Some(self.flush_ms),
+            LifecycleTimer::Handshake => Some(self.handshake_ms),
+            LifecycleTimer::Drain => self.drain_ms,
+            LifecycleTimer::Interrupt => Some(self.interrupt_ms),
+            LifecycleTimer::Reap => Some(self.reap_ms),
+            LifecycleTimer::Input => Some(self.input_ms),
+            LifecycleTimer::Terminate => Some(self.terminate_ms),
+            LifecycleTimer::Kill => Some(self.kill_ms),
+            LifecycleTimer::Flush => Some(self.flush_ms),
         }
     }
 
@@ -268,7 +270,7 @@ pub struct Lifecycle {
     since: Time,
     intent: Option<Intent>,
     child: Option<ChildStatus>,
-    timer: Option<(Timer, Time)>,
+    timer: Option<(LifecycleTimer, Time)>,
     timeouts: Timeouts,
 }
 
@@ -303,6 +305,11 @@ impl Lifecycle {
         (self.state == State::Exited).then(|| exit_code(self.intent.as_ref(), self.child))
     }
 
+    /// Returns the timer that runs, and when it fires.
+    pub fn timer(&self) -> Option<(LifecycleTimer, Time)> {
+        self.timer
+    }
+
     /// Returns when the running timer fires.
     pub fn poll_timeout(&self) -> Option<Time> {
         self.timer.map(|(_, at)| at)
@@ -324,19 +331,19 @@ impl Lifecycle {
     }
 
     /// Fires the timer if it is due.
-    pub fn handle_timeout(&mut self, now: Time) -> Vec<Effect> {
+    pub fn handle_timeout(&mut self, now: Time) -> Vec<LifecycleEffect> {
         match self.timer {
             Some((timer, at)) if at <= now => {
                 self.timer = None;
-                self.handle(now, Event::TimerFired(timer))
+                self.handle(now, LifecycleEvent::TimerFired(timer))
             }
             _ => Vec::new(),
         }
     }
 
     /// Takes in an event and returns what is to be done, in order.
-    pub fn handle(&mut self, now: Time, event: Event) -> Vec<Effect> {
-        if let Event::UpstreamExited(status) = event {
+    pub fn handle(&mut self, now: Time, event: LifecycleEvent) -> Vec<LifecycleEffect> {
+        if let LifecycleEvent::UpstreamExited(status) = event {
             self.child = Some(status);
         }
         let table::Step { next, intent, effects } = table::step(self.state, event, self.child.is_some());
@@ -349,10 +356,10 @@ impl Lifecycle {
         }
         for effect in &effects {
             match effect {
-                Effect::Arm(timer) => {
+                LifecycleEffect::Arm(timer) => {
                     self.timer = self.timeouts.of(*timer).map(|ms| (*timer, now + ms));
                 }
-                Effect::Disarm => self.timer = None,
+                LifecycleEffect::Disarm => self.timer = None,
                 _ => {}
             }
         }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{ChildStatus, Effect, Event, Intent, LossKind, State, StopSource, Timer};
+use super::{
+    ChildStatus, Intent, LifecycleEffect, LifecycleEvent, LifecycleTimer, LossKind, State, StopSource,
+};
 use crate::exit::ExitCode;
 
 /// What one event does.
@@ -12,7 +14,7 @@ pub(super) struct Step {
     pub(super) next: Option<State>,
     /// Why the daemon ends, if this is the first reason.
     pub(super) intent: Option<Intent>,
-    pub(super) effects: Vec<Effect>,
+    pub(super) effects: Vec<LifecycleEffect>,
 }
 
 impl Step {
@@ -21,11 +23,11 @@ impl Step {
         Step { next: None, intent: None, effects: Vec::new() }
     }
 
-    fn stay(effects: &[Effect]) -> Step {
+    fn stay(effects: &[LifecycleEffect]) -> Step {
         Step { next: None, intent: None, effects: effects.to_vec() }
     }
 
-    fn go(next: State, effects: &[Effect]) -> Step {
+    fn go(next: State, effects: &[LifecycleEffect]) -> Step {
         Step { next: Some(next), intent: None, effects: effects.to_vec() }
     }
 
@@ -35,7 +37,7 @@ impl Step {
     }
 
     /// Puts effects before the others.
-    fn after(mut self, first: &[Effect]) -> Step {
+    fn after(mut self, first: &[LifecycleEffect]) -> Step {
         self.effects.splice(0..0, first.iter().copied());
         self
     }
@@ -43,29 +45,55 @@ impl Step {
 
 /// Ends the upstream the gentlest way.
 fn close_input() -> Step {
-    Step::go(State::ClosingInput, &[Effect::CloseInput, Effect::Arm(Timer::Input)])
+    Step::go(State::ClosingInput, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(LifecycleTimer::Input)])
+}
+
+/// Ends running turns, and waits a moment for their ends.
+fn interrupt() -> Step {
+    Step::go(
+        State::Interrupting,
+        &[LifecycleEffect::InterruptTurns, LifecycleEffect::Arm(LifecycleTimer::Interrupt)],
+    )
 }
 
 fn terminate() -> Step {
-    Step::go(State::Terminating, &[Effect::CloseInput, Effect::Terminate, Effect::Arm(Timer::Terminate)])
+    Step::go(
+        State::Terminating,
+        &[
+            LifecycleEffect::CloseInput,
+            LifecycleEffect::Terminate,
+            LifecycleEffect::Arm(LifecycleTimer::Terminate),
+        ],
+    )
 }
 
 fn kill() -> Step {
-    Step::go(State::Killing, &[Effect::CloseInput, Effect::Kill, Effect::Arm(Timer::Kill)])
+    Step::go(
+        State::Killing,
+        &[LifecycleEffect::CloseInput, LifecycleEffect::Kill, LifecycleEffect::Arm(LifecycleTimer::Kill)],
+    )
 }
 
 /// The upstream has gone: what is owed can be told, and then the daemon is done.
 fn flush() -> Step {
-    Step::go(State::Flushing, &[Effect::Sweep, Effect::SettleClients, Effect::Arm(Timer::Flush)])
+    Step::go(
+        State::Flushing,
+        &[
+            LifecycleEffect::Sweep,
+            LifecycleEffect::ResolveClients,
+            LifecycleEffect::Arm(LifecycleTimer::Flush),
+        ],
+    )
 }
 
 /// Nothing is owed to anybody any more.
 fn exit() -> Step {
-    Step::go(State::Exited, &[Effect::CloseClients, Effect::Disarm])
+    Step::go(State::Exited, &[LifecycleEffect::CloseClients, LifecycleEffect::Disarm])
 }
 
-/// The first thing to do on every way out: nobody new may come in.
-const CLOSE_DOOR: [Effect; 2] = [Effect::NotifyStopping, Effect::StopListening];
+/// The first steps of every shutdown: no new clients.
+const STOP_ACCEPTING: [LifecycleEffect; 2] =
+    [LifecycleEffect::NotifyStopping, LifecycleEffect::StopListening];
 
 fn lost(kind: LossKind) -> Intent {
     Intent::UpstreamLost(kind)
@@ -74,121 +102,139 @@ fn lost(kind: LossKind) -> Intent {
 /// Says what `event` does in `state`. `gone` tells whether the upstream process has ended.
 ///
 /// Without a wildcard, so that a new state or event asks for its place here.
-pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
+pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
+    use LifecycleTimer as T;
     use State as S;
-    use Timer as T;
 
     match (state, event) {
         // ---- Starting: there is no process yet ----------------------------------------------------
-        (S::Starting, Event::Spawned) => Step::go(S::Handshaking, &[Effect::Arm(T::Handshake)]),
-        (S::Starting, Event::SpawnFailed(code)) => {
-            flush().after(&CLOSE_DOOR).because(Intent::SpawnFailed(code))
+        (S::Starting, LifecycleEvent::Spawned) => {
+            Step::go(S::Handshaking, &[LifecycleEffect::Arm(T::Handshake)])
         }
-        (S::Starting, Event::StopRequested(by) | Event::KillRequested(by)) => {
-            flush().after(&CLOSE_DOOR).because(Intent::Stop(by))
+        (S::Starting, LifecycleEvent::SpawnFailed(code)) => {
+            flush().after(&STOP_ACCEPTING).because(Intent::SpawnFailed(code))
         }
         (
             S::Starting,
-            Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamExited(_)
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(_),
+            LifecycleEvent::StopRequested(by)
+            | LifecycleEvent::InterruptRequested(by)
+            | LifecycleEvent::KillRequested(by),
+        ) => flush().after(&STOP_ACCEPTING).because(Intent::Stop(by)),
+        (
+            S::Starting,
+            LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamExited(_)
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(_),
         ) => Step::nothing(),
 
         // ---- Handshaking ---------------------------------------------------------------------------
-        (S::Handshaking, Event::HandshakeDone) => Step::go(S::Serving, &[Effect::Disarm, Effect::Ready]),
-        (S::Handshaking, Event::HandshakeRefused) => {
-            close_input().after(&CLOSE_DOOR).because(Intent::HandshakeRefused)
+        (S::Handshaking, LifecycleEvent::HandshakeDone) => {
+            Step::go(S::Serving, &[LifecycleEffect::Disarm, LifecycleEffect::Ready])
         }
-        (S::Handshaking, Event::TimerFired(T::Handshake)) => terminate()
-            .after(&[Effect::SettleClients])
-            .after(&CLOSE_DOOR)
+        (S::Handshaking, LifecycleEvent::HandshakeRefused) => {
+            close_input().after(&STOP_ACCEPTING).because(Intent::HandshakeRefused)
+        }
+        (S::Handshaking, LifecycleEvent::TimerFired(T::Handshake)) => terminate()
+            .after(&[LifecycleEffect::ResolveClients])
+            .after(&STOP_ACCEPTING)
             .because(lost(LossKind::HandshakeTimeout)),
-        (S::Handshaking, Event::StopRequested(by)) => {
-            close_input().after(&CLOSE_DOOR).because(Intent::Stop(by))
+        (S::Handshaking, LifecycleEvent::StopRequested(by) | LifecycleEvent::InterruptRequested(by)) => {
+            close_input().after(&STOP_ACCEPTING).because(Intent::Stop(by))
         }
 
         // ---- Serving -------------------------------------------------------------------------------
-        (S::Serving, Event::StopRequested(by)) => {
-            Step::go(S::Draining, &[Effect::AnnounceDrain, Effect::Arm(T::Drain)])
-                .after(&CLOSE_DOOR)
+        (S::Serving, LifecycleEvent::StopRequested(by)) => {
+            Step::go(S::Draining, &[LifecycleEffect::AnnounceDrain, LifecycleEffect::Arm(T::Drain)])
+                .after(&STOP_ACCEPTING)
                 .because(Intent::Stop(by))
         }
 
+        (S::Serving, LifecycleEvent::InterruptRequested(by)) => interrupt()
+            .after(&[LifecycleEffect::AnnounceDrain])
+            .after(&STOP_ACCEPTING)
+            .because(Intent::Stop(by)),
+
         // ---- Draining ------------------------------------------------------------------------------
-        (S::Draining, Event::Quiet) => close_input(),
-        (S::Draining, Event::TimerFired(T::Drain)) => {
-            Step::go(S::Interrupting, &[Effect::InterruptTurns, Effect::Arm(T::Interrupt)])
+        (S::Draining, LifecycleEvent::Quiet) => close_input(),
+        (S::Draining, LifecycleEvent::TimerFired(T::Drain) | LifecycleEvent::InterruptRequested(_)) => {
+            interrupt()
         }
         // The second signal: do not wait any longer.
-        (S::Draining, Event::StopRequested(by)) if by.insists() => close_input(),
+        (S::Draining, LifecycleEvent::StopRequested(by)) if by.insists() => close_input(),
 
         // ---- Interrupting --------------------------------------------------------------------------
-        (S::Interrupting, Event::Quiet | Event::TimerFired(T::Interrupt)) => close_input(),
-        (S::Interrupting, Event::StopRequested(by)) if by.insists() => close_input(),
+        (S::Interrupting, LifecycleEvent::Quiet | LifecycleEvent::TimerFired(T::Interrupt)) => close_input(),
+        (S::Interrupting, LifecycleEvent::StopRequested(by)) if by.insists() => close_input(),
 
         // ---- The upstream is lost while it is needed -----------------------------------------------
-        (S::Handshaking | S::Serving, Event::UpstreamExited(_)) => {
-            flush().after(&CLOSE_DOOR).because(lost(LossKind::Exited))
+        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamExited(_)) => {
+            flush().after(&STOP_ACCEPTING).because(lost(LossKind::Exited))
         }
-        (S::Handshaking | S::Serving, Event::UpstreamEof) => {
-            Step::go(S::Reaping, &[Effect::CloseInput, Effect::Arm(T::Reap)])
-                .after(&CLOSE_DOOR)
+        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamEof) => {
+            Step::go(S::Reaping, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(T::Reap)])
+                .after(&STOP_ACCEPTING)
                 .because(lost(LossKind::OutputEnded))
         }
-        (S::Handshaking | S::Serving, Event::UpstreamMalformed) => {
-            terminate().after(&[Effect::SettleClients]).after(&CLOSE_DOOR).because(lost(LossKind::Malformed))
-        }
-        (S::Handshaking | S::Serving, Event::UpstreamUnresponsive) => terminate()
-            .after(&[Effect::SettleClients])
-            .after(&CLOSE_DOOR)
+        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamMalformed) => terminate()
+            .after(&[LifecycleEffect::ResolveClients])
+            .after(&STOP_ACCEPTING)
+            .because(lost(LossKind::Malformed)),
+        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamUnresponsive) => terminate()
+            .after(&[LifecycleEffect::ResolveClients])
+            .after(&STOP_ACCEPTING)
             .because(lost(LossKind::Unresponsive)),
         // While draining, the stop was asked for: the exit code stays that of a stop.
-        (S::Draining | S::Interrupting, Event::UpstreamExited(_)) => flush(),
-        (S::Draining | S::Interrupting, Event::UpstreamEof) => {
-            Step::go(S::Reaping, &[Effect::CloseInput, Effect::Arm(T::Reap)])
+        (S::Draining | S::Interrupting, LifecycleEvent::UpstreamExited(_)) => flush(),
+        (S::Draining | S::Interrupting, LifecycleEvent::UpstreamEof) => {
+            Step::go(S::Reaping, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(T::Reap)])
         }
-        (S::Draining | S::Interrupting, Event::UpstreamMalformed | Event::UpstreamUnresponsive) => {
-            terminate().after(&[Effect::SettleClients])
-        }
+        (
+            S::Draining | S::Interrupting,
+            LifecycleEvent::UpstreamMalformed | LifecycleEvent::UpstreamUnresponsive,
+        ) => terminate().after(&[LifecycleEffect::ResolveClients]),
 
         // ---- At once -------------------------------------------------------------------------------
-        (S::Handshaking | S::Serving, Event::KillRequested(by)) => {
-            kill().after(&CLOSE_DOOR).because(Intent::Stop(by))
+        (S::Handshaking | S::Serving, LifecycleEvent::KillRequested(by)) => {
+            kill().after(&STOP_ACCEPTING).because(Intent::Stop(by))
         }
         (
             S::Draining | S::Interrupting | S::Reaping | S::ClosingInput | S::Terminating,
-            Event::KillRequested(_),
+            LifecycleEvent::KillRequested(_),
         ) => kill(),
 
         // ---- Reaping: the output has ended ---------------------------------------------------------
-        (S::Reaping, Event::UpstreamExited(_)) => flush(),
-        (S::Reaping, Event::TimerFired(T::Reap)) => terminate().after(&[Effect::SettleClients]),
-        (S::Reaping, Event::StopRequested(by)) if by.insists() => kill(),
+        (S::Reaping, LifecycleEvent::UpstreamExited(_)) => flush(),
+        (S::Reaping, LifecycleEvent::TimerFired(T::Reap)) => {
+            terminate().after(&[LifecycleEffect::ResolveClients])
+        }
+        (S::Reaping, LifecycleEvent::StopRequested(by)) if by.insists() => kill(),
 
         // ---- ClosingInput, Terminating, Killing: step by step ----------------------------------------
-        (S::ClosingInput, Event::UpstreamExited(_)) => flush(),
-        (S::ClosingInput, Event::TimerFired(T::Input)) => terminate(),
+        (S::ClosingInput, LifecycleEvent::UpstreamExited(_)) => flush(),
+        (S::ClosingInput, LifecycleEvent::TimerFired(T::Input)) => terminate(),
         // The third signal: kill.
-        (S::ClosingInput, Event::StopRequested(by)) if by.insists() => kill(),
-        (S::Terminating, Event::UpstreamExited(_)) => flush(),
-        (S::Terminating, Event::TimerFired(T::Terminate)) => kill(),
-        (S::Terminating, Event::StopRequested(by)) if by.insists() => kill(),
-        (S::Killing, Event::UpstreamExited(_)) => flush(),
+        (S::ClosingInput, LifecycleEvent::StopRequested(by)) if by.insists() => kill(),
+        (S::Terminating, LifecycleEvent::UpstreamExited(_)) => flush(),
+        (S::Terminating, LifecycleEvent::TimerFired(T::Terminate)) => kill(),
+        (S::Terminating, LifecycleEvent::StopRequested(by)) if by.insists() => kill(),
+        (S::Killing, LifecycleEvent::UpstreamExited(_)) => flush(),
         // A process that SIGKILL does not end sits in the kernel: nobody can do more.
-        (S::Killing, Event::TimerFired(T::Kill)) => flush(),
-        (S::Killing, Event::StopRequested(by)) if by.insists() => Step::stay(&[Effect::Kill]),
-        (S::Killing, Event::KillRequested(_)) => Step::stay(&[Effect::Kill]),
+        (S::Killing, LifecycleEvent::TimerFired(T::Kill)) => flush(),
+        (S::Killing, LifecycleEvent::StopRequested(by)) if by.insists() => {
+            Step::stay(&[LifecycleEffect::Kill])
+        }
+        (S::Killing, LifecycleEvent::KillRequested(_)) => Step::stay(&[LifecycleEffect::Kill]),
 
         // ---- Flushing ------------------------------------------------------------------------------
-        (S::Flushing, Event::Flushed | Event::TimerFired(T::Flush)) => exit(),
-        (S::Flushing, Event::StopRequested(by)) if by.insists() => exit(),
-        (S::Flushing, Event::KillRequested(_)) => exit(),
+        (S::Flushing, LifecycleEvent::Flushed | LifecycleEvent::TimerFired(T::Flush)) => exit(),
+        (S::Flushing, LifecycleEvent::StopRequested(by)) if by.insists() => exit(),
+        (S::Flushing, LifecycleEvent::KillRequested(_)) => exit(),
 
         // ---- Asked again by somebody who can wait ----------------------------------------------------
         (
@@ -199,142 +245,147 @@ pub(super) fn step(state: State, event: Event, gone: bool) -> Step {
             | S::Terminating
             | S::Killing
             | S::Flushing,
-            Event::StopRequested(_),
+            LifecycleEvent::StopRequested(_),
+        ) => Step::nothing(),
+        (
+            S::Interrupting | S::Reaping | S::ClosingInput | S::Terminating | S::Killing | S::Flushing,
+            LifecycleEvent::InterruptRequested(_),
         ) => Step::nothing(),
 
         // ---- Events that come too late, or that a state does not wait for ----------------------------
         (
             S::Handshaking,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Serving,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(_),
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(_),
         ) => Step::nothing(),
         (
             S::Draining,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Interrupting,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Reaping,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Interrupt | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::ClosingInput,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Terminating,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Killing,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Flush,
             ),
         ) => Step::nothing(),
         (
             S::Flushing,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamExited(_)
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::Quiet
-            | Event::TimerFired(
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamExited(_)
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::TimerFired(
                 T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill,
             ),
         ) => Step::nothing(),
         (
             S::Exited,
-            Event::Spawned
-            | Event::SpawnFailed(_)
-            | Event::HandshakeDone
-            | Event::HandshakeRefused
-            | Event::UpstreamExited(_)
-            | Event::UpstreamEof
-            | Event::UpstreamMalformed
-            | Event::UpstreamUnresponsive
-            | Event::StopRequested(_)
-            | Event::KillRequested(_)
-            | Event::Quiet
-            | Event::Flushed
-            | Event::TimerFired(_),
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpstreamExited(_)
+            | LifecycleEvent::UpstreamEof
+            | LifecycleEvent::UpstreamMalformed
+            | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::StopRequested(_)
+            | LifecycleEvent::InterruptRequested(_)
+            | LifecycleEvent::KillRequested(_)
+            | LifecycleEvent::Quiet
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(_),
         ) => Step::nothing(),
     }
     .skip_signals_to_the_dead(gone)
@@ -344,7 +395,7 @@ impl Step {
     /// A signal is never sent to a process that has ended: its id may be somebody else's by now.
     fn skip_signals_to_the_dead(mut self, gone: bool) -> Step {
         if gone {
-            self.effects.retain(|e| !matches!(e, Effect::Terminate | Effect::Kill));
+            self.effects.retain(|e| !matches!(e, LifecycleEffect::Terminate | LifecycleEffect::Kill));
         }
         self
     }
@@ -366,28 +417,29 @@ pub const STATES: [State; 11] = [
 ];
 
 /// Every event once, with an example where it carries a value.
-pub const EVENTS: [Event; 21] = [
-    Event::Spawned,
-    Event::SpawnFailed(ExitCode::Unavailable),
-    Event::HandshakeDone,
-    Event::HandshakeRefused,
-    Event::UpstreamExited(ChildStatus::Code(0)),
-    Event::UpstreamEof,
-    Event::UpstreamMalformed,
-    Event::UpstreamUnresponsive,
-    Event::StopRequested(StopSource::Terminate),
-    Event::StopRequested(StopSource::Control),
-    Event::KillRequested(StopSource::Control),
-    Event::Quiet,
-    Event::Flushed,
-    Event::TimerFired(Timer::Handshake),
-    Event::TimerFired(Timer::Drain),
-    Event::TimerFired(Timer::Interrupt),
-    Event::TimerFired(Timer::Reap),
-    Event::TimerFired(Timer::Input),
-    Event::TimerFired(Timer::Terminate),
-    Event::TimerFired(Timer::Kill),
-    Event::TimerFired(Timer::Flush),
+pub const EVENTS: [LifecycleEvent; 22] = [
+    LifecycleEvent::Spawned,
+    LifecycleEvent::SpawnFailed(ExitCode::Unavailable),
+    LifecycleEvent::HandshakeDone,
+    LifecycleEvent::HandshakeRefused,
+    LifecycleEvent::UpstreamExited(ChildStatus::Code(0)),
+    LifecycleEvent::UpstreamEof,
+    LifecycleEvent::UpstreamMalformed,
+    LifecycleEvent::UpstreamUnresponsive,
+    LifecycleEvent::StopRequested(StopSource::Terminate),
+    LifecycleEvent::StopRequested(StopSource::Control),
+    LifecycleEvent::InterruptRequested(StopSource::Control),
+    LifecycleEvent::KillRequested(StopSource::Control),
+    LifecycleEvent::Quiet,
+    LifecycleEvent::Flushed,
+    LifecycleEvent::TimerFired(LifecycleTimer::Handshake),
+    LifecycleEvent::TimerFired(LifecycleTimer::Drain),
+    LifecycleEvent::TimerFired(LifecycleTimer::Interrupt),
+    LifecycleEvent::TimerFired(LifecycleTimer::Reap),
+    LifecycleEvent::TimerFired(LifecycleTimer::Input),
+    LifecycleEvent::TimerFired(LifecycleTimer::Terminate),
+    LifecycleEvent::TimerFired(LifecycleTimer::Kill),
+    LifecycleEvent::TimerFired(LifecycleTimer::Flush),
 ];
 
 /// Writes the whole table as Markdown: what `docs/lifecycle.md` shows.
@@ -420,14 +472,15 @@ pub fn describe() -> String {
     out
 }
 
-fn event_name(event: Event) -> String {
+fn event_name(event: LifecycleEvent) -> String {
     match event {
-        Event::SpawnFailed(_) => "SpawnFailed".to_owned(),
-        Event::UpstreamExited(_) => "UpstreamExited".to_owned(),
-        Event::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
-        Event::StopRequested(_) => "StopRequested otherwise".to_owned(),
-        Event::KillRequested(_) => "KillRequested".to_owned(),
-        Event::TimerFired(timer) => format!("{timer:?} timer"),
+        LifecycleEvent::SpawnFailed(_) => "SpawnFailed".to_owned(),
+        LifecycleEvent::UpstreamExited(_) => "UpstreamExited".to_owned(),
+        LifecycleEvent::StopRequested(by) if by.insists() => "StopRequested by a signal".to_owned(),
+        LifecycleEvent::StopRequested(_) => "StopRequested otherwise".to_owned(),
+        LifecycleEvent::InterruptRequested(_) => "InterruptRequested".to_owned(),
+        LifecycleEvent::KillRequested(_) => "KillRequested".to_owned(),
+        LifecycleEvent::TimerFired(timer) => format!("{timer:?} timer"),
         other => format!("{other:?}"),
     }
 }

@@ -1,5 +1,7 @@
 //! Settings of the router.
 
+use serde::Deserialize;
+
 use super::Limits;
 
 /// Who this daemon is, as clients see it.
@@ -14,7 +16,8 @@ pub struct Identity {
 }
 
 /// What a client's `broker/shutdown` does beyond detaching that client.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ClientShutdown {
     /// Stops the daemon if no other client is connected and no turn runs.
     #[default]
@@ -23,6 +26,17 @@ pub enum ClientShutdown {
     Always,
     /// Nothing.
     Never,
+}
+
+/// What becomes of a turn whose last subscriber disconnects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OrphanedTurns {
+    /// It goes on, as with a native listener.
+    #[default]
+    Keep,
+    /// It is interrupted if nobody subscribes within a grace period, as it ends with a codex of one's own.
+    Interrupt,
 }
 
 /// Settings of the router.
@@ -36,4 +50,6 @@ pub struct Config {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects, unless that client declared it.
+    pub orphaned_turns: OrphanedTurns,
 }

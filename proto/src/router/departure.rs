@@ -35,7 +35,9 @@ impl Router {
         for id in self.server_requests.client_gone(client) {
             self.fail_server_request(id, "the client that was asked has gone");
         }
+        let policy = self.orphan_policy(client);
         for thread in &self.subscriptions.unsubscribe_all(client) {
+            self.orphan_turn(thread, policy);
             self.release_thread(thread);
         }
     }

@@ -7,7 +7,7 @@ use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
 use super::delivery::{OptOuts, Topic};
 use super::pacing::Kind;
 use super::session::{Declared, SessionState};
-use super::{Action, Phase, Router};
+use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
@@ -54,6 +54,23 @@ struct InitializeParams {
     client_info: ClientInfo,
     #[serde(default)]
     capabilities: Option<Capabilities>,
+    /// For codexd alone; the upstream does not know it.
+    #[serde(default)]
+    codexd: CodexdParams,
+}
+
+/// What `codexd connect` adds. What is not understood is ignored, as by the upstream.
+#[derive(Default)]
+struct CodexdParams {
+    orphaned_turns: Option<OrphanedTurns>,
+}
+
+impl<'de> Deserialize<'de> for CodexdParams {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<CodexdParams, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        let orphaned_turns = OrphanedTurns::deserialize(&value["orphanedTurns"]).ok();
+        Ok(CodexdParams { orphaned_turns })
+    }
 }
 
 #[derive(Deserialize)]
@@ -171,10 +188,11 @@ impl Router {
             version: params.client_info.version,
             experimental: capabilities.experimental_api,
             attestation: capabilities.request_attestation,
+            orphaned_turns: params.codexd.orphaned_turns,
         };
         self.sessions.initialized(client, declared);
         self.delivery.initialized(client, opt_outs);
-        self.delivery.to_client_with(client, |out| {
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":");

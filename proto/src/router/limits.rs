@@ -1,8 +1,13 @@
-//! The bounds of the router, as values with units.
+//! Limits, as values with units.
 
-/// Bounds that protect the upstream from clients, and clients from each other.
+/// Limits that protect the upstream from clients, and clients from each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Bytes of one message of a client. The shell cuts what exceeds it; the upstream may write twice as
+    /// much, since it may wrap what it got into something longer.
+    pub max_message_bytes: usize,
+    /// Clients that may be connected at the same time.
+    pub max_clients: usize,
     /// Bytes that may wait for a client for [`client_queue_soft_ms`](Self::client_queue_soft_ms).
     pub client_queue_soft_bytes: usize,
     /// Milliseconds that a client may stay above the soft limit before it is closed.
@@ -32,6 +37,8 @@ pub struct Limits {
     pub unanswered_warning_ms: u64,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
     pub hold_ms: u64,
+    /// Milliseconds that a turn without subscribers goes on before it is interrupted, where it is to be.
+    pub orphaned_turn_grace_ms: u64,
     /// Bytes of a client's lines that are kept while the upstream is still starting.
     pub early_bytes: usize,
     /// Threads without subscribers that are remembered.
@@ -41,6 +48,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
+            max_message_bytes: 128 << 20,
+            max_clients: 1024,
             client_queue_soft_bytes: 4 << 20,
             client_queue_soft_ms: 30_000,
             client_queue_hard_bytes: 16 << 20,
@@ -52,6 +61,7 @@ impl Default for Limits {
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
             hold_ms: 10_000,
+            orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,
             remembered_threads: 4096,
         }

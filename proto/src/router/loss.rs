@@ -52,6 +52,7 @@ impl Router {
         for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        self.orphans.clear();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.announce(announcement);

@@ -38,6 +38,7 @@ mod limits;
 mod loss;
 mod methods;
 mod notification;
+mod orphaned_turns;
 mod pacing;
 mod report;
 mod request;
@@ -54,8 +55,7 @@ mod unsubscribe;
 
 use std::collections::VecDeque;
 
-use crate::id::ClientId;
-use crate::json::edit::write_text;
+use crate::id::{ClientId, ThreadId};
 use crate::routes::Routes;
 use crate::status::Counters;
 use crate::time::Time;
@@ -63,7 +63,7 @@ use crate::time::Time;
 pub use action::{Action, CloseReason};
 pub use announcement::Announcement;
 pub use answer::{Delivered, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
-pub use config::{ClientShutdown, Config, Identity};
+pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
 pub use delivery::Outbox;
 pub use limits::Limits;
 pub use loss::Loss;
@@ -108,6 +108,8 @@ pub struct Router {
     attribution: Attribution,
     server_requests: ServerRequests,
     resources: Resources,
+    /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
+    orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
     counters: Counters,
     last_upstream: Option<Time>,
@@ -130,6 +132,7 @@ impl Router {
             attribution: Attribution::default(),
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
+            orphans: VecDeque::new(),
             actions: VecDeque::new(),
             counters: Counters::default(),
             last_upstream: None,
@@ -143,11 +146,17 @@ impl Router {
     /// Changes limits and the effect of `broker/shutdown` while clients are served.
     ///
     /// What exceeds a lowered limit counts from its next message on.
-    pub fn reconfigure(&mut self, limits: Limits, client_shutdown: ClientShutdown) {
+    pub fn reconfigure(
+        &mut self,
+        limits: Limits,
+        client_shutdown: ClientShutdown,
+        orphaned_turns: OrphanedTurns,
+    ) {
         self.pacing.resize(limits.window);
         self.delivery.limit(&limits);
         self.config.limits = limits;
         self.config.client_shutdown = client_shutdown;
+        self.config.orphaned_turns = orphaned_turns;
         self.pump();
     }
 
@@ -242,17 +251,10 @@ impl Router {
     /// Interrupts every open turn.
     pub fn interrupt_turns(&mut self, now: Time) {
         self.delivery.at(now);
-        let open = self.subscriptions.threads();
-        let open: Vec<_> =
-            open.filter_map(|(thread, t)| Some((thread.clone(), t.turn.as_ref()?.id.clone()))).collect();
-        for (thread, turn) in open {
-            self.send_own("turn/interrupt", Kind::Plain, |out| {
-                out.extend_from_slice(b"{\"threadId\":");
-                write_text(out, thread.as_bytes());
-                out.extend_from_slice(b",\"turnId\":");
-                write_text(out, &turn);
-                out.push(b'}');
-            });
+        let open = self.subscriptions.threads().filter(|(_, t)| t.turn.is_some());
+        let open: Vec<ThreadId> = open.map(|(thread, _)| thread.clone()).collect();
+        for thread in open {
+            self.interrupt_turn(&thread);
         }
     }
 
@@ -268,7 +270,14 @@ impl Router {
 
     /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
     pub fn is_quiet(&self) -> bool {
-        !self.subscriptions.any_busy() && self.pacing.of_clients().next().is_none()
+        !self.has_running_turns() && self.pacing.of_clients().next().is_none()
+    }
+
+    /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can
+    /// answer it.
+    fn has_running_turns(&self) -> bool {
+        let mut busy = self.subscriptions.threads().filter(|(_, t)| t.is_busy());
+        busy.any(|(thread, _)| !self.server_requests.has_unassigned(thread))
     }
 
     /// Returns the number of clients that are connected.

@@ -11,7 +11,7 @@ use crate::json::scan::string_inner;
 use crate::json::text::decoded;
 use crate::json::{Span, text};
 use crate::message::{ClientMessage, Params, Rejection};
-use crate::routes::{Effect, Request, Resource, Route};
+use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
 /// A request from a client while it is on its way through the router.
@@ -179,7 +179,8 @@ impl Router {
     ) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
-        let pending = Pending::new(Origin::Client { client, id }, kind.clone(), known, now);
+        let attributed = kind.is_attributed().then(|| kind.clone());
+        let pending = Pending::new(Origin::Client { client, id }, kind, known, now);
         if self.pacing.is_full_for(client, line.len(), &pending, &self.config.limits) {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
@@ -199,7 +200,7 @@ impl Router {
                 edits.write(line, out);
             }
         });
-        if let Some(sent) = sent {
+        if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
     }
@@ -271,14 +272,14 @@ impl Router {
 
     fn broker_shutdown(&mut self, incoming: &Incoming<'_>) {
         let Incoming { client, id, .. } = incoming;
-        self.delivery.to_client_with(*client, |out| {
+        self.delivery.reply_with(*client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{}}");
         });
         let other =
             |(c, s): (ClientId, &super::session::Session)| c != *client && s.state() != SessionState::Closing;
-        let unused = !self.sessions.iter().any(other) && !self.subscriptions.any_busy();
+        let unused = !self.sessions.iter().any(other) && !self.has_running_turns();
         let stops = match self.config.client_shutdown {
             ClientShutdown::Always => true,
             ClientShutdown::Never => false,
@@ -298,7 +299,7 @@ impl Router {
             Phase::Lost(_) => "stopping",
         };
         let identity = &self.config.identity;
-        self.delivery.to_client_with(incoming.client, |out| {
+        self.delivery.reply_with(incoming.client, |out| {
             out.extend_from_slice(b"{\"id\":");
             incoming.id.write(out);
             out.extend_from_slice(b",\"result\":{\"state\":");
@@ -316,14 +317,14 @@ impl Router {
     /// Answers with an error in the upstream's words.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
-        self.delivery.to_client_with(client, |out| super::answer::write_native(out, id, message));
+        self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
     /// Answers with an error of codexd's own.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
         let generation = self.config.identity.generation;
-        self.delivery.to_client_with(client, |out| error.write(out, id, generation));
+        self.delivery.reply_with(client, |out| error.write(out, id, generation));
     }
 }
 
@@ -332,23 +333,23 @@ fn kind(known: &Request, incoming: &Incoming<'_>) -> Kind {
     let thread = || incoming.thread(known);
     let flag = |name| incoming.params.as_ref().and_then(|p| p.get(name)).map(|v| v.of(incoming.line));
     match known.effect {
-        Effect::None => Kind::Plain,
-        Effect::Start => Kind::Start,
-        Effect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
-        Effect::Resume => {
+        RequestEffect::None => Kind::Plain,
+        RequestEffect::Start => Kind::Start,
+        RequestEffect::Fork => Kind::Fork { replays: flag("excludeTurns") != Some(b"true") },
+        RequestEffect::Resume => {
             let given = |name| flag(name).is_some_and(|v| v != b"null" && v != b"\"\"");
             Kind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
                 replays: flag("excludeTurns") != Some(b"true"),
             }
         }
-        Effect::DropSubscriptions => {
+        RequestEffect::DropSubscriptions => {
             thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
         }
-        Effect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
-        Effect::WindowsSetup => Kind::WindowsSetup,
-        Effect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
-        Effect::Read => Kind::Plain,
+        RequestEffect::StartTurn => thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread }),
+        RequestEffect::WindowsSetup => Kind::WindowsSetup,
+        RequestEffect::Read if flag("includeTurns") == Some(b"true") => Kind::ReadTurns,
+        RequestEffect::Read => Kind::Plain,
     }
 }
 

@@ -76,7 +76,7 @@ impl Router {
             _ => {}
         }
         if let Origin::Client { client, id } = &pending.origin {
-            self.delivery.to_client_with(*client, |out| {
+            self.delivery.reply_with(*client, |out| {
                 if edits.is_empty() {
                     out.reserve(line.len() + 24);
                     out.extend_from_slice(&line[..id_span.start]);

@@ -110,8 +110,8 @@ impl Router {
         for client in connected {
             let experimental = self.sessions.get(client).is_some_and(|s| s.is_experimental());
             match &stripped {
-                Some(stripped) if !experimental => self.delivery.to_client(client, stripped),
-                _ => self.delivery.to_client(client, line),
+                Some(stripped) if !experimental => self.delivery.reply(client, stripped),
+                _ => self.delivery.reply(client, line),
             }
         }
     }

@@ -141,6 +141,11 @@ impl ServerRequests {
         self.open.iter().filter(|(_, open)| !open.answered).map(|(id, open)| (*id, open))
     }
 
+    /// Whether a thread waits for an answer that no connected client can give.
+    pub(super) fn has_unassigned(&self, thread: &ThreadId) -> bool {
+        self.unanswered().any(|(_, open)| open.seen_by.is_empty() && open.thread.as_ref() == Some(thread))
+    }
+
     /// Returns how many are kept.
     pub(super) fn len(&self) -> usize {
         self.open.len()

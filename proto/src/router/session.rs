@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use super::config::OrphanedTurns;
 use super::limits::Limits;
 use crate::id::ClientId;
 use crate::json::scan::skip_space;
@@ -30,6 +31,8 @@ pub(super) struct Declared {
     pub(super) experimental: bool,
     /// It can attest.
     pub(super) attestation: bool,
+    /// What becomes of its turns when it disconnects.
+    pub(super) orphaned_turns: Option<OrphanedTurns>,
 }
 
 /// What codexd keeps of one client's handshake.

@@ -111,11 +111,6 @@ impl Subscriptions {
         self.threads.get(thread).is_some_and(Thread::is_busy)
     }
 
-    /// Whether something runs on any thread.
-    pub(super) fn any_busy(&self) -> bool {
-        self.threads.values().any(Thread::is_busy)
-    }
-
     /// Iterates over all threads.
     pub(super) fn threads(&self) -> impl Iterator<Item = (&ThreadId, &Thread)> {
         self.threads.iter()

@@ -14,6 +14,8 @@ pub enum RouterTimer {
     Retry,
     /// A server request is not answered in time.
     ServerRequest,
+    /// A turn has had no subscriber for too long.
+    OrphanedTurn,
     /// A client has been above the soft limit for too long.
     SlowClient,
     /// A barrier is to be sent.
@@ -22,11 +24,12 @@ pub enum RouterTimer {
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 6] = [
+    pub const ALL: [RouterTimer; 7] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
         RouterTimer::ServerRequest,
+        RouterTimer::OrphanedTurn,
         RouterTimer::SlowClient,
         // Last: what was closed before may have left something that waits.
         RouterTimer::Barrier,
@@ -41,6 +44,7 @@ impl Router {
             RouterTimer::SlowRequest => self.pacing.release_due(&self.config.limits),
             RouterTimer::Retry => self.pacing.pause_ends(),
             RouterTimer::ServerRequest => self.server_requests.deadline(),
+            RouterTimer::OrphanedTurn => self.orphan_due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
         }
@@ -81,6 +85,7 @@ impl Router {
                     self.fail_server_request(id, "no client answered in time");
                 }
             }
+            RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();
                 self.close_overflowed();

@@ -53,7 +53,7 @@ impl Router {
     }
 
     pub(super) fn answer_unsubscribe(&mut self, client: ClientId, id: &RequestId, status: &str) {
-        self.delivery.to_client_with(client, |out| {
+        self.delivery.reply_with(client, |out| {
             out.extend_from_slice(b"{\"id\":");
             id.write(out);
             out.extend_from_slice(b",\"result\":{\"status\":");

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    Audience, Effect, GatedValue, NOTIFICATIONS, Notification, REQUESTS, Request, Route, SERVER_REQUESTS,
-    ServerRequest, ServerRequestAudience,
+    Audience, GatedValue, NOTIFICATIONS, Notification, REQUESTS, Request, RequestEffect, Route,
+    SERVER_REQUESTS, ServerRequest, ServerRequestAudience,
 };
 
 /// Writes the routing table as Markdown: every method that codexd does more with than pass it on has a
@@ -58,12 +58,14 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
         }
     }
     match request.effect {
-        Effect::None | Effect::WindowsSetup | Effect::Read => {}
-        Effect::Start => notes.push("subscribes to the new thread".to_owned()),
-        Effect::Resume => notes.push("subscribes; always passed on, also for a loaded thread".to_owned()),
-        Effect::Fork => notes.push("subscribes to the new thread, not to its source".to_owned()),
-        Effect::DropSubscriptions => notes.push("ends all subscriptions".to_owned()),
-        Effect::StartTurn => notes.push("opens a turn".to_owned()),
+        RequestEffect::None | RequestEffect::WindowsSetup | RequestEffect::Read => {}
+        RequestEffect::Start => notes.push("subscribes to the new thread".to_owned()),
+        RequestEffect::Resume => {
+            notes.push("subscribes; always passed on, also for a loaded thread".to_owned())
+        }
+        RequestEffect::Fork => notes.push("subscribes to the new thread, not to its source".to_owned()),
+        RequestEffect::DropSubscriptions => notes.push("ends all subscriptions".to_owned()),
+        RequestEffect::StartTurn => notes.push("opens a turn".to_owned()),
     }
     if request.experimental {
         notes.push("needs `experimentalApi`".to_owned());

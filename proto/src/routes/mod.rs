@@ -37,7 +37,7 @@ pub struct Request {
     /// Member of `params` that names the thread.
     pub thread: Option<&'static str>,
     /// What its success changes for subscriptions and turns.
-    pub effect: Effect,
+    pub effect: RequestEffect,
     /// Starts something; refused while draining.
     pub work: bool,
     /// May take long for good reasons; not counted in the pacing window.
@@ -62,7 +62,7 @@ impl Request {
     /// some.
     pub fn is_read(&self) -> bool {
         self.route != Route::Forward
-            || self.effect != Effect::None
+            || self.effect != RequestEffect::None
             || !self.fields.is_empty()
             || self.value.is_some()
     }
@@ -136,7 +136,7 @@ pub enum GatedValue {
 
 /// What the success of a request changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum RequestEffect {
     /// Nothing that codexd keeps.
     None,
     /// Subscribes the requester to the new thread.
@@ -163,7 +163,7 @@ const fn forward(method: &'static str) -> Request {
         fields: &[],
         value: None,
         thread: None,
-        effect: Effect::None,
+        effect: RequestEffect::None,
         work: false,
         long: false,
     }
@@ -194,7 +194,7 @@ impl Request {
         self
     }
 
-    const fn effect(mut self, effect: Effect) -> Request {
+    const fn effect(mut self, effect: RequestEffect) -> Request {
         self.effect = effect;
         self
     }

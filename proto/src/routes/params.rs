@@ -1,6 +1,6 @@
 //! The members of `params` that codexd reads, of all client requests.
 
-use super::{Effect, GatedValue, REQUESTS, Request, Resource, Route};
+use super::{GatedValue, REQUESTS, Request, RequestEffect, Resource, Route};
 
 /// Bytes of the longest name.
 const LONGEST: usize = 40;
@@ -33,10 +33,10 @@ impl Request {
     /// Returns the members of `params` that codexd reads beside those that the columns name.
     const fn implied(&self) -> [&'static [&'static str]; 3] {
         let by_effect: &[&str] = match self.effect {
-            Effect::Start => &["cwd"],
-            Effect::Resume => &["path", "history", "excludeTurns"],
-            Effect::Fork => &["excludeTurns"],
-            Effect::Read => &["includeTurns"],
+            RequestEffect::Start => &["cwd"],
+            RequestEffect::Resume => &["path", "history", "excludeTurns"],
+            RequestEffect::Fork => &["excludeTurns"],
+            RequestEffect::Read => &["includeTurns"],
             _ => &[],
         };
         let by_value: &[&str] = match self.value {

@@ -1,6 +1,6 @@
 //! The client requests of codex 0.169, one line each.
 
-use super::{Effect, GatedValue, Request, Resource, forward, local};
+use super::{GatedValue, Request, RequestEffect, Resource, forward, local};
 
 /// All client requests that the routing table knows.
 pub static REQUESTS: [Request; 187] = [
@@ -27,13 +27,13 @@ pub static REQUESTS: [Request; 187] = [
             "experimentalRawEvents",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Start)
+        .effect(RequestEffect::Start)
         .work(),
     forward("thread/resume")
         .thread("threadId")
         .fields(&["history", "path", "runtimeWorkspaceRoots", "permissions", "initialTurnsPage"])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Resume),
+        .effect(RequestEffect::Resume),
     forward("thread/fork")
         .thread("threadId")
         .fields(&[
@@ -47,12 +47,12 @@ pub static REQUESTS: [Request; 187] = [
             "deferGoalContinuation",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::Fork)
+        .effect(RequestEffect::Fork)
         .work(),
     forward("thread/sample").thread("threadId").experimental().work().long(),
     forward("thread/sample/cancel").translates("requestId").experimental(),
-    forward("thread/archive").thread("threadId").effect(Effect::DropSubscriptions),
-    forward("thread/delete").thread("threadId").effect(Effect::DropSubscriptions),
+    forward("thread/archive").thread("threadId").effect(RequestEffect::DropSubscriptions),
+    forward("thread/delete").thread("threadId").effect(RequestEffect::DropSubscriptions),
     forward("thread/unsubscribe").unsubscribes().thread("threadId"),
     forward("thread/increment_elicitation").thread("threadId").experimental(),
     forward("thread/decrement_elicitation").thread("threadId").experimental(),
@@ -108,7 +108,7 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/search").experimental(),
     forward("thread/searchOccurrences").thread("threadId").experimental(),
     forward("thread/loaded/list"),
-    forward("thread/read").thread("threadId").effect(Effect::Read),
+    forward("thread/read").thread("threadId").effect(RequestEffect::Read),
     forward("thread/readState/update").thread("threadId").experimental(),
     forward("thread/turns/list").thread("threadId"),
     forward("thread/items/list").thread("threadId"),
@@ -162,7 +162,7 @@ pub static REQUESTS: [Request; 187] = [
             "cyberAccessProgram",
         ])
         .value(GatedValue::GranularApproval)
-        .effect(Effect::StartTurn)
+        .effect(RequestEffect::StartTurn)
         .work(),
     forward("turn/settings/update").thread("threadId").experimental(),
     forward("turn/steer").thread("threadId").fields(&[
@@ -178,7 +178,7 @@ pub static REQUESTS: [Request; 187] = [
     forward("thread/realtime/stop").thread("threadId").experimental(),
     forward("thread/timeline/list").thread("threadId").experimental(),
     forward("thread/realtime/listVoices").experimental(),
-    forward("review/start").thread("threadId").effect(Effect::StartTurn).work(),
+    forward("review/start").thread("threadId").effect(RequestEffect::StartTurn).work(),
     forward("model/list"),
     forward("account/gatewayOAuth/read"),
     forward("account/gatewayOAuth/login").work().long(),
@@ -214,7 +214,7 @@ pub static REQUESTS: [Request; 187] = [
         .long(),
     forward("mcpServer/event/stream/stop").namespaced(Resource::EventStream, "subscriptionId").experimental(),
     forward("mcpServer/tool/call").thread("threadId").work().long(),
-    forward("windowsSandbox/setupStart").effect(Effect::WindowsSetup).long(),
+    forward("windowsSandbox/setupStart").effect(RequestEffect::WindowsSetup).long(),
     forward("windowsSandbox/readiness"),
     forward("account/login/start").value(GatedValue::ChatgptAuthTokens).work(),
     forward("account/bedrock/discover").experimental().long(),

@@ -11,6 +11,7 @@ fn with(client_shutdown: ClientShutdown) -> Net {
         originator: ORIGINATOR.into(),
         limits: Limits::default(),
         client_shutdown,
+        ..Config::default()
     });
     net.finish_handshake();
     net

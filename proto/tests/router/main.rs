@@ -8,6 +8,7 @@ mod draining;
 mod handshake;
 mod loss;
 mod net;
+mod orphans;
 mod pacing;
 mod retry;
 mod scoped;

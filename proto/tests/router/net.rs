@@ -66,16 +66,20 @@ pub(crate) fn methods(lines: &[Value]) -> Vec<String> {
 
 pub(crate) const ORIGINATOR: &str = "codexd_tests";
 
+/// The settings of the tests' routers.
+pub(crate) fn config(limits: Limits) -> Config {
+    Config {
+        identity: Identity { version: "0.9.1".into(), instance: "default".into(), generation: 7 },
+        originator: ORIGINATOR.into(),
+        limits,
+        ..Config::default()
+    }
+}
+
 impl Net {
     /// A router whose upstream has not answered the handshake.
     pub(crate) fn starting(limits: Limits) -> Net {
-        let config = Config {
-            identity: Identity { version: "0.9.1".into(), instance: "default".into(), generation: 7 },
-            originator: ORIGINATOR.into(),
-            limits,
-            ..Config::default()
-        };
-        Net::with_config(config)
+        Net::with_config(config(limits))
     }
 
     pub(crate) fn with_config(config: Config) -> Net {

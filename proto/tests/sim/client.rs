@@ -1,6 +1,6 @@
 //! A client that knows what it is owed, and fails at the first line that breaks a promise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use codexd_proto::id::ClientId;
 use serde_json::Value;
@@ -50,10 +50,16 @@ pub(crate) struct Client {
     /// The router has taken its `initialize`.
     pub(crate) joined: bool,
     pub(crate) initialize_sent: bool,
+    /// It has the answer to that.
+    pub(crate) initialized: bool,
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
+    /// It asked to be detached: what it sends after that is not answered.
+    pub(crate) detaching: bool,
     /// It sends nothing more.
     pub(crate) half_closed: bool,
+    /// Lines that it wrote and codexd has not read.
+    pub(crate) socket: VecDeque<String>,
     bytes: Vec<u8>,
     pub(crate) outstanding: BTreeMap<String, Request>,
     pub(crate) unreadable: usize,
@@ -76,9 +82,12 @@ impl Client {
             id,
             joined: false,
             initialize_sent: false,
+            initialized: false,
             blocked: false,
             was_blocked: false,
+            detaching: false,
             half_closed: false,
+            socket: VecDeque::new(),
             bytes: Vec::new(),
             outstanding: BTreeMap::new(),
             unreadable: 0,
@@ -147,6 +156,11 @@ impl Client {
         }
         coverage.answers += 1;
         match request.method {
+            // It may come after the daemon has begun to stop.
+            "initialize" => {
+                self.joined = true;
+                self.initialized = true;
+            }
             "thread/start" | "thread/fork" | "thread/resume" => self.opened(&request, result, coverage),
             "thread/unsubscribe" => {
                 coverage.unsubscribes += 1;

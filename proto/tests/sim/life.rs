@@ -1,13 +1,14 @@
 //! The life of the daemon around the router, and what goes wrong in it.
 //!
-//! What the daemon's core does between router, lifecycle and health check is done here in the same
-//! order: actions, then events, then what the state waits for. The upstream's process leaves, is
-//! asked to leave and does not, freezes, and writes what is no message.
+//! Effects of the core are carried out as the daemon's hub does. The upstream's process leaves, is asked
+//! to leave and does not, freezes, and writes what is no message.
 
+use codexd_proto::core::{Effect, Event, Fact, Timer};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::health::Verdict;
-use codexd_proto::lifecycle::{ChildStatus, Effect, Event, State, StopSource, Timeouts, Timer, farewell};
-use codexd_proto::router::{Action, Announcement, CloseReason};
+use codexd_proto::id::ClientId;
+use codexd_proto::lifecycle::{ChildStatus, LifecycleTimer, State, StopSource, Timeouts};
+use codexd_proto::router::CloseReason;
+use codexd_proto::time::Time;
 
 use crate::random::Random;
 use crate::world::World;
@@ -39,9 +40,11 @@ pub(crate) enum Ending {
     Refusal,
     /// It never answers the handshake.
     SlowStart,
+    /// Everybody leaves.
+    Idle,
 }
 
-const ENDINGS: [Ending; 16] = [
+const ENDINGS: [Ending; 17] = [
     Ending::Settled,
     Ending::Settled,
     Ending::Settled,
@@ -58,6 +61,7 @@ const ENDINGS: [Ending; 16] = [
     Ending::StopAtOnce,
     Ending::Refusal,
     Ending::SlowStart,
+    Ending::Idle,
 ];
 
 const SOURCES: [StopSource; 6] = [
@@ -76,6 +80,12 @@ pub(crate) struct Plan {
     pub(crate) sleeps: bool,
     pub(crate) half_closes: bool,
     pub(crate) watched: bool,
+    pub(crate) idle_exit_ms: Option<u64>,
+    pub(crate) loses_socket: bool,
+    /// Something that asks over HTTP how the daemon is comes by.
+    pub(crate) visits: bool,
+    /// Clients write to their sockets, and codexd reads later.
+    pub(crate) buffers: bool,
     pub(crate) timeouts: Timeouts,
 }
 
@@ -89,6 +99,10 @@ impl Plan {
             sleeps: random.one_in(6),
             half_closes: random.one_in(3),
             watched: ending == Ending::Frozen || random.one_in(6),
+            idle_exit_ms: (ending == Ending::Idle).then(|| 300 + random.below(20_000) as u64),
+            loses_socket: random.one_in(3),
+            visits: random.one_in(4),
+            buffers: random.one_in(2),
             timeouts: Timeouts {
                 handshake_ms: if ending == Ending::SlowStart { 300 } else { 10_000_000 },
                 drain_ms: Some(if patient { 10_000_000 } else { 300 }),
@@ -151,28 +165,40 @@ impl Process {
 
 impl World {
     pub(crate) fn state(&self) -> State {
-        self.lifecycle.state()
+        self.core.state()
     }
 
-    /// Nobody has asked for an end, and nothing is lost.
+    /// No end was requested, and nothing is lost.
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.state(), State::Handshaking | State::Serving)
     }
 
-    pub(crate) fn happened(&mut self, event: Event) {
-        self.events.push_back(event);
+    /// Reports something to the core and carries out what follows.
+    pub(crate) fn happened(&mut self, event: Event<'_>) {
+        match event {
+            Event::StopRequested(_) | Event::InterruptRequested(_) | Event::KillRequested(_) => {
+                self.caused(ExitCode::Stopped);
+            }
+            Event::UpstreamExited(_) | Event::UpstreamEof => self.caused(ExitCode::UpstreamLost),
+            _ => {}
+        }
+        self.note(format!("{event:?} in {:?}", self.state()));
+        self.core.handle(self.now, event);
         self.after();
     }
 
-    /// Does what the daemon's core does at the end of each call.
+    /// Records why the daemon ends, if this is the first reason.
+    fn caused(&mut self, code: ExitCode) {
+        if self.is_up() && self.cause.is_none() {
+            self.cause = Some(code);
+        }
+    }
+
+    /// Carries out what the core asks for, and lets its timers fire.
     pub(crate) fn after(&mut self) {
         loop {
-            if let Some(action) = self.router.poll_action() {
-                self.act_on(action);
-            } else if let Some(event) = self.events.pop_front() {
-                self.handle(event);
-            } else if let Some(event) = self.reached() {
-                self.handle(event);
+            if let Some(effect) = self.core.poll_effect(self.now) {
+                self.carry_out(effect);
             } else if !self.fire_timers() {
                 break;
             }
@@ -180,138 +206,84 @@ impl World {
         self.check_bounds();
     }
 
-    fn reached(&self) -> Option<Event> {
-        match self.state() {
-            State::Draining | State::Interrupting if self.router.is_quiet() => Some(Event::Quiet),
-            State::Flushing if !self.router.has_unwritten() => Some(Event::Flushed),
-            _ => None,
+    /// Lets the core handle what is due; returns whether anything was.
+    fn fire_timers(&mut self) -> bool {
+        let now = self.now;
+        let due: Vec<(Timer, Time)> = self.core.timers().filter(|(_, at)| *at <= now).collect();
+        for (timer, at) in &due {
+            if matches!(timer, Timer::Lifecycle(_)) {
+                self.late_ms += now.since(*at);
+            }
+            self.coverage.interrupts += u64::from(*timer == Timer::Lifecycle(LifecycleTimer::Interrupt));
         }
+        if due.is_empty() {
+            return false;
+        }
+        self.core.handle_timeout(now);
+        for (timer, at) in self.core.timers() {
+            // What the core has queued first may move the others.
+            let moves = matches!(timer, Timer::Router(_) | Timer::Connection);
+            assert!(!moves || at > now, "{timer:?} does not move");
+        }
+        self.timer_rounds += 1;
+        assert!(self.timer_rounds < 1_000_000, "timers that do not move");
+        true
     }
 
-    fn act_on(&mut self, action: Action) {
-        self.note(format!("{action:?}"));
-        match action {
-            Action::UpstreamReady => {
+    fn carry_out(&mut self, effect: Effect) {
+        self.note(format!("{effect:?}"));
+        match effect {
+            Effect::StateChanged { from, to } => self.state_changed(from, to),
+            Effect::NotifyReady => {
                 self.ready = true;
                 for client in &mut self.clients {
                     client.joined = client.initialize_sent;
                 }
-                self.events.push_back(Event::HandshakeDone);
             }
-            Action::UpstreamRefused { .. } => self.events.push_back(Event::HandshakeRefused),
-            Action::PingAnswered => self.coverage.probes += 1,
-            Action::ShutdownRequested { .. } => {
-                self.coverage.shutdowns += 1;
-                self.events.push_back(Event::StopRequested(StopSource::Client));
-            }
-            Action::UpstreamMalformed => self.events.push_back(Event::UpstreamMalformed),
-            Action::Close { client, reason } => {
-                let at = self.clients.iter().position(|c| c.id == client).unwrap();
-                match reason {
-                    CloseReason::TooSlow => {
-                        assert!(self.clients[at].was_blocked, "a client that reads was closed");
-                        self.coverage.too_slow += 1;
-                    }
-                    CloseReason::Detached => {
-                        self.clients[at].blocked = false;
-                        self.take(at, usize::MAX);
-                        self.coverage.detached += 1;
-                    }
-                    CloseReason::TooEarly => panic!("nobody sends that much"),
-                }
-                self.leave(at);
-            }
-        }
-    }
-
-    /// Fires what is due; tells whether anything was.
-    fn fire_timers(&mut self) -> bool {
-        let now = self.now;
-        if let Some(due) = self.lifecycle.poll_timeout().filter(|at| *at <= now) {
-            self.late_ms += now.since(due);
-            let effects = self.lifecycle.handle_timeout(now);
-            self.carry_out(&effects);
-            return true;
-        }
-        if self.router.poll_timeout().is_some_and(|at| at <= now) {
-            self.router.handle_timeout(now);
-            assert!(self.router.poll_timeout().is_none_or(|next| next > now), "a timer that does not move");
-            return true;
-        }
-        let watches = matches!(self.state(), State::Serving | State::Draining | State::Interrupting);
-        if watches && self.health.poll_timeout().is_some_and(|at| at <= now) {
-            match self.health.handle_timeout(now) {
-                Verdict::Alive => {}
-                Verdict::Ask => {
-                    self.asked = now;
-                    self.router.ping(now);
-                }
-                Verdict::Unresponsive => {
-                    assert!(now.since(self.asked) >= self.probe_timeout_ms, "judged too early");
-                    assert!(self.heard <= self.asked, "it had answered");
-                    self.coverage.unresponsive += 1;
-                    self.events.push_back(Event::UpstreamUnresponsive);
-                }
-            }
-            let moved = self.health.poll_timeout().is_none_or(|next| next > now);
-            assert!(moved || !self.events.is_empty(), "a check that does not move");
-            return true;
-        }
-        false
-    }
-
-    fn handle(&mut self, event: Event) {
-        self.note(format!("{event:?} in {:?}", self.lifecycle.state()));
-        if self.is_up() && self.cause.is_none() {
-            self.cause = match event {
-                Event::StopRequested(_) | Event::KillRequested(_) => Some(ExitCode::Stopped),
-                Event::HandshakeRefused if self.state() == State::Handshaking => Some(ExitCode::Protocol),
-                Event::UpstreamExited(_)
-                | Event::UpstreamEof
-                | Event::UpstreamMalformed
-                | Event::UpstreamUnresponsive => Some(ExitCode::UpstreamLost),
-                _ => None,
-            };
-        }
-        let effects = self.lifecycle.handle(self.now, event);
-        self.carry_out(&effects);
-    }
-
-    fn carry_out(&mut self, effects: &[Effect]) {
-        if !self.is_up() && self.ends_since.is_none() {
-            self.ends_since = Some(self.now);
-            self.late_ms = 0;
-        }
-        for effect in effects {
-            self.carry_out_one(*effect);
-        }
-    }
-
-    fn carry_out_one(&mut self, effect: Effect) {
-        self.note(format!("{effect:?}"));
-        let reason = farewell::reason(self.lifecycle.intent(), self.lifecycle.child());
-        match effect {
-            Effect::NotifyStopping | Effect::Disarm | Effect::Sweep => {}
-            Effect::Ready => self.router.ask_for_methods(self.now),
-            Effect::Arm(timer) => self.coverage.interrupts += u64::from(timer == Timer::Interrupt),
+            Effect::NotifyStopping | Effect::Sweep => {}
             Effect::StopListening => self.door_open = false,
-            Effect::AnnounceDrain => {
-                assert!(!self.door_open, "told before the door was closed");
-                self.draining = true;
-                self.coverage.drains += 1;
-                let deadline_ms = self.lifecycle.drain_ms();
-                let announcement = Announcement { reason: &reason, deadline_ms, retry_after_ms: Some(1) };
-                self.router.begin_drain(self.now, &announcement);
-            }
-            Effect::InterruptTurns => self.router.interrupt_turns(self.now),
-            Effect::SettleClients => {
-                assert!(!self.door_open, "told before the door was closed");
+            Effect::FinalRead => {
+                assert!(!self.door_open, "the last read comes before nobody new can connect");
+                for at in 0..self.clients.len() {
+                    self.read_socket(at, usize::MAX);
+                }
                 self.coverage.losses += u64::from(!self.lost);
                 self.lost = true;
-                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
-                let announcement =
-                    Announcement { reason: &reason, deadline_ms: Some(0), retry_after_ms: Some(1) };
-                self.router.upstream_lost(self.now, loss, &announcement);
+            }
+            Effect::CloseClient { client, reason } => self.close_client(client, reason),
+            Effect::DropClient { client } => {
+                if let Some(at) = self.clients.iter().position(|c| c.id == client) {
+                    self.leave(at);
+                } else {
+                    self.visitor_gone(client);
+                }
+            }
+            Effect::TimeOutRequest { client } => {
+                self.coverage.timed_out_requests += 1;
+                self.core.handle(self.now, Event::HttpRequest { client });
+            }
+            Effect::CheckConnection { client } => {
+                self.coverage.checked_connections += 1;
+                if self.random.one_in(3)
+                    && let Some(at) = self.clients.iter().position(|c| c.id == client)
+                {
+                    self.leave(at);
+                }
+            }
+            Effect::CheckSocket => {
+                self.coverage.checked_sockets += 1;
+                if self.plan.loses_socket {
+                    self.core.handle(self.now, Event::SocketLost);
+                }
+            }
+            Effect::CloseAll => {
+                self.check_farewell();
+                while !self.clients.is_empty() {
+                    self.leave(0);
+                }
+                for visitor in std::mem::take(&mut self.visitors) {
+                    self.core.handle(self.now, Event::ClientDisconnected { client: visitor });
+                }
             }
             Effect::CloseInput => {
                 self.process.input_open = false;
@@ -329,8 +301,79 @@ impl World {
                     self.process.leaving = Some(ChildStatus::Signal(9));
                 }
             }
-            Effect::CloseClients => self.check_farewell(),
+            Effect::Log(fact) => self.fact(&fact),
         }
+    }
+
+    fn state_changed(&mut self, from: State, to: State) {
+        let was_up = matches!(from, State::Handshaking | State::Serving);
+        if was_up && !self.is_up() && self.ends_since.is_none() {
+            self.ends_since = Some(self.now);
+            self.late_ms = 0;
+            if self.cause.is_none()
+                && let Some(idle_ms) = self.plan.idle_exit_ms
+            {
+                assert!(self.clients.is_empty() && self.core.is_quiet(), "an exit for want of clients");
+                let unused_ms = self.now.since(self.last_used);
+                assert!(unused_ms >= idle_ms || self.plan.loses_socket, "{unused_ms} ms are too few");
+                self.coverage.idle_exits += 1;
+                self.cause = Some(ExitCode::Stopped);
+            }
+        }
+        if to == State::Draining || (was_up && to == State::Interrupting) {
+            assert!(!self.door_open, "clients are notified before nobody new can connect");
+            self.draining = true;
+            self.coverage.drains += 1;
+        }
+    }
+
+    fn fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
+                self.caused(ExitCode::Protocol);
+            }
+            Fact::HandshakeRefused(_) | Fact::SocketLost => {}
+            Fact::ShutdownRequested(_) => {
+                self.coverage.shutdowns += 1;
+                self.caused(ExitCode::Stopped);
+            }
+            Fact::UpstreamMalformed | Fact::UpstreamLineTooLong => self.caused(ExitCode::UpstreamLost),
+            Fact::HealthCheck => {
+                self.coverage.probes += 1;
+                self.asked = self.now;
+            }
+            Fact::UpstreamUnresponsive(waited_ms) => {
+                assert!(self.now.since(self.asked) >= self.probe_timeout_ms, "judged too early");
+                assert!(*waited_ms >= self.probe_timeout_ms, "judged too early");
+                assert!(self.heard <= self.asked, "it had answered");
+                self.coverage.unresponsive += 1;
+                self.caused(ExitCode::UpstreamLost);
+            }
+        }
+    }
+
+    fn close_client(&mut self, client: ClientId, reason: Option<CloseReason>) {
+        let Some(at) = self.clients.iter().position(|c| c.id == client) else { return };
+        match reason {
+            Some(CloseReason::TooSlow) => {
+                assert!(self.clients[at].was_blocked, "a client that reads was closed");
+                self.coverage.too_slow += 1;
+            }
+            Some(CloseReason::Detached) => {
+                self.clients[at].blocked = false;
+                self.take(at, usize::MAX);
+                self.coverage.detached += 1;
+            }
+            Some(CloseReason::TooEarly) => panic!("nobody sends that much"),
+            None => {
+                let client = &self.clients[at];
+                assert!(client.half_closed, "closed without a reason");
+                assert!(client.outstanding.is_empty(), "sent away without an answer");
+                assert!(self.core.pending(client.id).is_empty(), "sent away before it was written");
+                self.coverage.replied += 1;
+            }
+        }
+        self.leave(at);
     }
 
     // ---- what goes wrong -----------------------------------------------------------------------------
@@ -368,13 +411,14 @@ impl World {
             }
             3 if self.plan.half_closes && !self.clients.is_empty() => {
                 let at = self.random.below(self.clients.len());
-                self.clients[at].half_closed = true;
-                self.coverage.half_closes += 1;
+                self.half_close(at);
             }
             4 if !self.is_up() => {
                 let source = self.random.pick(&SOURCES).unwrap();
                 self.coverage.signals_again += u64::from(source.insists());
                 if self.random.one_in(6) {
+                    self.happened(Event::InterruptRequested(source));
+                } else if self.random.one_in(6) {
                     self.happened(Event::KillRequested(source));
                 } else {
                     self.happened(Event::StopRequested(source));
@@ -432,11 +476,20 @@ impl World {
             Ending::Stop => {
                 let source = self.random.pick(&SOURCES).unwrap();
                 self.coverage.stops += 1;
-                self.happened(Event::StopRequested(source));
+                if self.random.one_in(3) {
+                    self.happened(Event::InterruptRequested(source));
+                } else {
+                    self.happened(Event::StopRequested(source));
+                }
             }
             Ending::StopAtOnce => {
                 self.coverage.stops_at_once += 1;
                 self.happened(Event::KillRequested(StopSource::Control));
+            }
+            Ending::Idle => {
+                while !self.clients.is_empty() {
+                    self.leave(0);
+                }
             }
             // These were so from the beginning.
             Ending::Refusal | Ending::SlowStart => {}
@@ -444,7 +497,7 @@ impl World {
     }
 
     pub(crate) fn begin(&mut self) {
-        self.happened(Event::Spawned);
+        self.happened(Event::UpstreamSpawned);
         match self.plan.ending {
             Ending::Refusal => {
                 self.upstream.refuses = true;
@@ -504,12 +557,7 @@ impl World {
             }
             if self.random.one_in(2) {
                 self.step();
-            } else if let Some(due) =
-                [self.lifecycle.poll_timeout(), self.router.poll_timeout(), self.health.poll_timeout()]
-                    .into_iter()
-                    .flatten()
-                    .filter(|due| *due > self.now)
-                    .min()
+            } else if let Some(due) = self.core.timers().map(|(_, at)| at).filter(|due| *due > self.now).min()
             {
                 // A drain without a hurry goes on as long as something moves.
                 let waits = due.since(self.now) > SLEEP_MS;
@@ -525,10 +573,52 @@ impl World {
             }
         }
         let took = self.now.since(self.ends_since.unwrap());
-        let most = self.lifecycle.longest_stop_ms().unwrap() + self.late_ms;
+        let most = self.core.longest_stop_ms().unwrap() + self.late_ms;
         assert!(took <= most, "it took {took} ms to exit, and it may take {most} ms");
         let expected = self.cause.unwrap_or(ExitCode::UpstreamLost);
-        assert_eq!(self.lifecycle.exit_code(), Some(expected));
+        assert_eq!(self.core.exit_code(), Some(expected));
+    }
+
+    /// A client sends nothing more; sometimes its peer is gone altogether.
+    fn half_close(&mut self, at: usize) {
+        if self.clients[at].half_closed {
+            return;
+        }
+        self.read_socket(at, usize::MAX);
+        let client = &mut self.clients[at];
+        client.half_closed = true;
+        self.coverage.half_closes += 1;
+        let (client, hung_up) = (client.id, self.random.one_in(4));
+        self.happened(Event::ClientEof { client, hung_up, framing_waits: false });
+    }
+
+    fn visitor_gone(&mut self, client: ClientId) {
+        if let Some(at) = self.visitors.iter().position(|v| *v == client) {
+            self.visitors.swap_remove(at);
+            self.core.handle(self.now, Event::ClientDisconnected { client });
+        }
+    }
+
+    /// Something asks over HTTP how the daemon is, or only begins to.
+    pub(crate) fn visit(&mut self) {
+        if !self.plan.visits || !self.door_open {
+            return;
+        }
+        match self.visitors.first().copied() {
+            Some(client) if self.random.one_in(2) => {
+                self.coverage.visits += 1;
+                self.happened(Event::HttpRequest { client });
+                self.happened(Event::ClientEof { client, hung_up: false, framing_waits: false });
+                assert!(!self.visitors.contains(&client), "a visitor that was answered stays");
+            }
+            Some(_) => {}
+            None => {
+                let client = self.core.connect(self.now);
+                self.visitors.push(client);
+                let framing = codexd_proto::core::Framing::Http;
+                self.happened(Event::ClientFraming { client, framing });
+            }
+        }
     }
 
     fn heal_if_it_can(&mut self) {
@@ -539,6 +629,11 @@ impl World {
 
     /// What everybody was owed is there, whether or not there was time to read it.
     fn check_farewell(&mut self) {
+        for at in (0..self.clients.len()).rev() {
+            if self.clients[at].detaching {
+                self.leave(at);
+            }
+        }
         let mut unexplained = 0;
         for at in 0..self.clients.len() {
             self.clients[at].blocked = false;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use codexd_proto::core::{Core, CoreConfig, CoreSettings, Event, Framing, Restart, Timer};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::frame::{Frame, LineDecoder};
-use codexd_proto::health::Health;
-use codexd_proto::lifecycle::{Event, Lifecycle, State};
-use codexd_proto::router::{Accounting, Config, Identity, Limits, Router};
+use codexd_proto::id::ClientId;
+use codexd_proto::lifecycle::State;
+use codexd_proto::router::{Accounting, ClientShutdown, Config, Identity, Limits, OrphanedTurns};
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
@@ -39,6 +40,7 @@ coverage! {
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
     sub_agents, departures, waited, steps, floods, interrupts, probes, unresponsive, shutdowns, deaf, mute,
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, garbled, too_long, frozen,
+    idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
     refused_handshakes, slow_starts, overloads, retried, held_up, notifications, calls, failed_calls, long_floods,
 }
 
@@ -47,22 +49,23 @@ const MAX_CLIENTS: usize = 6;
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) now: Time,
-    pub(crate) router: Router,
+    pub(crate) core: Core,
     pub(crate) limits: Limits,
-    pub(crate) lifecycle: Lifecycle,
-    pub(crate) health: Health,
-    pub(crate) events: VecDeque<Event>,
     pub(crate) plan: Plan,
     pub(crate) process: Process,
     pub(crate) upstream: Upstream,
     /// Cuts what the upstream wrote into lines, as the shell does.
     pub(crate) decoder: LineDecoder,
     pub(crate) clients: Vec<Client>,
+    /// Connections that are no clients.
+    pub(crate) visitors: Vec<ClientId>,
     pub(crate) ready: bool,
     pub(crate) draining: bool,
     pub(crate) lost: bool,
     pub(crate) door_open: bool,
     pub(crate) slept: bool,
+    /// Nobody connects any more.
+    nobody_comes: bool,
     /// Why the daemon ends, by what happened first.
     pub(crate) cause: Option<ExitCode>,
     pub(crate) ends_since: Option<Time>,
@@ -71,6 +74,9 @@ pub(crate) struct World {
     pub(crate) probe_timeout_ms: u64,
     pub(crate) asked: Time,
     pub(crate) heard: Time,
+    /// When a client was last connected.
+    pub(crate) last_used: Time,
+    pub(crate) timer_rounds: u64,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
     /// Questions that somebody tried to answer at the end.
@@ -94,13 +100,9 @@ impl World {
             window_release_ms: if random.one_in(4) { 300 } else { 1_000_000 },
             hold_ms: 1_000_000,
             remembered_threads: 1 + random.below(20),
+            max_message_bytes: LINE_BYTES,
+            max_clients: 100,
             ..Limits::default()
-        };
-        let config = Config {
-            identity: Identity { version: "0".into(), instance: "sim".into(), generation: 1 },
-            originator: "sim".into(),
-            limits,
-            ..Config::default()
         };
         let now = Time::from_millis(10);
         let plan = Plan::new(&mut random);
@@ -108,29 +110,49 @@ impl World {
         upstream.overloaded = random.one_in(3).then(|| 2 + random.below(10));
         let probe_timeout_ms = 100 + random.below(300) as u64;
         let interval = plan.watched.then(|| 200 + random.below(400) as u64);
+        let config = CoreConfig {
+            router: Config {
+                identity: Identity { version: "0".into(), instance: "sim".into(), generation: 1 },
+                originator: "sim".into(),
+                ..Config::default()
+            },
+            timeouts: plan.timeouts,
+            restart: Restart::OnDemand,
+            clients_with_files: 100,
+        };
+        let settings = CoreSettings {
+            limits,
+            client_shutdown: ClientShutdown::WhenUnused,
+            orphaned_turns: OrphanedTurns::Keep,
+            drain_ms: plan.timeouts.drain_ms,
+            health_interval_ms: interval,
+            health_timeout_ms: Some(probe_timeout_ms),
+            idle_exit_ms: plan.idle_exit_ms,
+        };
         World {
             now,
-            router: Router::new(config, now),
+            core: Core::new(config, settings, now),
             limits,
-            lifecycle: Lifecycle::new(plan.timeouts, now),
-            health: Health::new(interval, Some(probe_timeout_ms), now),
-            events: VecDeque::new(),
             process: Process::new(&mut random),
             plan,
             upstream,
             decoder: LineDecoder::new(LINE_BYTES),
             clients: Vec::new(),
+            visitors: Vec::new(),
             ready: false,
             draining: false,
             lost: false,
             door_open: true,
             slept: false,
+            nobody_comes: false,
             cause: None,
             ends_since: None,
             late_ms: 0,
             probe_timeout_ms,
             asked: now,
             heard: now,
+            last_used: now,
+            timer_rounds: 0,
             known_sub_agents: BTreeSet::new(),
             next_tag: 0,
             tried: BTreeSet::new(),
@@ -168,6 +190,13 @@ impl World {
         if self.is_up() && !self.never_recovers() {
             self.check_settled();
             match self.random.below(8) {
+                _ if self.plan.idle_exit_ms.is_some() => {
+                    self.turn_for_the_end(Ending::Idle);
+                    self.settle();
+                    self.nobody_comes = true;
+                    self.turn_for_the_end(Ending::Idle);
+                    self.run_out();
+                }
                 0 => self.turn_for_the_end(Ending::Exit),
                 1 => self.turn_for_the_end(Ending::Stop),
                 _ => {}
@@ -186,11 +215,17 @@ impl World {
             }
             assert!(self.upstream.commands.is_empty(), "commands outlive their client");
             assert!(self.upstream.watches.is_empty(), "watches outlive their client");
-            // Its answer tells that everything before it was taken, unless it was refused itself.
+            // The answer to a request proves that everything before it was consumed, unless it was
+            // rejected itself.
             for _ in 0..100 {
                 let refused = self.upstream.overloads;
-                self.router.ping(self.now);
+                self.connect();
+                self.clients[0].initialize_sent = true;
+                self.clients[0].joined = true;
+                self.send(0, "initialize", None, None, json!({"clientInfo": {"name": "c", "version": "1"}}));
+                self.send(0, "thread/list", None, None, json!({}));
                 self.settle();
+                self.leave(0);
                 if self.upstream.overloads == refused {
                     break;
                 }
@@ -201,11 +236,12 @@ impl World {
         self.coverage.calls += self.upstream.calls;
         self.coverage.failed_calls += self.upstream.failed_calls;
         self.coverage.retried += self.retried();
-        assert!(self.router.is_quiet());
-        assert_eq!(self.router.accounting(), Accounting::default(), "something is never forgotten");
+        assert!(self.core.is_quiet());
+        assert_eq!(self.core.accounting(), Accounting::default(), "something is never forgotten");
         self.now = self.now + 2_000_000;
-        self.router.handle_timeout(self.now);
-        assert_eq!(self.router.poll_timeout(), None);
+        self.core.handle_timeout(self.now);
+        let left: Vec<Timer> = self.core.timers().map(|(timer, _)| timer).collect();
+        assert!(left.iter().all(|timer| *timer == Timer::HealthCheck || !self.is_up()), "{left:?}");
     }
 
     // ---- one step ----------------------------------------------------------------------------------
@@ -229,6 +265,8 @@ impl World {
             29..=33 => self.carry_down(),
             40 => self.live(),
             41 => self.trouble(),
+            39 if self.random.one_in(2) => self.visit(),
+            38 => self.read_any_socket(),
             _ => self.deliver(),
         }
         self.after();
@@ -236,7 +274,7 @@ impl World {
 
     /// What holds after every step.
     pub(crate) fn check_bounds(&mut self) {
-        let kept = self.router.accounting();
+        let kept = self.core.accounting();
         assert!(kept.window <= self.limits.window, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
         // As many requests as may wait, behind them one notification less than holds the client up, what the
@@ -252,12 +290,12 @@ impl World {
 
     /// What the upstream has not taken yet, and would have in its queue if it read all of it.
     fn check_queue(&mut self) {
-        let on_its_way = self.router.upstream_outbox().pending();
+        let on_its_way = self.core.upstream_pending().to_vec();
         let lines = on_its_way.iter().filter(|b| **b == b'\n').count() + self.upstream.queue.len();
         if lines <= self.limits.window {
             return;
         }
-        let on_its_way = String::from_utf8_lossy(on_its_way);
+        let on_its_way = String::from_utf8_lossy(&on_its_way);
         // The first may have been written in part.
         let on_its_way = on_its_way.lines().filter_map(|line| serde_json::from_str(line).ok());
         let untaken: Vec<Value> = on_its_way.chain(self.upstream.queue.iter().cloned()).collect();
@@ -271,8 +309,9 @@ impl World {
     }
 
     fn connect(&mut self) {
-        if self.clients.len() < MAX_CLIENTS && self.door_open {
-            let id = self.router.client_connected(self.now);
+        if self.clients.len() < MAX_CLIENTS && self.door_open && !self.nobody_comes {
+            let id = self.core.connect(self.now);
+            self.core.handle(self.now, Event::ClientFraming { client: id, framing: Framing::Lines });
             self.note(format!("{id} connects"));
             self.clients.push(Client::new(id));
         }
@@ -282,20 +321,22 @@ impl World {
         let client = self.clients.swap_remove(at);
         self.note(format!("{} leaves", client.id));
         self.coverage.departures += 1;
-        self.router.client_gone(self.now, client.id);
+        self.last_used = self.now;
+        self.core.handle(self.now, Event::ClientDisconnected { client: client.id });
     }
 
     fn carry_up(&mut self) {
         if !self.process.takes_input() {
             return;
         }
-        let outbox = self.router.upstream_outbox();
+        let waiting = self.core.upstream_pending().len();
         let n = match self.random.below(4) {
-            0 => self.random.below(outbox.len() + 1),
-            _ => outbox.len().min(self.random.below(2_000)),
+            0 => self.random.below(waiting + 1),
+            _ => waiting.min(self.random.below(2_000)),
         };
-        let bytes = outbox.pending()[..n].to_vec();
-        outbox.advance(n, self.random.one_in(2));
+        let bytes = self.core.upstream_pending()[..n].to_vec();
+        let full = self.random.one_in(2);
+        self.core.handle(self.now, Event::UpstreamWritten { bytes: n, full });
         self.note(format!("up: {}", String::from_utf8_lossy(&bytes)));
         self.upstream.read(&bytes, &mut self.random);
     }
@@ -310,7 +351,7 @@ impl World {
 
     pub(crate) fn carry_down_bytes(&mut self, n: usize) {
         if n > 0 {
-            self.health.heard(self.now);
+            self.core.handle(self.now, Event::UpstreamOutput);
             self.heard = self.now;
         }
         let bytes: Vec<u8> = self.upstream.output.drain(..n).collect();
@@ -324,14 +365,14 @@ impl World {
         }
         for line in lines {
             let Some(line) = line else {
-                self.events.push_back(Event::UpstreamMalformed);
+                self.core.handle(self.now, Event::UpstreamLineTooLong);
                 continue;
             };
             let text = String::from_utf8_lossy(&line).into_owned();
             if !self.lost {
                 self.meet_sub_agents(&text);
             }
-            self.router.upstream_line(self.now, &line);
+            self.core.handle(self.now, Event::UpstreamLine(&line));
             self.note(format!("down: {text}"));
             self.after();
         }
@@ -375,10 +416,12 @@ impl World {
 
     pub(crate) fn take(&mut self, at: usize, most: usize) {
         let client = &mut self.clients[at];
-        let Some(outbox) = self.router.outbox(client.id) else { return };
-        let n = outbox.len().min(most);
-        let bytes = outbox.pending()[..n].to_vec();
-        self.router.client_took(client.id, n, client.blocked);
+        let pending = self.core.pending(client.id);
+        let n = pending.len().min(most);
+        let bytes = pending[..n].to_vec();
+        let event =
+            Event::ClientWritten { client: client.id, bytes: n, full: client.blocked, framing_waits: false };
+        self.core.handle(self.now, event);
         let id = client.id;
         let text = String::from_utf8_lossy(&bytes).into_owned();
         self.log.push_back(format!("{id} reads: {text}"));
@@ -392,12 +435,12 @@ impl World {
             return self.connect();
         }
         let at = self.random.below(self.clients.len());
-        if self.router.is_held_up(self.clients[at].id) {
+        if !self.core.may_read(self.clients[at].id) {
             self.coverage.held_up += 1;
             return;
         }
         if self.clients[at].half_closed {
-            return self.end_half_closed(at);
+            return;
         }
         if !self.clients[at].initialize_sent {
             return match self.random.below(6) {
@@ -484,6 +527,7 @@ impl World {
             24..=26 => self.reply(at),
             27 if self.random.one_in(10) => {
                 self.send(at, "broker/shutdown", None, None, json!({}));
+                self.clients[at].detaching = true;
             }
             28 if self.random.one_in(2) => self.send(at, "broker/status", None, None, json!({})),
             28 => {
@@ -505,14 +549,6 @@ impl World {
                     self.send(at, "thread/list", None, None, json!({}));
                 }
             }
-        }
-    }
-
-    /// A client that sends nothing more goes when it has got all it is owed.
-    fn end_half_closed(&mut self, at: usize) {
-        if !self.router.is_owed(self.clients[at].id) {
-            assert!(self.clients[at].outstanding.is_empty(), "sent away without an answer");
-            self.leave(at);
         }
     }
 
@@ -538,7 +574,35 @@ impl World {
     fn raw(&mut self, at: usize, line: &str) {
         let id = self.clients[at].id;
         self.note(format!("{id} sends: {line}"));
-        self.router.client_line(self.now, id, line.as_bytes());
+        let client = &mut self.clients[at];
+        // A client without an answer to `initialize` is read at once: its own view begins with that.
+        if self.plan.buffers && client.initialized && !self.lost && self.random.one_in(3) {
+            client.socket.push_back(line.to_owned());
+            return;
+        }
+        self.read_socket(at, usize::MAX);
+        self.core.handle(self.now, Event::ClientLine { client: id, line: line.as_bytes() });
+    }
+
+    /// codexd reads some of what a client wrote to its socket.
+    pub(crate) fn read_socket(&mut self, at: usize, most: usize) {
+        for _ in 0..most {
+            let Some(line) = self.clients[at].socket.pop_front() else { return };
+            let client = self.clients[at].id;
+            self.coverage.buffered += 1;
+            self.core.handle(self.now, Event::ClientLine { client, line: line.as_bytes() });
+        }
+    }
+
+    fn read_any_socket(&mut self) {
+        if self.clients.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.clients.len());
+        if self.core.may_read(self.clients[at].id) {
+            let most = 1 + self.random.below(4);
+            self.read_socket(at, most);
+        }
     }
 
     pub(crate) fn send(
@@ -576,9 +640,11 @@ impl World {
                 break;
             }
             let mut moved = false;
-            let outbox = self.router.upstream_outbox();
-            let bytes = outbox.pending().to_vec();
-            outbox.advance(bytes.len(), false);
+            for at in 0..self.clients.len() {
+                self.read_socket(at, usize::MAX);
+            }
+            let bytes = self.core.upstream_pending().to_vec();
+            self.core.handle(self.now, Event::UpstreamWritten { bytes: bytes.len(), full: false });
             moved |= !bytes.is_empty();
             self.upstream.read(&bytes, &mut self.random);
             if !bytes.is_empty() {
@@ -596,7 +662,7 @@ impl World {
                 self.take(at, usize::MAX);
             }
             self.after();
-            moved |= !self.router.upstream_outbox().is_empty();
+            moved |= !self.core.upstream_pending().is_empty();
             if !moved && !self.settle_time() && !self.settle_questions() {
                 break;
             }
@@ -605,7 +671,8 @@ impl World {
 
     /// What waits for a time that is near is waited for.
     fn settle_time(&mut self) -> bool {
-        match self.router.poll_timeout() {
+        let router = self.core.timers().filter(|(timer, _)| matches!(timer, Timer::Router(_)));
+        match router.map(|(_, at)| at).min() {
             Some(due) if due.since(self.now) <= 10_000 => {
                 self.now = self.now.max(due);
                 self.after();
@@ -617,7 +684,7 @@ impl World {
 
     fn retried(&self) -> u64 {
         let mut report = StatusReport::default();
-        self.router.fill_status(self.now, &mut report);
+        self.core.fill_status(self.now, &mut report);
         report.counters.retried_requests
     }
 
@@ -639,8 +706,13 @@ impl World {
                     self.send(at, "thread/resume", Some(thread), None, params);
                 }
             }
-        } else if !open.is_empty() {
-            self.router.interrupt_turns(self.now);
+        } else if !open.is_empty() && self.door_open {
+            // Somebody comes who can.
+            let at = self.clients.len();
+            self.connect();
+            self.clients[at].initialize_sent = true;
+            self.clients[at].joined = true;
+            self.send(at, "initialize", None, None, json!({"clientInfo": {"name": "c", "version": "1"}}));
         }
         !open.is_empty() || self.upstream.threads.iter().any(|t| t.turn.is_some())
     }

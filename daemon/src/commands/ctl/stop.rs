@@ -17,7 +17,11 @@ use crate::terminal::{note, note_error};
 /// Tells the daemon to stop, waits for its exit and says what it found.
 pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error> {
     let until = Until::of(args.timeout.as_duration());
-    let mode = if args.now { StopMode::Now } else { StopMode::Drain };
+    let mode = match args {
+        StopArgs { kill: true, .. } => StopMode::Kill,
+        StopArgs { now: true, .. } => StopMode::Now,
+        _ => StopMode::Drain,
+    };
     let begun = async {
         let connection = context.connect().await?;
         let before = connection.status().await?;
@@ -58,7 +62,10 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     } else {
         let state = if let Waited::TimedOut(state) = waited { state } else { receipt.state };
         note(&format!("codexd (pid {}) is still {} after {}", receipt.pid, state.word(), args.timeout));
-        note("hint: `codexd ctl stop --now` interrupts running turns");
+        note(match mode {
+            StopMode::Drain => "hint: `codexd ctl stop --now` interrupts running turns",
+            StopMode::Now | StopMode::Kill => "hint: `codexd ctl stop --kill` kills codex at once",
+        });
     }
     Ok(if stopped { 0 } else { NOT_REACHED })
 }

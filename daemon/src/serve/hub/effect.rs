@@ -1,90 +1,58 @@
-//! Carrying out what the lifecycle decides.
+//! Carrying out what the core decides.
 
-use codexd_proto::lifecycle::{Effect, Event, State, farewell};
-use codexd_proto::router::Announcement;
+use codexd_proto::core::{Effect, Event, Fact};
+use codexd_proto::time::Time;
 
 use super::Hub;
-use crate::os::service_manager;
+use super::client_io::hung_up;
+use crate::os::service_manager as notify;
+use crate::serve::connection::Response;
 use crate::serve::upstream::sweep;
 
 impl Hub {
-    /// Hands an event to the lifecycle and carries out what follows.
-    pub(super) fn handle(&mut self, event: Event) {
-        let now = self.now();
-        let before = self.lifecycle.state();
-        let effects = self.lifecycle.handle(now, event);
-        self.carry_out(before, &effects);
-    }
-
-    /// Fires the lifecycle's timer if it is due.
-    pub(super) fn handle_lifecycle_timeout(&mut self) {
-        let now = self.now();
-        let before = self.lifecycle.state();
-        let effects = self.lifecycle.handle_timeout(now);
-        self.carry_out(before, &effects);
-    }
-
-    fn carry_out(&mut self, before: State, effects: &[Effect]) {
-        let after = self.lifecycle.state();
-        if before != after {
-            tracing::info!(lifecycle.from = ?before, lifecycle.to = ?after, "the daemon's state changed");
-        }
-        for effect in effects {
-            self.carry_out_one(*effect);
-        }
-        if before != after {
-            self.publish();
-            service_manager::status(&self.status_line());
-            self.wake.notify_one();
-            self.settle_soon();
-        }
-    }
-
-    fn carry_out_one(&mut self, effect: Effect) {
-        let now = self.now();
+    /// Carries out one effect.
+    pub(super) fn carry_out(&mut self, now: Time, effect: Effect) {
         match effect {
-            Effect::Ready => {
-                service_manager::ready(&self.status_line());
+            Effect::StateChanged { from, to } => {
+                tracing::info!(lifecycle.from = ?from, lifecycle.to = ?to, "the daemon's state changed");
+                self.publish();
+                notify::status(&self.status_line());
+                self.wake.notify_one();
+                self.flush_soon();
+            }
+            Effect::NotifyReady => {
+                notify::ready(&self.status_line());
                 self.start.ready();
-                self.router.ask_for_methods(now);
                 tracing::info!(
-                    socket.path = self.identity.socket,
-                    upstream.pid = self.identity.upstream.pid,
+                    socket.path = self.base_status.socket,
+                    upstream.pid = self.base_status.upstream.pid,
                     "serving clients"
                 );
             }
+            Effect::NotifyStopping => notify::stopping(&self.core.reason()),
             Effect::StopListening => {
                 if let Some(file) = self.socket_file.take() {
                     file.remove();
                 }
-                self.door.cancel();
+                self.accepting.cancel();
             }
-            Effect::NotifyStopping => service_manager::stopping(&self.reason()),
-            Effect::AnnounceDrain => {
-                let reason = self.reason();
-                self.router.begin_drain(
-                    now,
-                    &Announcement {
-                        reason: &reason,
-                        deadline_ms: self.lifecycle.drain_ms(),
-                        retry_after_ms: Some(farewell::RETRY_AFTER_MS),
-                    },
-                );
+            Effect::FinalRead => self.final_read(),
+            Effect::CloseClient { client, reason } => self.close(client, reason),
+            Effect::DropClient { client } => self.disconnect(client),
+            Effect::TimeOutRequest { client } => self.answer(client, |_| Response::timeout()),
+            Effect::CheckConnection { client } => {
+                if self.clients.get(&client).is_some_and(|io| hung_up(&io.socket)) {
+                    self.disconnect(client);
+                }
             }
-            Effect::InterruptTurns => self.router.interrupt_turns(now),
-            Effect::SettleClients => {
-                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
-                let reason = self.reason();
-                self.hear_last_words();
-                self.router.upstream_lost(
-                    now,
-                    loss,
-                    &Announcement {
-                        reason: &reason,
-                        deadline_ms: Some(0),
-                        retry_after_ms: Some(farewell::RETRY_AFTER_MS),
-                    },
-                );
+            Effect::CheckSocket => {
+                if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
+                    self.handle(Event::SocketLost);
+                }
+            }
+            Effect::CloseAll => {
+                self.write_clients(now);
+                self.disconnect_all();
             }
             Effect::CloseInput => self.close_upstream_input(),
             Effect::Terminate => self.upstream.signals().terminate(),
@@ -92,18 +60,30 @@ impl Hub {
             Effect::Sweep => {
                 sweep::sweep(None);
             }
-            Effect::CloseClients => {
-                // What has come in since they were settled with is owed an answer, too.
-                self.hear_last_words();
-                self.write_clients();
-                self.disconnect_all();
-            }
-            Effect::Arm(_) | Effect::Disarm => self.wake.notify_one(),
+            Effect::Log(fact) => self.log(&fact),
         }
     }
 
-    /// Returns why the daemon ends, in words.
-    pub(super) fn reason(&self) -> String {
-        farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
+    fn log(&self, fact: &Fact) {
+        match fact {
+            Fact::HandshakeRefused(message) => {
+                tracing::error!(error = message, "codex app-server refused the handshake");
+            }
+            Fact::ShutdownRequested(client) => {
+                tracing::info!(client.id = client.0, "a client asked the daemon to stop");
+            }
+            Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
+            Fact::UpstreamLineTooLong => {
+                tracing::error!("codex app-server wrote a line that is too long to be kept");
+            }
+            Fact::HealthCheck => tracing::debug!("asking codex app-server whether it is alive"),
+            Fact::UpstreamUnresponsive(waited_ms) => {
+                tracing::error!(waited_ms, "codex app-server does not answer");
+            }
+            Fact::SocketLost => tracing::warn!(
+                socket.path = self.base_status.socket,
+                "the socket was removed or replaced, and nobody is connected: stopping"
+            ),
+        }
     }
 }

@@ -2,17 +2,16 @@
 
 use codexd_proto::lifecycle::State;
 
-use super::{Hub, millis};
+use super::Hub;
 use crate::control::ReloadReceipt;
 use crate::os::service_manager;
-use crate::settings::duration::TimeLimit;
 
 impl Hub {
     /// Reads the settings again and puts into force what can change while clients are served.
     ///
-    /// On the way out nothing is read any more: the service manager must not be told of a start.
+    /// A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
-        if self.lifecycle.state() != State::Serving {
+        if self.core.state() != State::Serving {
             let error = "the daemon is not serving".to_owned();
             return ReloadReceipt { error: Some(error), ..ReloadReceipt::default() };
         }
@@ -20,13 +19,7 @@ impl Hub {
         let (status, receipt) = match self.reloader.reload() {
             Ok((settings, differences)) => {
                 let receipt = ReloadReceipt::from(differences);
-                let ms = |limit: TimeLimit| limit.as_duration().map(millis);
-                self.router.reconfigure(settings.limits.for_router(), settings.client_shutdown.for_router());
-                self.lifecycle.set_drain_ms(ms(settings.drain_timeout));
-                self.health.set_limits(ms(settings.probe_interval), ms(settings.probe_timeout));
-                self.max_clients = settings.limits.max_clients;
-                self.idle_exit_ms = ms(settings.idle_exit);
-                self.idle_since = None;
+                self.core.reconfigure(settings.for_core());
                 tracing::info!(
                     applied = receipt.applied.join(", "),
                     needs_restart = receipt.needs_restart.join(", "),
@@ -46,7 +39,7 @@ impl Hub {
         };
         service_manager::ready(&status);
         self.publish();
-        self.settle();
+        self.flush();
         self.wake.notify_one();
         receipt
     }

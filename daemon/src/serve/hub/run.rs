@@ -4,15 +4,14 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use codexd_proto::core::Event;
 use codexd_proto::exit::ExitCode;
-use codexd_proto::health::Verdict;
-use codexd_proto::lifecycle::{Event, State, StopSource};
-use codexd_proto::time::Time;
+use codexd_proto::lifecycle::{State, StopSource};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
 use super::tasks::Tasks;
-use super::{Hub, SharedHub, accept, upstream};
+use super::{Hub, SharedHub, accept, upstream_io};
 use crate::control::{Command, StopMode, StopReceipt};
 use crate::error::Error;
 use crate::os::service_manager;
@@ -52,10 +51,9 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let hub: SharedHub = Rc::new(RefCell::new(hub));
     let (tasks, mut panics) = Tasks::new();
     tasks.spawn(accept::serve(hub.clone(), run.listener, tasks.clone()));
-    tasks.spawn(upstream::serve(hub.clone()));
-    let settled = hub.clone();
-    let settling = std::future::poll_fn(move |cx| settled.borrow_mut().poll_settle(cx));
-    tasks.spawn(settling);
+    tasks.spawn(upstream_io::serve(hub.clone()));
+    let flushed = hub.clone();
+    tasks.spawn(std::future::poll_fn(move |cx| flushed.borrow_mut().poll_flush(cx)));
     hub.borrow_mut().begin();
 
     let wake = hub.borrow().wake.clone();
@@ -63,12 +61,12 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let mut watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
     let mut extend_at = None;
     let mut child_ended = false;
-    while hub.borrow().lifecycle.state() != State::Exited {
+    while hub.borrow().core.state() != State::Exited {
         let deadline = hub.borrow_mut().sleep_deadline();
         tokio::select! {
             biased;
             wish = run.signals.next() => match wish {
-                Wish::Stop(source) => hub.borrow_mut().stop(source, false),
+                Wish::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
                 Wish::Reload => drop(hub.borrow_mut().reload()),
                 Wish::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
@@ -90,14 +88,14 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             () = sleep_until(deadline) => {}
             () = sleep_until(extend_at) => {}
             () = sleep_until(watchdog_at) => {
-                if hub.borrow().is_watched_alive() {
+                if hub.borrow().core.is_alive() {
                     service_manager::watchdog();
                 }
                 watchdog_at = watchdog.map(|every| tokio::time::Instant::now() + every);
             }
         }
         hub.borrow_mut().handle_timeouts();
-        if hub.borrow().is_ending() && extend_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
+        if hub.borrow().core.is_stopping() && extend_at.is_none_or(|at| at <= tokio::time::Instant::now()) {
             service_manager::extend_timeout(EXTEND_BY);
             extend_at = Some(tokio::time::Instant::now() + EXTEND_EVERY);
         }
@@ -111,9 +109,9 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let hub = hub.borrow();
     hub.publish();
     Ok(Ended {
-        code: hub.lifecycle.exit_code().unwrap_or(ExitCode::Software),
-        reason: hub.reason(),
-        upstream: hub.ended.clone(),
+        code: hub.core.exit_code().unwrap_or(ExitCode::Software),
+        reason: hub.core.reason(),
+        upstream: hub.core.upstream_end().map(str::to_owned),
     })
 }
 
@@ -124,21 +122,22 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     }
 }
 
-/// Milliseconds between two looks at the socket's file, of a daemon that nobody uses.
-const LOOK_MS: u64 = 5_000;
-
 impl Hub {
     /// The upstream runs.
     fn begin(&mut self) {
-        self.happened(Event::Spawned);
-        self.settle();
+        self.handle(Event::UpstreamSpawned);
+        self.flush();
     }
 
-    /// Somebody wants the daemon to end.
-    fn stop(&mut self, source: StopSource, at_once: bool) {
-        tracing::info!(reason = source.word(), at_once, "asked to stop");
-        self.happened(if at_once { Event::KillRequested(source) } else { Event::StopRequested(source) });
-        self.settle();
+    /// The daemon is to end.
+    fn stop(&mut self, source: StopSource, mode: StopMode) {
+        tracing::info!(reason = source.word(), ?mode, "asked to stop");
+        self.handle(match mode {
+            StopMode::Drain => Event::StopRequested(source),
+            StopMode::Now => Event::InterruptRequested(source),
+            StopMode::Kill => Event::KillRequested(source),
+        });
+        self.flush();
     }
 
     fn command(&mut self, command: Command) {
@@ -152,11 +151,9 @@ impl Hub {
                 let _ = reply.send(());
             }
             Command::Stop { mode, reply } => {
-                let already_stopping = self.lifecycle.intent().is_some();
-                self.stop(StopSource::Control, mode == StopMode::Now);
+                let already_stopping = self.core.intent().is_some();
+                self.stop(StopSource::Control, mode);
                 let report = self.report();
-                let draining = self.lifecycle.state() == State::Draining;
-                let deadline = self.lifecycle.poll_timeout().filter(|_| draining);
                 drop(reply.send(StopReceipt {
                     generation: report.generation,
                     pid: report.pid,
@@ -164,104 +161,24 @@ impl Hub {
                     open_turns: report.open_turns,
                     clients: report.clients,
                     already_stopping,
-                    deadline_ms: deadline.map(|at| at.since(self.now())),
+                    deadline_ms: self.core.drain_left_ms(self.now()),
                 }));
             }
         }
     }
 
-    /// Returns until when the core loop may sleep, and remembers it: whoever makes something due
+    /// Returns until when the core loop may sleep, and remembers it: a call that makes something due
     /// earlier wakes the loop.
     fn sleep_deadline(&mut self) -> Option<tokio::time::Instant> {
-        self.sleeps_until = self.next_due();
+        self.sleeps_until = self.core.poll_timeout();
         self.sleeps_until
             .map(|at| tokio::time::Instant::from_std(self.clock + Duration::from_millis(at.as_millis())))
     }
 
-    /// Returns when something is due next.
-    pub(super) fn next_due(&self) -> Option<Time> {
-        let health = self.watches_health().then(|| self.health.poll_timeout()).flatten();
-        let idle = self.idle_since.zip(self.idle_exit_ms).map(|(since, ms)| (since + ms).min(self.looks_at));
-        let connection = self.deadlines.first().map(|(at, _)| *at);
-        [self.lifecycle.poll_timeout(), self.router.poll_timeout(), health, idle, connection]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Does what is due.
+    /// Handles the deadlines that have passed.
     fn handle_timeouts(&mut self) {
         let now = self.now();
-        self.handle_lifecycle_timeout();
-        if self.router.poll_timeout().is_some_and(|at| at <= now) {
-            self.router.handle_timeout(now);
-        }
-        self.close_expired(now);
-        if self.watches_health() {
-            self.check_health(now);
-        }
-        if let (Some(since), Some(ms)) = (self.idle_since, self.idle_exit_ms)
-            && (now.since(since) >= ms || self.cannot_be_found(now))
-        {
-            self.idle_since = None;
-            self.happened(Event::StopRequested(StopSource::Idle));
-        }
-        self.settle();
-    }
-
-    /// Looks, now and then, whether the socket is still there: without it nobody will ever need this daemon
-    /// again, and who starts the next one has to wait for its end.
-    fn cannot_be_found(&mut self, now: Time) -> bool {
-        if self.looks_at > now {
-            return false;
-        }
-        self.looks_at = now + LOOK_MS;
-        let gone = self.socket_file.as_ref().is_some_and(|file| !file.still_ours());
-        if gone {
-            tracing::warn!(
-                socket.path = self.identity.socket,
-                "the socket was removed or replaced, and nobody is connected: stopping"
-            );
-        }
-        gone
-    }
-
-    fn check_health(&mut self, now: Time) {
-        match self.health.handle_timeout(now) {
-            Verdict::Alive => {}
-            Verdict::Ask => {
-                tracing::debug!("asking codex app-server whether it lives");
-                self.router.probe(now);
-            }
-            Verdict::Unresponsive => {
-                tracing::error!(
-                    waited_ms = self.health.waited_ms(now),
-                    queued_bytes = self.router.upstream_outbox().len(),
-                    "codex app-server does not answer"
-                );
-                self.happened(Event::UpstreamUnresponsive);
-            }
-        }
-    }
-
-    pub(super) fn watches_health(&self) -> bool {
-        matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
-    }
-
-    /// Tells whether the service manager may be told that all is well.
-    ///
-    /// That this is asked at all says that the core loop goes round. The upstream is alive as long as the
-    /// health check has not said otherwise: with that it leaves the states that are watched, and from
-    /// there on each step to the end has a timer of its own.
-    fn is_watched_alive(&self) -> bool {
-        self.lifecycle.state() != State::Starting
-    }
-
-    /// Tells whether the daemon is on its way out.
-    fn is_ending(&self) -> bool {
-        !matches!(
-            self.lifecycle.state(),
-            State::Starting | State::Handshaking | State::Serving | State::Exited
-        )
+        self.core.handle_timeout(now);
+        self.flush();
     }
 }

@@ -203,12 +203,12 @@ impl Delivery {
     // ---- lines ---------------------------------------------------------------------------------
 
     /// Queues a line for one client, whatever it opted out of.
-    pub(super) fn to_client(&mut self, client: ClientId, line: &[u8]) {
-        self.to_client_with(client, |out| out.extend_from_slice(line));
+    pub(super) fn reply(&mut self, client: ClientId, line: &[u8]) {
+        self.reply_with(client, |out| out.extend_from_slice(line));
     }
 
     /// Queues the line that `write` appends for one client, whatever it opted out of.
-    pub(super) fn to_client_with(&mut self, client: ClientId, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(super) fn reply_with(&mut self, client: ClientId, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(recipient) = self.recipients.get_mut(&client)
             && recipient.accepts != Accepts::Nothing
         {

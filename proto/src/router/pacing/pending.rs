@@ -81,6 +81,12 @@ impl Kind {
         matches!(self, Kind::ReadTurns | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. })
     }
 
+    /// Whether messages may have to be attributed to it while it is in flight.
+    pub(in crate::router) fn is_attributed(&self) -> bool {
+        matches!(self, Kind::Start | Kind::Fork { .. } | Kind::Resume { .. } | Kind::WindowsSetup)
+            || self.reads_turns()
+    }
+
     /// Returns how many bytes of the client's text it holds.
     fn text_bytes(&self) -> usize {
         match self {

@@ -4,9 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use codexd_proto::core::Event;
 use codexd_proto::frame::{Frame, LineDecoder};
-use codexd_proto::lifecycle::{ChildStatus, Event};
-use codexd_proto::router::Outbox;
+use codexd_proto::lifecycle::ChildStatus;
+use codexd_proto::time::Time;
 use nix::errno::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
@@ -16,10 +17,6 @@ use crate::serve::upstream::process::{Pipes, Signals};
 
 /// Reads of the upstream before clients have their turn.
 const READS_IN_A_ROW: usize = 4;
-
-/// Bytes that may wait for the upstream; above, no client is read. What one read brought still comes on top,
-/// and a message that was begun.
-const BACKLOG_BYTES: usize = 16 << 20;
 
 /// The upstream's ends of the pipes that this process holds.
 pub(super) struct UpstreamIo {
@@ -47,20 +44,14 @@ impl UpstreamIo {
         }
     }
 
-    /// Tells whether so much waits for the upstream that clients must not send more: what they send without
-    /// asking for an answer is bounded by nothing else.
-    pub(super) fn is_behind(&self, outbox: &Outbox) -> bool {
-        self.stdin.is_some() && outbox.len() > BACKLOG_BYTES
-    }
-
     pub(super) fn signals(&self) -> Signals {
         self.signals
     }
 }
 
-/// Bytes that a pipe can hold, at the most (`/proc/sys/fs/pipe-max-size`, `pipe(7)`). What comes beyond is
+/// Bytes that a pipe can hold, at the most (`/proc/sys/fs/pipe-max-size`, `pipe(7)`). More is
 /// not from the process that has ended.
-const LAST_WORDS_BYTES: usize = 1 << 20;
+const FINAL_READ_BYTES: usize = 1 << 20;
 
 /// Serves the upstream's pipes until its output ends.
 pub(super) async fn serve(hub: SharedHub) {
@@ -76,7 +67,7 @@ impl Hub {
         }
         if self.upstream.blocked && self.stdin_ready(cx) {
             self.upstream.blocked = false;
-            self.write_upstream();
+            self.write_upstream(self.now());
             if self.upstream.blocked && self.stdin_ready(cx) {
                 cx.waker().wake_by_ref();
             }
@@ -97,7 +88,7 @@ impl Hub {
             self.scratch = scratch;
             match polled {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if filled > 0 => self.settle(),
+                Poll::Ready(Ok(())) if filled > 0 => self.flush(),
                 Poll::Ready(ended) => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "cannot read from codex app-server");
@@ -107,7 +98,7 @@ impl Hub {
                 }
             }
         }
-        self.settle();
+        self.flush();
         if self.upstream.stdout.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -120,15 +111,15 @@ impl Hub {
             return;
         }
         let now = self.now();
-        self.health.heard(now);
+        self.core.handle(now, Event::UpstreamOutput);
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
-            match frame {
-                Frame::Line(line) => self.router.upstream_line(now, line),
-                Frame::TooLong => {
-                    tracing::error!("codex app-server wrote a line that is too long to be kept");
-                    self.events.push_back(Event::UpstreamMalformed);
-                }
-            }
+            self.core.handle(
+                now,
+                match frame {
+                    Frame::Line(line) => Event::UpstreamLine(line),
+                    Frame::TooLong => Event::UpstreamLineTooLong,
+                },
+            );
         }
     }
 
@@ -137,15 +128,15 @@ impl Hub {
             if self.upstream.decoder.is_torn() {
                 tracing::error!("the output of codex app-server ended inside a line");
             }
-            self.happened(Event::UpstreamEof);
+            self.handle(Event::UpstreamEof);
         }
     }
 
-    /// Takes note that the process has ended, after reading what it had still written: its last
-    /// words may be what somebody waits for. A grandchild that holds the pipe open is not waited for.
+    /// Reports that the process has ended, after reading what it had still written: the answer that somebody
+    /// waits for may be in it. A grandchild that holds the pipe open is not waited for.
     pub(super) fn upstream_exited(&mut self, status: ChildStatus) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let mut left = LAST_WORDS_BYTES;
+        let mut left = FINAL_READ_BYTES;
         while let Some(stdout) = &self.upstream.stdout
             && left > 0
         {
@@ -162,23 +153,22 @@ impl Hub {
         }
         self.scratch = scratch;
         tracing::info!(upstream.status = %status, "codex app-server has ended");
-        self.ended = Some(status.to_string());
-        self.happened(Event::UpstreamExited(status));
-        self.settle();
+        self.handle(Event::UpstreamExited(status));
+        self.flush();
     }
 
     /// Writes what waits for the upstream.
-    pub(super) fn write_upstream(&mut self) {
-        let outbox = self.router.upstream_outbox();
+    pub(super) fn write_upstream(&mut self, now: Time) {
         let Some(stdin) = &self.upstream.stdin else { return };
-        if self.upstream.blocked || outbox.is_empty() {
+        let pending = self.core.upstream_pending();
+        if self.upstream.blocked || pending.is_empty() {
             return;
         }
-        let mut taken = 0;
+        let mut bytes = 0;
         let mut broken = false;
-        while taken < outbox.len() {
-            match stdin.try_write(&outbox.pending()[taken..]) {
-                Ok(n) => taken += n,
+        while bytes < pending.len() {
+            match stdin.try_write(&pending[bytes..]) {
+                Ok(n) => bytes += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.upstream.blocked = true;
                     break;
@@ -191,9 +181,10 @@ impl Hub {
                 }
             }
         }
-        outbox.advance(taken, self.upstream.blocked);
+        self.core.handle(now, Event::UpstreamWritten { bytes, full: self.upstream.blocked });
         if broken {
             self.upstream.stdin = None;
+            self.core.handle(now, Event::UpstreamInputBroken);
         }
         if self.upstream.blocked
             && let Some(waker) = &self.upstream.waker

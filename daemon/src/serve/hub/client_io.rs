@@ -1,0 +1,252 @@
+//! One client's connection: reads and writes. How it ends is told in [`ending`](super::ending).
+
+use std::os::fd::AsFd as _;
+use std::task::{Context, Poll, Waker};
+
+use codexd_proto::core::{Event, Framing};
+use codexd_proto::frame::Frame;
+use codexd_proto::id::ClientId;
+use codexd_proto::time::Time;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Hub, SharedHub};
+use crate::os::peer::Peer;
+use crate::serve::connection::{Input, Socket, Wire};
+
+/// Reads of one client before others have their turn.
+const READS_IN_A_ROW: usize = 4;
+/// Reads of one client when the daemon is about to resolve its requests: more than a socket's buffer holds.
+const FINAL_READS: usize = 16;
+
+/// The connection of a client: its socket and what is spoken on it.
+pub(super) struct ClientIo {
+    pub(super) socket: Socket,
+    pub(super) wire: Wire,
+    peer: Peer,
+    /// Wakes the client's task.
+    pub(super) waker: Option<Waker>,
+    /// The socket took less than there was: the task waits until it takes more.
+    pub(super) full: bool,
+    /// The client's end of input was read.
+    ended: bool,
+}
+
+/// Serves one client until its connection ends.
+pub(super) async fn serve(hub: SharedHub, client: ClientId) {
+    std::future::poll_fn(|cx| hub.borrow_mut().poll_client(client, cx)).await;
+}
+
+impl Hub {
+    /// Adds a connection whose peer was checked.
+    pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
+        let client = self.core.connect(self.now());
+        tracing::debug!(client.id = client.0, client.pid = peer.pid, "client connected");
+        let io = ClientIo { socket, wire: Wire::Sniffing, peer, waker: None, full: false, ended: false };
+        self.clients.insert(client, io);
+        client
+    }
+
+    /// Does what the client's socket allows. Ready when the connection has ended.
+    fn poll_client(&mut self, client: ClientId, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(io) = self.clients.get_mut(&client) else { return Poll::Ready(()) };
+        match &mut io.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+        if io.full {
+            match io.socket.poll_writable(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => {
+                    io.full = false;
+                    self.write_client(self.now(), client);
+                    // The write may have found the socket full again: wait for it.
+                    if let Some(io) = self.clients.get_mut(&client)
+                        && (if io.full {
+                            io.socket.poll_writable(cx).is_ready()
+                        } else {
+                            io.socket.relax().is_err()
+                        })
+                    {
+                        cx.waker().wake_by_ref();
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                    self.disconnect(client);
+                }
+            }
+        }
+        self.read_client(client, cx);
+        self.flush_soon();
+        if self.clients.contains_key(&client) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    fn read_client(&mut self, client: ClientId, cx: &mut Context<'_>) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for turn in 0.. {
+            let Some(io) = self.clients.get_mut(&client).filter(|io| !io.ended) else { break };
+            if !self.core.may_read(client) {
+                self.unread.insert(client);
+                break;
+            }
+            if turn == READS_IN_A_ROW {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match io.socket.poll_read(cx, &mut scratch) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => {
+                    self.client_eof(client);
+                    break;
+                }
+                Poll::Ready(Ok(n)) => self.client_bytes(client, &scratch[..n]),
+                Poll::Ready(Err(error)) => {
+                    tracing::debug!(client.id = client.0, %error, "connection broke");
+                    self.disconnect(client);
+                    break;
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Reads what clients have sent, without waiting for more, before their requests are resolved or their
+    /// connections closed: each request of it is answered, and no connection ends with a reset because
+    /// something was unread.
+    ///
+    /// No more is read of one client than a socket holds: one that goes on sending is not waited for.
+    pub(super) fn final_read(&mut self) {
+        let mut clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        clients.sort_unstable();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for client in clients {
+            for _ in 0..FINAL_READS {
+                let Some(io) = self.clients.get_mut(&client).filter(|io| !io.ended) else { break };
+                match io.socket.try_read(&mut scratch) {
+                    Ok(n @ 1..) => self.client_bytes(client, &scratch[..n]),
+                    // EOF and errors are handled by the client's own next read.
+                    _ => break,
+                }
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Reads clients again once the upstream has caught up.
+    pub(super) fn resume_reading(&mut self) {
+        if self.unread.is_empty() {
+            return;
+        }
+        let (core, clients) = (&mut self.core, &self.clients);
+        self.unread.retain(|client| {
+            let may_read = core.may_read(*client);
+            if may_read && let Some(waker) = clients.get(client).and_then(|io| io.waker.as_ref()) {
+                waker.wake_by_ref();
+            }
+            !may_read
+        });
+    }
+
+    fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
+        let now = self.now();
+        loop {
+            let Some(io) = self.clients.get_mut(&client) else { return };
+            match &mut io.wire {
+                Wire::Lines(decoder) => {
+                    while let Some(frame) = decoder.decode(&mut chunk) {
+                        match frame {
+                            Frame::Line(line) => self.core.handle(now, Event::ClientLine { client, line }),
+                            Frame::TooLong => self.core.handle(now, Event::ClientLineTooLong { client }),
+                        }
+                    }
+                    return;
+                }
+                Wire::WebSocket(socket) => match socket.read(&mut chunk) {
+                    Some(Input::Text(text)) => {
+                        let line = text.as_bytes().trim_ascii_end();
+                        if line.len() > self.max_message_bytes {
+                            self.core.handle(now, Event::ClientLineTooLong { client });
+                        } else {
+                            self.core.handle(now, Event::ClientLine { client, line });
+                        }
+                    }
+                    Some(Input::Closed) => return self.end_websocket(client, None),
+                    Some(Input::Failed(why)) => return self.end_websocket(client, Some(why)),
+                    None => {
+                        if io.wire.has_own_output() && !io.full {
+                            self.write_client(now, client);
+                        }
+                        return;
+                    }
+                },
+                Wire::Sniffing => {
+                    let Some(first) = chunk.first() else { return };
+                    io.wire = Wire::begun_with(*first, self.max_message_bytes);
+                    let http = matches!(io.wire, Wire::Http(_));
+                    let framing = if http { Framing::Http } else { Framing::Lines };
+                    self.core.handle(now, Event::ClientFraming { client, framing });
+                }
+                Wire::Http(head) => match head.read(&mut chunk) {
+                    Some(request) => self.http_request(client, request),
+                    None => return,
+                },
+                Wire::Ending(_) => return,
+            }
+        }
+    }
+
+    /// The client sends nothing more.
+    fn client_eof(&mut self, client: ClientId) {
+        let Some(io) = self.clients.get_mut(&client) else { return };
+        io.ended = true;
+        if let Wire::Lines(decoder) = &io.wire
+            && decoder.is_torn()
+        {
+            tracing::debug!(client.id = client.0, "connection ended inside a line");
+        }
+        let (hung_up, framing_waits) = (hung_up(&io.socket), io.wire.has_own_output());
+        self.handle(Event::ClientEof { client, hung_up, framing_waits });
+    }
+
+    /// Writes to every client that has something new.
+    pub(super) fn write_clients(&mut self, now: Time) {
+        while let Some(client) = self.core.poll_dirty() {
+            if self.clients.get(&client).is_some_and(|io| !io.full) {
+                self.write_client(now, client);
+            }
+        }
+    }
+
+    /// Writes what waits for one client, as far as its socket takes it.
+    pub(super) fn write_client(&mut self, now: Time, client: ClientId) {
+        let Some(io) = self.clients.get_mut(&client) else { return };
+        let written = io.wire.write(&io.socket, self.core.pending(client));
+        io.full = written.blocked;
+        if written.blocked
+            && let Some(waker) = &io.waker
+        {
+            // Its task waits for the socket to take more.
+            waker.wake_by_ref();
+        }
+        let framing_waits = io.wire.has_own_output();
+        let (bytes, full) = (written.taken, written.blocked);
+        self.core.handle(now, Event::ClientWritten { client, bytes, full, framing_waits });
+        if let Some(error) = written.broken {
+            tracing::debug!(client.id = client.0, %error, "connection broke");
+            self.disconnect(client);
+        }
+    }
+
+    /// Returns what is known of a client's process.
+    pub(super) fn peer(&self, client: u64) -> Option<Peer> {
+        let client = u32::try_from(client).ok()?;
+        self.clients.get(&ClientId(client)).map(|io| io.peer)
+    }
+}
+
+/// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
+pub(super) fn hung_up(socket: &Socket) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok()
+        && fds[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}

@@ -1,0 +1,114 @@
+//! How connections end, each in the way of its framing, and those that end with one answer.
+//!
+//! A client that speaks lines is simply closed. A WebSocket gets a close frame with the reason, and an
+//! HTTP request its answer; such a connection is nobody's client any more, and lives on as
+//! [`Wire::Ending`] until the peer closes too, or its time is over.
+
+use codexd_proto::core::{Event, Framing};
+use codexd_proto::id::ClientId;
+use codexd_proto::lifecycle::Intent;
+use codexd_proto::router::CloseReason;
+use tungstenite::protocol::CloseFrame;
+
+use super::Hub;
+use crate::serve::connection::{Ending, Request, Response, WebSocket, Wire, close_frame, farewell};
+
+impl Hub {
+    /// Closes a connection because the core wants it; without a reason, because everything is answered.
+    pub(super) fn close(&mut self, client: ClientId, reason: Option<CloseReason>) {
+        if let Some(reason) = reason {
+            tracing::info!(client.id = client.0, reason = ?reason, "closing a client's connection");
+        }
+        match self.clients.get(&client).map(|io| &io.wire) {
+            Some(Wire::WebSocket(_)) => {
+                self.end_websocket(client, Some(close_frame(reason.unwrap_or(CloseReason::Detached))));
+            }
+            Some(Wire::Ending(_)) => {}
+            _ => self.disconnect(client),
+        }
+    }
+
+    /// Ends a WebSocket: with the answer to the peer's close frame, or else with `frame`.
+    ///
+    /// What waits is dropped, but a begun frame is finished, since nothing could follow it else.
+    pub(super) fn end_websocket(&mut self, client: ClientId, frame: Option<CloseFrame>) {
+        let Some(last) = self.take_websocket(client, frame) else { return self.disconnect(client) };
+        self.handle(Event::ClientEnding { client });
+        self.write_last(client, last);
+    }
+
+    /// Takes the WebSocket from a connection and returns its last bytes, if there can be any.
+    fn take_websocket(&mut self, client: ClientId, frame: Option<CloseFrame>) -> Option<Vec<u8>> {
+        let io = self.clients.get_mut(&client)?;
+        if !matches!(io.wire, Wire::WebSocket(_)) {
+            return None;
+        }
+        let Wire::WebSocket(socket) = std::mem::replace(&mut io.wire, Wire::Sniffing) else {
+            return None;
+        };
+        if let Some(frame) = &frame {
+            let code = u16::from(frame.code);
+            tracing::debug!(client.id = client.0, websocket.code = code, "closing a WebSocket");
+        }
+        socket.end(self.core.pending(client), frame)
+    }
+
+    /// Writes the last bytes of a connection that is nobody's client any more.
+    fn write_last(&mut self, client: ClientId, last: Vec<u8>) {
+        let Some(io) = self.clients.get_mut(&client) else { return };
+        io.wire = Wire::Ending(Ending::with(last));
+        if !io.full {
+            self.write_client(self.now(), client);
+        }
+    }
+
+    /// Does what an HTTP request asks for.
+    pub(super) fn http_request(&mut self, client: ClientId, request: Request) {
+        match request {
+            Request::Upgrade(answer) => {
+                if let Some(io) = self.clients.get_mut(&client) {
+                    io.wire = Wire::WebSocket(Box::new(WebSocket::accepted(answer)));
+                }
+                self.handle(Event::ClientFraming { client, framing: Framing::WebSocket });
+            }
+            Request::Get { path, head_only } => {
+                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()));
+            }
+            Request::Refused(response) => self.answer(client, |_| response),
+        }
+    }
+
+    /// Gives an HTTP request its one answer.
+    pub(super) fn answer(&mut self, client: ClientId, response: impl FnOnce(&Hub) -> Response) {
+        self.handle(Event::HttpRequest { client });
+        let response = response(self);
+        self.write_last(client, response.into_bytes());
+    }
+
+    /// Ends a connection.
+    pub(super) fn disconnect(&mut self, client: ClientId) {
+        let Some(io) = self.clients.remove(&client) else { return };
+        tracing::debug!(client.id = client.0, "client disconnected");
+        self.handle(Event::ClientDisconnected { client });
+        self.room.notify_one();
+        if let Some(waker) = io.waker {
+            waker.wake();
+        }
+    }
+
+    /// Ends all connections. A WebSocket whose socket takes it gets the reason.
+    pub(super) fn disconnect_all(&mut self) {
+        let asked = matches!(self.core.intent(), Some(Intent::Stop(_)));
+        let why = farewell(asked, &self.core.reason());
+        let clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        for client in clients {
+            if let Some(last) = self.take_websocket(client, Some(why.clone()))
+                && let Some(io) = self.clients.get(&client)
+            {
+                // One that takes no more now has had its time.
+                let _ = Ending::with(last).write(&io.socket);
+            }
+            self.disconnect(client);
+        }
+    }
+}

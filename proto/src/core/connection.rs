@@ -1,0 +1,131 @@
+//! The connections of clients: how far each is on its way to its end, and until when it has to move.
+
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
+
+use super::event::Framing;
+use crate::id::ClientId;
+use crate::router::CloseReason;
+use crate::time::Time;
+
+/// Milliseconds in which the head of an HTTP request has to be complete.
+const HEAD_WITHIN_MS: u64 = 5_000;
+
+/// Milliseconds in which a connection that is to be closed has to take its last bytes.
+const END_WITHIN_MS: u64 = 10_000;
+
+/// Milliseconds between checks whether a half-closed connection is still read.
+const CHECK_EVERY_MS: u64 = 1_000;
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing was received: it is not known what it speaks.
+    New,
+    /// The head of an HTTP request is being read.
+    Head,
+    /// Messages come and go.
+    Open(Framing),
+    /// It sends nothing more and has pending replies.
+    HalfClosed(Framing),
+    /// It is closed for this reason once what waits for it is written.
+    Flushing(CloseReason),
+    /// It is nobody's client any more: it takes its last bytes.
+    Ending,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stage: Stage,
+    deadline: Option<Time>,
+    /// Since when the daemon had been unused when it came.
+    unused_before: Option<Time>,
+}
+
+/// All connections, with their deadlines in order.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    connections: FxHashMap<ClientId, Connection>,
+    deadlines: BTreeSet<(Time, ClientId)>,
+}
+
+impl Connections {
+    pub(super) fn add(&mut self, client: ClientId, unused_before: Option<Time>) {
+        self.connections.insert(client, Connection { stage: Stage::New, deadline: None, unused_before });
+    }
+
+    /// Removes a connection; returns whether there was one.
+    pub(super) fn remove(&mut self, client: ClientId) -> bool {
+        self.set_deadline(client, None);
+        self.connections.remove(&client).is_some()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(super) fn stage(&self, client: ClientId) -> Option<Stage> {
+        self.connections.get(&client).map(|c| c.stage)
+    }
+
+    /// Returns what a connection speaks, once that is known.
+    pub(super) fn framing(&self, client: ClientId) -> Option<Framing> {
+        match self.stage(client)? {
+            Stage::Open(framing) | Stage::HalfClosed(framing) => Some(framing),
+            Stage::Head => Some(Framing::Http),
+            Stage::New | Stage::Flushing(_) | Stage::Ending => None,
+        }
+    }
+
+    /// Returns since when the daemon had been unused when a connection came.
+    pub(super) fn unused_before(&self, client: ClientId) -> Option<Time> {
+        self.connections.get(&client).and_then(|c| c.unused_before)
+    }
+
+    /// Moves a connection to another stage, with the deadline of that stage.
+    pub(super) fn enter(&mut self, now: Time, client: ClientId, stage: Stage) {
+        let within_ms = match stage {
+            Stage::New | Stage::Open(_) => None,
+            Stage::Head => Some(HEAD_WITHIN_MS),
+            Stage::HalfClosed(_) => Some(CHECK_EVERY_MS),
+            Stage::Flushing(_) | Stage::Ending => Some(END_WITHIN_MS),
+        };
+        self.set_deadline(client, within_ms.map(|ms| now + ms));
+        if let Some(connection) = self.connections.get_mut(&client) {
+            connection.stage = stage;
+        }
+    }
+
+    fn set_deadline(&mut self, client: ClientId, deadline: Option<Time>) {
+        let Some(connection) = self.connections.get_mut(&client) else { return };
+        if let Some(at) = connection.deadline {
+            self.deadlines.remove(&(at, client));
+        }
+        connection.deadline = deadline;
+        self.deadlines.extend(deadline.map(|at| (at, client)));
+    }
+
+    /// Returns the half-closed connections.
+    pub(super) fn half_closed(&self) -> Vec<ClientId> {
+        let half_closed = self.connections.iter().filter(|(_, c)| matches!(c.stage, Stage::HalfClosed(_)));
+        let mut half_closed: Vec<ClientId> = half_closed.map(|(client, _)| *client).collect();
+        half_closed.sort_unstable();
+        half_closed
+    }
+
+    /// Returns when the next connection has to have moved.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Removes the next deadline that has passed; returns whose it was, and where that connection is.
+    pub(super) fn take_overdue(&mut self, now: Time) -> Option<(ClientId, Stage)> {
+        let (at, client) = *self.deadlines.first()?;
+        if at > now {
+            return None;
+        }
+        self.set_deadline(client, None);
+        Some((client, self.stage(client)?))
+    }
+}

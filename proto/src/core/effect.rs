@@ -1,0 +1,85 @@
+//! What the shell is to do.
+
+use crate::id::ClientId;
+use crate::lifecycle::State;
+use crate::router::CloseReason;
+
+/// One thing to do, in the order in which [`Core::poll_effect`](super::Core::poll_effect) returns them.
+///
+/// The rest is in the outboxes: [`Core::poll_dirty`](super::Core::poll_dirty) names the clients that have
+/// something new.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The daemon's state changed: log it, publish the status, notify the supervisor.
+    StateChanged {
+        /// The state before.
+        from: State,
+        /// The state now.
+        to: State,
+    },
+    /// Notify the supervisor, and whoever waits for the start, that clients are served.
+    NotifyReady,
+    /// Notify the supervisor that the daemon is stopping.
+    NotifyStopping,
+    /// Accept no more clients and give up the socket path.
+    StopListening,
+    /// Read what clients have sent, without waiting for more, and report it before the next effect.
+    FinalRead,
+    /// Close a connection in the way of its framing: a WebSocket gets a close frame.
+    CloseClient {
+        /// The client.
+        client: ClientId,
+        /// Why; `None` because everything it asked for is answered.
+        reason: Option<CloseReason>,
+    },
+    /// Close a connection at once.
+    DropClient {
+        /// The client.
+        client: ClientId,
+    },
+    /// Answer an HTTP request whose head did not come in time.
+    TimeOutRequest {
+        /// The client.
+        client: ClientId,
+    },
+    /// Report [`Event::ClientDisconnected`](super::Event::ClientDisconnected) if the peer of this half-closed
+    /// connection does not read any more. Its end is no news to the system after the end of its input.
+    CheckConnection {
+        /// The client.
+        client: ClientId,
+    },
+    /// Report [`Event::SocketLost`](super::Event::SocketLost) if the client socket's file is not the daemon's
+    /// any more.
+    CheckSocket,
+    /// Close all connections; a WebSocket whose socket takes it gets the reason.
+    CloseAll,
+    /// Close the upstream's input.
+    CloseInput,
+    /// Send SIGTERM to the upstream.
+    Terminate,
+    /// Send SIGKILL to the upstream's process group.
+    Kill,
+    /// End what the upstream left behind.
+    Sweep,
+    /// Worth a line in the log; nothing else is to be done.
+    Log(Fact),
+}
+
+/// What the core noticed and the lifecycle's states do not tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// The upstream refused the handshake, with this message.
+    HandshakeRefused(String),
+    /// A client asked for the daemon to stop, and the settings allow it.
+    ShutdownRequested(ClientId),
+    /// The upstream wrote something that is no message.
+    UpstreamMalformed,
+    /// The upstream wrote a line that exceeds the limit.
+    UpstreamLineTooLong,
+    /// The upstream is asked whether it is alive.
+    HealthCheck,
+    /// The upstream has not answered a health check for so many milliseconds.
+    UpstreamUnresponsive(u64),
+    /// The socket was removed or replaced, and nobody is connected: the daemon stops.
+    SocketLost,
+}

@@ -1,0 +1,568 @@
+//! The core: every decision of the daemon in one value.
+//!
+//! # Theory of operation
+//! [`Core`] puts together the [`Router`], the [`Lifecycle`], the [health check](crate::health), the
+//! connections and the idle exit. Facts go in as [`Event`]s with the time at which they happened; bytes
+//! come out in one outbox per peer, and everything else to be done as [`Effect`]s. The shell (the
+//! daemon's hub, or a simulation) does nothing but carry bytes and effects:
+//!
+//! 1. report what happened ([`Core::handle`], [`Core::handle_timeout`]);
+//! 2. write to the clients that [`Core::poll_dirty`] names and to the upstream, and report what was
+//!    written;
+//! 3. take the next effect ([`Core::poll_effect`]) and carry it out; begin again with 2 until there is
+//!    none.
+//!
+//! Effects that follow from one event come in order, and none is decided before the shell has reported
+//! what the last one led to: after [`Effect::FinalRead`], what clients had sent is known before their
+//! pending requests are resolved.
+//!
+//! # What is not here
+//! No runtime, socket, clock or process: `codexd-proto` cannot reach any.
+
+mod connection;
+mod effect;
+mod event;
+mod idle;
+mod report;
+mod timer;
+
+use std::collections::VecDeque;
+
+use crate::exit::ExitCode;
+use crate::health::Health;
+use crate::id::ClientId;
+use crate::lifecycle::{
+    ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
+};
+#[doc(hidden)]
+pub use crate::router::Accounting;
+use crate::router::{
+    Action, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
+};
+use crate::time::Time;
+
+pub use effect::{Effect, Fact};
+pub use event::{Event, Framing};
+pub use timer::Timer;
+
+use connection::{Connections, Stage};
+use idle::Idle;
+
+/// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
+/// top, and a message that was begun.
+const BACKLOG_BYTES: usize = 16 << 20;
+
+/// Who starts codexd again after it has exited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Restart {
+    /// Nobody: it was started by hand.
+    #[default]
+    Never,
+    /// A supervisor, unless the exit was intended.
+    OnFailure,
+    /// The next client: by socket activation, or because it starts a daemon when it finds none.
+    OnDemand,
+}
+
+/// Settings that can change while clients are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoreSettings {
+    /// Limits of the router.
+    pub limits: Limits,
+    /// What `broker/shutdown` does.
+    pub client_shutdown: ClientShutdown,
+    /// What becomes of turns whose last subscriber disconnects without saying what it wants.
+    pub orphaned_turns: OrphanedTurns,
+    /// Milliseconds that running turns may take when the daemon stops; `None` for ever.
+    pub drain_ms: Option<u64>,
+    /// Milliseconds of silence after which the upstream is checked; `None` never.
+    pub health_interval_ms: Option<u64>,
+    /// Milliseconds without an answer to a health check after which it is lost; `None` never.
+    pub health_timeout_ms: Option<u64>,
+    /// Milliseconds without clients and work after which the daemon exits; `None` never.
+    pub idle_exit_ms: Option<u64>,
+}
+
+/// What does not change while clients are served.
+#[derive(Clone, Debug, Default)]
+pub struct CoreConfig {
+    /// Settings of the router.
+    pub router: Config,
+    /// How long the steps of the lifecycle take; the drain is in the settings.
+    pub timeouts: Timeouts,
+    /// Who starts codexd again.
+    pub restart: Restart,
+    /// Clients for which the process may open files.
+    pub clients_with_files: usize,
+}
+
+/// Whether another client can be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It can.
+    Free,
+    /// There are no files for it: it waits until a client leaves.
+    NoFiles,
+    /// As many as may be connected are: it is refused.
+    Full,
+}
+
+/// An effect, or something that the core does itself when its turn comes.
+#[derive(Debug)]
+enum Step {
+    Effect(Effect),
+    AnnounceDrain,
+    InterruptTurns,
+    Resolve,
+}
+
+impl From<Effect> for Step {
+    fn from(effect: Effect) -> Step {
+        Step::Effect(effect)
+    }
+}
+
+/// Every decision of the daemon. See the [module's documentation](self).
+#[derive(Debug)]
+pub struct Core {
+    router: Router,
+    lifecycle: Lifecycle,
+    health: Health,
+    connections: Connections,
+    idle: Idle,
+    restart: Restart,
+    limits: Limits,
+    clients_with_files: usize,
+    /// Whether the upstream's input can be written to.
+    input_open: bool,
+    /// What follows from what has happened, in order.
+    steps: VecDeque<Step>,
+    /// What the lifecycle has not been told yet.
+    events: VecDeque<LifecycleEvent>,
+    /// How the upstream ended, in words.
+    ended: Option<String>,
+}
+
+impl Core {
+    /// Creates the core of a daemon that starts now; its first line is in the upstream's outbox.
+    pub fn new(config: CoreConfig, settings: CoreSettings, now: Time) -> Core {
+        let router = Config {
+            limits: settings.limits,
+            client_shutdown: settings.client_shutdown,
+            orphaned_turns: settings.orphaned_turns,
+            ..config.router
+        };
+        let timeouts = Timeouts { drain_ms: settings.drain_ms, ..config.timeouts };
+        Core {
+            router: Router::new(router, now),
+            lifecycle: Lifecycle::new(timeouts, now),
+            health: Health::new(settings.health_interval_ms, settings.health_timeout_ms, now),
+            connections: Connections::default(),
+            idle: Idle::new(settings.idle_exit_ms),
+            restart: config.restart,
+            limits: settings.limits,
+            clients_with_files: config.clients_with_files,
+            input_open: true,
+            steps: VecDeque::new(),
+            events: VecDeque::new(),
+            ended: None,
+        }
+    }
+
+    /// Puts new settings into force.
+    pub fn reconfigure(&mut self, settings: CoreSettings) {
+        self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
+        self.lifecycle.set_drain_ms(settings.drain_ms);
+        self.health.set_limits(settings.health_interval_ms, settings.health_timeout_ms);
+        self.idle.set_exit_ms(settings.idle_exit_ms);
+        // Framing began with the old one.
+        self.limits = Limits { max_message_bytes: self.limits.max_message_bytes, ..settings.limits };
+    }
+
+    /// Adds a connection whose peer was checked.
+    pub fn connect(&mut self, now: Time) -> ClientId {
+        let client = self.router.client_connected(now);
+        self.connections.add(client, self.idle.take_since());
+        client
+    }
+
+    /// Takes in what happened.
+    #[inline]
+    pub fn handle(&mut self, now: Time, event: Event<'_>) {
+        match event {
+            Event::UpstreamLine(line) => self.router.upstream_line(now, line),
+            Event::UpstreamOutput => self.health.heard(now),
+            Event::ClientLine { client, line } => self.router.client_line(now, client, line),
+            Event::ClientWritten { client, bytes, full, framing_waits } => {
+                self.router.client_took(client, bytes, full);
+                self.client_written(client, framing_waits);
+            }
+            Event::UpstreamWritten { bytes, full } => self.router.upstream_outbox().advance(bytes, full),
+            other => self.handle_rare(now, other),
+        }
+    }
+
+    fn handle_rare(&mut self, now: Time, event: Event<'_>) {
+        match event {
+            Event::ClientFraming { client, framing } => {
+                let stage = if framing == Framing::Http { Stage::Head } else { Stage::Open(framing) };
+                self.connections.enter(now, client, stage);
+            }
+            Event::ClientLineTooLong { client } => {
+                self.router.client_line_too_long(now, client, self.limits.max_message_bytes);
+            }
+            Event::ClientEof { client, hung_up, framing_waits } => {
+                self.client_eof(now, client, hung_up, framing_waits);
+            }
+            Event::HttpRequest { client } => {
+                // It is not among the clients that the answer counts, and has not used the daemon.
+                self.router.client_gone(now, client);
+                let unused = self.connections.unused_before(client).filter(|_| self.router.is_unused());
+                self.idle.restore(unused);
+                self.connections.enter(now, client, Stage::Ending);
+            }
+            Event::ClientEnding { client } => {
+                self.router.client_gone(now, client);
+                self.connections.enter(now, client, Stage::Ending);
+            }
+            Event::ClientDisconnected { client } => {
+                if self.connections.remove(client) {
+                    self.router.client_gone(now, client);
+                }
+            }
+            Event::UpstreamInputBroken => self.input_open = false,
+            Event::UpstreamSpawned => self.events.push_back(LifecycleEvent::Spawned),
+            Event::SpawnFailed(code) => self.events.push_back(LifecycleEvent::SpawnFailed(code)),
+            Event::UpstreamLineTooLong => {
+                self.steps.push_back(Effect::Log(Fact::UpstreamLineTooLong).into());
+                self.events.push_back(LifecycleEvent::UpstreamMalformed);
+            }
+            Event::UpstreamEof => self.events.push_back(LifecycleEvent::UpstreamEof),
+            Event::UpstreamExited(status) => {
+                self.ended = Some(status.to_string());
+                self.events.push_back(LifecycleEvent::UpstreamExited(status));
+            }
+            Event::StopRequested(by) => self.events.push_back(LifecycleEvent::StopRequested(by)),
+            Event::InterruptRequested(by) => {
+                self.events.push_back(LifecycleEvent::InterruptRequested(by));
+            }
+            Event::KillRequested(by) => self.events.push_back(LifecycleEvent::KillRequested(by)),
+            Event::SocketLost => {
+                if self.idle.is_idle() {
+                    self.steps.push_back(Effect::Log(Fact::SocketLost).into());
+                    self.stop_unused();
+                }
+            }
+            Event::UpstreamLine(_)
+            | Event::UpstreamOutput
+            | Event::ClientLine { .. }
+            | Event::ClientWritten { .. }
+            | Event::UpstreamWritten { .. } => self.handle(now, event),
+        }
+    }
+
+    /// Returns the next thing to do; `None` when there is nothing until something happens.
+    pub fn poll_effect(&mut self, now: Time) -> Option<Effect> {
+        loop {
+            if let Some(step) = self.steps.pop_front() {
+                if let Some(effect) = self.carry_out(now, step) {
+                    return Some(effect);
+                }
+            } else if let Some(action) = self.router.poll_action() {
+                self.act(now, action);
+            } else if let Some(event) = self.events.pop_front().or_else(|| self.reached()) {
+                let from = self.lifecycle.state();
+                let effects = self.lifecycle.handle(now, event);
+                self.follow(from, effects);
+            } else {
+                let unused = self.lifecycle.state() == State::Serving && self.router.is_unused();
+                self.idle.observe(now, unused);
+                return None;
+            }
+        }
+    }
+
+    // ---- the lifecycle -------------------------------------------------------------------------
+
+    /// Returns what the current state waits for, once it is the case.
+    fn reached(&self) -> Option<LifecycleEvent> {
+        match self.lifecycle.state() {
+            State::Draining | State::Interrupting if self.router.is_quiet() => Some(LifecycleEvent::Quiet),
+            State::Flushing if !self.has_unwritten() => Some(LifecycleEvent::Flushed),
+            _ => None,
+        }
+    }
+
+    fn has_unwritten(&self) -> bool {
+        self.connections.len() > 0 && self.router.has_unwritten()
+    }
+
+    /// Queues what follows from a step of the lifecycle, in order.
+    fn follow(&mut self, from: State, effects: Vec<LifecycleEffect>) {
+        for effect in effects {
+            let step = match effect {
+                LifecycleEffect::Arm(_) | LifecycleEffect::Disarm => continue,
+                LifecycleEffect::Ready => Effect::NotifyReady.into(),
+                LifecycleEffect::NotifyStopping => Effect::NotifyStopping.into(),
+                LifecycleEffect::StopListening => Effect::StopListening.into(),
+                LifecycleEffect::AnnounceDrain => Step::AnnounceDrain,
+                LifecycleEffect::InterruptTurns => Step::InterruptTurns,
+                LifecycleEffect::ResolveClients => {
+                    self.steps.push_back(Effect::FinalRead.into());
+                    Step::Resolve
+                }
+                LifecycleEffect::CloseClients => {
+                    // What came since they were resolved gets an answer, too.
+                    self.steps.push_back(Effect::FinalRead.into());
+                    Effect::CloseAll.into()
+                }
+                LifecycleEffect::CloseInput => Effect::CloseInput.into(),
+                LifecycleEffect::Terminate => Effect::Terminate.into(),
+                LifecycleEffect::Kill => Effect::Kill.into(),
+                LifecycleEffect::Sweep => Effect::Sweep.into(),
+            };
+            self.steps.push_back(step);
+        }
+        let to = self.lifecycle.state();
+        if from != to {
+            self.steps.push_back(Effect::StateChanged { from, to }.into());
+        }
+    }
+
+    fn carry_out(&mut self, now: Time, step: Step) -> Option<Effect> {
+        match step {
+            Step::Effect(effect) => {
+                match effect {
+                    Effect::NotifyReady => self.router.ask_for_methods(now),
+                    Effect::CloseInput => self.input_open = false,
+                    _ => {}
+                }
+                return Some(effect);
+            }
+            Step::AnnounceDrain => {
+                let reason = self.reason();
+                let draining = self.lifecycle.state() == State::Draining;
+                let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
+                let retry_after_ms = self.retry_after_ms();
+                let announcement = Announcement { reason: &reason, deadline_ms, retry_after_ms };
+                self.router.begin_drain(now, &announcement);
+            }
+            Step::InterruptTurns => self.router.interrupt_turns(now),
+            Step::Resolve => {
+                let loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let reason = self.reason();
+                let retry_after_ms = self.retry_after_ms();
+                let announcement = Announcement { reason: &reason, deadline_ms: Some(0), retry_after_ms };
+                self.router.upstream_lost(now, loss, &announcement);
+            }
+        }
+        None
+    }
+
+    /// Returns after how many milliseconds a client finds codexd again, if somebody starts it.
+    fn retry_after_ms(&self) -> Option<u64> {
+        let intended = matches!(self.lifecycle.intent(), Some(Intent::Stop(_)));
+        let restarts = match self.restart {
+            Restart::Never => false,
+            Restart::OnFailure => !intended,
+            Restart::OnDemand => true,
+        };
+        restarts.then_some(farewell::RETRY_AFTER_MS)
+    }
+
+    fn act(&mut self, now: Time, action: Action) {
+        match action {
+            Action::Close { client, reason } => self.close(now, client, reason),
+            Action::UpstreamReady => {
+                // What half-closed clients had sent before may need no reply.
+                for client in self.connections.half_closed() {
+                    if !self.router.is_owed(client) {
+                        self.steps.push_back(Effect::CloseClient { client, reason: None }.into());
+                    }
+                }
+                self.events.push_back(LifecycleEvent::HandshakeDone);
+            }
+            Action::UpstreamRefused { message } => {
+                self.ended = Some(format!("refused the handshake: {message}"));
+                self.steps.push_back(Effect::Log(Fact::HandshakeRefused(message)).into());
+                self.events.push_back(LifecycleEvent::HandshakeRefused);
+            }
+            // Any message is life: it was recorded when it came.
+            Action::PingAnswered => {}
+            Action::ShutdownRequested { client } => {
+                self.steps.push_back(Effect::Log(Fact::ShutdownRequested(client)).into());
+                self.events.push_back(LifecycleEvent::StopRequested(StopSource::Client));
+            }
+            Action::UpstreamMalformed => {
+                self.steps.push_back(Effect::Log(Fact::UpstreamMalformed).into());
+                self.events.push_back(LifecycleEvent::UpstreamMalformed);
+            }
+        }
+    }
+
+    // ---- connections ---------------------------------------------------------------------------
+
+    /// Closes a connection because the router wants it.
+    fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
+        if reason.flushes() && !self.pending(client).is_empty() {
+            self.connections.enter(now, client, Stage::Flushing(reason));
+        } else {
+            self.steps.push_back(Effect::CloseClient { client, reason: Some(reason) }.into());
+        }
+    }
+
+    fn client_written(&mut self, client: ClientId, framing_waits: bool) {
+        let reason = match self.connections.stage(client) {
+            Some(Stage::Flushing(reason)) => Some(reason),
+            Some(Stage::HalfClosed(_)) => None,
+            _ => return,
+        };
+        let replied = reason.is_some() || !self.router.is_owed(client);
+        if replied && !framing_waits && self.pending(client).is_empty() {
+            self.steps.push_back(Effect::CloseClient { client, reason }.into());
+        }
+    }
+
+    /// A client that closed only its sending half gets its pending replies first.
+    fn client_eof(&mut self, now: Time, client: ClientId, hung_up: bool, framing_waits: bool) {
+        let Some(stage) = self.connections.stage(client) else { return };
+        let effect = match stage {
+            _ if hung_up => Effect::DropClient { client },
+            Stage::New | Stage::Head => Effect::DropClient { client },
+            Stage::Open(framing) => {
+                if self.router.is_owed(client) {
+                    return self.connections.enter(now, client, Stage::HalfClosed(framing));
+                }
+                Effect::CloseClient { client, reason: None }
+            }
+            Stage::Ending if !framing_waits => Effect::DropClient { client },
+            Stage::HalfClosed(_) | Stage::Flushing(_) | Stage::Ending => return,
+        };
+        self.steps.push_back(effect.into());
+    }
+
+    /// Returns whether another client can be accepted.
+    pub fn room(&self) -> Room {
+        if self.connections.len() >= self.limits.max_clients {
+            Room::Full
+        } else if self.connections.len() >= self.clients_with_files {
+            Room::NoFiles
+        } else {
+            Room::Free
+        }
+    }
+
+    /// Whether a client is to be read: not while the upstream does not take what it is sent.
+    pub fn may_read(&mut self, client: ClientId) -> bool {
+        let sends = matches!(
+            self.connections.stage(client),
+            Some(Stage::Open(_) | Stage::HalfClosed(_) | Stage::Flushing(_))
+        );
+        let behind = sends && self.is_behind();
+        !behind && !self.router.is_held_up(client)
+    }
+
+    /// Whether so much waits for the upstream that clients must not send more: what they send without
+    /// asking for a response is bounded by nothing else.
+    pub fn is_behind(&mut self) -> bool {
+        self.input_open && self.router.upstream_outbox().len() > BACKLOG_BYTES
+    }
+
+    // ---- bytes ---------------------------------------------------------------------------------
+
+    /// Removes the next client that has something new in its outbox.
+    pub fn poll_dirty(&mut self) -> Option<ClientId> {
+        self.router.poll_dirty()
+    }
+
+    /// Returns the bytes waiting for a client: whole lines, but for the first if it was written in part.
+    pub fn pending(&mut self, client: ClientId) -> &[u8] {
+        self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
+    }
+
+    /// Returns the bytes waiting for the upstream.
+    pub fn upstream_pending(&mut self) -> &[u8] {
+        self.router.upstream_outbox().pending()
+    }
+
+    // ---- questions -----------------------------------------------------------------------------
+
+    /// Returns the state of the lifecycle.
+    pub fn state(&self) -> State {
+        self.lifecycle.state()
+    }
+
+    /// Returns why the daemon ends, once it does.
+    pub fn intent(&self) -> Option<&Intent> {
+        self.lifecycle.intent()
+    }
+
+    /// Returns how the upstream process ended, once it has.
+    pub fn child(&self) -> Option<ChildStatus> {
+        self.lifecycle.child()
+    }
+
+    /// Returns the limits in force.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns how the upstream ended or failed, in words.
+    pub fn upstream_end(&self) -> Option<&str> {
+        self.ended.as_deref()
+    }
+
+    /// Returns what the process is to exit with, once it is to.
+    pub fn exit_code(&self) -> Option<ExitCode> {
+        self.lifecycle.exit_code()
+    }
+
+    /// Returns why the daemon ends, in words.
+    pub fn reason(&self) -> String {
+        farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
+    }
+
+    /// Returns the milliseconds until running turns are interrupted, while the daemon drains.
+    pub fn drain_left_ms(&self, now: Time) -> Option<u64> {
+        let draining = self.lifecycle.state() == State::Draining;
+        self.lifecycle.poll_timeout().filter(|_| draining).map(|at| at.since(now))
+    }
+
+    /// Returns how many milliseconds a drain and the stop after it may take, if that is bounded.
+    pub fn longest_stop_ms(&self) -> Option<u64> {
+        self.lifecycle.longest_stop_ms()
+    }
+
+    /// Whether the daemon has started and the supervisor may be told that all is well.
+    ///
+    /// That this is asked at all proves that the core loop runs. The upstream is alive as long as the
+    /// health check has not said otherwise: with that it leaves the states in which it is checked, and
+    /// each step from there to the end has a timer of its own.
+    pub fn is_alive(&self) -> bool {
+        self.lifecycle.state() != State::Starting
+    }
+
+    /// Whether the daemon is stopping and has not exited.
+    pub fn is_stopping(&self) -> bool {
+        !matches!(
+            self.lifecycle.state(),
+            State::Starting | State::Handshaking | State::Serving | State::Exited
+        )
+    }
+
+    /// Whether a client has pending replies.
+    pub fn has_pending_replies(&self, client: ClientId) -> bool {
+        self.router.is_owed(client)
+    }
+
+    /// Whether nothing runs that a drain would wait for.
+    pub fn is_quiet(&self) -> bool {
+        self.router.is_quiet()
+    }
+
+    /// Counts what is kept, for tests that look for what is never forgotten.
+    #[doc(hidden)]
+    pub fn accounting(&self) -> Accounting {
+        self.router.accounting()
+    }
+}

@@ -1,0 +1,75 @@
+//! What the core reports of itself.
+
+use super::Core;
+use crate::id::ClientId;
+use crate::lifecycle::State;
+use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
+use crate::time::Time;
+
+/// Milliseconds without an answer to a health check that are worth a warning: it comes within a few
+/// (measured).
+const SILENT_MS: u64 = 1_000;
+
+impl From<State> for DaemonState {
+    fn from(state: State) -> DaemonState {
+        match state {
+            State::Starting => DaemonState::Starting,
+            State::Handshaking => DaemonState::Handshaking,
+            State::Serving => DaemonState::Serving,
+            State::Draining | State::Interrupting => DaemonState::Draining,
+            State::Reaping | State::ClosingInput | State::Terminating | State::Killing | State::Flushing => {
+                DaemonState::Stopping
+            }
+            State::Exited => DaemonState::Exited,
+        }
+    }
+}
+
+impl Core {
+    /// Fills in what the core knows. The upstream's process id is kept while it runs.
+    pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
+        self.router.fill_status(now, report);
+        report.state = self.lifecycle.state().into();
+        report.state_since_ms = now.since(self.lifecycle.since());
+        report.ready = self.lifecycle.state() == State::Serving;
+        report.uptime_ms = now.as_millis();
+        report.upstream.uptime_ms = self.lifecycle.child().is_none().then_some(now.as_millis());
+        if self.lifecycle.child().is_some() {
+            report.upstream.pid = None;
+        }
+        report.upstream.ended.clone_from(&self.ended);
+        report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.checks_health());
+        report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
+    }
+
+    /// Describes every connected client, in the order of their connection.
+    pub fn client_statuses(&self, now: Time) -> Vec<ClientStatus> {
+        let mut clients = self.router.client_statuses(now);
+        for client in &mut clients {
+            let framing = u32::try_from(client.id).ok().and_then(|id| self.connections.framing(ClientId(id)));
+            client.framing = framing.map(|framing| framing.word().to_owned());
+        }
+        clients
+    }
+
+    /// Returns the line that the supervisor shows; `upstream_pid` while the upstream runs.
+    pub fn status_line(&self, upstream_pid: Option<u32>) -> String {
+        match self.lifecycle.state() {
+            State::Serving => match upstream_pid {
+                Some(pid) => format!("serving, codex app-server is process {pid}"),
+                None => "serving".to_owned(),
+            },
+            State::Starting | State::Handshaking => "waiting for codex app-server".to_owned(),
+            _ => self.reason(),
+        }
+    }
+}
+
+/// Warns of an upstream that does not answer a health check.
+fn silence(waited_ms: u64) -> Option<Warning> {
+    (waited_ms >= SILENT_MS).then(|| Warning {
+        code: "upstreamSilent".to_owned(),
+        message: format!("codex app-server has not answered a health check for {waited_ms} ms"),
+        hint: "wait: codexd ends it after `probe_timeout`, unless it says something before".to_owned(),
+    })
+}

@@ -1,0 +1,65 @@
+//! Turns whose last subscriber has disconnected.
+//!
+//! A native listener lets them go on. A program that spawned `codex app-server` for itself expects its
+//! agent to end with it; so a client may declare that its turns are to be interrupted
+//! (`params.codexd.orphanedTurns` of its `initialize`), and the settings decide for all others.
+
+use std::collections::VecDeque;
+
+use super::pacing::Kind;
+use super::{OrphanedTurns, Router};
+use crate::id::{ClientId, ThreadId};
+use crate::json::edit::write_text;
+use crate::time::Time;
+
+impl Router {
+    /// Returns what becomes of the turns of a client.
+    pub(super) fn orphan_policy(&self, client: ClientId) -> OrphanedTurns {
+        let declared = self.sessions.get(client).and_then(|s| s.declared()).and_then(|d| d.orphaned_turns);
+        declared.unwrap_or(self.config.orphaned_turns)
+    }
+
+    /// A client with the policy `policy` has disconnected from a thread.
+    pub(super) fn orphan_turn(&mut self, thread: &ThreadId, policy: OrphanedTurns) {
+        if policy == OrphanedTurns::Interrupt && !self.is_lost() && self.is_orphaned(thread) {
+            let at = self.now() + self.config.limits.orphaned_turn_grace_ms;
+            self.orphans.push_back((at, thread.clone()));
+        }
+    }
+
+    fn is_orphaned(&self, thread: &ThreadId) -> bool {
+        self.subscriptions
+            .get(thread.as_bytes())
+            .is_some_and(|t| t.subscribers.is_empty() && t.turn.is_some())
+    }
+
+    /// Returns when the next turn without subscribers is interrupted.
+    pub(super) fn orphan_due(&self) -> Option<Time> {
+        self.orphans.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Interrupts the turns whose grace period is over and that nobody has subscribed to.
+    pub(super) fn interrupt_orphans(&mut self, now: Time) {
+        let orphans = std::mem::take(&mut self.orphans).into_iter();
+        let (due, rest): (VecDeque<_>, VecDeque<_>) = orphans.partition(|(at, _)| *at <= now);
+        self.orphans = rest;
+        for (_, thread) in due {
+            if self.is_orphaned(&thread) {
+                self.interrupt_turn(&thread);
+            }
+        }
+    }
+
+    /// Interrupts the open turn of a thread.
+    pub(super) fn interrupt_turn(&mut self, thread: &ThreadId) {
+        let turn = self.subscriptions.get(thread.as_bytes()).and_then(|t| t.turn.as_ref());
+        let Some(turn) = turn.map(|turn| turn.id.clone()) else { return };
+        self.send_own("turn/interrupt", Kind::Plain, |out| {
+            out.extend_from_slice(b"{\"threadId\":");
+            write_text(out, thread.as_bytes());
+            out.extend_from_slice(b",\"turnId\":");
+            write_text(out, &turn);
+            out.push(b'}');
+        });
+    }
+}

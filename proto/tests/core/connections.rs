@@ -1,0 +1,121 @@
+//! Connections: room, half-closing, deadlines, and who counts as a user of the daemon.
+
+use codexd_proto::core::{CoreSettings, Effect, Event, Framing, Restart, Room, Timer};
+use codexd_proto::lifecycle::{ChildStatus, State};
+use codexd_proto::router::{CloseReason, Limits};
+use serde_json::json;
+
+use crate::shell::{Shell, settings};
+
+#[test]
+fn a_half_closed_client_gets_its_pending_replies_and_is_closed() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let client = shell.join();
+    shell.sent();
+    shell.send(client, &json!({"id": 1, "method": "thread/list", "params": {}}));
+    let id = shell.sent()[0]["id"].clone();
+    assert_eq!(shell.report(Event::ClientEof { client, hung_up: false, framing_waits: false }), []);
+    // Whether its peer still reads is checked until the reply is there.
+    assert_eq!(shell.pass(1_000), [Effect::CheckConnection { client }]);
+    assert_eq!(shell.pass(1_000), [Effect::CheckConnection { client }]);
+    shell.upstream(&json!({"id": id, "result": {}}));
+    assert_eq!(shell.got(client)[0]["id"], 1);
+    assert_eq!(shell.effects(), [Effect::CloseClient { client, reason: None }]);
+}
+
+#[test]
+fn a_client_that_hung_up_or_awaits_nothing_is_closed_at_once() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let (first, second) = (shell.join(), shell.join());
+    let eof = |client, hung_up| Event::ClientEof { client, hung_up, framing_waits: false };
+    assert_eq!(shell.report(eof(first, false)), [Effect::CloseClient { client: first, reason: None }]);
+    shell.send(second, &json!({"id": 1, "method": "thread/list", "params": {}}));
+    assert_eq!(shell.report(eof(second, true)), [Effect::DropClient { client: second }]);
+}
+
+#[test]
+fn a_detached_client_is_closed_once_its_answer_is_written() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let (first, _second) = (shell.join(), shell.join());
+    assert_eq!(shell.send(first, &json!({"id": 1, "method": "broker/shutdown"})), []);
+    assert_eq!(shell.got(first)[0]["result"], json!({}));
+    let reason = Some(CloseReason::Detached);
+    assert_eq!(shell.effects(), [Effect::CloseClient { client: first, reason }]);
+}
+
+#[test]
+fn a_detached_client_that_does_not_read_is_dropped_in_time() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let (first, _second) = (shell.join(), shell.join());
+    shell.send(first, &json!({"id": 1, "method": "broker/shutdown"}));
+    assert_eq!(shell.pass(9_999), []);
+    assert_eq!(shell.pass(1), [Effect::DropClient { client: first }]);
+}
+
+#[test]
+fn an_http_head_has_five_seconds() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let client = shell.core.connect(shell.now);
+    shell.report(Event::ClientFraming { client, framing: Framing::Http });
+    assert_eq!(shell.pass(4_999), []);
+    assert_eq!(shell.pass(1), [Effect::TimeOutRequest { client }]);
+    shell.report(Event::HttpRequest { client });
+    assert_eq!(shell.pass(10_000), [Effect::DropClient { client }]);
+}
+
+#[test]
+fn room_ends_with_the_files_and_with_the_limit() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let _clients = [shell.join(), shell.join()];
+    assert_eq!(shell.core.room(), Room::Free);
+    let last = shell.join();
+    assert_eq!(shell.core.room(), Room::NoFiles);
+    shell.report(Event::ClientDisconnected { client: last });
+    assert_eq!(shell.core.room(), Room::Free);
+    let limits = Limits { max_clients: 2, ..Limits::default() };
+    shell.core.reconfigure(CoreSettings { limits, ..settings() });
+    assert_eq!(shell.core.room(), Room::Full);
+}
+
+#[test]
+fn whoever_only_asks_over_http_does_not_postpone_the_idle_exit() {
+    let idle = CoreSettings { idle_exit_ms: Some(10_000), ..settings() };
+    let mut shell = Shell::serving(idle, Restart::Never);
+    shell.pass(4_000);
+    let client = shell.core.connect(shell.now);
+    shell.report(Event::ClientFraming { client, framing: Framing::Http });
+    assert!(shell.core.timers().all(|(timer, _)| timer != Timer::IdleExit));
+    shell.pass(1_000);
+    shell.report(Event::HttpRequest { client });
+    shell.report(Event::ClientDisconnected { client });
+    shell.pass(4_999);
+    assert_eq!(shell.core.state(), State::Serving);
+    shell.pass(1);
+    assert_eq!(shell.core.state(), State::ClosingInput, "nothing runs: the drain is over at once");
+}
+
+#[test]
+fn a_client_postpones_the_idle_exit() {
+    let idle = CoreSettings { idle_exit_ms: Some(10_000), ..settings() };
+    let mut shell = Shell::serving(idle, Restart::Never);
+    shell.pass(9_000);
+    let client = shell.join();
+    shell.report(Event::ClientDisconnected { client });
+    shell.pass(9_999);
+    assert_eq!(shell.core.state(), State::Serving);
+}
+
+#[test]
+fn a_daemon_whose_socket_is_lost_stops_only_when_it_is_unused() {
+    let idle = CoreSettings { idle_exit_ms: Some(600_000), ..settings() };
+    let mut shell = Shell::serving(idle, Restart::Never);
+    let client = shell.join();
+    shell.report(Event::SocketLost);
+    assert_eq!(shell.core.state(), State::Serving);
+    shell.report(Event::ClientDisconnected { client });
+    assert_eq!(shell.pass(5_000), [Effect::CheckSocket]);
+    shell.report(Event::SocketLost);
+    assert_ne!(shell.core.state(), State::Serving);
+    shell.report(Event::UpstreamExited(ChildStatus::Code(0)));
+    assert_eq!(shell.core.exit_code().map(|code| code.number()), Some(0));
+}

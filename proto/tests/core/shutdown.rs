@@ -1,0 +1,71 @@
+//! The order of effects on the way to the exit.
+
+use codexd_proto::core::{Effect, Event, Restart};
+use codexd_proto::exit::ExitCode;
+use codexd_proto::lifecycle::{ChildStatus, State, StopSource};
+use serde_json::{Value, json};
+
+use crate::shell::{Shell, settings};
+
+fn notice(lines: &[Value]) -> &Value {
+    lines.iter().find(|l| l["method"] == "notifications/broker/shuttingDown").expect("a shutdown notice")
+}
+
+#[test]
+fn what_clients_had_sent_is_read_before_their_requests_are_resolved() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let client = shell.join();
+    shell.core.handle(shell.now, Event::UpstreamExited(ChildStatus::Signal(9)));
+    let mut seen = Vec::new();
+    while let Some(effect) = shell.core.poll_effect(shell.now) {
+        if effect == Effect::FinalRead && !seen.contains(&Effect::FinalRead) {
+            assert_eq!(shell.core.pending(client), b"", "resolved before the final read");
+            let line = br#"{"id":7,"method":"thread/list","params":{}}"#;
+            shell.core.handle(shell.now, Event::ClientLine { client, line });
+        }
+        seen.push(effect);
+    }
+    let order = |effect: &Effect| seen.iter().position(|e| e == effect).unwrap();
+    assert!(order(&Effect::StopListening) < order(&Effect::FinalRead), "{seen:?}");
+    let lines = shell.got(client);
+    assert_eq!((&lines[0]["id"], &lines[0]["error"]["code"]), (&json!(7), &json!(-32010)));
+    assert_eq!(lines[0]["error"]["data"]["codexd"]["delivered"], "no");
+    // Once that is written, everything is closed, and the exit code tells why.
+    let rest = shell.effects();
+    assert!(rest.contains(&Effect::FinalRead) && rest.contains(&Effect::CloseAll), "{rest:?}");
+    assert_eq!(shell.core.exit_code(), Some(ExitCode::UpstreamLost));
+}
+
+#[test]
+fn a_requested_stop_closes_the_input_when_nothing_runs_and_exits_0() {
+    let mut shell = Shell::serving(settings(), Restart::Never);
+    let client = shell.join();
+    let effects = shell.report(Event::StopRequested(StopSource::Terminate));
+    let steps: Vec<&Effect> = effects.iter().filter(|e| !matches!(e, Effect::StateChanged { .. })).collect();
+    assert_eq!(steps, [&Effect::NotifyStopping, &Effect::StopListening, &Effect::CloseInput]);
+    assert_eq!(notice(&shell.got(client))["params"]["deadlineMs"], 30_000);
+    shell.report(Event::UpstreamExited(ChildStatus::Code(0)));
+    assert_eq!(notice(&shell.got(client))["params"]["deadlineMs"], 0);
+    shell.effects();
+    assert_eq!((shell.core.state(), shell.core.exit_code()), (State::Exited, Some(ExitCode::Stopped)));
+}
+
+#[test]
+fn retry_after_is_given_only_if_somebody_starts_codexd_again() {
+    let stop = Event::StopRequested(StopSource::Control);
+    let loss = Event::UpstreamExited(ChildStatus::Code(1));
+    for (restart, event, expected) in [
+        (Restart::Never, stop, Value::Null),
+        (Restart::Never, loss, Value::Null),
+        // A supervisor restarts after a failure and not after a stop.
+        (Restart::OnFailure, stop, Value::Null),
+        (Restart::OnFailure, loss, json!(1_000)),
+        (Restart::OnDemand, stop, json!(1_000)),
+        (Restart::OnDemand, loss, json!(1_000)),
+    ] {
+        let mut shell = Shell::serving(settings(), restart);
+        let client = shell.join();
+        shell.report(event);
+        assert_eq!(notice(&shell.got(client))["params"]["retryAfterMs"], expected, "{restart:?} {event:?}");
+    }
+}
