@@ -264,6 +264,12 @@ impl Parts {
             b'n' => true,
             b'{' => self.in_trace.iter().all(|member| !member.twice && member.value.is_none_or(fits)),
             b'[' => Elements::new(line, value.start).enumerate().all(|(at, value)| at < 2 && fits(value)),
+            // To the upstream's parser, a number that is no integer of 64 bits is an object with a member that
+            // is not looked at (measured).
+            b'-' | b'0'..=b'9' => {
+                let number = value.of(line);
+                parse_i64(number).is_none() && parse_u64(number).is_none()
+            }
             _ => false,
         }
     }
@@ -554,6 +560,9 @@ mod tests {
             r#""trace":["a"]"#,
             r#""trace":["a","b"]"#,
             r#""trace":[null,null]"#,
+            r#""trace":1.0"#,
+            r#""trace":-2e3"#,
+            r#""trace":18446744073709551616"#,
             r#""result":5,"result":6,"error":5,"error":5"#,
             r#""jsonrpc":5,"jsonrpc":[]"#,
             r#""x":5,"x":6"#,
@@ -567,6 +576,9 @@ mod tests {
         }
         for dropped in [
             r#""trace":7"#,
+            r#""trace":-0"#,
+            r#""trace":18446744073709551615"#,
+            r#""trace":-9223372036854775808"#,
             r#""trace":"x""#,
             r#""trace":true"#,
             r#""trace":{"traceparent":5}"#,

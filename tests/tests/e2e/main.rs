@@ -15,6 +15,7 @@ mod install;
 mod load;
 mod manager;
 mod many;
+mod mutations;
 mod orphans;
 mod ownership;
 mod plugin;
