@@ -9,7 +9,7 @@
 //! while a client's message is checked, all others wait (`benches/forms.rs`).
 
 use super::Span;
-use super::scan::{byte_at, skip_digits, skip_space, string_stop};
+use super::scan::{byte_at, skip_digits, skip_space, skip_string, string_stop};
 use super::text::{HEX, spells};
 
 /// Levels of nesting at which the upstream's parser gives up (`serde_json`, recursion limit).
@@ -129,10 +129,13 @@ impl Checker<'_> {
         let line = self.line;
         let mut kinds = 0u128;
         let mut depth = 0;
-        // The level that `at` is on; `depth` 0 is on none.
+        // Of the innermost level that is open.
         let mut object = false;
         loop {
-            // A value begins at `at`.
+            // A value begins at `at`, or a member.
+            if object {
+                at = self.key(at, depth, visitor)?;
+            }
             match byte_at(line, at) {
                 b'"' => at = self.string(at)?,
                 open @ (b'{' | b'[') => {
@@ -144,19 +147,18 @@ impl Checker<'_> {
                     if byte_at(line, inside) == open + 2 {
                         at = inside + 1;
                     } else {
-                        depth += 1;
                         object = open == b'{';
+                        if object && matches!(byte_at(line, inside + 1), b'$' | b'\\') {
+                            self.look_at_first_name(at, inside);
+                        }
+                        depth += 1;
                         kinds = (kinds << 1) | u128::from(object);
-                        at = if !object {
-                            inside
-                        } else if matches!(byte_at(line, inside + 1), b'$' | b'\\') {
-                            self.first_key(at, inside, depth, visitor)?
-                        } else {
-                            self.key(inside, depth, visitor)?
-                        };
+                        at = inside;
                         continue;
                     }
                 }
+                // A single digit is what most numbers of a long list are.
+                b'0'..=b'9' if matches!(byte_at(line, at + 1), b',' | b']' | b'}') => at += 1,
                 b'-' | b'0'..=b'9' => at = self.number(at)?,
                 b't' => at = self.word(at, b"true")?,
                 b'f' => at = self.word(at, b"false")?,
@@ -178,9 +180,6 @@ impl Checker<'_> {
                 let byte = byte_at(line, at);
                 if byte == b',' {
                     at = skip_space(line, at + 1);
-                    if object {
-                        at = self.key(at, depth, visitor)?;
-                    }
                     break;
                 }
                 if byte != if object { b'}' } else { b']' } {
@@ -220,20 +219,14 @@ impl Checker<'_> {
         Some(start)
     }
 
-    /// As [`Checker::key`], for the first key of an object, which may be reserved.
-    fn first_key(
-        &mut self,
-        object: usize,
-        at: usize,
-        depth: usize,
-        visitor: &mut impl Visitor,
-    ) -> Option<usize> {
-        let end = self.string(at)?;
+    /// Records an object whose first member, at `at`, has a reserved name.
+    #[cold]
+    fn look_at_first_name(&mut self, object: usize, at: usize) {
+        let Some(end) = skip_string(self.line, at) else { return };
         let name = &self.line[at + 1..end - 1];
         if RESERVED.iter().any(|reserved| spells(name, reserved)) {
             self.reserved = Some(object);
         }
-        self.key(at, depth, visitor)
     }
 
     #[inline]

@@ -85,8 +85,12 @@ fn far_string_stop(line: &[u8], mut at: usize) -> Option<usize> {
 /// Returns the offset at or after `at` that is not white space.
 #[inline]
 pub fn skip_space(line: &[u8], at: usize) -> usize {
-    // What is above a blank is told apart first: usually there is no white space.
-    if byte_at(line, at) > b' ' { at } else { skip_more_space(line, at) }
+    // Usually there is none, or one blank.
+    match byte_at(line, at) {
+        b' ' if byte_at(line, at + 1) > b' ' => at + 1,
+        byte if byte > b' ' => at,
+        _ => skip_more_space(line, at),
+    }
 }
 
 /// Returns the byte at `at`, 0 at the end: that is a token nowhere.
