@@ -300,7 +300,9 @@ impl<'a> Bridge<'a> {
             let line = self.to_daemon.front()?;
             match (&self.link.stream).write(&line.bytes[self.first_written..]) {
                 Ok(length) => {
-                    self.ledger.written(line);
+                    if self.first_written == 0 {
+                        self.ledger.written(line);
+                    }
                     self.first_written += length;
                     if self.first_written == line.bytes.len() {
                         self.link.greeted_at = if line.kind == Kind::Initialize {
