@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn generations_count_and_the_last_exit_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(&dir.path().join("a/codexd"), "x");
         let first = begin(&paths, false);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
@@ -478,7 +478,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         let mut record = begin(&paths, true);
         record.started_unix_ms += 3_600_000;
@@ -491,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_was_killed_left_no_record() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         std::mem::forget(begin(&paths, false));
         let second = begin(&paths, false);
@@ -503,7 +503,7 @@ mod tests {
 
     #[test]
     fn the_former_daemon_is_found_by_its_control_socket() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
         begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
@@ -516,7 +516,7 @@ mod tests {
 
     #[test]
     fn all_instances_are_found_by_their_records_and_their_locks() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let own = |name: &str| Paths {
             runtime_dir: dir.path().join("run"),
             ..paths(&dir.path().join("state"), name)
@@ -543,7 +543,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_replaced_and_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         std::fs::write(&paths.record, "{").unwrap();
         let record = begin(&paths, false);
@@ -558,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_state_folder_that_cannot_be_made_is_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
@@ -567,7 +567,7 @@ mod tests {
 
     #[test]
     fn failures_right_after_the_start_add_up_until_one_daemon_lives() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for count in 1..=3 {
             begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
@@ -586,7 +586,7 @@ mod tests {
 
     #[test]
     fn a_life_is_remembered_until_nothing_is_left_of_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         let token = |_| Token::random().unwrap();
         let lives: Vec<Token> = (0..4).map(token).collect();
@@ -610,7 +610,7 @@ mod tests {
 
     #[test]
     fn no_more_lives_are_remembered_than_there_is_room_for() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for _ in 0..MAX_LIVES + 5 {
             std::mem::forget(begin(&paths, false));
@@ -620,7 +620,7 @@ mod tests {
 
     #[test]
     fn a_start_that_failed_is_the_last_exit_for_the_next_daemon() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         begin(&paths, false).finish(ExitCode::Stopped, "asked to", None);
         let failed = FailedStart {
@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_never_a_record() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for path in [paths.record.clone(), beside(&paths.record)] {
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn defaults_need_nothing_but_a_home() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let settings =
             Settings::load(&ServeArgs::default(), &Environment::of([("HOME", home(&dir))])).unwrap();
         assert_eq!(settings.instance, "default");
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn flags_go_before_the_environment_and_that_before_the_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let config = write_config(
             &dir,
             "codex = \"/file/codex\"\ninstance = \"file\"\nsocket = \"/file/s\"\nlog_level = \"warn\"\n\
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let args = ServeArgs { config: Some(dir.path().join("none.toml")), ..ServeArgs::default() };
         let error = Settings::load(&args, &Environment::of([("HOME", home(&dir))])).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Config);
@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn values_without_sense_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         for text in [
             "probe_interval = \"0s\"",
             "limits.window = 0",

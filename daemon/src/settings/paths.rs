@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_default_home_is_the_default_instance_by_whatever_name() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let home = dir.path().join("home");
         std::fs::create_dir_all(home.join(".codex")).unwrap();
         std::os::unix::fs::symlink(home.join(".codex"), dir.path().join("link")).unwrap();

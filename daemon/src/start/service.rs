@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_unit_counts_only_for_its_own_daemon_and_a_manager_that_runs() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         let units = path("config/systemd/user");
         std::fs::create_dir_all(&units).unwrap();

@@ -195,6 +195,14 @@ impl Router {
                 }
                 return self.refused_command(line, thread, item);
             }
+            Meaning::Error => {
+                let turn_id = text(line, member(line, params, b"turnId")?)?;
+                let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
+                let is_last = member(line, params, b"willRetry").is_some_and(|v| v.of(line) == b"false");
+                if let Some(turn) = state.turn.as_mut().filter(|turn| is_last && turn.is_called(&turn_id)) {
+                    turn.error = Some(error.of(line).into());
+                }
+            }
             Meaning::TokenUsage => {
                 let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
                 replay.usage = false;

@@ -39,6 +39,8 @@ pub(super) struct OpenTurn {
     pub(super) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
     pub(super) final_answer: Option<Box<[u8]>>,
+    /// The error by which the upstream has said that it will fail: only `turn/completed` is still to come.
+    pub(super) error: Option<Box<[u8]>>,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
 }
@@ -112,6 +114,7 @@ impl Thread {
                     begins_as_another: false,
                     object: object.into(),
                     final_answer: None,
+                    error: None,
                     known_to,
                 });
             }

@@ -282,6 +282,8 @@ pub enum Meaning {
     TurnStarted,
     /// A turn has ended.
     TurnCompleted,
+    /// An error in a turn; the turn fails with it unless it is retried.
+    Error,
     /// An item has begun.
     ItemStarted,
     /// An item is complete; perhaps the final answer.

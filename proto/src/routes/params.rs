@@ -57,6 +57,7 @@ impl Request {
             None => &[],
         };
         let by_route: &[&str] = match self.route {
+            Route::Local => &["clientInfo", "capabilities", "codexd"],
             Route::Namespace { resource: Resource::Exec, opens: true, .. } => {
                 &["cwd", "tty", "streamStdin", "streamStdoutStderr"]
             }

@@ -1,10 +1,10 @@
 //! The client's directory, for requests that name none: the daemon's own means nothing to the client.
 
-use codexd_proto::json::Span;
-use codexd_proto::json::edit::{Edits, write_string};
-use codexd_proto::json::scan::Members;
+use codexd_proto::json::edit::write_string;
 use codexd_proto::message::Params;
 use codexd_proto::routes::REQUESTS;
+
+use super::member::put_if_absent;
 
 /// Returns the line with `cwd` put into `params` where it is absent or null; `None` where there is nothing
 /// to do.
@@ -16,27 +16,9 @@ pub(super) fn insert(line: &[u8], method: &[u8], params: Option<&Params>, cwd: &
         return None;
     }
     let order = REQUESTS.iter().find(|known| known.method.as_bytes() == method)?.order;
-    let params = params?;
     let mut value = Vec::new();
     write_string(&mut value, cwd);
-    let mut edits = Edits::new();
-    match params.get("cwd", order) {
-        Some(span) if span.of(line) == b"null" => edits.replace_owned(span, value),
-        Some(_) => return None,
-        None if line[params.span.start] != b'{' => return None,
-        None => {
-            let mut text = b"\"cwd\":".to_vec();
-            text.extend_from_slice(&value);
-            if Members::new(line, params.span.start).next().is_some() {
-                text.push(b',');
-            }
-            let open = params.span.start + 1;
-            edits.replace_owned(Span { start: open, end: open }, text);
-        }
-    }
-    let mut out = Vec::with_capacity(line.len() + cwd.len() + 16);
-    edits.write(line, &mut out);
-    Some(out)
+    put_if_absent(line, params?, "cwd", order, value)
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ use codexd_proto::json::scan::{Members, member_at};
 use codexd_proto::json::text::decoded;
 use codexd_proto::json::{is_text, text};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, CLOSING, UPSTREAM_LOST};
+use codexd_proto::router::{Announcement, CLOSING, OrphanedTurns, UPSTREAM_LOST};
 use serde_json::Value;
 
-use super::cwd;
+use super::{cwd, orphaned_turns};
 
 /// The bridge's memory.
 #[derive(Debug, Default)]
@@ -33,6 +33,8 @@ pub(super) struct Ledger {
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
+    /// What the client's `initialize` is to declare of its turns, if it declares nothing.
+    orphaned_turns: Option<OrphanedTurns>,
 }
 
 /// An id as JSON text that is the same for all spellings: `"a"` and `"\u0061"` are one id.
@@ -115,6 +117,11 @@ pub(super) enum Verdict {
 }
 
 impl Ledger {
+    /// Creates the memory of a client that has said nothing.
+    pub(super) fn new(orphaned_turns: Option<OrphanedTurns>) -> Ledger {
+        Ledger { orphaned_turns, ..Ledger::default() }
+    }
+
     /// Takes in a line from the client, with its line feed.
     pub(super) fn outgoing(&mut self, mut line: Vec<u8>, cwd: Option<&str>) -> Outgoing {
         let mut outgoing = Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: Kind::Other };
@@ -125,6 +132,10 @@ impl Ledger {
                 outgoing.request = self.asked(spelled);
                 if *method == *b"initialize" && self.greeting == Greeting::None {
                     outgoing.kind = Kind::Initialize;
+                    let declared = self
+                        .orphaned_turns
+                        .and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
+                    line = declared.unwrap_or(line);
                     self.initialize = outgoing.request.clone().map(|id| (line.clone(), id));
                     self.greeting = Greeting::Asked;
                 } else if let Some(changed) =

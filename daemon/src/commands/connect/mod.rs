@@ -16,12 +16,15 @@ mod dial;
 mod direct;
 mod ledger;
 mod lines;
+mod member;
+mod orphaned_turns;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use codexd_proto::exit::ExitCode as Code;
+use codexd_proto::router::OrphanedTurns;
 
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::error::Error;
@@ -41,6 +44,21 @@ use dial::Wait;
 
 /// How long a daemon is waited for: longer than one may drain and stop by default.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bridges in place of `codex app-server` with these arguments. Unless a flag says otherwise, a turn that the client
+/// leaves as its last subscriber is interrupted, as it ends with a codex of the client's own.
+///
+/// # Errors
+///
+/// Those of [`run`].
+pub(crate) fn app_server(
+    args: &ConnectArgs,
+    arguments: &[String],
+    environment: &Environment,
+) -> Result<ExitCode, Error> {
+    let orphaned_turns = args.orphaned_turns.or(Some(OrphanedTurns::Interrupt));
+    run(&ConnectArgs { orphaned_turns, ..args.clone() }, arguments, environment)
+}
 
 /// Bridges until one side ends; `arguments` are those of `codex app-server`.
 ///
@@ -95,7 +113,9 @@ pub(crate) fn run(
                     settings.paths.socket.display()
                 ));
             }
-            Ok(ExitCode::from(Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms).run()))
+            Ok(ExitCode::from(
+                Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms, args.orphaned_turns).run(),
+            ))
         }
         Err(error) if !may_run_codex => Err(unavailable(&error)),
         Err(error) => match direct::prepare(&settings, &codex_args, environment) {
