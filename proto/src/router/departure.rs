@@ -4,7 +4,7 @@ use super::Router;
 use super::pacing::{Abandoned, Part, PendingKind};
 use super::resources::{self, OpenResource};
 use crate::id::ClientId;
-use crate::json::edit::write_string;
+use crate::json::edit::{write_string, write_text};
 use crate::routes::Resource;
 
 impl Router {
@@ -51,10 +51,9 @@ impl Router {
         self.send_own(resource.close_method(), PendingKind::Plain, |out| {
             out.push(b'{');
             write_string(out, resource.id_param());
-            out.extend_from_slice(b":\"");
-            out.extend_from_slice(&resources::prefix(client));
-            out.extend_from_slice(id);
-            out.extend_from_slice(b"\"}");
+            out.push(b':');
+            write_text(out, &[&resources::prefix(client), id].concat());
+            out.push(b'}');
         });
     }
 }

@@ -9,7 +9,7 @@ use super::thread::KnownTo;
 use super::{Phase, Router, ShutdownNotice};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, write_string};
+use crate::json::edit::{Edits, write_string, write_text};
 use crate::json::scan::{Members, member, skip_space};
 use crate::time::Time;
 
@@ -137,16 +137,17 @@ impl End<'_> {
         let mut line = self.begin("error");
         line.extend_from_slice(b",\"error\":");
         line.extend_from_slice(&self.reason());
-        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":\"");
-        line.extend_from_slice(turn);
-        line.push(b'"');
+        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":");
+        write_text(&mut line, turn);
         self.finish(line)
     }
 
     /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
     /// that clients see the members they know.
     fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
-        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", [b"\"", id, b"\""].concat())];
+        let mut own = Vec::new();
+        write_text(&mut own, id);
+        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", own)];
         match self.answer {
             Some(item) => {
                 fields.push(("status", b"\"completed\"".to_vec()));
@@ -187,9 +188,8 @@ impl End<'_> {
     fn begin(&self, method: &str) -> Vec<u8> {
         let mut line = b"{\"method\":".to_vec();
         write_string(&mut line, method);
-        line.extend_from_slice(b",\"params\":{\"threadId\":\"");
-        line.extend_from_slice(self.thread.as_bytes());
-        line.push(b'"');
+        line.extend_from_slice(b",\"params\":{\"threadId\":");
+        write_text(&mut line, self.thread.as_bytes());
         line
     }
 

@@ -6,9 +6,9 @@ use super::pacing::{Completion, Origin, Part, PendingKind, is_overload};
 use super::thread::{KnownTo, Replay};
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ThreadId, UpstreamId};
-use crate::json::Span;
 use crate::json::edit::Edits;
-use crate::json::scan::{member, member_at, string_inner};
+use crate::json::scan::{member, member_at};
+use crate::json::{Span, is_text, text};
 use crate::routes::Resource;
 
 impl Router {
@@ -130,15 +130,14 @@ impl Router {
         replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
-        let id = string_inner(line, member(line, thread.start, b"id")?)?;
-        let id = ThreadId::new(id.of(line));
+        let id = ThreadId::new(&text(line, member(line, thread.start, b"id")?)?);
         self.subscriptions.remember(&id, self.config.limits.remembered_threads);
         self.release_leftovers(&id);
         let mut running = None;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
-            let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
-            if status == Some(b"\"active\"") {
+            let status = member_at(line, thread.start, &["status", "type"]);
+            if status.is_some_and(|status| is_text(line, status, b"active")) {
                 state.active = true;
                 // The response tells the requester of a running turn.
                 let notified = KnownTo::Requesters(client.into_iter().collect());
@@ -198,20 +197,20 @@ impl Router {
         review: bool,
     ) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
-        let running =
-            member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
-        if let Some(id) = member(line, turn.start, b"id").and_then(|id| string_inner(line, id))
+        let status = member(line, turn.start, b"status");
+        let running = status.is_some_and(|status| is_text(line, status, b"inProgress"));
+        if let Some(id) = member(line, turn.start, b"id").and_then(|id| text(line, id))
             && running
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
-            let ended_or_open = state.last_turn.as_deref() == Some(id.of(line))
-                || state.turn.as_ref().is_some_and(|turn| turn.is_called(id.of(line)));
-            state.open_turn(id.of(line), turn.of(line), requester);
+            let ended_or_open = state.last_turn.as_deref() == Some(&*id)
+                || state.turn.as_ref().is_some_and(|turn| turn.is_called(&id));
+            state.open_turn(&id, turn.of(line), requester);
             if let Some(open) = state.turn.as_mut().filter(|_| review && !ended_or_open) {
                 open.begins_as_another = true;
             }
-            self.turn_runs(thread, id.of(line), client);
+            self.turn_runs(thread, &id, client);
         }
     }
 

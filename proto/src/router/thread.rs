@@ -19,7 +19,7 @@ pub(super) struct Thread {
     pub(super) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
     pub(super) goals_due: u32,
-    /// The turn that ended last, between its quotes.
+    /// The text of the id of the turn that ended last.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
@@ -29,7 +29,7 @@ pub(super) struct Thread {
 /// A turn that has started and not ended.
 #[derive(Debug)]
 pub(super) struct OpenTurn {
-    /// Between its quotes.
+    /// The text of its id.
     pub(super) id: Box<[u8]>,
     /// The id that a review was answered with, and under which it ends, once it has begun under another one.
     pub(super) ends_as: Option<Box<[u8]>>,
@@ -48,7 +48,7 @@ pub(super) struct OpenTurn {
 /// A turn that the log has the start of, and not yet the end.
 #[derive(Debug)]
 pub(super) struct RunningTurn {
-    /// Between its quotes.
+    /// The text of its id.
     pub(super) id: Box<[u8]>,
     /// Since when it is known.
     pub(super) since: Time,

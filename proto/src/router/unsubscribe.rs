@@ -8,8 +8,7 @@ use super::attribution::DeferredUnsubscribe;
 use super::pacing::{Origin, PendingKind};
 use super::request::{Incoming, QUEUE_FULL};
 use crate::id::{ClientId, RequestId, ThreadId};
-use crate::json::edit::{Edits, write_string};
-use crate::json::scan::member;
+use crate::json::edit::{Edits, write_string, write_text};
 use crate::routes::Request;
 
 impl Router {
@@ -71,8 +70,7 @@ impl Router {
         let ready =
             self.attribution.take_unsubscribes(thread, |d| !pacing.is_resuming(d.client, thread, d.before));
         for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
-            let params = member(&line, 0, b"params");
-            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params }, thread);
+            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params: None }, thread);
         }
     }
 
@@ -86,9 +84,9 @@ impl Router {
         if !self.is_wanted(thread) {
             let kind = PendingKind::Unsubscribe { thread: thread.clone() };
             self.send_own("thread/unsubscribe", kind, |out| {
-                out.extend_from_slice(b"{\"threadId\":\"");
-                out.extend_from_slice(thread.as_bytes());
-                out.extend_from_slice(b"\"}");
+                out.extend_from_slice(b"{\"threadId\":");
+                write_text(out, thread.as_bytes());
+                out.push(b'}');
             });
         }
     }

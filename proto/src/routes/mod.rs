@@ -7,6 +7,7 @@
 mod describe;
 mod notifications;
 mod order;
+mod params;
 mod requests;
 mod server_requests;
 
@@ -14,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 pub use describe::describe;
 pub use notifications::NOTIFICATIONS;
+pub(crate) use params::{LONGEST_ORDER, LONGEST_PARAM, param};
 pub use requests::REQUESTS;
 pub use server_requests::SERVER_REQUESTS;
 

@@ -21,6 +21,7 @@ mod listener;
 mod load;
 mod manager;
 mod many;
+mod mutations;
 mod obstacles;
 mod orphans;
 mod others;
