@@ -219,6 +219,9 @@ impl Core {
             }
             Event::UpstreamOutput => self.health.heard(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
+            Event::ClientLineRead { client, line, reader } => {
+                self.router.client_line_read(now, client, line, reader);
+            }
             Event::ClientWritten { client, bytes, full, framing_waits } => {
                 self.router.client_took(client, bytes, full);
                 self.client_written(client, framing_waits);
@@ -283,6 +286,7 @@ impl Core {
             Event::UpstreamLine(_)
             | Event::UpstreamOutput
             | Event::ClientLine { .. }
+            | Event::ClientLineRead { .. }
             | Event::ClientWritten { .. }
             | Event::UpstreamWritten { .. } => self.handle(now, event),
         }

@@ -2,7 +2,7 @@
 
 use codexd_proto::json::Span;
 use codexd_proto::json::edit::Edits;
-use codexd_proto::json::scan::Members;
+use codexd_proto::json::scan::has_members;
 use codexd_proto::message::Params;
 
 /// Returns the line with the parameter `name` put in where it is absent or null; `None` where there is nothing to do.
@@ -26,7 +26,7 @@ pub(super) fn put_if_absent(
         None => {
             let mut text = format!("\"{name}\":").into_bytes();
             text.extend_from_slice(&value);
-            if Members::new(line, object.start).next().is_some() {
+            if has_members(line, object.start) {
                 text.push(b',');
             }
             let open = object.start + 1;
