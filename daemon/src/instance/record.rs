@@ -1,6 +1,6 @@
 //! What outlives the daemon: how many there have been, and how the last one ended.
 //!
-//! One JSON file for each instance in the state folder, written whole beside its place and renamed. The
+//! One JSON file for each instance in the state directory, written whole beside its place and renamed. The
 //! daemon does not depend on it: without it there is a warning and a generation taken from the clock, and what
 //! a daemon that was killed has left cannot be told from what is not ours.
 
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
+use codexd_proto::start_back_off::EarlyEnds;
 use codexd_proto::status::{FailedStart, LastExit, Warning};
 use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
@@ -72,20 +73,6 @@ struct Contents {
     lives: Vec<Token>,
 }
 
-/// Daemons started by clients that failed in a row, each right after its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct EarlyEnds {
-    /// How many.
-    pub(crate) count: u32,
-    /// When the last one ended, in milliseconds since the epoch.
-    pub(crate) last_unix_ms: u64,
-    /// Exit code of the last one.
-    pub(crate) code: u8,
-    /// Why the last one ended, in words.
-    pub(crate) reason: String,
-}
-
 /// The mark of a daemon that has started and not ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -133,7 +120,7 @@ impl Record {
         let from_clock = started_unix_ms / 1000;
         let mut problem = private_dir::ensure_state(state_dir)
             .err()
-            .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
+            .map(|error| format!("cannot create the directory `{}`: {error}", state_dir.display()));
         let found = match read(&path) {
             Ok(found) => found,
             Err(error) if NotRegular::caused(&error) => return Err(not_regular(&path, error)),
@@ -367,28 +354,6 @@ impl Former {
     }
 }
 
-impl EarlyEnds {
-    /// Uptime below which a failure counts as one of the start, in milliseconds.
-    const EARLY_MS: u64 = 5_000;
-
-    /// Returns what to remember after one more daemon has ended.
-    ///
-    /// Whoever ran for a while, or ended because it was asked to, proves that starting works.
-    fn after(&self, auto_spawned: bool, code: ExitCode, reason: &str, uptime_ms: u64, now: u64) -> EarlyEnds {
-        match code {
-            _ if uptime_ms >= EarlyEnds::EARLY_MS => EarlyEnds::default(),
-            ExitCode::Stopped => EarlyEnds::default(),
-            _ if !auto_spawned => self.clone(),
-            _ => EarlyEnds {
-                count: self.count.saturating_add(1),
-                last_unix_ms: now,
-                code: code.number(),
-                reason: reason.to_owned(),
-            },
-        }
-    }
-}
-
 /// Returns whether daemons of this record keep failing at their start.
 pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
     read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
@@ -557,12 +522,12 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_cannot_be_made_is_said() {
+    fn a_state_directory_that_cannot_be_made_is_said() {
         let dir = crate::os::test_dir::test_dir();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
-        assert!(record.warning().unwrap().message.contains("cannot create the folder"));
+        assert!(record.warning().unwrap().message.contains("cannot create the directory"));
     }
 
     #[test]

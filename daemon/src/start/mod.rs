@@ -3,25 +3,26 @@
 //! # Theory of operation
 //!
 //! Of all who find nobody listening, one gets the start lock. It looks again, asks the service manager or
-//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`Report`]). The others
+//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`StartupNotifier`]). The others
 //! wait for the socket. A failure is left in the file of the lock, so that whoever waited for this start
 //! learns the reason too, instead of trying the same again.
 //!
 //! Whether somebody lives is told by the instance lock and by nothing else. It is looked at by the holder
 //! of the start lock only: looking takes it for an instant.
 
+mod back_off;
 mod detached;
 mod environment;
-mod latch;
 mod lock;
-mod report;
 mod service;
+mod startup_status;
 pub(crate) mod unit;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 
 use crate::cli::ServeArgs;
@@ -31,11 +32,10 @@ use crate::instance::record;
 use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
-pub(crate) use report::Report;
+pub(crate) use startup_status::StartupNotifier;
 
 use lock::StartLock;
 
@@ -96,7 +96,7 @@ pub(crate) fn attempt(
     if paths.socket_lock.as_ref().is_some_and(taken) {
         return Ok(Attempt::Wait);
     }
-    latch::check(&paths.record, || how_to_start(target.settings, target.environment))?;
+    back_off::check(&paths.record, || how_to_start(target.settings, target.environment))?;
     let started = match service::find(target.settings, target.codex_args, target.environment) {
         Some(service) => service.start(),
         None => detached::spawn(target),

@@ -13,7 +13,7 @@ pub(crate) struct Lane {
     pub(crate) name: String,
 }
 
-/// Returns the lane of a notification or of a question of the server.
+/// Returns the lane of a notification or of a server request.
 pub(crate) fn lane(message: &Value) -> Lane {
     let method = message["method"].as_str().unwrap_or_default();
     let params = &message["params"];
@@ -27,7 +27,7 @@ pub(crate) fn lane(message: &Value) -> Lane {
         (_, "warning") => "warning".to_owned(),
         // The goal is read from a database behind the answer to a resume; live events do not wait for it.
         (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
-        // Written by the task that takes the answer to the question, beside the thread's own.
+        // Written by the task that takes the answer to the server request, beside the thread's own.
         (Some(_), "item/completed") if never_ran(&params["item"]) => "never ran".to_owned(),
         (Some(_), _) => String::new(),
         // Processes, watches and searches run beside each other.
@@ -101,7 +101,12 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
         // All output comes before the answer.
         "command/exec" => Lane { thread: String::new(), name: format!("exec {}", params["processId"]) },
         // What a process prints and the answer to who wrote to it or ended it are written by two tasks.
-        _ if method.starts_with("command/exec") || method.starts_with("process/") => return None,
+        _ if ["command/exec", "process/", "thread/backgroundTerminals/"]
+            .iter()
+            .any(|it| method.starts_with(it)) =>
+        {
+            return None;
+        }
         // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
         "turn/start" => return None,
         _ => {
@@ -211,7 +216,7 @@ pub(crate) fn decode(text: &str) -> String {
 }
 
 #[test]
-fn output_that_is_told_at_the_end_is_left_out_and_other_output_is_not() {
+fn output_that_is_repeated_at_the_end_is_left_out_and_other_output_is_not() {
     let delta = |item: &str, text: &str| {
         let params = json!({"itemId": item, "delta": text});
         json!({"method": "item/commandExecution/outputDelta", "params": params})
