@@ -36,6 +36,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
+use crate::message::Reader;
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
@@ -219,9 +220,6 @@ impl Core {
             }
             Event::UpstreamOutput => self.health.record_output(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
-            Event::ClientLineRead { client, line, reader } => {
-                self.router.client_line_read(now, client, line, reader);
-            }
             Event::ClientWritten { client, bytes, full, framing_waits } => {
                 self.router.client_written(client, bytes, full);
                 self.client_written(client, framing_waits);
@@ -229,6 +227,12 @@ impl Core {
             Event::UpstreamWritten { bytes, full } => self.router.upstream_outbox().advance(bytes, full),
             other => self.handle_rare(now, other),
         }
+    }
+
+    /// Takes in a long message of a client, which was read in slices to its end: as [`Event::ClientLine`], but given
+    /// away.
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, line: Vec<u8>, reader: Reader) {
+        self.router.client_line_read(now, client, line, reader);
     }
 
     fn handle_rare(&mut self, now: Time, event: Event<'_>) {
@@ -286,7 +290,6 @@ impl Core {
             Event::UpstreamLine(_)
             | Event::UpstreamOutput
             | Event::ClientLine { .. }
-            | Event::ClientLineRead { .. }
             | Event::ClientWritten { .. }
             | Event::UpstreamWritten { .. } => self.handle(now, event),
         }

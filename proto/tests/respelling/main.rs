@@ -282,7 +282,7 @@ impl Pair {
         // As a long one, in slices.
         let mut reader = Reader::default();
         while !reader.advance(spelled.as_bytes(), 1 + (seed % 40) as usize) {}
-        self.spelled.router.client_line_read(self.now, client, spelled.as_bytes(), &reader);
+        self.spelled.router.client_line_read(self.now, client, spelled.into_bytes(), reader);
         self.settle();
     }
 
