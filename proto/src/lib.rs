@@ -7,6 +7,7 @@
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
 //! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
+//! * [`thread_book`]: the permissions of threads, across lives of codex.
 //! * [`web_page`]: whether a request comes from a browser.
 //!
 //! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
@@ -28,5 +29,6 @@ pub mod routes;
 pub mod secrets;
 pub mod status;
 pub mod stderr;
+pub mod thread_book;
 pub mod time;
 pub mod web_page;

@@ -43,6 +43,7 @@ use crate::router::{
     Action, Activity, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
 };
 use crate::secrets::Secrets;
+use crate::thread_book::{Entry, ThreadBook};
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
@@ -188,6 +189,11 @@ impl Core {
             served: false,
             slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
+    }
+
+    /// Starts from what earlier daemons have remembered of threads.
+    pub fn remember_earlier(&mut self, book: ThreadBook) {
+        self.router.remember_earlier(book);
     }
 
     /// Puts new settings into force.
@@ -423,6 +429,13 @@ impl Core {
             Action::ShutdownRequested { client } => {
                 self.steps.push_back(Effect::Log(Fact::ShutdownRequested(client)).into());
                 self.events.push_back(LifecycleEvent::StopRequested(StopSource::Client));
+            }
+            Action::Remember { thread, permissions } => {
+                self.steps
+                    .push_back(Effect::Remember(Entry { thread_id: thread.to_string(), permissions }).into());
+            }
+            Action::PermissionsNotRestored { thread, reason } => {
+                self.steps.push_back(Effect::Log(Fact::PermissionsNotRestored { thread, reason }).into());
             }
             Action::UpstreamMalformed => {
                 self.steps.push_back(Effect::Log(Fact::UpstreamMalformed).into());

@@ -55,6 +55,8 @@ impl Router {
         for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        let waiting = self.restoration.take_waiting();
+        self.handle_waiting(waiting);
         self.orphans.clear();
         self.end_turns(&loss);
         self.resolve_server_requests();

@@ -47,6 +47,7 @@ mod report;
 mod request;
 mod resources;
 mod response;
+mod restoration;
 mod server_request;
 mod server_requests;
 mod session;
@@ -61,6 +62,7 @@ use std::collections::VecDeque;
 use crate::id::{ClientId, ThreadId};
 use crate::routes::Routes;
 use crate::status::Counters;
+use crate::thread_book::ThreadBook;
 use crate::time::Time;
 
 pub use action::{Action, CloseReason};
@@ -84,6 +86,7 @@ use delivery::{Delivery, Topic};
 use handshake::Handshake;
 use pacing::{Kind, Pacing};
 use resources::Resources;
+use restoration::Restoration;
 use server_requests::ServerRequests;
 use session::Sessions;
 use subscriptions::Subscriptions;
@@ -115,6 +118,7 @@ pub struct Router {
     attribution: Attribution,
     server_requests: ServerRequests,
     resources: Resources,
+    restoration: Restoration,
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
@@ -140,6 +144,7 @@ impl Router {
             attribution: Attribution::default(),
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
+            restoration: Restoration::default(),
             orphans: VecDeque::new(),
             actions: VecDeque::new(),
             activities: VecDeque::new(),
@@ -167,6 +172,11 @@ impl Router {
         self.config.client_shutdown = client_shutdown;
         self.config.orphaned_turns = orphaned_turns;
         self.pump();
+    }
+
+    /// Starts from what earlier daemons have remembered of threads.
+    pub fn remember_earlier(&mut self, book: ThreadBook) {
+        self.restoration = Restoration::new(book);
     }
 
     // ---- connections ---------------------------------------------------------------------------
@@ -280,7 +290,9 @@ impl Router {
 
     /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
     pub fn is_quiet(&self) -> bool {
-        !self.has_running_turns() && self.pacing.of_clients().next().is_none()
+        !self.has_running_turns()
+            && self.pacing.of_clients().next().is_none()
+            && self.restoration.waiting() == 0
     }
 
     /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can
@@ -299,6 +311,7 @@ impl Router {
     pub fn is_owed(&self, client: ClientId) -> bool {
         self.pacing.unanswered(client) > 0
             || self.sessions.has_early(client)
+            || self.restoration.has_waiting(client)
             || self.delivery.waiting_bytes(client) > 0
     }
 

@@ -51,6 +51,7 @@ impl Router {
             Kind::Ping => self.actions.push_back(Action::PingAnswered),
             Kind::ListMethods if failed => self.methods_listed(line, body),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
+            Kind::Restore { thread, actual } => self.restore_answered(thread, actual, line, failed, body),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
                 if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
                     self.adopt_if_older(thread, upstream_id);
@@ -107,6 +108,15 @@ impl Router {
                     edits.write(line, out);
                 }
             });
+        }
+        match &pending.kind {
+            Kind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            Kind::Resume { target: None, .. } | Kind::Fork { .. } | Kind::Start if !failed => {
+                if let Some(thread) = &opened {
+                    self.remember(thread, line, body);
+                }
+            }
+            _ => {}
         }
         if let Some(thread) = pending.kind.subscribes_to() {
             self.run_deferred_unsubscribes(thread);
