@@ -53,7 +53,7 @@ pub struct Entry {
 }
 
 /// What is known of one thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Known {
     permissions: Permissions,
     /// Order of the last change.
@@ -63,7 +63,7 @@ struct Known {
 }
 
 /// See the [module's documentation](self).
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ThreadBook {
     threads: FxHashMap<ThreadId, Known>,
     by_change: BTreeMap<u64, ThreadId>,

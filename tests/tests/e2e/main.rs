@@ -26,6 +26,7 @@ mod obstacles;
 mod orphans;
 mod others;
 mod ownership;
+mod permissions;
 mod plugin;
 mod real;
 mod shim;

@@ -41,6 +41,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
+use crate::instance::threads;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, Signals};
 use crate::settings::reload::Reloader;
@@ -89,6 +90,8 @@ pub(crate) struct Hub {
     publisher: Publisher,
     reloader: Reloader,
     start: Report,
+    /// Takes what is to be remembered of threads.
+    threads: threads::Changes,
     max_message_bytes: usize,
 }
 
@@ -105,6 +108,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: Report,
+    pub(crate) threads: threads::Changes,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
 }
@@ -131,6 +135,7 @@ impl Hub {
             publisher: parts.publisher,
             reloader: parts.reloader,
             start: parts.start,
+            threads: parts.threads,
             max_message_bytes: parts.max_message_bytes,
         }
     }
