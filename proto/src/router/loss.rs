@@ -3,6 +3,7 @@
 use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
+use super::never_ran::NeverRan;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
@@ -58,6 +59,7 @@ impl Router {
         let waiting = self.restoration.take_waiting();
         self.handle_waiting(waiting);
         self.orphans.clear();
+        self.never_ran = NeverRan::default();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.announce(announcement);

@@ -39,6 +39,7 @@ mod handshake;
 mod limits;
 mod loss;
 mod methods;
+mod never_ran;
 mod notification;
 mod orphaned_turns;
 mod pacing;
@@ -84,6 +85,7 @@ pub use timer::RouterTimer;
 use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
+use never_ran::NeverRan;
 use pacing::{Kind, Pacing};
 use resources::Resources;
 use restoration::Restoration;
@@ -119,6 +121,7 @@ pub struct Router {
     server_requests: ServerRequests,
     resources: Resources,
     restoration: Restoration,
+    never_ran: NeverRan,
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
@@ -145,6 +148,7 @@ impl Router {
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
             restoration: Restoration::default(),
+            never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
             actions: VecDeque::new(),
             activities: VecDeque::new(),
@@ -257,6 +261,7 @@ impl Router {
         self.delivery.at(now);
         if matches!(self.phase, Phase::Starting | Phase::Serving) {
             self.phase = Phase::Draining;
+            self.keep_all_that_never_ran();
         }
         self.announce(announcement);
         self.close_overflowed();
@@ -293,6 +298,7 @@ impl Router {
         !self.has_running_turns()
             && self.pacing.of_clients().next().is_none()
             && self.restoration.waiting() == 0
+            && self.never_ran.is_quiet()
     }
 
     /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can

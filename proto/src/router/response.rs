@@ -51,6 +51,7 @@ impl Router {
             Kind::Ping => self.actions.push_back(Action::PingAnswered),
             Kind::ListMethods if failed => self.methods_listed(line, body),
             Kind::Start if !failed => opened = self.opened(line, body, client, None),
+            Kind::KeepThread => self.never_ran.answered(),
             Kind::Restore { thread, actual } => self.restore_answered(thread, actual, line, failed, body),
             Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
                 if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
@@ -113,7 +114,10 @@ impl Router {
             Kind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
             Kind::Resume { target: None, .. } | Kind::Fork { .. } | Kind::Start if !failed => {
                 if let Some(thread) = &opened {
-                    self.remember(thread, line, body);
+                    let ephemeral = self.remember(thread, line, body);
+                    if pending.kind == Kind::Start && !ephemeral {
+                        self.may_never_run(thread);
+                    }
                 }
             }
             _ => {}

@@ -258,16 +258,15 @@ impl Router {
         self.restored(thread);
     }
 
-    /// Records what a thread that was just opened is permitted to do.
-    pub(super) fn remember(&mut self, thread: &ThreadId, line: &[u8], result: Span) {
-        // Its id means nothing to the next codex.
+    /// Records what a thread that was just opened is permitted to do; returns whether it is ephemeral: then its id means
+    /// nothing to the next codex.
+    pub(super) fn remember(&mut self, thread: &ThreadId, line: &[u8], result: Span) -> bool {
         let ephemeral = member_at(line, result.start, &["thread", "ephemeral"]);
-        if ephemeral.is_some_and(|value| value.of(line) == b"true") {
-            return;
-        }
-        if let Some(permissions) = permissions(line, result) {
+        let ephemeral = ephemeral.is_some_and(|value| value.of(line) == b"true");
+        if !ephemeral && let Some(permissions) = permissions(line, result) {
             self.record_permissions(thread, permissions);
         }
+        ephemeral
     }
 
     /// The settings of a thread have changed; `params` are those of the notification.

@@ -244,3 +244,40 @@ fn permissions_are_remembered_when_they_are_given_and_when_they_change() {
     net.feed(&updated(&thread(2), &workspace()));
     assert_eq!(net.actions(), []);
 }
+
+#[test]
+fn a_thread_that_stays_open_without_a_turn_is_kept_by_codex() {
+    let mut net = Net::new();
+    let a = net.join();
+    let open = net.start_thread(a, 1);
+    net.pass(1_999);
+    assert_eq!(net.sent(), [] as [Value; 0]);
+    net.pass(1);
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/read"]);
+    assert_eq!(sent[0]["params"], json!({"threadId": open, "includeTurns": true}));
+    assert!(!net.router.is_quiet());
+    net.fail(sent[0]["id"].as_i64().unwrap(), "includeTurns is unavailable before first user message");
+    assert!(net.router.is_quiet());
+    assert_eq!((net.got(a), net.router.poll_timeout()), (vec![], None));
+    // One that has run, one that nobody has open any more, and an ephemeral one need no such thing.
+    let ran = net.start_thread(a, 2);
+    net.open_turn(&ran, "u");
+    net.feed(&crate::net::turn_completed(&ran, "u"));
+    let b = net.join();
+    net.start_thread(b, 3);
+    net.leave(b);
+    net.sent();
+    let id = net.forwarded(a, "thread/start", &json!({"ephemeral": true}));
+    let mut ephemeral = Net::thread_result(&thread(4), "idle");
+    ephemeral["thread"]["ephemeral"] = json!(true);
+    net.reply(id, &ephemeral);
+    net.sent();
+    net.pass(10_000);
+    assert!(!methods(&net.sent()).contains(&"thread/read".to_owned()));
+    // Before a stop it is done at once.
+    net.hush(&[a]);
+    net.start_thread(a, 5);
+    net.drain();
+    assert_eq!(methods(&net.sent()), ["thread/read"]);
+}

@@ -22,6 +22,7 @@ mod load;
 mod manager;
 mod many;
 mod mutations;
+mod never_ran;
 mod obstacles;
 mod orphans;
 mod others;

@@ -52,6 +52,10 @@ fn world() -> Option<(World, String)> {
     Some((world, thread))
 }
 
+fn stop(world: &World) {
+    let _ = world.run(&["ctl", "stop"]).expect_code(0);
+}
+
 fn resume(client: &mut Bridge, thread: &str) -> Value {
     client.request("thread/resume", json!({"threadId": thread, "sandbox": null, "approvalPolicy": null}))
 }
@@ -62,9 +66,7 @@ fn a_restart_does_not_change_what_a_thread_is_permitted_to_do() {
     let deaths: [(&str, &dyn Fn()); 3] = [
         ("codex-killed", &|| world.kill9_codex()),
         ("codexd-killed", &|| world.kill9()),
-        ("stopped", &|| {
-            world.run(&["ctl", "stop"]).expect_code(0);
-        }),
+        ("stopped", &|| stop(&world)),
     ];
     for (name, die) in deaths {
         let daemon = world.daemon();
@@ -84,7 +86,7 @@ fn a_restart_does_not_change_what_a_thread_is_permitted_to_do() {
 fn codex_alone_widens_the_sandbox_of_a_thread_that_is_resumed() {
     // The reason for all of this: when it fails, codex keeps the policy, and the thread book can go.
     let Some((world, thread)) = world() else { return };
-    world.run(&["ctl", "stop"]).expect_code(0);
+    stop(&world);
     let book = fs::read_dir(world.home().state().join("codexd")).unwrap().flatten().map(|entry| entry.path());
     let book = book.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).collect::<Vec<_>>();
     assert_eq!(book.len(), 1, "{book:?}");
@@ -106,14 +108,14 @@ fn check_book(path: &Path, thread: &str) {
 #[test]
 fn what_a_client_asks_for_at_the_resume_counts() {
     let Some((world, thread)) = world() else { return };
-    world.run(&["ctl", "stop"]).expect_code(0);
+    stop(&world);
     let mut client = world.client("second");
     let params = json!({"threadId": thread, "sandbox": "danger-full-access"});
     assert_eq!(client.request("thread/resume", params)["sandbox"]["type"], "dangerFullAccess");
     assert_eq!(writes(&mut client, &world, &thread, "asked", json!({})), (true, true));
     assert_eq!(client.finish(), 0);
     // And that is what it has from now on.
-    world.run(&["ctl", "stop"]).expect_code(0);
+    stop(&world);
     let mut client = world.client("third");
     assert_eq!(resume(&mut client, &thread)["sandbox"]["type"], "dangerFullAccess");
     assert_eq!(client.finish(), 0);

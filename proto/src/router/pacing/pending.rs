@@ -67,6 +67,8 @@ pub(in crate::router) enum Kind {
     StartTurn { thread: ThreadId, review: bool },
     /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
     Restore { thread: ThreadId, actual: Box<Value> },
+    /// Makes the upstream keep a thread that has never run.
+    KeepThread,
     /// Reads a whole thread.
     ReadTurns,
     /// Starts a job whose end is reported by a notification without an id.
