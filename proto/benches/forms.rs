@@ -174,7 +174,7 @@ fn serving() -> (Router, ClientId) {
     let n = router.upstream_outbox().len();
     router.upstream_outbox().advance(n, false);
     let n = router.outbox(client).unwrap().len();
-    router.client_took(client, n, false);
+    router.client_written(client, n, false);
     (router, client)
 }
 

@@ -20,7 +20,7 @@ impl<'a> Edits<'a> {
         Edits::default()
     }
 
-    /// Tells whether there is nothing to replace.
+    /// Returns whether there is nothing to replace.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }

@@ -1,7 +1,7 @@
 //! What happens to a client's requests, resources and subscriptions when it leaves.
 
 use super::Router;
-use super::pacing::{Abandoned, Kind, Part};
+use super::pacing::{Abandoned, Part, PendingKind};
 use super::resources::{self, OpenResource};
 use crate::id::ClientId;
 use crate::json::edit::{write_string, write_text};
@@ -21,11 +21,11 @@ impl Router {
         for (id, pending) in unsent {
             // It has no effect that would have to be undone, but others may wait for it.
             self.attribution.done(id, &pending.kind);
-            if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
                 self.resume_abandoned(thread);
             }
             let unsubscribed = match &pending.kind {
-                Kind::Unsubscribe { thread } => Some(thread),
+                PendingKind::Unsubscribe { thread } => Some(thread),
                 kind => kind.subscribes_to(),
             };
             if let Some(thread) = unsubscribed {
@@ -33,7 +33,7 @@ impl Router {
             }
         }
         for kind in orphans {
-            if let Kind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
+            if let PendingKind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
                 self.end_resource(client, Resource::Exec, &id);
             }
         }
@@ -52,7 +52,7 @@ impl Router {
 
     /// Ends a resource whose client has left.
     pub(super) fn end_resource(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
-        self.send_own(resource.close_method(), Kind::Plain, |out| {
+        self.send_own(resource.close_method(), PendingKind::Plain, |out| {
             out.push(b'{');
             write_string(out, resource.id_param());
             out.push(b':');

@@ -33,7 +33,7 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
     }
 }
 
-/// Tells whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
+/// Returns whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
 /// boolean only when true, unless it can be absent; an empty `path` not.
 fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
     match value {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
 use super::delivery::{OptOuts, Topic};
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use super::session::{Declared, SessionState};
 use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
@@ -121,7 +121,7 @@ impl Router {
     pub(super) fn begin_handshake(&mut self) {
         let name = self.config.originator.clone();
         let version = self.config.identity.version.clone();
-        self.send_own("initialize", Kind::Initialize, |out| {
+        self.send_own("initialize", PendingKind::Initialize, |out| {
             out.extend_from_slice(b"{\"clientInfo\":{\"name\":");
             write_string(out, &name);
             out.extend_from_slice(b",\"title\":\"codexd\",\"version\":");

@@ -36,7 +36,7 @@ pub struct Limits {
     /// Milliseconds after which an unanswered request that does not take long is worth a warning.
     pub unanswered_warning_ms: u64,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
-    pub hold_ms: u64,
+    pub deferral_ms: u64,
     /// Milliseconds that a turn without subscribers goes on before it is interrupted, where it is to be.
     pub orphaned_turn_grace_ms: u64,
     /// Bytes of a client's lines that are kept while the upstream is still starting.
@@ -60,7 +60,7 @@ impl Default for Limits {
             window: 64,
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
-            hold_ms: 10_000,
+            deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,
             remembered_threads: 4096,

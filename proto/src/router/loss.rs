@@ -7,7 +7,7 @@ use super::never_ran::NeverRan;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
-use super::{Announcement, Phase, Router};
+use super::{Phase, Router, ShutdownNotice};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string, write_text};
@@ -43,7 +43,7 @@ impl Router {
     /// the shutdown notice. Later requests are answered with the same error.
     ///
     /// Does nothing the second time.
-    pub fn upstream_lost(&mut self, now: Time, loss: Loss, announcement: &Announcement<'_>) {
+    pub fn upstream_lost(&mut self, now: Time, loss: Loss, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if self.is_lost() {
             return;
@@ -62,7 +62,7 @@ impl Router {
         self.never_ran = NeverRan::default();
         self.end_turns(&loss);
         self.resolve_server_requests();
-        self.announce(announcement);
+        self.send_shutdown_notice(notice);
         self.close_overflowed();
     }
 

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Router;
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use crate::id::ThreadId;
 use crate::json::edit::write_text;
 use crate::time::Time;
@@ -68,7 +68,7 @@ impl Router {
             });
             if is_open && !self.is_lost() {
                 self.never_ran.in_flight += 1;
-                self.send_own("thread/read", Kind::KeepThread, |out| {
+                self.send_own("thread/read", PendingKind::KeepThread, |out| {
                     out.extend_from_slice(b"{\"threadId\":");
                     write_text(out, thread.as_bytes());
                     out.extend_from_slice(b",\"includeTurns\":true}");

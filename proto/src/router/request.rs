@@ -1,7 +1,7 @@
 //! Messages from clients, and requests on their way to the upstream.
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
-use super::pacing::{Kind, Origin, Part, Pending};
+use super::pacing::{Origin, Part, Pending, PendingKind};
 use super::params::Params;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
 use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
@@ -170,7 +170,7 @@ impl Router {
     }
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
-        let kind = known.map_or(Kind::Plain, |known| kind(known, incoming.params(known)));
+        let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
         match known {
             Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
             _ => self.dispatch(incoming, kind, known, Edits::new()),
@@ -181,7 +181,7 @@ impl Router {
     pub(super) fn dispatch(
         &mut self,
         incoming: Incoming<'_>,
-        kind: Kind,
+        kind: PendingKind,
         known: Option<&'static Request>,
         edits: Edits<'_>,
     ) {
@@ -192,7 +192,7 @@ impl Router {
     pub(super) fn try_dispatch(
         &mut self,
         incoming: Incoming<'_>,
-        kind: Kind,
+        kind: PendingKind,
         known: Option<&'static Request>,
         mut edits: Edits<'_>,
     ) -> bool {
@@ -236,7 +236,7 @@ impl Router {
         opens: bool,
     ) {
         let Some(params) = known.and_then(|known| incoming.params(known)) else {
-            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+            return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
         let line = incoming.line;
         let value = params.get(param);
@@ -246,14 +246,14 @@ impl Router {
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
             // The upstream refuses it, and must see that it is empty (measured).
             Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
-                return self.dispatch(incoming, Kind::Plain, known, edits);
+                return self.dispatch(incoming, PendingKind::Plain, known, edits);
             }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
                 decoded(inner.of(line)).into()
             }
             // Not a string: the upstream says so.
-            Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
+            Some(None) => return self.dispatch(incoming, PendingKind::Plain, known, edits),
             // A buffered command without an id gets one, so that it can be ended with its client.
             None if opens
                 && resource == Resource::Exec
@@ -266,7 +266,7 @@ impl Router {
                 resources::inject(&mut edits, line, params.span(), param, value, &prefix);
                 id
             }
-            None => return self.dispatch(incoming, Kind::Plain, known, edits),
+            None => return self.dispatch(incoming, PendingKind::Plain, known, edits),
         };
         let part = match known {
             _ if opens => Part::Opens,
@@ -277,7 +277,7 @@ impl Router {
         if opens && self.resources.kept_bytes(incoming.client) + id.len() > most {
             return self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
         }
-        self.dispatch(incoming, Kind::Resource { resource, id, part }, known, edits);
+        self.dispatch(incoming, PendingKind::Resource { resource, id, part }, known, edits);
     }
 
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
@@ -295,7 +295,7 @@ impl Router {
             }
             edits.replace_owned(value, text);
         }
-        self.dispatch(incoming, Kind::Plain, known, edits);
+        self.dispatch(incoming, PendingKind::Plain, known, edits);
     }
 
     // ---- requests that codexd answers itself ---------------------------------------------------
@@ -359,39 +359,39 @@ impl Router {
 }
 
 /// Returns what the response to a request will change.
-fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
+fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
     let thread = || params.and_then(|params| params.thread(known));
     let is_true = |name: &str| params.is_some_and(|params| params.is_true(name));
     match known.effect {
-        RequestEffect::None => Kind::Plain,
-        RequestEffect::Start => Kind::Start,
-        RequestEffect::Fork => Kind::Fork { replays: !is_true("excludeTurns") },
+        RequestEffect::None => PendingKind::Plain,
+        RequestEffect::Start => PendingKind::Start,
+        RequestEffect::Fork => PendingKind::Fork { replays: !is_true("excludeTurns") },
         RequestEffect::Resume => {
             let json = |name| params.and_then(|params| params.json(name));
             let given = |name| json(name).is_some_and(|json| json != b"null" && json != b"\"\"");
-            Kind::Resume {
+            PendingKind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
                 replays: !is_true("excludeTurns"),
             }
         }
         RequestEffect::DropSubscriptions => {
-            thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::DropSubscriptions { thread })
         }
         RequestEffect::Subscribe => {
-            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: false })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::Subscribe { thread, reloads: false })
         }
         RequestEffect::Revert => {
-            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: true })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::Subscribe { thread, reloads: true })
         }
         RequestEffect::StartTurn => {
-            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: false })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: false })
         }
         RequestEffect::StartReview => {
-            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: true })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: true })
         }
-        RequestEffect::WindowsSetup => Kind::WindowsSetup,
-        RequestEffect::Read if is_true("includeTurns") => Kind::ReadTurns,
-        RequestEffect::Read => Kind::Plain,
+        RequestEffect::WindowsSetup => PendingKind::WindowsSetup,
+        RequestEffect::Read if is_true("includeTurns") => PendingKind::ReadTurns,
+        RequestEffect::Read => PendingKind::Plain,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::pacing::{Completion, Kind, Origin, Part, is_overload};
+use super::pacing::{Completion, Origin, Part, PendingKind, is_overload};
 use super::thread::{KnownTo, Replay};
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ThreadId, UpstreamId};
@@ -32,7 +32,7 @@ impl Router {
             }
             Completion::Retried => return self.pump(),
             Completion::Rejected(pending) => {
-                if let Kind::Unsubscribe { thread } = &pending.kind {
+                if let PendingKind::Unsubscribe { thread } = &pending.kind {
                     return self.take_over_unsubscribe(thread, &pending.origin);
                 }
                 pending
@@ -40,32 +40,34 @@ impl Router {
             Completion::Answered(pending) => pending,
         };
         self.attribution.done(upstream_id, &pending.kind);
-        if pending.kind != Kind::Initialize {
+        if pending.kind != PendingKind::Initialize {
             self.handshake.has_started();
         }
         let client = pending.origin.connected();
         let mut edits = Edits::new();
         let mut opened = None;
         match &pending.kind {
-            Kind::Initialize => self.handshake_answered(line, failed, body),
-            Kind::Ping => self.actions.push_back(Action::PingAnswered),
-            Kind::ListMethods if failed => self.methods_listed(line, body),
-            Kind::Start if !failed => opened = self.opened(line, body, client, None),
-            Kind::KeepThread => self.never_ran.answered(),
-            Kind::Restore { thread, actual } => self.restore_answered(thread, actual, line, failed, body),
-            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
-                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            PendingKind::Initialize => self.handshake_answered(line, failed, body),
+            PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
+            PendingKind::ListMethods if failed => self.methods_listed(line, body),
+            PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
+            PendingKind::KeepThread => self.never_ran.answered(),
+            PendingKind::Restore { thread, actual } => {
+                self.restore_answered(thread, actual, line, failed, body)
+            }
+            PendingKind::Fork { replays } | PendingKind::Resume { replays, .. } if !failed => {
+                if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
                     self.adopt_if_older(thread, upstream_id);
                 }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
                 opened = self.opened(line, body, client, replay);
-                if let (Kind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
+                if let (PendingKind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
                     && let Some(state) = self.subscriptions.get_mut(thread)
                 {
                     state.goals_due += 1;
                 }
             }
-            Kind::Resume { target: Some(thread), .. } => {
+            PendingKind::Resume { target: Some(thread), .. } => {
                 // Nobody became a subscriber. What was deferred reaches those it is for anyway, unless
                 // another resume of the thread may still say more.
                 self.subscriptions.remember(thread, self.config.limits.remembered_threads);
@@ -73,14 +75,14 @@ impl Router {
                     self.release_deferred(thread);
                 }
             }
-            Kind::Subscribe { thread, .. } => {
+            PendingKind::Subscribe { thread, .. } => {
                 opened = self.subscribed_aside(line, failed, body, client, thread);
             }
-            Kind::DropSubscriptions { thread } if !failed => self.unload(thread),
-            Kind::StartTurn { thread, review } if !failed => {
+            PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
+            PendingKind::StartTurn { thread, review } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }
-            Kind::Resource { resource, id, part } => {
+            PendingKind::Resource { resource, id, part } => {
                 if let (false, Some(owner)) = (failed, pending.origin.client()) {
                     self.resource_answered(owner, *resource, id, *part);
                 }
@@ -111,11 +113,13 @@ impl Router {
             });
         }
         match &pending.kind {
-            Kind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
-            Kind::Resume { target: None, .. } | Kind::Fork { .. } | Kind::Start if !failed => {
+            PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            PendingKind::Resume { target: None, .. } | PendingKind::Fork { .. } | PendingKind::Start
+                if !failed =>
+            {
                 if let Some(thread) = &opened {
                     let ephemeral = self.remember(thread, line, body);
-                    if pending.kind == Kind::Start && !ephemeral {
+                    if pending.kind == PendingKind::Start && !ephemeral {
                         self.may_never_run(thread);
                     }
                 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST};
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use super::params::Params;
 use super::request::{Incoming, QUEUE_FULL};
 use super::{Action, Router};
@@ -152,10 +152,10 @@ impl Router {
     }
 
     /// Sends a resume, with the permissions that the thread had in an earlier codex.
-    pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: Kind, known: &'static Request) {
+    pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: PendingKind, known: &'static Request) {
         let params = incoming.params(known);
         let wanted = match (&kind, params) {
-            (Kind::Resume { target: Some(thread), .. }, Some(params))
+            (PendingKind::Resume { target: Some(thread), .. }, Some(params))
                 if !says_permissions(params, incoming.line) =>
             {
                 let wanted = self.restoration.book.of_earlier_codex(thread);
@@ -202,7 +202,7 @@ impl Router {
         if actual.approval_policy != wanted.approval_policy {
             params.insert("approvalPolicy".to_owned(), wanted.approval_policy);
         }
-        let kind = Kind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
+        let kind = PendingKind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
         let params = Value::Object(params).to_string();
         self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
     }

@@ -5,7 +5,7 @@
 
 use super::Router;
 use super::attribution::DeferredUnsubscribe;
-use super::pacing::{Kind, Origin};
+use super::pacing::{Origin, PendingKind};
 use super::request::{Incoming, QUEUE_FULL};
 use crate::id::{ClientId, RequestId, ThreadId};
 use crate::json::edit::{Edits, write_string, write_text};
@@ -18,7 +18,7 @@ impl Router {
         let thread = params.and_then(|params| ThreadId::from_text(&params.text("threadId")?));
         let Some(thread) = thread else {
             // The upstream words the error.
-            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+            return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
         let before = self.pacing.next_id();
         if !self.pacing.is_resuming(incoming.client, &thread, before) {
@@ -49,7 +49,7 @@ impl Router {
         if self.is_wanted(&thread) {
             return self.answer_unsubscribe(client, &id, "unsubscribed");
         }
-        let kind = Kind::Unsubscribe { thread };
+        let kind = PendingKind::Unsubscribe { thread };
         let known = self.routes.request(b"thread/unsubscribe");
         self.dispatch(Incoming { client, id, id_span, line, params: None }, kind, known, Edits::new());
     }
@@ -82,7 +82,7 @@ impl Router {
     /// Ends the upstream's subscription to a thread without subscribers, so that it can be unloaded.
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
         if !self.is_wanted(thread) {
-            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            let kind = PendingKind::Unsubscribe { thread: thread.clone() };
             self.send_own("thread/unsubscribe", kind, |out| {
                 out.extend_from_slice(b"{\"threadId\":");
                 write_text(out, thread.as_bytes());

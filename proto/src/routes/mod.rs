@@ -49,13 +49,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// Tells whether it changes nothing, as its name says.
+    /// Returns whether it changes nothing, as its name says.
     pub fn only_reads(&self) -> bool {
         let verb = self.method.rsplit('/').next().unwrap_or_default();
         self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
     }
 
-    /// Tells whether its answer is a matter of moments.
+    /// Returns whether its answer is a matter of moments.
     ///
     /// A login waits for a person, and what starts something may wait for that.
     pub fn answers_soon(&self) -> bool {
@@ -298,7 +298,7 @@ pub enum Meaning {
     GoalReported,
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
-    /// A question of the upstream is settled.
+    /// A server request is settled.
     ServerRequestResolved,
     /// A process of `process/spawn` has ended.
     ProcessExited,
@@ -355,7 +355,7 @@ pub struct ServerRequest {
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerRequestAudience {
-    /// The subscribers of the thread; parked while there is none.
+    /// The subscribers of the thread; unassigned while there is none.
     Thread,
     /// Every initialized client.
     Broadcast,

@@ -10,7 +10,7 @@
 mod spelling;
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Action, Announcement, Config, Limits, Loss, Router};
+use codexd_proto::router::{Action, Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -221,7 +221,7 @@ struct Side {
 
 impl Side {
     fn new() -> Side {
-        let limits = Limits { window: 6, hold_ms: 50, window_release_ms: 40, ..Limits::default() };
+        let limits = Limits { window: 6, deferral_ms: 50, window_release_ms: 40, ..Limits::default() };
         Side { router: Router::new(Config { limits, ..Config::default() }, Time::ZERO), clients: Vec::new() }
     }
 
@@ -238,7 +238,7 @@ impl Side {
         for client in self.clients.clone() {
             let pending =
                 self.router.outbox(client).map(|outbox| outbox.pending().to_vec()).unwrap_or_default();
-            self.router.client_took(client, pending.len(), false);
+            self.router.client_written(client, pending.len(), false);
             down.push(lines(&pending));
         }
         (up, down, std::iter::from_fn(|| self.router.poll_action()).collect())
@@ -445,8 +445,8 @@ impl Pair {
                 self.both(Router::handle_timeout);
             }
             Op::Drain => {
-                let announcement = Announcement { reason: "stop", deadline_ms: None, retry_after_ms: None };
-                self.both(|router, now| router.begin_drain(now, &announcement));
+                let notice = ShutdownNotice { reason: "stop", deadline_ms: None, retry_after_ms: None };
+                self.both(|router, now| router.begin_drain(now, &notice));
             }
             Op::Interrupt => self.both(Router::interrupt_turns),
         }
@@ -470,7 +470,7 @@ proptest! {
             pair.run(op, *seed);
         }
         let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
-        pair.both(|router, now| router.upstream_lost(now, loss.clone(), &announcement));
+        let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
+        pair.both(|router, now| router.upstream_lost(now, loss.clone(), &notice));
     }
 }

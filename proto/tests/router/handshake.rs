@@ -258,7 +258,7 @@ fn opt_outs_count_for_notifications_only() {
     net.feed(&note("newer/notification", &json!({})));
     net.feed(&crate::net::delta(&t, 1));
     net.feed(&note("account/updated", &json!({})));
-    net.feed(&crate::net::question(3, "item/tool/call", &json!({"threadId": t})));
+    net.feed(&crate::net::server_request(3, "item/tool/call", &json!({"threadId": t})));
     assert_eq!(net.got_methods(client), ["account/updated", "item/tool/call"]);
 }
 

@@ -71,7 +71,7 @@ fn a_resume_by_id_gets_the_sandbox_and_then_the_exact_policy_that_the_thread_had
         net.sent().into_iter().map(|line| line["params"]["threadId"].clone()).collect::<Vec<_>>(),
         [thread(2)]
     );
-    assert!(!net.router.is_quiet() && net.router.is_owed(a));
+    assert!(!net.router.is_quiet() && net.router.has_pending_replies(a));
     let default_roots = json!({"type": "workspaceWrite", "writableRoots": [], "networkAccess": false});
     net.reply(sent[0]["id"].as_i64().unwrap(), &result(&name, &default_roots));
     assert_eq!(net.got_methods(a), ["<result>"]);
@@ -203,7 +203,7 @@ fn what_waits_is_answered_when_codex_is_lost_and_forgotten_with_its_client() {
     let got = net.got(a);
     assert_eq!(methods(&got), ["<error>", "<error>", "notifications/broker/shuttingDown"]);
     assert_eq!((&got[1]["id"], &got[1]["error"]["data"]["codexd"]["delivered"]), (&json!(1), &json!("no")));
-    assert!(!net.router.is_owed(a));
+    assert!(!net.router.has_pending_replies(a));
 }
 
 #[test]

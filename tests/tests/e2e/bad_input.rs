@@ -18,7 +18,7 @@ fn strict() -> TestDaemon {
 #[track_caller]
 fn answers_to(client: &mut TestClient, bytes: &[u8]) -> Vec<Message> {
     client.send_bytes(bytes).unwrap();
-    client.settle()
+    client.recv_to_barrier()
 }
 
 /// Checks that each line gets one error with this code and id, and the connection stays usable.
@@ -245,7 +245,7 @@ fn names_and_methods_in_escapes_are_what_they_spell() {
     let thread = client.response(3).unwrap()["thread"]["id"].as_str().unwrap().to_owned();
     let turn = client.start_turn(&thread, "[[deltas:3]]");
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
-    let got = other.settle();
+    let got = other.recv_to_barrier();
     assert_eq!(deltas(&got), [] as [&str; 0], "{got:?}");
 }
 
@@ -332,7 +332,7 @@ fn a_torn_last_line_is_dropped() {
         client.finish_sending();
         assert_eq!(client.recv_to_end(), []);
     }
-    assert_eq!(quiet_client(&daemon, "other").settle(), []);
+    assert_eq!(quiet_client(&daemon, "other").recv_to_barrier(), []);
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }
 
@@ -343,7 +343,7 @@ fn an_unknown_method_gets_the_upstreams_own_error() {
     let error = client.try_request("no/such", json!({})).unwrap_err();
     assert_eq!((error.code, &error.data), (-32600, &Value::Null));
     assert!(error.message.starts_with("Invalid request: unknown variant `no/such`"), "{}", error.message);
-    assert_eq!(client.settle(), []);
+    assert_eq!(client.recv_to_barrier(), []);
 }
 
 #[test]
@@ -358,7 +358,7 @@ fn before_initialize_nothing_else_is_possible() {
     client.notify("no/such", json!({}));
     client.send_line(r#"{"id":0,"result":{"decision":"accept"}}"#);
     client.initialize();
-    client.settle();
+    client.recv_to_barrier();
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }
 
@@ -397,7 +397,7 @@ fn a_bad_introduction_is_refused_and_can_be_repeated() {
         assert!(error.message.starts_with(words), "{params}: {}", error.message);
     }
     client.initialize();
-    client.settle();
+    client.recv_to_barrier();
     assert_eq!(daemon.fake_log().matches("\"initialize\"").count(), 1);
 }
 
@@ -420,7 +420,7 @@ fn another_client_does_not_notice_a_bad_one() {
     let turn = good.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), deltas(&turn.seen).len()), ("completed", 101));
     assert!(turn.seen.iter().all(|message| message["error"].is_null()));
-    assert_eq!(good.settle().iter().filter(|message| !message["error"].is_null()).count(), 0);
+    assert_eq!(good.recv_to_barrier().iter().filter(|message| !message["error"].is_null()).count(), 0);
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn noise_on_many_connections_disturbs_nobody() {
         // The daemon answers each line; nobody reads some of the answers.
         let _ = bad.send_bytes(&noise);
         drop(bad);
-        assert_eq!(good.settle(), []);
+        assert_eq!(good.recv_to_barrier(), []);
     }
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }

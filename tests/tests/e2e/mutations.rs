@@ -120,7 +120,7 @@ fn through_codexd(daemon: &TestDaemon, cases: &[Case]) -> Answered {
             }
         }
     }
-    let more = client.settle();
+    let more = client.recv_to_barrier();
     assert!(more.iter().all(|message| message.method().is_some()), "answers too many: {more:?}");
     answered
 }

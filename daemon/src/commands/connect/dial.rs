@@ -38,7 +38,7 @@ pub(super) struct Wait<'a> {
     pub(super) until: Instant,
     /// Since when a failed start counts as one's own, in milliseconds since the epoch.
     pub(super) since_unix_ms: u64,
-    /// Tells whether the client is gone.
+    /// Returns whether the client is gone.
     pub(super) client_gone: &'a dyn Fn() -> bool,
 }
 

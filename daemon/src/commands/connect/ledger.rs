@@ -9,7 +9,7 @@ use codexd_proto::json::scan::{Members, member_at};
 use codexd_proto::json::text::decoded;
 use codexd_proto::json::{is_text, text};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, CLOSING, OrphanedTurns, UPSTREAM_LOST};
+use codexd_proto::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
 use serde_json::Value;
 
 use super::{cwd, orphaned_turns};
@@ -213,11 +213,11 @@ impl Ledger {
             }
             // A daemon on its way out says so to everyone; whom it has not greeted goes elsewhere.
             Some(UpstreamMessage::Notification { method, .. })
-                if self.is_greeting() && *method == *Announcement::METHOD =>
+                if self.is_greeting() && *method == *ShutdownNotice::METHOD =>
             {
                 Verdict::Swallow
             }
-            Some(UpstreamMessage::Notification { method, .. }) if *method == *Announcement::METHOD => {
+            Some(UpstreamMessage::Notification { method, .. }) if *method == *ShutdownNotice::METHOD => {
                 let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
                 self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
                 Verdict::Deliver

@@ -52,7 +52,7 @@ impl Lines {
         std::mem::take(&mut self.partial)
     }
 
-    /// Tells whether a long line has begun and not ended.
+    /// Returns whether a long line has begun and not ended.
     pub(super) fn is_inside_long_line(&self) -> bool {
         self.long
     }
