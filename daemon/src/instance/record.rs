@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
+use codexd_proto::start_back_off::EarlyEnds;
 use codexd_proto::status::{FailedStart, LastExit, Warning};
 use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
@@ -70,20 +71,6 @@ struct Contents {
     /// Lives of which processes may be left, the latest last: that of the daemon that runs, and those of daemons
     /// that could not see to it.
     lives: Vec<Token>,
-}
-
-/// Daemons started by clients that failed in a row, each right after its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct EarlyEnds {
-    /// How many.
-    pub(crate) count: u32,
-    /// When the last one ended, in milliseconds since the epoch.
-    pub(crate) last_unix_ms: u64,
-    /// Exit code of the last one.
-    pub(crate) code: u8,
-    /// Why the last one ended, in words.
-    pub(crate) reason: String,
 }
 
 /// The mark of a daemon that has started and not ended.
@@ -364,28 +351,6 @@ impl Former {
             last_exit: failed_start::later(contents.last_exit(), failed_start.clone()),
             failed_start,
         })
-    }
-}
-
-impl EarlyEnds {
-    /// Uptime below which a failure counts as one of the start, in milliseconds.
-    const EARLY_MS: u64 = 5_000;
-
-    /// Returns what to remember after one more daemon has ended.
-    ///
-    /// Whoever ran for a while, or ended because it was asked to, proves that starting works.
-    fn after(&self, auto_spawned: bool, code: ExitCode, reason: &str, uptime_ms: u64, now: u64) -> EarlyEnds {
-        match code {
-            _ if uptime_ms >= EarlyEnds::EARLY_MS => EarlyEnds::default(),
-            ExitCode::Stopped => EarlyEnds::default(),
-            _ if !auto_spawned => self.clone(),
-            _ => EarlyEnds {
-                count: self.count.saturating_add(1),
-                last_unix_ms: now,
-                code: code.number(),
-                reason: reason.to_owned(),
-            },
-        }
     }
 }
 

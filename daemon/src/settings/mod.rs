@@ -1,6 +1,5 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
-pub(crate) mod codex_args;
 pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
@@ -14,6 +13,7 @@ pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::core::{CoreSettings, Restart};
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
@@ -21,7 +21,6 @@ use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::plain_file::{self, NotRegular};
-use codex_args::CodexArgs;
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;

@@ -7,12 +7,12 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 
 use super::unit;
 use crate::error::Error;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::{Environment, lend_runtime_dir};
 use crate::settings::paths;
 

@@ -4,6 +4,7 @@
 //! repeats the gate for each client, in the upstream's words.
 
 use super::params::Params;
+use crate::id::parse_i64;
 use crate::json::scan::member;
 use crate::routes::{GatedValue, Request};
 
@@ -26,7 +27,7 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
         }
         GatedValue::ChatgptAuthTokens => {
             // The upstream takes the number of a kind for its name (measured); which is which may change.
-            let by_number = matches!(params.json("type")?[0], b'-' | b'0'..=b'9');
+            let by_number = parse_i64(params.json("type")?).is_some();
             (by_number || params.is_text("type", b"chatgptAuthTokens"))
                 .then(|| "account/login/start.chatgptAuthTokens".to_owned())
         }
@@ -102,7 +103,7 @@ mod tests {
             let params = format!("{{\"type\":{kind}}}");
             assert!(verdict("account/login/start", &params).is_some(), "{params}");
         }
-        for kind in ["\"chatgpt\"", "null", "[3]", "{\"chatgptAuthTokens\":1}"] {
+        for kind in ["\"chatgpt\"", "null", "3.0", "3e0", "[3]", "{\"chatgptAuthTokens\":1}"] {
             let params = format!("{{\"type\":{kind}}}");
             assert_eq!(verdict("account/login/start", &params), None, "{params}");
         }

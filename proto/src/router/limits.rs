@@ -26,6 +26,11 @@ pub struct Limits {
     pub queued_requests_per_client: usize,
     /// Bytes of these requests; above, they are refused as well. The first one may be longer.
     pub queued_request_bytes_per_client: usize,
+    /// Commands, processes, watches and event streams that one client may have open; above, it can open no more and
+    /// gets -32001.
+    pub resources_per_client: usize,
+    /// Bytes of their ids; above, the same.
+    pub resource_id_bytes_per_client: usize,
     /// Requests that the upstream may have unanswered, without those that take long and that it is
     /// known to have taken.
     ///
@@ -57,6 +62,8 @@ impl Default for Limits {
             client_queue_max_bytes: 64 << 20,
             queued_requests_per_client: 1024,
             queued_request_bytes_per_client: 64 << 20,
+            resources_per_client: 16_384,
+            resource_id_bytes_per_client: 16 << 20,
             window: 64,
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,

@@ -133,7 +133,7 @@ impl Router {
         }
         if method == b"initialize" {
             let Incoming { client, id, line, params, .. } = incoming;
-            return self.initialize_client(client, &id, line, params.map(|p| p.span));
+            return self.initialize_client(client, &id, line, params.map(|params| params.span));
         }
         let Some(session) = self.sessions.get(incoming.client) else { return };
         if !session.is_active() {
@@ -273,9 +273,8 @@ impl Router {
             Some(known) if known.method == resource.close_method() => Part::Closes,
             _ => Part::Uses,
         };
-        let most = self.config.limits.queued_request_bytes_per_client;
-        if opens && self.resources.kept_bytes(incoming.client) + id.len() > most {
-            return self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
+        if opens && self.resources.are_too_many(incoming.client, &id, &self.config.limits) {
+            return self.refuse(incoming.client, Some(&incoming.id), &TOO_MANY_OPEN);
         }
         self.dispatch(incoming, PendingKind::Resource { resource, id, part }, known, edits);
     }
@@ -407,6 +406,15 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
     reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that opens more than it may have open.
+const TOO_MANY_OPEN: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "this client has too many commands, processes, watches and event streams open; end some of them first",
+    reason: "tooManyOpen",
     delivered: Delivered::No,
     retryable: true,
 };

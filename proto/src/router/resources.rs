@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
+use super::Limits;
 use super::params::Params;
 use crate::id::{ClientId, write_u64};
 use crate::json::Span;
@@ -49,10 +50,11 @@ impl Resources {
         self.clients.remove(&client).unwrap_or_default()
     }
 
-    /// Returns how many bytes the ids of a client's resources keep.
-    pub(super) fn kept_bytes(&self, client: ClientId) -> usize {
+    /// Whether a client has so many open that it can open none with this id.
+    pub(super) fn are_too_many(&self, client: ClientId, id: &[u8], limits: &Limits) -> bool {
         let open = self.clients.get(&client).map_or(&[][..], Vec::as_slice);
-        open.iter().map(|r| r.id.len() + size_of::<OpenResource>()).sum()
+        let bytes = open.iter().map(|open| open.id.len()).sum::<usize>();
+        open.len() >= limits.resources_per_client || bytes + id.len() > limits.resource_id_bytes_per_client
     }
 
     /// Returns an id for a command whose client gave none.

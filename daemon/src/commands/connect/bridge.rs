@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::dial::{self, Wait};
 use super::ledger::{Kind, Ledger, Outgoing, Verdict};
-use super::lines::{Lines, Piece};
+use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
 use crate::os::end_watch::EndWatch;
@@ -118,8 +118,8 @@ impl<'a> Bridge<'a> {
             cwd,
             ledger: Ledger::new(orphaned_turns),
             link: Link::to(stream, None),
-            from_client: Lines::default(),
-            from_daemon: Lines::default(),
+            from_client: Lines::new(FROM_CLIENT_BYTES),
+            from_daemon: Lines::new(FROM_DAEMON_BYTES),
             to_daemon: VecDeque::new(),
             to_daemon_bytes: 0,
             first_written: 0,
@@ -557,7 +557,7 @@ impl<'a> Bridge<'a> {
     /// Begins anew at another end, which is told what the last one was told.
     fn begin(&mut self, link: Link) {
         self.link = link;
-        self.from_daemon = Lines::default();
+        self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
         self.first_written = 0;
         self.to_daemon.retain(|line| line.kind == Kind::Other);
         for line in self.ledger.replay().into_iter().rev() {

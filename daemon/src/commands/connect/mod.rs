@@ -8,7 +8,6 @@
 //! whole lines at a time, untouched but for the client's directory ([`cwd`]). What passes is remembered as
 //! far as the truth needs it once the daemon is gone ([`ledger`]).
 
-mod arguments;
 mod bridge;
 mod compare;
 mod cwd;
@@ -23,6 +22,8 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use codexd_proto::codex_args::CodexArgs;
+use codexd_proto::codex_args::sharing::{self, Wanted};
 use codexd_proto::exit::ExitCode as Code;
 use codexd_proto::router::OrphanedTurns;
 
@@ -33,12 +34,10 @@ use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unix_time::unix_ms;
 use crate::serve::upstream::nested;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
 
-use arguments::Wanted;
 use bridge::Bridge;
 use dial::Wait;
 
@@ -81,7 +80,7 @@ pub(crate) fn run(
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
-    let own = match arguments::read(&arguments) {
+    let own = match sharing::read(&arguments) {
         Wanted::Shared => CodexArgs::default(),
         Wanted::Separate(own) => own,
         Wanted::Codex(what) => {
@@ -140,13 +139,13 @@ fn unavailable(error: &Error) -> Error {
 
 /// Returns whether a daemon can serve a client with these arguments of `codex app-server`, at least one of its own.
 pub(crate) fn is_for_daemon(arguments: &[String]) -> bool {
-    !matches!(arguments::read(&CodexArgs::new(arguments.to_vec())), Wanted::Codex(_))
+    !matches!(sharing::read(&CodexArgs::new(arguments.to_vec())), Wanted::Codex(_))
 }
 
 /// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with
 /// a suffix.
 fn separate(shared: Settings, own: &CodexArgs, environment: &Environment) -> Result<Settings, Error> {
-    let suffix = arguments::suffix(own);
+    let suffix = sharing::suffix(own);
     let instance = format!("{}{suffix}", shared.instance);
     let named = |path: &std::path::Path, default: bool| (!default).then(|| with_suffix(path, &suffix));
     let args = ServeArgs {
