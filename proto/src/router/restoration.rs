@@ -333,7 +333,7 @@ fn says_permissions(params: Params<'_>, line: &[u8]) -> bool {
         let config = params.get("config")?;
         Members::new(line, config.start).any(|member| is_key(&decoded(member.key.of(line)))).then_some(())
     };
-    PERMISSIONS.iter().any(|name| given(name)) || by_config().is_some()
+    PERMISSIONS.iter().any(given) || by_config().is_some()
 }
 
 /// Puts `sandbox` into the parameters of a resume, where it is absent or null. By position, what is not there cannot be
