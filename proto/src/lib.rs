@@ -8,6 +8,7 @@
 //! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
 //! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
 //! * [`thread_book`]: the permissions of threads, across lives of codex.
+//! * [`bridge`]: what `codexd connect` keeps of its client.
 //! * [`codex_args`]: what arguments of `codex app-server` mean for a daemon that many share.
 //! * [`start_back_off`]: whether a daemon that keeps failing is started again.
 //! * [`web_page`]: whether a request comes from a browser.
@@ -16,6 +17,7 @@
 //! `docs/architecture.md` shows how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod codex_args;
 pub mod control;
 pub mod core;

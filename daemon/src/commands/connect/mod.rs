@@ -5,18 +5,14 @@
 //!
 //! A connection is had before anything is read from the client ([`dial`]), so that this process can still
 //! become codex itself if no daemon can be had ([`direct`]). Then bytes are passed through ([`bridge`]),
-//! whole lines at a time, untouched but for the client's directory ([`cwd`]). What passes is remembered as
-//! far as the truth needs it once the daemon is gone ([`ledger`]).
+//! whole lines at a time, untouched but for the client's directory (`proto/src/bridge/cwd.rs`). What passes is remembered as
+//! far as the truth needs it once the daemon is gone (`proto/src/bridge/state.rs`).
 
 mod bridge;
 mod compare;
-mod cwd;
 mod dial;
 mod direct;
-mod ledger;
 mod lines;
-mod member;
-mod orphaned_turns;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
