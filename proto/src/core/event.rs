@@ -3,6 +3,7 @@
 use crate::exit::ExitCode;
 use crate::id::ClientId;
 use crate::lifecycle::{ChildStatus, StopSource};
+use crate::message::Reader;
 
 /// What a client's connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub enum Event<'a> {
         client: ClientId,
         /// The message.
         line: &'a [u8],
+    },
+    /// A client sent a long message, which was read in slices.
+    ClientLineRead {
+        /// The client.
+        client: ClientId,
+        /// The message.
+        line: &'a [u8],
+        /// What was read of it: all.
+        reader: &'a Reader,
     },
     /// A client sent a message that exceeds the limit; nothing of it was kept.
     ClientLineTooLong {

@@ -225,6 +225,9 @@ impl Core {
             }
             Event::UpstreamOutput => self.health.record_output(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
+            Event::ClientLineRead { client, line, reader } => {
+                self.router.client_line_read(now, client, line, reader);
+            }
             Event::ClientWritten { client, bytes, full, framing_waits } => {
                 self.router.client_written(client, bytes, full);
                 self.client_written(client, framing_waits);
@@ -289,6 +292,7 @@ impl Core {
             Event::UpstreamLine(_)
             | Event::UpstreamOutput
             | Event::ClientLine { .. }
+            | Event::ClientLineRead { .. }
             | Event::ClientWritten { .. }
             | Event::UpstreamWritten { .. } => self.handle(now, event),
         }

@@ -11,7 +11,7 @@ use super::{Phase, Router, ShutdownNotice};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string, write_text};
-use crate::json::scan::{Members, member, skip_space};
+use crate::json::scan::{has_members, member, skip_space};
 use crate::time::Time;
 
 /// Why there is no upstream any more.
@@ -176,7 +176,7 @@ impl End<'_> {
                 }
             }
         }
-        if Members::new(turn, 0).next().is_some() {
+        if has_members(turn, 0) {
             added.push(b',');
         }
         let open = skip_space(turn, 0) + 1;

@@ -9,7 +9,7 @@ use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
 use crate::json::scan::string_inner;
 use crate::json::text::decoded;
-use crate::message::{self, ClientMessage, Rejection};
+use crate::message::{self, ClientMessage, Reader, Rejection};
 use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
@@ -25,6 +25,15 @@ pub(super) struct Incoming<'a> {
 impl Router {
     /// Handles one message from a client, without the line feed after it.
     pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
+        self.client_message(now, client, line, None);
+    }
+
+    /// Handles one message from a client that was read already.
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, line: &[u8], reader: &Reader) {
+        self.client_message(now, client, line, Some(reader));
+    }
+
+    fn client_message(&mut self, now: Time, client: ClientId, line: &[u8], reader: Option<&Reader>) {
         self.delivery.at(now);
         if self.sessions.get(client).is_none_or(|s| s.state() == SessionState::Closing) {
             return;
@@ -37,7 +46,7 @@ impl Router {
             return;
         }
         self.counters.client_messages += 1;
-        let message = ClientMessage::read(line);
+        let message = reader.map_or_else(|| ClientMessage::read(line), |reader| reader.clone().finish(line));
         // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
         // message that did not come as a line; in what was read, it stands outside of strings.
         let flat: Vec<u8>;
@@ -55,9 +64,9 @@ impl Router {
             Ok(Some(ClientMessage::Notification { method })) => {
                 self.client_notification(client, &method, line);
             }
-            Ok(Some(ClientMessage::Answer { id })) => {
+            Ok(Some(ClientMessage::Answer { id, decision })) => {
                 if let Some(id) = id {
-                    self.client_answer(client, id, line);
+                    self.client_answer(client, id, line, decision);
                 }
             }
             Err(rejection) => self.reject(client, &rejection),
@@ -247,6 +256,10 @@ impl Router {
             // The upstream refuses it, and must see that it is empty (measured).
             Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
                 return self.dispatch(incoming, PendingKind::Plain, known, edits);
+            }
+            Some(Some(inner)) if inner.of(line).len() > RequestId::MAX_BYTES => {
+                let message = format!("Invalid request: `{param}` is longer than 64 KiB");
+                return self.refuse_native(incoming.client, &incoming.id, &message);
             }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);

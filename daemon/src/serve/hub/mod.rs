@@ -18,6 +18,7 @@ mod client_io;
 mod effect;
 mod ending;
 mod excess;
+mod long_message;
 mod reload;
 mod report;
 mod run;
