@@ -45,14 +45,14 @@ use hub::Hub;
 use listener::{SocketFile, bind_private};
 use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
-/// How long the holder of a lock may take to say who it is.
+/// How long the holder of a lock has to send its identity.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves until the life of the daemon is over.
 ///
 /// # Errors
 ///
-/// When the daemon cannot begin to serve; the exit code says why.
+/// When the daemon cannot begin to serve; the exit code gives the reason.
 pub(crate) fn run(
     settings: &Settings,
     environment: &Environment,
@@ -64,7 +64,7 @@ pub(crate) fn run(
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
-        // Whoever opened the socket decides where clients find the daemon, and is alone there.
+        // The service manager that opened the socket decides where clients find the daemon, and is the only one there.
         paths.socket = inherited.path().unwrap_or(Path::new("(inherited, without a path)")).to_owned();
         paths.socket_lock = None;
     }
@@ -161,7 +161,8 @@ fn or_refused(ended: hub::Ended, start: &StartupNotifier, program: &Program) -> 
     )))
 }
 
-/// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.
+/// Asks the daemon that serves `control_socket` for its identity: text for the error of a process that finds the lock
+/// held.
 fn holder(control_socket: &Path) -> Option<String> {
     let status = ask_status(control_socket, ANSWER_WITHIN).ok()?;
     Some(format!(
@@ -262,10 +263,10 @@ fn serve(
         // A task of its own: what this one awaits is polled at every message.
         let run = hub::run(hub, hub::Run { listener, process, signals, commands });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
-            Err(Error::new(ExitCode::Software, "the core loop broke off").because(error))
+            Err(Error::new(ExitCode::Software, "the core loop failed").because(error))
         });
         drop(book);
-        // Whoever waits for the end sees it when the control connections close: last of all.
+        // A client of the control socket that waits for the end sees its connection close: last of all.
         control_file.remove();
         control.stop();
         ended

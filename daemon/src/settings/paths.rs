@@ -88,12 +88,12 @@ impl Paths {
         })
     }
 
-    /// Returns whether the control socket is the one that the instance has when nobody names another.
+    /// Returns whether the control socket is the default of the instance.
     pub(crate) fn control_socket_is_default(&self) -> bool {
         self.control_socket == self.lock.with_extension("ctl.sock")
     }
 
-    /// Returns whether the socket for clients is the one that the instance has when nobody names another.
+    /// Returns whether the socket for clients is the default of the instance.
     pub(crate) fn socket_is_default(&self) -> bool {
         self.socket == self.lock.with_extension("sock")
     }

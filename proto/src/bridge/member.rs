@@ -1,4 +1,4 @@
-//! A member that the bridge adds to what its client says.
+//! A member that the bridge adds to a message of its client.
 
 use crate::json::Span;
 use crate::json::edit::Edits;

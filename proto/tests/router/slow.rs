@@ -21,7 +21,7 @@ fn too_slow(client: ClientId) -> Action {
     Action::Close { client, reason: CloseReason::TooSlow }
 }
 
-/// Two subscribers of a thread, of whom the second takes nothing any more.
+/// Two subscribers of a thread, of which the second reads nothing any more.
 fn with_a_blocked_one() -> (Net, ClientId, ClientId, String) {
     let mut net = net();
     let (a, b) = (net.join(), net.join());

@@ -1,10 +1,10 @@
 //! The loop that passes bytes between a client's standard streams and a daemon.
 //!
-//! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared
-//! with other programs: a read is done when there is something, and a write of no more than a pipe takes
-//! without blocking (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait;
-//! beyond that its source is not read. If the daemon ends the connection meanwhile, what it sent is read all the same: it
-//! can contain the reason, and is bounded by the socket's buffer.
+//! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared with other
+//! programs: a read is done when there is something, and a write of no more than a pipe takes without blocking
+//! (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait; above that the source is not
+//! read. If the daemon closes the connection meanwhile, everything it has sent is still read: it can contain the
+//! reason, and the socket's buffer bounds it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -38,7 +38,7 @@ const WRITE_BYTES: usize = 4096;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(45);
 /// How long outstanding answers are waited for when the client has ended its input.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-/// How long the client may take to read the last lines.
+/// How long the client has to read the last lines.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -61,7 +61,8 @@ pub(super) struct Bridge<'a> {
     to_client: Vec<u8>,
     to_client_written: usize,
     client_ended: bool,
-    /// The daemon is gone and was not missed: the next one is looked for when the client says something.
+    /// The daemon is gone, and nothing of this client's was lost with it: the bridge connects to the next daemon when
+    /// the client sends something.
     awaits_client: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
@@ -99,7 +100,7 @@ struct Search {
 enum LinkEvent {
     Lost,
     NotServing,
-    /// There is no daemon and there will be none: the reason, and the line that said so.
+    /// No daemon is available, and none will be: the reason, and the daemon's line with it.
     NoDaemon(Error, Vec<u8>),
 }
 
@@ -154,7 +155,7 @@ impl<'a> Bridge<'a> {
                 self.finish_sending();
                 let ready = self.wait();
                 if ready.client_gone || ready.client_takes && !self.write_client() {
-                    // Nobody reads any more: what is in flight is nobody's.
+                    // The client's output is closed: responses in flight have no reader.
                     return 0;
                 }
                 if ready.client_says {
@@ -325,7 +326,7 @@ impl<'a> Bridge<'a> {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
                     io::ErrorKind::Interrupted => {}
-                    // What the daemon still said is read first: it may hold the answers.
+                    // Everything that the daemon has sent is read first: it can contain the responses.
                     _ => return self.read_rest(),
                 },
             }
@@ -333,7 +334,7 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    /// Closes the sending half: the client has ended its input.
+    /// Shuts the sending direction down, so that the daemon knows that the client sends nothing more.
     fn finish_sending(&mut self) {
         if self.client_ended
             && self.to_daemon.is_empty()
@@ -341,7 +342,7 @@ impl<'a> Bridge<'a> {
             && self.link.shut_at.is_none()
         {
             self.link.shut_at = Some(Instant::now());
-            // Of a connection that has ended, reading tells.
+            // The next read reports that the connection has ended.
             let _ = self.link.stream.shutdown(Shutdown::Write);
         }
     }
@@ -430,7 +431,7 @@ impl<'a> Bridge<'a> {
         let left =
             self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
         note(&format!(
-            "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
+            "codexd: the daemon does not accept this client ({refusal}); trying again for up to {} s",
             left.as_secs()
         ));
         self.noted_refusal = Some(refusal.to_owned());
@@ -465,7 +466,7 @@ impl<'a> Bridge<'a> {
 
     // When the daemon is gone.
 
-    /// Finds another daemon, or says how this ends.
+    /// Finds another daemon, or returns how this ends.
     fn lost(&mut self, event: LinkEvent) -> Option<u8> {
         if let Some(codex) = &mut self.link.codex {
             let code =
@@ -500,8 +501,7 @@ impl<'a> Bridge<'a> {
         self.move_on()
     }
 
-    /// Connects to the next daemon and repeats to it what the last one was told; runs codex if there is
-    /// none.
+    /// Connects to the next daemon and repeats the handshake that the last one got; runs codex if there is none.
     fn move_on(&mut self) -> Option<u8> {
         let now = Instant::now();
         if self.search.is_none() && self.compared {
@@ -516,7 +516,7 @@ impl<'a> Bridge<'a> {
         let found = if now < until {
             dial::obtain(self.target, &wait)
         } else {
-            let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
+            let error = Error::new(ExitCode::Unavailable, "no daemon accepted this client in time")
                 .hint(format!("`{} status` shows what it does", start::ctl(self.target)));
             Err(match self.state.refusal() {
                 Some(refusal) => error.because(refusal.to_owned()),
@@ -531,12 +531,12 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    /// Runs codex itself because there is no daemon, or tells the client that there is nothing, and people `why`.
+    /// Runs codex itself because there is no daemon, or fails the client's requests and writes `why` to stderr.
     fn run_codex(&mut self, why: Error) -> Option<u8> {
         let unavailable = ExitCode::Unavailable.number();
         if !self.may_run_codex {
             note_error(&why);
-            return Some(self.resolve_pending("no daemon can be had", unavailable));
+            return Some(self.resolve_pending("no daemon is available", unavailable));
         }
         let Target { settings, environment, codex_args, .. } = self.target;
         let started = direct::prepare(settings, codex_args, environment).and_then(direct::spawn);
@@ -549,12 +549,12 @@ impl<'a> Bridge<'a> {
             }
             Err(error) => {
                 note_error(&direct::neither(why, error));
-                Some(self.resolve_pending("no daemon can be had", unavailable))
+                Some(self.resolve_pending("no daemon is available", unavailable))
             }
         }
     }
 
-    /// Begins anew at another end, which is told what the last one was told.
+    /// Switches to another peer and repeats the handshake that the last one got.
     fn begin(&mut self, link: Link) {
         self.link = link;
         self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
@@ -566,7 +566,7 @@ impl<'a> Bridge<'a> {
         self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
     }
 
-    /// Resolves the pending requests of the client, and prints what to do next; returns `code`.
+    /// Fails every pending request of the client and writes to stderr what to do next; returns `code`.
     fn resolve_pending(&mut self, what: &str, code: u8) -> u8 {
         // What has come of a line cannot be read any more.
         if self.from_daemon.is_inside_long_line() {
@@ -586,7 +586,8 @@ impl<'a> Bridge<'a> {
         code
     }
 
-    /// Gives the client the last lines, for as long as it takes some.
+    /// Writes the last lines to the client until everything is written, the client stops reading or [`FLUSH_WITHIN`]
+    /// has passed; returns `code`.
     fn flush_client(mut self, code: u8) -> u8 {
         let until = Instant::now() + FLUSH_WITHIN;
         while !self.to_client.is_empty() {
@@ -637,7 +638,7 @@ impl Link {
     }
 }
 
-/// Returns whether nobody reads the standard output any more.
+/// Returns whether the reading end of the standard output is closed.
 pub(super) fn client_gone() -> bool {
     let stdout = io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];

@@ -100,7 +100,7 @@ impl Hub {
             }
             Fact::SocketLost => tracing::warn!(
                 socket.path = self.base_status.socket,
-                "the socket was removed or replaced, and nobody is connected: stopping"
+                "the socket was removed or replaced, and no client is connected: stopping"
             ),
         }
     }

@@ -2,15 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! Everything here runs on one thread. The [`Hub`] is a value in a `RefCell`; the tasks around it (one
-//! for each client, one for the upstream, one that accepts, and the [core loop](run())) only wait for
-//! readiness and then call it. No call waits, so the borrow never lasts beyond one.
+//! Everything here runs on one thread. The [`Hub`] is a value in a `RefCell`; the tasks around it (one for each
+//! client, one for the upstream, one that accepts, and the [core loop](run())) only wait for readiness and then call
+//! it. No call waits, so the borrow never outlives one.
 //!
-//! A call reports what one read returned. What follows is written and done once everybody who was ready
-//! has been read: each peer that has something new gets one `write` with all of it
-//! ([`Hub::flush`]). There is no task, channel or allocation per message.
+//! A call reports what one read returned. Bytes and effects that follow are written and carried out when all ready
+//! descriptors have been read: each peer with new bytes gets one `write` for all of them ([`Hub::flush`]). There is
+//! no task, channel or allocation per message.
 //!
-//! Nothing is decided here: [`Core`] says what to do, and [`Hub::carry_out`] does it.
+//! Nothing is decided here: [`Core`] returns effects, and [`Hub::carry_out`] carries them out.
 
 mod accept;
 mod activity;
