@@ -9,7 +9,7 @@ struct Script {
     dir: tempfile::TempDir,
 }
 
-/// What the script has told Cargo.
+/// What the script has printed for Cargo.
 struct Told {
     version: String,
     watched: Vec<PathBuf>,
@@ -93,7 +93,7 @@ fn a_packager_and_an_archive_of_cargo_name_the_commit() {
     std::fs::write(package.join(".cargo_vcs_info.json"), info).unwrap();
     assert_eq!(script.run(&package, None).version, "1.2.3 (0123456789)");
     assert_eq!(script.run(&package, Some("debian-4")).version, "1.2.3 (debian-4)");
-    // What would break the line is not taken.
+    // A value with a line break is ignored.
     assert_eq!(script.run(&package, Some("a b")).version, "1.2.3 (0123456789)");
 }
 
@@ -105,7 +105,7 @@ fn a_checkout_names_its_commit_and_only_the_next_commit_is_a_reason_to_look_agai
         eprintln!("skipped: there is no git");
         return;
     }
-    // Files that the repository does not know are somebody else's.
+    // Files that the repository does not track do not belong to it.
     assert_eq!(script.run(&package, None).version, "1.2.3");
     git(&package, &["add", "Cargo.toml"]);
     git(&package, &["commit", "--quiet", "--message", "one"]);

@@ -303,7 +303,7 @@ fn the_longest_stop_is_as_long_as_the_timers_on_the_slowest_way() {
 
 // ---- any run of events -----------------------------------------------------------------------------
 
-/// A small generator (splitmix64): a seed is all there is to say about a run.
+/// A small generator (splitmix64): the seed alone determines a run.
 struct Random(u64);
 
 impl Random {
@@ -472,7 +472,7 @@ fn any_run_of_events_keeps_the_promises_and_ends() {
             if run.life.state() == State::Draining && run.timer.is_none() {
                 run.event(STOP);
             }
-            // Nobody does anything any more: the timers alone lead to the end.
+            // No further input: the timers alone lead to the end.
             for _ in 0..7 {
                 run.fire();
             }

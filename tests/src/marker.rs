@@ -1,8 +1,7 @@
 //! The `[[kind:argument]]` markers with which a prompt steers the fakes.
 //!
-//! One notation for both: the scripted model ([`crate::model`]) and the stand-in for codex
-//! (`fake-codex`) look for it in the text of the prompt, so that a test says in the prompt itself
-//! what shall happen.
+//! One notation for both: the scripted model ([`crate::model`]) and the stand-in for codex (`fake-codex`) look for it
+//! in the text of the prompt, so that a test states in the prompt itself what shall happen.
 
 /// One marker: `[[kind]]` or `[[kind:argument]]`.
 ///
@@ -68,7 +67,7 @@ fn split(text: &str) -> (Vec<Marker>, String) {
     (found, rest_text)
 }
 
-/// Reads one marker behind its `[[`; returns it and the length up to and with its `]]`.
+/// Reads one marker after its `[[`; returns it and the length up to and with its `]]`.
 fn marker_at(text: &str) -> Option<(Marker, usize)> {
     let kind_length = text
         .bytes()

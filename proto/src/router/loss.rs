@@ -3,6 +3,7 @@
 use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
+use super::never_ran::NeverRan;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
@@ -55,7 +56,10 @@ impl Router {
         for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        let waiting = self.restoration.take_waiting();
+        self.handle_waiting(waiting);
         self.orphans.clear();
+        self.never_ran = NeverRan::default();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.send_shutdown_notice(notice);

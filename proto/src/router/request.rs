@@ -196,6 +196,7 @@ impl Router {
             let message = format!("{what} requires experimentalApi capability");
             return self.refuse_native(incoming.client, &incoming.id, &message);
         }
+        let Some(incoming) = self.after_restoration(incoming, known) else { return };
         if self.phase == Phase::Draining && self.is_new_work(known, &incoming) {
             return self.refuse(incoming.client, Some(&incoming.id), &DRAINING);
         }
@@ -219,7 +220,10 @@ impl Router {
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
-        self.dispatch(incoming, kind, known, Edits::new());
+        match known {
+            Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
+            _ => self.dispatch(incoming, kind, known, Edits::new()),
+        }
     }
 
     /// Sends a request to the upstream with an id of its own, or queues it.
@@ -228,8 +232,19 @@ impl Router {
         incoming: Incoming<'_>,
         kind: PendingKind,
         known: Option<&'static Request>,
-        mut edits: Edits<'_>,
+        edits: Edits<'_>,
     ) {
+        self.try_dispatch(incoming, kind, known, edits);
+    }
+
+    /// Does what [`dispatch`](Router::dispatch) does; returns false if there was no room, and the request was refused.
+    pub(super) fn try_dispatch(
+        &mut self,
+        incoming: Incoming<'_>,
+        kind: PendingKind,
+        known: Option<&'static Request>,
+        mut edits: Edits<'_>,
+    ) -> bool {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
         let attributed = kind.is_attributed().then(|| kind.clone());
@@ -238,7 +253,7 @@ impl Router {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
             }
-            return;
+            return false;
         }
         let sent = self.pacing.send_request(now, client, pending, |UpstreamId(id), out| {
             if !edits.is_empty() {
@@ -265,6 +280,7 @@ impl Router {
         if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
+        sent.is_some()
     }
 
     // ---- connection-scoped ids -------------------------------------------------------------------

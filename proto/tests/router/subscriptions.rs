@@ -1,4 +1,4 @@
-//! Who hears which thread.
+//! Which clients are subscribed to which thread.
 
 use codexd_proto::router::Limits;
 use serde_json::{Value, json};
@@ -220,7 +220,7 @@ fn an_unsubscribe_that_waits_for_a_place_does_not_undo_a_resume_that_overtook_it
         let t = net.start_thread(a, 1);
         let u = net.start_thread(c, 2);
         let blocker = net.forwarded(c, "thread/list", &json!({}));
-        // Two of them, so that the second waits behind the resume of another client.
+        // Two of them, so that the second waits for the resume of another client.
         if leaves {
             net.leave(c);
             net.leave(a);
@@ -704,7 +704,7 @@ fn a_turn_without_subscribers_ends_with_the_threads_status() {
     net.leave(a);
     net.hush(&[b]);
     assert!(!net.router.is_quiet(), "it goes on");
-    // Nobody is subscribed any more, so the upstream does not send the turn's end.
+    // No client is subscribed any more, so the upstream does not send the turn's end.
     net.feed(&status(&t, "idle"));
     assert!(net.router.is_quiet());
 }
@@ -799,10 +799,10 @@ fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber
     net.leave(a);
     net.hush(&[b]);
     let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
-    // Sent before the upstream had seen the goodbye of the first.
+    // Sent before the upstream had read the first client's unsubscribe.
     net.feed(&delta(&t, 1));
     net.feed(&approval(0, &t));
-    // And these while nobody was subscribed.
+    // And these while no client was subscribed.
     net.feed(&status(&t, "idle"));
     net.reply(resume, &Net::thread_result(&t, "idle"));
     assert_eq!(net.got_methods(b), ["thread/status/changed", "<result>"]);

@@ -70,7 +70,7 @@ pub(crate) fn is_clean(daemon: &mut TestDaemon, outcome: Outcome, report: &mut R
     }
 }
 
-/// Compares what `fake-codex` received with what its clients were told of it.
+/// Compares what `fake-codex` received with the answers that its clients got.
 pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunReport) {
     let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (position, line) in log.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! The control plane: what `codexd ctl` says and exits with.
+//! The control plane: output and exit codes of `codexd ctl`.
 
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;

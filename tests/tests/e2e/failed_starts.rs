@@ -1,4 +1,5 @@
-//! Starts that fail before the daemon holds its instance: `ctl status` tells them, and a living daemon does not mind.
+//! Starts that fail before the daemon holds its instance: `ctl status` reports them, and a running daemon is not
+//! affected.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

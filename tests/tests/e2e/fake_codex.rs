@@ -19,7 +19,7 @@ struct Fake {
     home: Home,
 }
 
-/// Starts a fake that behaves as `script` says, and does not say anything to it.
+/// Starts a fake that behaves as `script` says, and sends nothing to it.
 fn silent(script: &str) -> Fake {
     let home = Home::new().unwrap();
     let mut command = home.command(&binary::fake_codex());

@@ -1,4 +1,4 @@
-//! Many clients and many messages: nothing lost, doubled, reordered, changed or given to somebody else.
+//! Many clients and many messages: nothing lost, doubled, reordered, changed or delivered to another client.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -51,7 +51,7 @@ fn every_legal_id_comes_back_as_it_was_written() {
         assert!(error.raw.starts_with("{\"error\":{"), "{}", error.raw);
         assert!(error.raw.ends_with(&format!("}},\"id\":{id}}}")), "{}", error.raw);
     }
-    // codexd's own words carry it as well.
+    // codexd's own messages carry it as well.
     for id in &ids {
         client.send_line(&format!("{{\"id\":{id},\"method\":\"initialize\"}}"));
         let refused = client.recv();
@@ -115,7 +115,7 @@ fn messages_of_the_upstream_are_the_same_for_all_who_see_them() {
     let approval = two.take_method("item/commandExecution/requestApproval");
     two.recv_to_barrier();
     one.recv_to_barrier();
-    // Who only looks on may answer.
+    // A client that only watches can answer.
     two.answer(&approval, json!({"decision": "accept"}));
     let raw = |client: &mut TestClient| -> Vec<String> {
         let seen = client.finish_turn(&thread, &turn).seen;
@@ -168,7 +168,7 @@ fn sleeper(daemon: &TestDaemon, thread: &str) -> UnixStream {
     for line in lines {
         stream.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
-    // Byte by byte, so that nothing behind the answer is taken.
+    // Byte by byte, so that nothing after the answer is read.
     let mut seen = Vec::new();
     let mut byte = [0];
     while !String::from_utf8_lossy(&seen).contains("{\"id\":2,\"result\"") {
@@ -189,7 +189,7 @@ fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
     let mut asleep = sleeper(&daemon, &thread);
     let before = memory_kib(daemon.pid());
     for _ in 0..30 {
-        // One at a time, so that who reads is never far behind.
+        // One at a time, so that the client that reads never falls far back.
         let turn = client.turn(&thread, "[[flood:100:10000]]");
         assert_eq!((turn.status.as_str(), deltas(&turn.seen).len()), ("completed", 101));
     }
@@ -199,7 +199,7 @@ fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
     if let (Some(before), Some(after)) = (before, memory_kib(daemon.pid())) {
         assert!(after < before + 24_000, "{before} KiB before, {after} KiB after");
     }
-    // What it had not taken is cut off; the connection ends.
+    // What it had not read is cut off; the connection ends.
     let mut rest = Vec::new();
     let _ = asleep.read_to_end(&mut rest);
     assert!(rest.len() < 8_000_000);
@@ -350,7 +350,7 @@ fn a_client_that_closed_its_sending_half_and_asked_nothing_is_let_go() {
 /// Starts a daemon whose upstream begins when something is written to the returned pipe.
 fn gated() -> (TestDaemon, std::path::PathBuf) {
     let home = Home::new().unwrap();
-    // Waits for a word before it becomes the stand-in for codex.
+    // Waits for a line before it becomes the stand-in for codex.
     let gate = home.root().join("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let program = home.root().join("codex.sh");
@@ -477,7 +477,7 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let socket = ctl(&["get-socket"]).stdout.trim_end().to_owned();
     let socket = std::path::Path::new(&socket);
-    // First nobody reads, and the pipe fills; then nobody is there. Fewer than may wait at the door, so that
+    // First the output is not read, and the pipe fills; then it is closed. Fewer than fit into the backlog, so that
     // this cannot hang.
     for _ in 0..900 {
         drop(UnixStream::connect(socket).unwrap());

@@ -1,4 +1,4 @@
-//! Why codex does not start: in its own words, where it has some, at every place where a person looks.
+//! Why codex does not start: its own error, if it prints one, at every place where a person looks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,12 +25,12 @@ struct Case {
     what: &'static str,
     /// How to make a codex of that kind in a world; `None` where something for it is missing.
     make: fn(&Home) -> Option<Fault>,
-    /// What `serve` exits with, and its word.
+    /// The exit code of `serve`, and its name.
     code: i32,
     word: &'static str,
-    /// What is told of the end, by codexd.
+    /// codexd's reason for the end.
     told: &'static str,
-    /// What codex says itself, if it says something.
+    /// codex's own error, if it prints one.
     words: &'static str,
 }
 
@@ -275,7 +275,7 @@ impl Drop for World {
     }
 }
 
-/// Checks that a place names what is wrong, in codexd's words and in those of codex.
+/// Checks that a text contains codexd's reason and codex's own error.
 #[track_caller]
 fn assert_named(case: &Case, place: &str, text: &str) {
     for part in [case.told, case.words] {
@@ -296,7 +296,7 @@ fn check_serve(case: &Case) {
         let errors = stderr.lines().filter(|line| line.contains(" ERROR "));
         let said: Vec<&str> = errors.filter_map(|line| Some(line.split_once(" line=")?.1)).collect();
         assert!(said.join(" ").contains(case.words), "{}: the log: {stderr}", case.what);
-        // The error that the client gets is one line, and has the words in its message.
+        // The error that the client gets is one line, and has the reason in its message.
         let message = answer.expect("the client came in time");
         assert_named(case, "the client's error", &message);
         assert!(!message.contains('\n'), "{}: {message}", case.what);

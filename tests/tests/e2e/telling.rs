@@ -1,4 +1,4 @@
-//! What a person is told of a life: who came and went, why codex ended; and what nobody is told, prompts and
+//! What the log and the status contain: clients, turns, why codex ended; and what they never contain, prompts and
 //! secrets.
 
 use std::fs;
@@ -21,7 +21,7 @@ fn field<'a>(line: &'a str, name: &str) -> &'a str {
     value.split(' ').next().unwrap().trim_matches('"')
 }
 
-/// Returns the lines of the log at this level with these words.
+/// Returns the lines of the log at this level with this text.
 fn lines<'a>(log: &'a str, level: &str, words: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(&format!(" {level} ")) && line.contains(words)).collect()
 }
@@ -36,7 +36,7 @@ fn clients_and_turns_have_one_line_when_they_come_and_one_when_they_go() {
     let interrupted = client.start_turn(&thread, "[[hang]]");
     client.request("turn/interrupt", json!({"threadId": thread, "turnId": interrupted}));
     client.finish_turn(&thread, &interrupted);
-    // Whoever only asks how the daemon is, is no client.
+    // A process that only asks for the status is no client.
     let _ = daemon.ctl(&["status"]).expect_code(0);
     drop(client);
     wait::until("the client has left", || daemon.stderr().contains("client left"));
@@ -112,7 +112,7 @@ fn an_end_that_was_asked_for_is_not_explained() {
 
 #[test]
 fn no_secret_is_reported() {
-    // `$3` is the setting, behind `app-server -c`.
+    // `$3` is the setting, after `app-server -c`.
     let text = "#!/bin/sh\n{ echo \"Error: bad key $MY_API_KEY and $3 at $https_proxy\"\n\
                 echo 'authorization: Bearer abcdefghijklmnop1'\n\
                 echo 'experimental_bearer_token = \"plain words\"'; } >&2\nexit 1\n";
@@ -227,7 +227,7 @@ fn a_hangup_before_clients_are_served_is_not_lost() {
     daemon.home().write_config("codex_args = [\"-x\"]\nlog_level = \"debug\"\n").unwrap();
     daemon.signal(Signal::SIGHUP);
     wait::until("the settings are read", || status(&daemon)["warnings"][0]["code"] == "restartNeeded");
-    // The service manager was told nothing: the start is not over.
+    // The service manager was not notified: the start is not over.
     let lines = daemon.notify().lines();
     assert!(!lines.iter().any(|line| line == "RELOADING=1" || line == "READY=1"), "{lines:?}");
     daemon.home().write_config("").unwrap();
@@ -296,7 +296,7 @@ fn the_log_names_the_client_of_a_turn_of_the_real_codex() {
     assert_eq!(client.turn(&thread, "[[http:400]] no").status, "failed");
     drop(client);
     wait::until("the client has left", || daemon.stderr().contains("client left"));
-    // Lost when codex has just said in its log what the model called.
+    // Lost when codex has just logged what the model called.
     daemon.signal_upstream(Signal::SIGKILL);
     expect_end(&mut daemon, 1);
     let log = daemon.stderr();

@@ -62,7 +62,7 @@ fn both_kinds_of_clients_share_a_thread() {
     let mut lines = daemon.client("lines");
     let mut web = daemon.websocket_client("web");
     let thread = lines.start_thread(json!({}));
-    // Before its first turn, nobody can join it.
+    // Before its first turn, no client can join it.
     lines.turn(&thread, "first");
     web.request("thread/resume", json!({"threadId": thread}));
     let turn = lines.start_turn(&thread, "[[deltas:20]][[approve]] go");
@@ -75,7 +75,7 @@ fn both_kinds_of_clients_share_a_thread() {
     // What the one got as lines, the other one got as frames, byte for byte.
     let of_turn = |turn: &codexd_tests::client::Turn| -> Vec<String> {
         let start = turn.seen.iter().position(|m| m.method() == Some("turn/started")).unwrap();
-        // The server request was taken out by the one who answered.
+        // The client that answered has already received the server request.
         let seen = turn.seen[start..].iter().filter(|message| !message.is_server_request());
         seen.map(|message| message.raw.clone()).collect()
     };
@@ -161,7 +161,7 @@ fn big_messages_pass_both_ways() {
         }
         assert!(client.response(id).is_ok());
     }
-    // The client refuses frames of more than 16 MiB, as tungstenite's do unless told otherwise.
+    // The client refuses frames of more than 16 MiB, as tungstenite's do by default.
     let thread = client.start_thread(json!({}));
     let turn = client.turn(&thread, &format!("[[big:{}]] go", 20 * MIB));
     assert_eq!(turn.status, "completed");

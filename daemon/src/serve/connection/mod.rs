@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! All clients use one socket. The first byte that is not white space tells what a connection is:
+//! All clients use one socket. The first byte that is not white space decides what a connection is:
 //!
 //! - `{` or `[` begins newline-delimited JSON;
 //! - everything else is read as the head of an HTTP request, and either the connection becomes a WebSocket
@@ -56,9 +56,9 @@ pub(crate) enum Wire {
 /// What a write has achieved.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// Bytes of the outbox that the socket took.
+    /// Bytes of the outbox that were written to the socket.
     pub(crate) taken: usize,
-    /// The socket took less than there was.
+    /// The socket accepted less than there was to write.
     pub(crate) blocked: bool,
     /// The connection is broken.
     pub(crate) broken: Option<io::Error>,
@@ -84,7 +84,7 @@ impl Wire {
             Wire::Lines(_) => write_bytes(stream, pending),
             Wire::WebSocket(socket) => socket.write(stream, pending),
             Wire::Ending(ending) => ending.write(stream),
-            // Nobody sends to a client that has not said anything.
+            // Nothing is sent to a client before its first message.
             Wire::Sniffing | Wire::Http(_) => Written::default(),
         }
     }

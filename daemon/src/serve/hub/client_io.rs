@@ -1,4 +1,4 @@
-//! One client's connection: reads and writes. How it ends is told in [`ending`](super::ending).
+//! One client's connection: reads and writes. For its end see [`ending`](super::ending).
 
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
@@ -26,7 +26,7 @@ pub(super) struct ClientIo {
     peer: Peer,
     /// Wakes the client's task.
     pub(super) waker: Option<Waker>,
-    /// The socket took less than there was: the task waits until it takes more.
+    /// The socket accepted less than there was to write: the task waits until it is writable again.
     pub(super) full: bool,
     /// The client's end of input was read.
     ended: bool,
@@ -275,7 +275,7 @@ impl Hub {
     }
 }
 
-/// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
+/// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that the peer reads nothing more.
 pub(super) fn hung_up(socket: &Socket) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()

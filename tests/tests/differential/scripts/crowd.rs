@@ -223,7 +223,7 @@ fn what_speaks_subscribes() {
         for (method, mut params, told) in requests {
             let method = format!("thread/realtime/{method}");
             it.call(b, &method, json!({"threadId": thread, "audio": 1}));
-            // Only this one takes any parameters, and answers before it tells.
+            // Only this one accepts any parameters, and answers before it sends its notification.
             if method.ends_with("/stop") {
                 it.see(b, told);
             }
