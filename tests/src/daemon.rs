@@ -516,7 +516,7 @@ impl Drop for TestDaemon {
             eprintln!("--- stderr of the daemon ---\n{stderr}--- end of its stderr ---");
             return;
         }
-        assert!(!stubborn, "the daemon did not end when told to three times; its stderr:\n{}", self.stderr());
+        assert!(!stubborn, "the daemon did not end after three signals; its stderr:\n{}", self.stderr());
         assert!(
             self.orphans_allowed || left.is_empty(),
             "left behind by the daemon, and killed now: {left:#?}\nits stderr:\n{}",

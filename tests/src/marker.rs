@@ -73,14 +73,14 @@ fn marker_at(text: &str) -> Option<(Marker, usize)> {
         .bytes()
         .take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
         .count();
-    let (kind, behind) = text.split_at(kind_length);
+    let (kind, rest) = text.split_at(kind_length);
     if kind.is_empty() {
         return None;
     }
-    if behind.starts_with("]]") {
+    if rest.starts_with("]]") {
         return Some((Marker { kind: kind.to_owned(), argument: String::new() }, kind_length + 2));
     }
-    let argument = behind.strip_prefix(':')?;
+    let argument = rest.strip_prefix(':')?;
     let end = argument.find("]]")?;
     let marker = Marker { kind: kind.to_owned(), argument: argument[..end].to_owned() };
     Some((marker, kind_length + 1 + end + 2))

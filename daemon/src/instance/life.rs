@@ -144,8 +144,8 @@ pub(crate) fn depth(environment: &Environment) -> u32 {
     environment.value(DEPTH).and_then(|value| value.to_str()?.parse().ok()).unwrap_or(0)
 }
 
-/// Returns the variables by which a codex that this process runs, and all that it starts, know where they
-/// belong; `life` if this process ends what codex leaves behind.
+/// Returns the variables by which a codex that this process runs, and all that it starts, know where they belong;
+/// `life` if this process ends codex's leftover processes.
 pub(crate) fn variables(
     life: Option<Token>,
     purpose: Purpose,

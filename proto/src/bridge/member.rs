@@ -8,7 +8,7 @@ use crate::message::Params;
 /// Returns the line with the parameter `name` put in where it is absent or null; `None` where there is nothing to do.
 /// `value` is JSON text, `order` has the names by position.
 ///
-/// By position, only a null is replaced: nothing is put behind parameters that end before it.
+/// By position, only a null is replaced: nothing is appended to parameters that end before it.
 pub(super) fn put_if_absent(
     line: &[u8],
     params: &Params,

@@ -519,13 +519,13 @@ impl Core {
             self.connections.stage(client),
             Some(Stage::Open(_) | Stage::HalfClosed(_) | Stage::Flushing(_))
         );
-        let behind = sends && self.is_behind();
-        !behind && !self.router.is_reading_paused(client)
+        let backlogged = sends && self.is_upstream_backlogged();
+        !backlogged && !self.router.is_reading_paused(client)
     }
 
     /// Whether so much waits for the upstream that no client is read: no other limit applies to messages without a
     /// response.
-    pub fn is_behind(&mut self) -> bool {
+    pub fn is_upstream_backlogged(&mut self) -> bool {
         self.input_open && self.router.upstream_outbox().len() > BACKLOG_BYTES
     }
 

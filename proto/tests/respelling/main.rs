@@ -266,7 +266,7 @@ impl Pair {
             pending: Vec::new(),
             requests: 0,
         };
-        pair.settle();
+        pair.compare_sent();
         let result = json!({"userAgent": "x/0.169.0 (\"é\"/)"});
         pair.upstream_sends(&json!({"id": 0, "result": result}), 77);
         pair.pending.clear();
@@ -283,7 +283,7 @@ impl Pair {
         let mut reader = Reader::default();
         while !reader.advance(spelled.as_bytes(), 1 + (seed % 40) as usize) {}
         self.spelled.router.client_line_read(self.now, client, spelled.into_bytes(), reader);
-        self.settle();
+        self.compare_sent();
     }
 
     fn upstream_sends(&mut self, message: &Value, seed: u64) {
@@ -291,17 +291,17 @@ impl Pair {
         let spelled = Spelling::of_upstream(seed).message(message);
         self.plain.router.upstream_line(self.now, plain.as_bytes());
         self.spelled.router.upstream_line(self.now, spelled.as_bytes());
-        self.settle();
+        self.compare_sent();
     }
 
     fn both(&mut self, mut change: impl FnMut(&mut Router, Time)) {
         change(&mut self.plain.router, self.now);
         change(&mut self.spelled.router, self.now);
-        self.settle();
+        self.compare_sent();
     }
 
     /// Compares what both have sent, and records the requests.
-    fn settle(&mut self) {
+    fn compare_sent(&mut self) {
         let read = |lines: &[String]| -> Vec<Value> {
             let read =
                 |line: &String| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {lines:?}"));
@@ -391,7 +391,7 @@ impl Pair {
             Op::Leave(at) => {
                 if let Some(client) = self.plain.clients.get(at).copied() {
                     self.leave(client);
-                    self.settle();
+                    self.compare_sent();
                 }
             }
             Op::Initialize { client, kind } => {
@@ -424,7 +424,7 @@ impl Pair {
                 let Some(client) = self.plain.clients.get(client).copied() else { return };
                 self.plain.router.client_line(self.now, client, message.to_string().as_bytes());
                 self.spelled.router.client_line(self.now, client, spelled.as_bytes());
-                self.settle();
+                self.compare_sent();
             }
             Op::Respond { pending, kind, thread: at, turn } => {
                 if self.pending.is_empty() {

@@ -28,10 +28,10 @@ fn every_initialized_client_is_notified_why_and_until_when() {
     let (a, early) = (net.join(), net.connect());
     let deaf = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/shuttingDown"]}));
     net.drain();
-    let told = net.got_one(a);
-    assert_eq!(told["method"], "notifications/broker/shuttingDown");
+    let reported = net.got_one(a);
+    assert_eq!(reported["method"], "notifications/broker/shuttingDown");
     assert_eq!(
-        told["params"],
+        reported["params"],
         json!({"reason": "stopping", "deadlineMs": 30_000, "retryAfterMs": 1_000, "generation": 7})
     );
     assert_eq!((net.got_raw(early), net.got_raw(deaf)), (vec![], vec![]));

@@ -351,7 +351,7 @@ impl Client {
                 assert_eq!(
                     (before.as_str(), reason),
                     (thread.as_str(), None),
-                    "an error behind another status"
+                    "an error after another status"
                 );
                 let reason = params["error"].clone();
                 self.synthetic = Some((thread, Some((params["turnId"].clone(), reason))));

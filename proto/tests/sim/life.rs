@@ -408,12 +408,12 @@ impl World {
         match self.random.below(5) {
             0 if self.plan.freezes => {
                 self.process.reads = false;
-                self.coverage.deaf += 1;
+                self.coverage.reads_nothing += 1;
                 self.note("the upstream reads nothing".to_owned());
             }
             1 if self.plan.freezes => {
                 self.process.works = false;
-                self.coverage.mute += 1;
+                self.coverage.does_nothing += 1;
                 self.note("the upstream does nothing".to_owned());
             }
             2 if self.plan.sleeps && !self.slept => {

@@ -195,7 +195,7 @@ impl Upstream {
     }
 
     fn answered(&mut self, line: &Value) {
-        let id = line["id"].as_i64().expect("questions have integer ids");
+        let id = line["id"].as_i64().expect("server requests have integer ids");
         assert!(id < self.next_ask, "an answer to a server request of nobody");
         assert!(self.answered_asks.insert(id), "server request {id} is answered twice");
         if self.open_calls.remove(&id) {

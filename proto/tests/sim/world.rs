@@ -39,7 +39,7 @@ macro_rules! coverage {
 coverage! {
     answers, refused, errors, lost_requests, resumes, unsubscribes, early, numbered, asks, repeated_asks,
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
-    sub_agents, departures, waited, steps, floods, interrupts, health_checks, unresponsive, shutdowns, deaf, mute,
+    sub_agents, departures, waited, steps, floods, interrupts, health_checks, unresponsive, shutdowns, reads_nothing, does_nothing,
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, malformed, too_long, frozen,
     idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
     refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,

@@ -412,8 +412,7 @@ impl ClientAccounting {
             _ => status == "idle" && reason.is_none(),
         };
         if !as_native {
-            let text =
-                format!("turn {id} ended behind the status {status:?} and the error {reason:?}: {end}");
+            let text = format!("turn {id} ended after the status {status:?} and the error {reason:?}: {end}");
             self.break_promise(ViolationKind::WithoutNotice, &text);
         }
     }
@@ -426,7 +425,7 @@ impl ClientAccounting {
         if ended {
             self.break_promise(
                 ViolationKind::TurnEndedTwice,
-                &format!("`{method}` behind the end of turn {id}"),
+                &format!("`{method}` after the end of turn {id}"),
             );
             return None;
         }
@@ -685,11 +684,11 @@ impl Turn {
         let mut echoed = false;
         for delta in &self.seen {
             if echoed {
-                return Some((ViolationKind::Doubled, format!("{delta:?} behind the echo")));
+                return Some((ViolationKind::Doubled, format!("{delta:?} after the echo")));
             }
             if delta.starts_with("| echo: ") {
                 if self.own && next != Some(self.deltas) {
-                    return Some((ViolationKind::Lost, format!("the echo came behind delta {next:?}")));
+                    return Some((ViolationKind::Lost, format!("the echo came after delta {next:?}")));
                 }
                 echoed = true;
                 continue;
@@ -873,9 +872,9 @@ mod tests {
         assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::TurnWithoutEnd]);
         accounting.received(&completed("failed"));
         assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::Disturbed]);
-        let mut behind = accounting.clone();
-        behind.received(&delta("w0 "));
-        assert!(kinds(behind, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
+        let mut late = accounting.clone();
+        late.received(&delta("w0 "));
+        assert!(kinds(late, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
         accounting.received(&completed("failed"));
         assert!(kinds(accounting, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
     }

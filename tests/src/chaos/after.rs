@@ -95,9 +95,10 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunRe
             let broken = match (times, trace.done, trace.denied) {
                 (2.., ..) => Some((ViolationKind::Doubled, format!("the upstream got {tag} {times} times"))),
                 (0, true, _) => Some((ViolationKind::Lost, format!("{tag} was answered and never arrived"))),
-                (1, _, true) => {
-                    Some((ViolationKind::Lost, format!("{tag} arrived, and its client was told it did not")))
-                }
+                (1, _, true) => Some((
+                    ViolationKind::Lost,
+                    format!("{tag} arrived, and its client's error states that it did not"),
+                )),
                 (1, ..) if trace.ordered && position < last => {
                     Some((ViolationKind::Reordered, format!("{tag} arrived before what was sent before it")))
                 }

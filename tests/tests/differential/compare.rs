@@ -67,7 +67,7 @@ pub(crate) fn compare(
     let mut used = vec![false; exceptions.len()];
     let mut report = String::new();
     let (expected, seen) = (views(expected), views(seen));
-    assert_eq!(expected.len(), seen.len(), "the script took another way");
+    assert_eq!(expected.len(), seen.len(), "the script took another path");
     for (left, right) in expected.iter().zip(&seen) {
         let keys: std::collections::BTreeSet<&String> =
             left.sequences.keys().chain(right.sequences.keys()).collect();

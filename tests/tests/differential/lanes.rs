@@ -169,7 +169,7 @@ fn by_stream(mut messages: Vec<Value>) -> Vec<Value> {
 /// Leaves out what a command of a turn printed where the end of the command contains it, too: whether it is sent
 /// before depends on how long the command runs (codex, alone over stdio, sent it for 26 of 150 `echo`).
 fn without_repeated_output(messages: Vec<Value>) -> Vec<Value> {
-    let told: Vec<(Value, String)> = messages
+    let reported: Vec<(Value, String)> = messages
         .iter()
         .map(|it| &it["params"]["item"])
         .filter_map(|item| Some((item["id"].clone(), item["aggregatedOutput"].as_str()?.to_owned())))
@@ -177,7 +177,7 @@ fn without_repeated_output(messages: Vec<Value>) -> Vec<Value> {
     let is_told = |message: &Value| {
         let text = message["params"]["delta"].as_str().unwrap_or_default();
         message["method"] == "item/commandExecution/outputDelta"
-            && told.iter().any(|(id, output)| *id == message["params"]["itemId"] && output.contains(text))
+            && reported.iter().any(|(id, output)| *id == message["params"]["itemId"] && output.contains(text))
     };
     messages.into_iter().filter(|message| !is_told(message)).collect()
 }

@@ -58,7 +58,7 @@ fn dies_idle(mut daemon: TestDaemon, signal: Signal) -> Value {
 /// Writes a program that ends with this code when the stand-in for codex has ended.
 fn program_that_exits_with(home: &Home, code: i32) -> PathBuf {
     let path = home.root().join("codex.sh");
-    // Behind a last command, so that the shell stays the parent.
+    // Another command follows, so that the shell stays the parent.
     let text = format!("#!/bin/sh\n'{}' \"$@\"\nexit {code}\n", binary::fake_codex().display());
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -278,7 +278,7 @@ fn a_machine_that_was_suspended_is_no_death() {
     daemon.signal_upstream(Signal::SIGSTOP);
     let waited = || status(&daemon)["upstream"]["unansweredProbeMs"].as_u64();
     codexd_tests::wait::until("it is asked whether it lives", || waited().is_some());
-    codexd_tests::wait::until("the silence is told", || {
+    codexd_tests::wait::until("the silence is reported", || {
         status(&daemon)["warnings"][0]["code"] == "upstreamSilent"
     });
     daemon.signal(Signal::SIGSTOP);

@@ -150,7 +150,7 @@ fn a_second_start_joins_the_running_turn() {
 }
 
 #[test]
-fn a_sub_agent_runs_a_turn_of_its_own_in_a_thread_nobody_announced() {
+fn a_sub_agent_runs_a_turn_of_its_own_in_a_thread_without_a_start_notification() {
     let mut fake = fake("");
     let thread = fake.thread();
     let turn = fake.client.turn(&thread, "[[sub-agent:{{deltas:1}}kid]][[deltas:1]]");

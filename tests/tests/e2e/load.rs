@@ -213,8 +213,8 @@ fn a_flood_of_requests_is_answered_completely_and_holds_up_nobody() {
     assert!((1024..REQUESTS).contains(&done), "{done} of {REQUESTS} were carried out");
     // The other one's request was not last in line.
     let log = daemon.fake_log();
-    let behind = log.split_once("thread/list").unwrap().1.matches("model/list").count();
-    assert!(behind > 0, "the other client waited for the whole flood");
+    let after = log.split_once("thread/list").unwrap().1.matches("model/list").count();
+    assert!(after > 0, "the other client waited for the whole flood");
     assert_eq!(daemon.complaints(), Vec::<String>::new());
 }
 

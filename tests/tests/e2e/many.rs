@@ -95,10 +95,10 @@ fn a_message_reaches_the_upstream_byte_for_byte_but_for_its_id() {
     }
     let log = daemon.fake_log();
     for frame in frames {
-        let (before, behind) = frame.split_once("ID").unwrap();
+        let (before, after) = frame.split_once("ID").unwrap();
         let arrived = log.lines().any(|line| {
             let middle =
-                line.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind.trim_end_matches('\r')));
+                line.strip_prefix(before).and_then(|rest| rest.strip_suffix(after.trim_end_matches('\r')));
             middle.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
         });
         assert!(arrived, "{frame}\n{log}");
@@ -119,8 +119,8 @@ fn messages_of_the_upstream_are_the_same_for_all_who_see_them() {
     two.answer(&approval, json!({"decision": "accept"}));
     let raw = |client: &mut TestClient| -> Vec<String> {
         let seen = client.finish_turn(&thread, &turn).seen;
-        let behind = seen.iter().position(|it| it.method() == Some("serverRequest/resolved")).unwrap();
-        seen[behind..].iter().map(|message| message.raw.clone()).collect()
+        let after = seen.iter().position(|it| it.method() == Some("serverRequest/resolved")).unwrap();
+        seen[after..].iter().map(|message| message.raw.clone()).collect()
     };
     let (by_one, by_two) = (raw(&mut one), raw(&mut two));
     assert!(by_one.len() > 50);

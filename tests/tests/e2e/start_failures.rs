@@ -29,7 +29,7 @@ struct Case {
     code: i32,
     word: &'static str,
     /// codexd's reason for the end.
-    told: &'static str,
+    reported: &'static str,
     /// codex's own error, if it prints one.
     words: &'static str,
 }
@@ -54,7 +54,7 @@ const CASES: [Case; 10] = [
         make: |_| Some(Fault { settings: "codex_args = [\"-c\", \"model=7\"]\n", ..real()? }),
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "invalid type: integer `7`, expected a string in `model`",
     },
     Case {
@@ -65,7 +65,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "approval_policy = \"untrusted\" is no longer supported; remove this setting",
     },
     Case {
@@ -76,7 +76,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "but that path does not exist",
     },
     Case {
@@ -84,7 +84,7 @@ const CASES: [Case; 10] = [
         make: |home| Fault::of(file(home, b"\x7fELF", 0o644)),
         code: 69,
         word: "unavailable",
-        told: "it cannot be executed",
+        reported: "it cannot be executed",
         words: "",
     },
     Case {
@@ -99,7 +99,7 @@ const CASES: [Case; 10] = [
         },
         code: 69,
         word: "unavailable",
-        told: "it is for another processor",
+        reported: "it is for another processor",
         words: "",
     },
     Case {
@@ -112,7 +112,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 127",
+        reported: "codex app-server exited with code 127",
         words: "error while loading shared libraries: libq.so.6",
     },
     Case {
@@ -123,7 +123,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server wrote something that is no message",
+        reported: "codex app-server wrote something that is no message",
         words: "Welcome to another program",
     },
     Case {
@@ -131,7 +131,7 @@ const CASES: [Case; 10] = [
         make: |home| Fault::of(gated(home, &file(home, b"#!/bin/sh\nexit 3\n", 0o755))),
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 3",
+        reported: "codex app-server exited with code 3",
         words: "",
     },
     Case {
@@ -142,7 +142,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server did not answer the handshake in time",
+        reported: "codex app-server did not answer the handshake in time",
         words: "",
     },
     Case {
@@ -153,7 +153,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server was killed by signal 9 (SIGKILL)",
+        reported: "codex app-server was killed by signal 9 (SIGKILL)",
         words: "fatal: no memory is left",
     },
 ];
@@ -278,7 +278,7 @@ impl Drop for World {
 /// Checks that a text contains codexd's reason and codex's own error.
 #[track_caller]
 fn assert_named(case: &Case, place: &str, text: &str) {
-    for part in [case.told, case.words] {
+    for part in [case.reported, case.words] {
         assert!(text.contains(part), "{}: {place} does not say `{part}`:\n{text}", case.what);
     }
 }

@@ -80,19 +80,19 @@ fn what_codex_says_at_its_end_is_reported_without_prompts() {
          [[stderr:byte index 1 is not a char boundary; it is inside `PROMPT\nPROMPT`]]\
          [[exit:101]]",
     );
-    let told = "codex app-server exited with code 101: thread 'main' panicked at core/src/x.rs:10:5: byte index 1 \
+    let reported = "codex app-server exited with code 101: thread 'main' panicked at core/src/x.rs:10:5: byte index 1 \
                 is not a char boundary; it is inside `…`";
     let seen = client.recv_to_end();
     let end = seen.iter().find(|message| message.method() == Some("turn/completed")).unwrap();
     assert_eq!(end["params"]["turn"]["id"], turn.as_str());
-    assert_eq!(end["params"]["turn"]["error"]["message"], told);
+    assert_eq!(end["params"]["turn"]["error"]["message"], reported);
     expect_end(&mut daemon, 1);
     let exit = &status(&daemon)["lastExit"];
     assert_eq!(exit["reason"], "codex app-server exited with code 101");
     assert_eq!(exit["upstreamStderr"][0], "thread 'main' panicked at core/src/x.rs:10:5:");
     assert!(!exit.to_string().contains("PROMPT"), "{exit}");
     let log = daemon.stderr();
-    assert!(log.ends_with(&format!("codexd: exits with 1 (upstreamLost), because {told}\n")), "{log}");
+    assert!(log.ends_with(&format!("codexd: exits with 1 (upstreamLost), because {reported}\n")), "{log}");
     assert!(!log.contains("PROMPT"), "{log}");
     assert_eq!(lines(&log, "ERROR", "codex app-server wrote before it ended").len(), 2, "{log}");
     let [ended] = lines(&log, "INFO", "turn ended")[..] else { panic!("{log}") };
@@ -125,12 +125,12 @@ fn no_secret_is_reported() {
         .env("https_proxy", "http://me:pass-of-proxy@proxy:3128")
         .start();
     expect_end(&mut daemon, 1);
-    let told = format!("{}{}", daemon.stderr(), status(&daemon));
-    assert!(told.contains("Error: bad key *** and"), "{told}");
+    let reported = format!("{}{}", daemon.stderr(), status(&daemon));
+    assert!(reported.contains("Error: bad key *** and"), "{reported}");
     for secret in
         ["from-the-environment", "Value-of-1-setting", "pass-of-proxy", "abcdefghijklmnop1", "plain words"]
     {
-        assert!(!told.contains(secret), "{secret}: {told}");
+        assert!(!reported.contains(secret), "{secret}: {reported}");
     }
 }
 
@@ -176,8 +176,8 @@ fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
     fs::write(&config, format!("approval_policy = \"untrusted\"\n{}", text.replace("approval_policy", "#")))
         .unwrap();
     let report = daemon.run(&["doctor"]).expect_code(1);
-    let told = "codexStart: codex would not start again: codex app-server exited with code 1: Error: approval_policy";
-    assert!(report.stdout.contains(told), "{report}");
+    let reported = "codexStart: codex would not start again: codex app-server exited with code 1: Error: approval_policy";
+    assert!(report.stdout.contains(reported), "{report}");
     assert!(report.stdout.contains("\n      codex: Error: approval_policy = "), "{report}");
     // The one that runs is not touched, and reads the file anew for each thread.
     fs::write(&config, text).unwrap();
@@ -191,8 +191,8 @@ fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
 fn a_refused_handshake_is_reported_in_the_words_of_codex() {
     let mut daemon = TestDaemon::fake("[[init-error:-32603]]").start();
     expect_end(&mut daemon, 76);
-    let told = "codex app-server refused the handshake with codexd: initialize is refused by the script";
-    let last = format!("codexd: exits with 76 (protocol), because {told}\n");
+    let reported = "codex app-server refused the handshake with codexd: initialize is refused by the script";
+    let last = format!("codexd: exits with 76 (protocol), because {reported}\n");
     assert!(daemon.stderr().ends_with(&last), "{}", daemon.stderr());
     let exit = &status(&daemon)["lastExit"];
     assert_eq!(
@@ -200,7 +200,7 @@ fn a_refused_handshake_is_reported_in_the_words_of_codex() {
         json!(["in answer to `initialize`: initialize is refused by the script"])
     );
     let lines = daemon.notify().lines();
-    assert!(lines.contains(&format!("STATUS={told}")), "{lines:?}");
+    assert!(lines.contains(&format!("STATUS={reported}")), "{lines:?}");
 }
 
 #[test]
@@ -215,8 +215,9 @@ fn a_bridge_says_why_the_daemon_was_lost() {
     client.start_turn(&thread, "[[stderr:fatal: out of it]][[exit:4]]");
     assert_eq!(client.wait_exit().code(), Some(1));
     let said = fs::read_to_string(stderr).unwrap();
-    let told = "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
-    assert!(said.contains(told), "{said}");
+    let reported =
+        "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
+    assert!(said.contains(reported), "{said}");
     expect_end(&mut daemon, 1);
 }
 

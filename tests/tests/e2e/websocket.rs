@@ -207,8 +207,8 @@ fn a_close_frame_says_why_the_daemon_ends() {
     let mut client = daemon.websocket_client("web");
     let mut silent = TestClient::connect_websocket("silent", &daemon.socket());
     assert_eq!(daemon.stop(), 0);
-    let told = client.recv_to_end();
-    assert!(told.iter().any(|message| message.method() == Some("notifications/broker/shuttingDown")));
+    let reported = client.recv_to_end();
+    assert!(reported.iter().any(|message| message.method() == Some("notifications/broker/shuttingDown")));
     assert_eq!(client.close_frame(), Some((1001, "codexd is stopping (SIGTERM)")));
     silent.recv_to_end();
     assert_eq!(silent.close_frame().map(|(code, _)| code), Some(1001));

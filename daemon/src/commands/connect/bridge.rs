@@ -291,8 +291,8 @@ impl<'a> Bridge<'a> {
         self.to_daemon.push_back(line);
     }
 
-    /// Returns whether there is something to write. Behind `initialize` nothing is, until it is answered:
-    /// a daemon that does not serve must not have got more than that.
+    /// Returns whether there is something to write. After `initialize` nothing is, until it is answered: a daemon
+    /// that does not serve must not have got more than that.
     fn may_write_daemon(&self) -> bool {
         let deferred = self.link.initialize_written_at.is_some() && self.state.awaits_initialize();
         !(self.to_daemon.is_empty() || self.awaits_client || deferred || self.link.ended.is_some())

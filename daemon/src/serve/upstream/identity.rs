@@ -179,21 +179,23 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         assert_eq!((foreign(&own), made_for_another_machine(&own)), (None, None));
         let dir = crate::os::test_dir::test_dir();
-        let told = |head: &[u8]| {
+        let reported = |head: &[u8]| {
             let path = dir.path().join("program");
             fs::write(&path, head).unwrap();
             made_for_another_machine(&path)
         };
         assert!(
-            told(&elf(21))
+            reported(&elf(21))
                 .unwrap()
                 .contains("for another processor (Linux on processor 21 of elf(5); this is")
         );
         if cfg!(target_os = "linux") {
-            assert!(told(&mach).unwrap().contains("for another system (macOS on aarch64; this is Linux on"));
+            assert!(
+                reported(&mach).unwrap().contains("for another system (macOS on aarch64; this is Linux on")
+            );
         }
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-            assert_eq!(told(&elf(3)), None);
+            assert_eq!(reported(&elf(3)), None);
         }
     }
 }

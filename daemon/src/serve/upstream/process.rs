@@ -39,7 +39,7 @@ const LAST_LINES_WITHIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Program,
-    /// Behind `codex app-server`.
+    /// After `codex app-server`.
     pub(crate) arguments: &'a CodexArgs,
     /// Variables it gets beside those of this process.
     pub(crate) variables: &'a [(&'a str, OsString)],

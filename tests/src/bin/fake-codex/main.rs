@@ -45,9 +45,9 @@
 //! With `FAKE_CODEX_LOG`, every line received is appended to that file as it came, and what was not
 //! expected (a complaint) as a line that starts with `!!`.
 //!
-//! As the real one, it ends with exit code 0 on the end of input, on SIGTERM and on a line that is not
-//! UTF-8; drops other malformed lines with a line on stderr; kills the commands it runs when it ends in
-//! order, and leaves them behind when it does not.
+//! As the real one, it ends with exit code 0 on the end of input, on SIGTERM and on a line that is not UTF-8; drops
+//! other malformed lines with a line on stderr; kills the commands it runs when it ends in order, and leaves them
+//! running when it does not.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the version goes there")]
 

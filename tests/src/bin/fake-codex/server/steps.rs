@@ -12,7 +12,7 @@ use crate::turn::{self, Step, Turn};
 use crate::wire::now_ms;
 
 impl Server {
-    /// Announces a turn, up to the item of the user's message.
+    /// Sends the start of a turn, up to the item of the user's message.
     pub(super) fn begin(&mut self, thread_id: &str, turn: Turn, prompt: &str) {
         let (turn_id, turn_json) = (turn.id.clone(), turn.json("inProgress"));
         let Some(thread) = self.threads.get_mut(thread_id) else { return };
