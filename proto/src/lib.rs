@@ -7,6 +7,8 @@
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`status`], [`control`], [`exit`]: what is reported to people and supervisors.
 //! * [`stderr`], [`secrets`]: the upstream's own output, without secrets.
+//! * [`thread_book`]: the permissions of threads, across lives of codex.
+//! * [`bridge`]: what `codexd connect` keeps of its client.
 //! * [`codex_args`]: what arguments of `codex app-server` mean for a daemon that several clients share.
 //! * [`start_back_off`]: whether a daemon that keeps failing is started again.
 //! * [`web_page`]: whether a request comes from a browser.
@@ -15,6 +17,7 @@
 //! how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod codex_args;
 pub mod control;
 pub mod core;
@@ -33,5 +36,6 @@ pub mod secrets;
 pub mod start_back_off;
 pub mod status;
 pub mod stderr;
+pub mod thread_book;
 pub mod time;
 pub mod web_page;

@@ -18,6 +18,7 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{ChildStatus, Timeouts};
 use codexd_proto::router::{Config, Identity};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
+use codexd_proto::thread_book::ThreadBook;
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
@@ -28,6 +29,7 @@ use crate::instance::failed_start::Attempt;
 use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
+use crate::instance::threads;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
@@ -223,7 +225,11 @@ fn serve(
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
         let config =
             CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
-        let core = Core::new(config, settings.for_core(), Time::ZERO);
+        let mut core = Core::new(config, settings.for_core(), Time::ZERO);
+        let threads = remembered_threads(&settings.paths.threads);
+        let book = threads::Writer::spawn(settings.paths.threads.clone(), threads.clone())
+            .map_err(|error| Error::os("cannot start a thread").because(error))?;
+        core.remember_earlier(threads);
         let (process, pipes) = Process::spawn(Launch {
             program,
             arguments: &settings.codex_args,
@@ -250,6 +256,7 @@ fn serve(
             publisher,
             reloader: context.reloader,
             start: context.start,
+            threads: book.changes(),
             max_message_bytes: settings.limits.max_message_bytes,
         };
         let hub = Hub::new(parts);
@@ -258,10 +265,24 @@ fn serve(
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
             Err(Error::new(ExitCode::Software, "the core loop failed").because(error))
         });
+        drop(book);
         // A client of the control socket that waits for the end sees its connection close: last of all.
         control_file.remove();
         control.stop();
         ended
+    })
+}
+
+/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle: then
+/// threads are resumed as codex does it.
+fn remembered_threads(path: &Path) -> ThreadBook {
+    threads::read(path).unwrap_or_else(|error| {
+        tracing::error!(
+            path = %path.display(),
+            %error,
+            "cannot read the permissions that threads had: codex resumes them with those of its configuration"
+        );
+        ThreadBook::default()
     })
 }
 

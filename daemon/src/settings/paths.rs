@@ -49,6 +49,8 @@ pub(crate) struct Paths {
     pub(crate) state_dir: PathBuf,
     /// The record of the instance.
     pub(crate) record: PathBuf,
+    /// What earlier daemons have remembered of threads.
+    pub(crate) threads: PathBuf,
 }
 
 impl Paths {
@@ -77,6 +79,7 @@ impl Paths {
         Ok(Paths {
             lock: runtime_dir.join(format!("{instance}.lock")),
             record: state_dir.join(format!("{instance}.json")),
+            threads: state_dir.join(format!("{instance}.threads.jsonl")),
             state_dir,
             runtime_dir,
             socket,

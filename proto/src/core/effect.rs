@@ -1,8 +1,9 @@
 //! What the shell has to do.
 
-use crate::id::ClientId;
+use crate::id::{ClientId, ThreadId};
 use crate::lifecycle::State;
 use crate::router::CloseReason;
+use crate::thread_book::Entry;
 
 /// One thing to do, in the order in which [`Core::poll_effect`](super::Core::poll_effect) returns them.
 ///
@@ -62,6 +63,8 @@ pub enum Effect {
     Kill,
     /// End leftover processes of the upstream.
     Sweep,
+    /// Remember this of a thread for the daemons to come.
+    Remember(Entry),
     /// Worth a line in the log; nothing else is to be done.
     Log(Fact),
 }
@@ -83,6 +86,13 @@ pub enum Fact {
         queued_bytes: usize,
         /// Clients closed for this reason since the last such fact, and not reported.
         suppressed: u64,
+    },
+    /// A thread does not have the permissions that it had in an earlier codex: work on it is refused.
+    PermissionsNotRestored {
+        /// The thread.
+        thread: ThreadId,
+        /// Why.
+        reason: String,
     },
     /// The upstream wrote something that is no message.
     UpstreamMalformed,

@@ -36,6 +36,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
+use crate::message::Reader;
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
@@ -43,6 +44,7 @@ use crate::router::{
     Action, Activity, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router, ShutdownNotice,
 };
 use crate::secrets::Secrets;
+use crate::thread_book::{Entry, ThreadBook};
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
@@ -190,6 +192,11 @@ impl Core {
         }
     }
 
+    /// Starts from what earlier daemons have remembered of threads.
+    pub fn remember_earlier(&mut self, book: ThreadBook) {
+        self.router.remember_earlier(book);
+    }
+
     /// Puts new settings into force.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
         self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
@@ -226,6 +233,12 @@ impl Core {
             Event::UpstreamWritten { bytes, full } => self.router.upstream_outbox().advance(bytes, full),
             other => self.handle_rare(now, other),
         }
+    }
+
+    /// Takes in a long message of a client, which was read in slices to its end: as [`Event::ClientLine`], but given
+    /// away.
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, line: Vec<u8>, reader: Reader) {
+        self.router.client_line_read(now, client, line, reader);
     }
 
     fn handle_rare(&mut self, now: Time, event: Event<'_>) {
@@ -423,6 +436,13 @@ impl Core {
             Action::ShutdownRequested { client } => {
                 self.steps.push_back(Effect::Log(Fact::ShutdownRequested(client)).into());
                 self.events.push_back(LifecycleEvent::StopRequested(StopSource::Client));
+            }
+            Action::Remember { thread, permissions } => {
+                self.steps
+                    .push_back(Effect::Remember(Entry { thread_id: thread.to_string(), permissions }).into());
+            }
+            Action::PermissionsNotRestored { thread, reason } => {
+                self.steps.push_back(Effect::Log(Fact::PermissionsNotRestored { thread, reason }).into());
             }
             Action::UpstreamMalformed => {
                 self.steps.push_back(Effect::Log(Fact::UpstreamMalformed).into());

@@ -124,6 +124,7 @@ impl Router {
     pub(super) fn turn_runs(&mut self, thread: &ThreadId, turn: &[u8], by: Option<ClientId>) {
         let now = self.delivery.now();
         if self.subscriptions.get_mut(thread).is_some_and(|state| state.runs(now, turn, by)) {
+            self.never_ran.forget(thread);
             let client = self.starter(by);
             let thread = thread.clone();
             self.activities.push_back(Activity::TurnStarted { thread, turn: text(turn), client });

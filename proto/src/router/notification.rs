@@ -195,6 +195,7 @@ impl Router {
                 }
                 return self.refused_command(line, thread, item);
             }
+            Meaning::SettingsUpdated => self.settings_updated(thread, line, params),
             Meaning::Error => {
                 let turn_id = text(line, member(line, params, b"turnId")?)?;
                 let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
@@ -282,6 +283,9 @@ impl Router {
                 self.delivery.notify_all(topic, line);
             }
             Meaning::ThreadClosed => {
+                if note.method == "thread/deleted" {
+                    self.forget_permissions(&thread);
+                }
                 self.delivery.notify_all(topic, line);
                 self.unload(&thread);
             }

@@ -282,6 +282,8 @@ pub enum Meaning {
     TurnStarted,
     /// A turn has ended.
     TurnCompleted,
+    /// The settings of a thread have changed.
+    SettingsUpdated,
     /// An error in a turn; the turn fails with it unless it is retried.
     Error,
     /// An item has begun.

@@ -2,7 +2,8 @@
 //!
 //! Two routers have the same conversations: several clients and an upstream that answers. To one router every
 //! message is given in its plain spelling, to the other with escapes in its strings, white space, its members in
-//! another order and, in the parameters of a client, given twice. Both must send the same to everybody.
+//! another order and, in the parameters of a client, given twice; and read in slices. Both must send the same to
+//! everybody.
 //!
 //! `PROPTEST_CASES=10000 cargo test -p codexd-proto --test respelling` has more of them.
 #![allow(clippy::unwrap_used)]
@@ -10,6 +11,7 @@
 mod spelling;
 
 use codexd_proto::id::ClientId;
+use codexd_proto::message::Reader;
 use codexd_proto::router::{Action, Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use proptest::prelude::*;
@@ -277,7 +279,10 @@ impl Pair {
         let plain = message.to_string();
         let spelled = Spelling::of_client(seed).message(message);
         self.plain.router.client_line(self.now, client, plain.as_bytes());
-        self.spelled.router.client_line(self.now, client, spelled.as_bytes());
+        // As a long one, in slices.
+        let mut reader = Reader::default();
+        while !reader.advance(spelled.as_bytes(), 1 + (seed % 40) as usize) {}
+        self.spelled.router.client_line_read(self.now, client, spelled.into_bytes(), reader);
         self.compare_sent();
     }
 

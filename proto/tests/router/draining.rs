@@ -11,6 +11,13 @@ fn draining() -> (Net, codexd_proto::id::ClientId, String, String) {
     let idle = net.start_thread(a, 2);
     net.open_turn(&busy, "u");
     net.drain();
+    // Codex is asked to keep the one that has never run; the daemon waits for the answer.
+    let sent = net.sent();
+    assert_eq!((methods(&sent).last().unwrap().as_str(), net.router.is_quiet()), ("thread/read", false));
+    net.fail(
+        sent.last().unwrap()["id"].as_i64().unwrap(),
+        "includeTurns is unavailable before first user message",
+    );
     net.hush(&[a]);
     (net, a, busy, idle)
 }

@@ -241,7 +241,7 @@ impl World {
                     client.joined = client.initialize_sent;
                 }
             }
-            Effect::NotifyStopping | Effect::Sweep => {}
+            Effect::NotifyStopping | Effect::Sweep | Effect::Remember(_) => {}
             Effect::StopListening => self.listening = false,
             Effect::FinalRead => {
                 assert!(!self.listening, "the last read comes before nobody new can connect");
@@ -333,7 +333,10 @@ impl World {
             Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
                 self.caused(ExitCode::Protocol);
             }
-            Fact::HandshakeRefused(_) | Fact::SocketLost | Fact::ClientTooSlow { .. } => {}
+            Fact::PermissionsNotRestored { .. }
+            | Fact::HandshakeRefused(_)
+            | Fact::SocketLost
+            | Fact::ClientTooSlow { .. } => {}
             Fact::ShutdownRequested(_) => {
                 self.coverage.shutdowns += 1;
                 self.caused(ExitCode::Stopped);

@@ -365,7 +365,7 @@ impl World {
         while let Some(frame) = self.decoder.decode(&mut chunk) {
             lines.push(match frame {
                 Frame::Line(line) => Some(line.to_vec()),
-                Frame::TooLong => None,
+                Frame::Long(_) | Frame::TooLong => None,
             });
         }
         for line in lines {

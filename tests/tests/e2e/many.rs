@@ -552,3 +552,30 @@ fn a_client_that_goes_while_its_command_runs_after_it_closed_its_sending_half_ta
     drop(client);
     wait::until("the command has ended", || !sleeps());
 }
+
+#[test]
+fn a_long_message_of_one_client_does_not_hold_up_another() {
+    let daemon = TestDaemon::fake("").ready();
+    let mut other = quiet_client(&daemon, "other");
+    let mut long = UnixStream::connect(daemon.socket()).unwrap();
+    // Its check takes long for its length. codexd answers it itself, so as soon as it is read.
+    let names = r#""\u0061\u0062\u0063":1,"#.repeat(3_000_000);
+    let line = format!("{{\"id\":1,\"method\":\"broker/status\",\"params\":{{{names}\"x\":0}}}}\n");
+    long.write_all(line.as_bytes()).unwrap();
+    // All but what a socket holds is in the daemon now, and the message is read while the other client has its turns.
+    other.send_line(r#"{"id":"turn","method":"broker/status"}"#);
+    assert_eq!(other.recv()["id"], "turn");
+    long.set_nonblocking(true).unwrap();
+    let mut answer = [0; 4096];
+    let early = long.read(&mut answer);
+    assert!(early.is_err(), "the long message was answered first, after {early:?} bytes");
+    long.set_nonblocking(false).unwrap();
+    let length = long.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.starts_with("{\"id\":1,\"result\":{\"state\":\"serving\""), "{answer}");
+    // The connection goes on.
+    long.write_all(b"{\"id\":2,\"method\":\"broker/status\"}\n").unwrap();
+    let mut answer = [0; 4096];
+    let length = long.read(&mut answer).unwrap();
+    assert!(answer[..length].starts_with(b"{\"id\":2,"), "{answer:?}");
+}

@@ -14,13 +14,13 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use codexd_proto::bridge::{ConnectionState, LineKind, Outgoing, Verdict};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::router::OrphanedTurns;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::dial::{self, Wait};
-use super::ledger::{Kind, Ledger, Outgoing, Verdict};
 use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
@@ -50,7 +50,7 @@ pub(super) struct Bridge<'a> {
     may_run_codex: bool,
     /// The client's directory, where it is text.
     cwd: Option<String>,
-    ledger: Ledger,
+    state: ConnectionState,
     link: Link,
     from_client: Lines,
     from_daemon: Lines,
@@ -117,7 +117,7 @@ impl<'a> Bridge<'a> {
             target,
             may_run_codex,
             cwd,
-            ledger: Ledger::new(orphaned_turns),
+            state: ConnectionState::new(orphaned_turns),
             link: Link::to(stream, None),
             from_client: Lines::new(FROM_CLIENT_BYTES),
             from_daemon: Lines::new(FROM_DAEMON_BYTES),
@@ -165,13 +165,13 @@ impl<'a> Bridge<'a> {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
                     self.link.ended = self.read_rest();
-                    if self.ledger.closing().is_none() && self.link.codex.is_none() {
+                    if self.state.closing().is_none() && self.link.codex.is_none() {
                         note("codexd: the daemon ended the connection while the client was not reading");
                     }
                 }
                 if event.is_none()
                     && self.overdue(
-                        self.link.initialize_written_at.filter(|_| self.ledger.is_greeting()),
+                        self.link.initialize_written_at.filter(|_| self.state.awaits_initialize()),
                         HANDSHAKE_WITHIN,
                     )
                 {
@@ -179,7 +179,7 @@ impl<'a> Bridge<'a> {
                 }
             }
             if self.overdue(self.link.shut_at, ANSWERS_WITHIN) {
-                note(&format!("codexd: {} requests were not answered in time", self.ledger.unanswered()));
+                note(&format!("codexd: {} requests were not answered in time", self.state.unanswered()));
                 return self.flush_client(0);
             }
             if let Some(event) = event
@@ -232,7 +232,7 @@ impl<'a> Bridge<'a> {
         let deadlines = [
             self.link
                 .initialize_written_at
-                .filter(|_| self.ledger.is_greeting())
+                .filter(|_| self.state.awaits_initialize())
                 .map(|at| at + HANDSHAKE_WITHIN),
             self.link.shut_at.map(|at| at + ANSWERS_WITHIN),
         ];
@@ -283,8 +283,8 @@ impl<'a> Bridge<'a> {
 
     fn queue(&mut self, piece: Piece) {
         let line = match piece {
-            Piece::Line(line) => self.ledger.outgoing(line, self.cwd.as_deref()),
-            Piece::Start(start) => self.ledger.outgoing_start(start),
+            Piece::Line(line) => self.state.outgoing(line, self.cwd.as_deref()),
+            Piece::Start(start) => self.state.outgoing_start(start),
             Piece::More(bytes) => Outgoing::more(bytes),
         };
         self.to_daemon_bytes += line.bytes.len();
@@ -294,13 +294,13 @@ impl<'a> Bridge<'a> {
     /// Returns whether there is something to write. After `initialize` nothing is, until it is answered: a daemon
     /// that does not serve must not have got more than that.
     fn may_write_daemon(&self) -> bool {
-        let deferred = self.link.initialize_written_at.is_some() && self.ledger.is_greeting();
+        let deferred = self.link.initialize_written_at.is_some() && self.state.awaits_initialize();
         !(self.to_daemon.is_empty() || self.awaits_client || deferred || self.link.ended.is_some())
     }
 
     /// Returns whether something waits that is more than a part of the handshake, which is repeated anyway.
     fn needs_daemon(&self) -> bool {
-        self.to_daemon.iter().any(|line| line.kind == Kind::Other)
+        self.to_daemon.iter().any(|line| line.kind == LineKind::Other)
     }
 
     fn write_daemon(&mut self) -> Option<LinkEvent> {
@@ -309,11 +309,11 @@ impl<'a> Bridge<'a> {
             match (&self.link.stream).write(&line.bytes[self.first_written..]) {
                 Ok(length) => {
                     if self.first_written == 0 {
-                        self.ledger.written(line);
+                        self.state.written(line);
                     }
                     self.first_written += length;
                     if self.first_written == line.bytes.len() {
-                        self.link.initialize_written_at = if line.kind == Kind::Initialize {
+                        self.link.initialize_written_at = if line.kind == LineKind::Initialize {
                             Some(Instant::now())
                         } else {
                             self.link.initialize_written_at
@@ -389,8 +389,8 @@ impl<'a> Bridge<'a> {
     fn deliver(&mut self, piece: &Piece) -> Option<LinkEvent> {
         match piece {
             Piece::Line(line) => {
-                let greeting = self.ledger.is_greeting();
-                let verdict = self.ledger.incoming(line);
+                let handshake = self.state.awaits_initialize();
+                let verdict = self.state.incoming(line);
                 match &verdict {
                     Verdict::Elsewhere => {
                         self.note_refusal();
@@ -403,7 +403,7 @@ impl<'a> Bridge<'a> {
                     Verdict::Deliver | Verdict::Swallow => {}
                 }
                 self.note_closing();
-                if greeting && !self.ledger.is_greeting() {
+                if handshake && !self.state.awaits_initialize() {
                     self.search = None;
                     self.noted_refusal = None;
                     self.link.initialize_written_at = None;
@@ -414,7 +414,7 @@ impl<'a> Bridge<'a> {
                 }
             }
             Piece::Start(bytes) => {
-                self.ledger.incoming_start(bytes);
+                self.state.incoming_start(bytes);
                 self.to_client.extend_from_slice(bytes);
             }
             Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
@@ -424,7 +424,7 @@ impl<'a> Bridge<'a> {
 
     /// Says on stderr why the client is not served yet: at once, and once for each reason.
     fn note_refusal(&mut self) {
-        let Some(refusal) = self.ledger.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
+        let Some(refusal) = self.state.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
         else {
             return;
         };
@@ -439,7 +439,7 @@ impl<'a> Bridge<'a> {
 
     /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
     fn note_closing(&mut self) {
-        if let Some(why) = self.ledger.closing()
+        if let Some(why) = self.state.closing()
             && !std::mem::replace(&mut self.link.noted_closing, true)
         {
             note(&format!("codexd: the daemon closes the connection of this client: {why}"));
@@ -473,15 +473,15 @@ impl<'a> Bridge<'a> {
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
             return Some(self.resolve_pending("codex app-server ended", code.unwrap_or(1)));
         }
-        let done = self.client_ended && self.to_daemon.is_empty() && self.ledger.unanswered() == 0;
+        let done = self.client_ended && self.to_daemon.is_empty() && self.state.unanswered() == 0;
         if matches!(event, LinkEvent::Lost) && done {
             return Some(0);
         }
-        if !self.ledger.can_move()
+        if !self.state.can_move()
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            let what = match (self.ledger.closing(), self.ledger.announced()) {
+            let what = match (self.state.closing(), self.state.announced()) {
                 (Some(why), _) => format!("codexd closed the connection ({why})"),
                 (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
                 (None, None) => "the connection to codexd was lost".to_owned(),
@@ -489,12 +489,12 @@ impl<'a> Bridge<'a> {
             return Some(self.resolve_pending(&what, 1));
         }
         if let LinkEvent::NoDaemon(why, answer) = event {
-            if !self.may_run_codex && self.ledger.refused() {
+            if !self.may_run_codex && self.state.refused() {
                 self.to_client.extend_from_slice(&answer);
             }
             return self.run_codex(why);
         }
-        if !self.ledger.is_greeting() && !self.needs_daemon() {
+        if !self.state.awaits_initialize() && !self.needs_daemon() {
             self.awaits_client = true;
             return None;
         }
@@ -518,7 +518,7 @@ impl<'a> Bridge<'a> {
         } else {
             let error = Error::new(ExitCode::Unavailable, "no daemon accepted this client in time")
                 .hint(format!("`{} status` shows what it does", start::ctl(self.target)));
-            Err(match self.ledger.refusal() {
+            Err(match self.state.refusal() {
                 Some(refusal) => error.because(refusal.to_owned()),
                 None => error,
             })
@@ -559,8 +559,8 @@ impl<'a> Bridge<'a> {
         self.link = link;
         self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
         self.first_written = 0;
-        self.to_daemon.retain(|line| line.kind == Kind::Other);
-        for line in self.ledger.replay().into_iter().rev() {
+        self.to_daemon.retain(|line| line.kind == LineKind::Other);
+        for line in self.state.replay().into_iter().rev() {
             self.to_daemon.push_front(line);
         }
         self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
@@ -572,16 +572,16 @@ impl<'a> Bridge<'a> {
         if self.from_daemon.is_inside_long_line() {
             self.to_client.push(b'\n');
         }
-        let count = self.ledger.unanswered();
+        let count = self.state.unanswered();
         if code != 0 || count > 0 {
             note(&format!("codexd: {what}; {count} requests were not answered"));
         }
-        if code != 0 && self.ledger.is_attached() {
+        if code != 0 && self.state.is_attached() {
             note(
                 "hint: connect again and resume the thread; what was running may have been carried out in part",
             );
         }
-        let truth = self.ledger.settle(&format!("{what} before this was answered"));
+        let truth = self.state.resolve(&format!("{what} before this was answered"));
         self.to_client.extend_from_slice(&truth);
         code
     }

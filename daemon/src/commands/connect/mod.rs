@@ -5,18 +5,14 @@
 //!
 //! The bridge connects before it reads anything from the client ([`dial`]), so that this process can still become
 //! codex itself if no daemon is available ([`direct`]). Then bytes are passed through ([`bridge`]), whole lines at a
-//! time, untouched but for the client's directory ([`cwd`]). The bridge keeps the handshake and the open requests, so
-//! that it can repeat the one and fail the others when the daemon is gone ([`ledger`]).
+//! time, untouched but for the client's directory (`proto/src/bridge/cwd.rs`). The bridge keeps the handshake and the open requests, so
+//! that it can repeat the one and fail the others when the daemon is gone (`proto/src/bridge/state.rs`).
 
 mod bridge;
 mod compare;
-mod cwd;
 mod dial;
 mod direct;
-mod ledger;
 mod lines;
-mod member;
-mod orphaned_turns;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;

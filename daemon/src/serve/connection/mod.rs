@@ -36,6 +36,9 @@ pub(crate) use http::{Head, Request, Response};
 pub(crate) use socket::Socket;
 pub(crate) use websocket::{Input, WebSocket, close_frame, shutdown_close_frame};
 
+/// Bytes of a message above which it is long: it is read in slices.
+pub(crate) const LONG_BYTES: usize = 1 << 20;
+
 /// What a connection speaks, and how far it is with it.
 pub(crate) enum Wire {
     /// Nothing was received yet.
@@ -69,7 +72,7 @@ impl Wire {
             *chunk = rest;
         }
         Some(match chunk.first()? {
-            b'{' | b'[' => Wire::Lines(LineDecoder::new(max_line_bytes)),
+            b'{' | b'[' => Wire::Lines(LineDecoder::new(max_line_bytes).giving_away(LONG_BYTES)),
             _ => Wire::Http(Head::default()),
         })
     }

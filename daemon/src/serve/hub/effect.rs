@@ -64,6 +64,7 @@ impl Hub {
             Effect::Sweep => {
                 sweep::sweep(None);
             }
+            Effect::Remember(entry) => self.threads.remember(entry),
             Effect::Log(fact) => self.log(&fact),
         }
     }
@@ -83,6 +84,11 @@ impl Hub {
                 queued_bytes,
                 suppressed,
                 "closing a client that does not read fast enough"
+            ),
+            Fact::PermissionsNotRestored { thread, reason } => tracing::error!(
+                thread.id = %thread,
+                reason,
+                "the permissions of a thread were not restored: work on it is refused"
             ),
             Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
             Fact::UpstreamLineTooLong => {

@@ -18,6 +18,7 @@ mod client_io;
 mod effect;
 mod ending;
 mod excess;
+mod long_message;
 mod reload;
 mod report;
 mod run;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
+use crate::instance::threads;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::settings::reload::Reloader;
@@ -89,6 +91,8 @@ pub(crate) struct Hub {
     publisher: Publisher,
     reloader: Reloader,
     start: StartupNotifier,
+    /// Takes what is to be remembered of threads.
+    threads: threads::Changes,
     max_message_bytes: usize,
 }
 
@@ -105,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: StartupNotifier,
+    pub(crate) threads: threads::Changes,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
 }
@@ -131,6 +136,7 @@ impl Hub {
             publisher: parts.publisher,
             reloader: parts.reloader,
             start: parts.start,
+            threads: parts.threads,
             max_message_bytes: parts.max_message_bytes,
         }
     }

@@ -122,8 +122,9 @@ impl Hub {
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
             self.core.handle(
                 now,
-                match frame {
+                match &frame {
                     Frame::Line(line) => Event::UpstreamLine(line),
+                    Frame::Long(line) => Event::UpstreamLine(line),
                     Frame::TooLong => Event::UpstreamLineTooLong,
                 },
             );

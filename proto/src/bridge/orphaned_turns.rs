@@ -1,8 +1,8 @@
 //! What becomes of turns when the client has left: a program that spawns `codex app-server` expects its turns to end
 //! with it.
 
-use codexd_proto::message::Params;
-use codexd_proto::router::OrphanedTurns;
+use crate::message::Params;
+use crate::router::OrphanedTurns;
 
 use super::member::put_if_absent;
 
@@ -15,7 +15,7 @@ pub(super) fn declare(line: &[u8], params: Option<&Params>, policy: OrphanedTurn
 
 #[cfg(test)]
 mod tests {
-    use codexd_proto::message::ClientMessage;
+    use crate::message::ClientMessage;
 
     use super::*;
 
