@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::logging::format::LogFormat;
 use crate::settings::duration::TimeLimit;
 use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
@@ -27,9 +28,14 @@ pub(crate) struct ConfigFile {
     pub(crate) idle_exit: Option<TimeLimit>,
     pub(crate) probe_interval: Option<TimeLimit>,
     pub(crate) probe_timeout: Option<TimeLimit>,
+    pub(crate) log_format: Option<LogFormat>,
     pub(crate) log_level: Option<LogFilter>,
     pub(crate) supervised: bool,
     pub(crate) permanent_exit_zero: bool,
+    pub(crate) silent_turn_warning: Option<TimeLimit>,
+    pub(crate) memory_recycle_bytes: Option<u64>,
+    pub(crate) memory_warning_bytes: Option<u64>,
+    pub(crate) metrics_port: Option<u16>,
     pub(crate) limits: FileLimits,
 }
 
@@ -59,11 +65,16 @@ const KEYS: &[&str] = &[
     "idle_exit",
     "instance",
     "limits",
+    "log_format",
     "log_level",
+    "memory_recycle_bytes",
+    "memory_warning_bytes",
+    "metrics_port",
     "orphaned_turns",
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
+    "silent_turn_warning",
     "socket",
     "supervised",
 ];
@@ -185,6 +196,9 @@ mod tests {
             "orphaned_turns" => "\"interrupt\"",
             "supervised" | "permanent_exit_zero" => "true",
             "log_level" => "\"debug\"",
+            "log_format" => "\"json\"",
+            "silent_turn_warning" => "\"1m\"",
+            "memory_recycle_bytes" | "memory_warning_bytes" | "metrics_port" => "1000",
             "limits" => "{}",
             _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
             _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",

@@ -84,6 +84,11 @@ impl Reloader {
         tracing::warn!(level = %filter, "the log level was changed");
     }
 
+    /// Returns the settings in force.
+    pub(crate) fn current(&self) -> &Settings {
+        &self.current
+    }
+
     /// Returns what an operator should know about the settings.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let broken = self.failure.as_ref().map(|message| Warning {
@@ -117,7 +122,11 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         probe_interval,
         probe_timeout,
         log,
+        log_format,
         limits,
+        memory_recycle_bytes,
+        memory_warning_bytes,
+        metrics_port,
         supervised,
         permanent_exit_zero,
         // Only its contents count.
@@ -134,6 +143,9 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("probe_interval", *probe_interval != new.probe_interval),
         ("probe_timeout", *probe_timeout != new.probe_timeout),
         ("log_level", *log != new.log),
+        ("memory_recycle_bytes", *memory_recycle_bytes != new.memory_recycle_bytes),
+        ("memory_warning_bytes", *memory_warning_bytes != new.memory_warning_bytes),
+        ("silent_turn_warning", limits.silent_turn_warning_ms != new.limits.silent_turn_warning_ms),
         ("limits", without_message_size(*limits) != without_message_size(new.limits)),
     ] {
         if changed {
@@ -148,6 +160,8 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("codex", *codex != new.codex),
         ("codex_args", *codex_args != new.codex_args),
         ("client_name", *client_name != new.client_name),
+        ("log_format", *log_format != new.log_format),
+        ("metrics_port", *metrics_port != new.metrics_port),
         ("supervised", *supervised != new.supervised),
         ("permanent_exit_zero", *permanent_exit_zero != new.permanent_exit_zero),
         // Buffers of this size are made with the connections, that to the upstream included.
@@ -161,7 +175,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
 }
 
 fn without_message_size(limits: Limits) -> Limits {
-    Limits { max_message_bytes: 0, ..limits }
+    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, ..limits }
 }
 
 #[cfg(test)]

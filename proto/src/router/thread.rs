@@ -1,5 +1,6 @@
 //! One thread: its subscribers, and which turn is open.
 
+use super::phase::Phase;
 use crate::id::ClientId;
 use crate::time::Time;
 
@@ -24,6 +25,14 @@ pub(super) struct Thread {
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
     pub(super) replay: Option<Replay>,
+    /// What its turn does.
+    pub(super) phase: Phase,
+    /// When the upstream last sent something about it.
+    pub(super) last_event: Option<Time>,
+    /// Its directory, as the last response said that started, resumed or forked it.
+    pub(super) cwd: Option<Box<str>>,
+    /// Its model, as that response said.
+    pub(super) model: Option<Box<str>>,
 }
 
 /// A turn that has started and not ended.
@@ -125,10 +134,14 @@ impl Thread {
     pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
         // A review that has begun under another id is known by the one it ends under.
         let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
-        if renamed || self.last_turn.as_deref() == Some(id) || self.running.iter().any(|turn| *turn.id == *id)
-        {
+        if renamed || self.last_turn.as_deref() == Some(id) {
             return false;
         }
+        if let Some(turn) = self.running.iter_mut().find(|turn| *turn.id == *id) {
+            turn.by = turn.by.or(by);
+            return false;
+        }
+        self.phase = Phase::Starting;
         self.running.push(RunningTurn { id: id.into(), since: now, by });
         true
     }

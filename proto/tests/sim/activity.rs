@@ -38,7 +38,10 @@ impl World {
                     assert!(turns.remove(&key), "{key:?} ended and had not started");
                     *ended += 1;
                 }
-                Activity::ConfigWarning { .. } => {}
+                Activity::ConfigWarning { .. }
+                | Activity::ApprovalRequested { .. }
+                | Activity::ApprovalEnded { .. }
+                | Activity::InterruptRefused { .. } => {}
             }
         }
     }

@@ -9,6 +9,11 @@ impl Hub {
     /// Logs what happened to clients and turns since the last time.
     pub(super) fn log_activity(&mut self) {
         while let Some(activity) = self.core.poll_activity() {
+            self.report_interrupted(&activity);
+            self.feed_activity(&activity);
+            if matches!(activity, Activity::ClientLeft { .. } | Activity::TurnEnded { .. }) {
+                self.check_memory = true;
+            }
             self.log_one(activity);
         }
     }
@@ -51,6 +56,27 @@ impl Hub {
                     duration_ms,
                     "turn ended"
                 );
+            }
+            Activity::ApprovalRequested { id, thread, method, .. } => tracing::debug!(
+                thread.id = thread.map(tracing::field::display),
+                rpc.method = method,
+                request.id = id.0,
+                "codex asks its clients"
+            ),
+            Activity::ApprovalEnded { id, thread, method, by, waited_ms } => {
+                let (client, name) = by.unzip();
+                tracing::debug!(
+                    thread.id = thread.map(tracing::field::display),
+                    rpc.method = method,
+                    request.id = id.0,
+                    client.id = client.map(|client| client.0),
+                    client.name = name.flatten(),
+                    duration_ms = waited_ms,
+                    "codex asks its clients no longer"
+                );
+            }
+            Activity::InterruptRefused { thread, message } => {
+                tracing::warn!(thread.id = %thread, error = %message, "codex refuses to interrupt a turn");
             }
             Activity::ConfigWarning { text } => {
                 tracing::warn!(warning = %text, "codex warns of its configuration");
