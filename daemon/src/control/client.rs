@@ -114,7 +114,7 @@ impl ControlConnection {
         self.client.clients().await.map_err(|error| self.failed(error))
     }
 
-    /// Asks for a list and returns the answer as it came, as [`status_json`](Connection::status_json) does.
+    /// Asks for a list and returns the answer as it came, as [`status_json`](ControlConnection::status_json) does.
     ///
     /// # Errors
     ///

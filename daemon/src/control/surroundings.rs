@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replaced_codex_is_told_with_its_version() {
+    fn a_replaced_codex_is_reported_with_its_version() {
         let dir = tempfile::tempdir().unwrap();
         let bin = dir.path().join("vendor/x/bin");
         fs::create_dir_all(&bin).unwrap();

@@ -105,11 +105,11 @@ fn events_tell_of_clients_turns_approvals_and_the_end() {
     let turn = client.start_turn(&thread, "[[shell:echo a-secret-word > made.txt]] go");
     let started = events.event("turnStarted");
     assert_eq!((&started["threadId"], &started["turnId"]), (&json!(thread), &json!(turn)));
-    let question = client.take_method("item/commandExecution/requestApproval");
+    let approval = client.take_method("item/commandExecution/requestApproval");
     let requested = events.event("approvalRequested");
     assert_eq!(requested["method"], "item/commandExecution/requestApproval");
     assert_eq!((&requested["threadId"], &requested["seenBy"][0]["name"]), (&json!(thread), &json!("one")));
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     let answered = events.event("approvalAnswered");
     assert_eq!(
         (&answered["requestId"], &answered["client"]["name"]),

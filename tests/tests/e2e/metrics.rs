@@ -109,7 +109,7 @@ fn metrics_are_read_by_the_parser_of_others_and_tell_what_happened() {
 fn warnings_and_closed_clients_are_metrics_with_their_reasons() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (_, _, _question) = crate::support::waiting_turn(&mut client, "");
+    let (_, _, _approval) = crate::support::waiting_turn(&mut client, "");
     let _ = daemon.ctl(&["kill", "one"]).expect_code(0);
     client.recv_to_end();
     wait::until("it is gone", || list(&daemon, "clients").is_empty());

@@ -44,7 +44,7 @@ fn lists_name_who_does_what_since_when() {
     let mut guest = daemon.websocket_client("guest");
     let thread = owner.start_thread(json!({"cwd": project, "approvalPolicy": "untrusted"}));
     let turn = owner.start_turn(&thread, "[[shell:echo a-secret-word > made.txt]] go");
-    let question = owner.take_method("item/commandExecution/requestApproval");
+    let approval = owner.take_method("item/commandExecution/requestApproval");
     guest.request("thread/resume", json!({"threadId": thread, "excludeTurns": true}));
 
     let [shown] = &list(&daemon, "turns")[..] else { panic!("one turn") };
@@ -82,7 +82,7 @@ fn lists_name_who_does_what_since_when() {
         assert!(table.stdout.contains("owner (1)") || verb == "clients", "{table}");
         assert!(!table.stdout.contains("a-secret-word") && !table.stdout.contains("[["), "{table}");
     }
-    owner.answer(&question, json!({"decision": "accept"}));
+    owner.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(owner.finish_turn(&thread, &turn).status, "completed");
     wait::until("nothing runs", || list(&daemon, "turns").is_empty() && list(&daemon, "requests").is_empty());
     let shown = &list(&daemon, "threads")[0];
@@ -152,11 +152,11 @@ fn an_interrupt_that_codex_does_not_carry_out_is_not_said_to_be_done() {
 }
 
 #[test]
-fn a_killed_client_is_told_and_nobody_else_notices() {
+fn a_killed_client_is_reported_and_nobody_else_notices() {
     let daemon = TestDaemon::fake("").ready();
     let mut other = daemon.client("other");
     let mut lines = daemon.client("lines");
-    let (thread, _, question) = waiting_turn(&mut other, "");
+    let (thread, _, approval) = waiting_turn(&mut other, "");
     lines.request("thread/resume", json!({"threadId": thread}));
     let mut socket = daemon.websocket_client("socket");
     let ids: Vec<u64> = list(&daemon, "clients").iter().map(|it| it["id"].as_u64().unwrap()).collect();
@@ -173,7 +173,7 @@ fn a_killed_client_is_told_and_nobody_else_notices() {
     let absent = daemon.ctl(&["kill", "socket"]).expect_code(1);
     assert!(absent.stderr.contains("no client called `socket`"), "{absent}");
     assert_eq!(list(&daemon, "clients").len(), 1);
-    other.answer(&question, json!({"decision": "accept"}));
+    other.answer(&approval, json!({"decision": "accept"}));
     other.take_method(TURN_END);
 }
 
@@ -181,17 +181,17 @@ fn a_killed_client_is_told_and_nobody_else_notices() {
 fn a_drain_lets_running_turns_finish_and_does_not_wait_for_them() {
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     let output = daemon.ctl(&["drain"]).expect_code(0);
     assert!(output.stdout.contains("1 running turn can finish within"), "{output}");
     wait_for_state(&daemon, "draining");
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     expect_end(&mut daemon, 0);
 }
 
 #[test]
-fn the_last_exit_is_told_with_and_without_a_daemon() {
+fn the_last_exit_is_reported_with_and_without_a_daemon() {
     let mut daemon = TestDaemon::fake("").ready();
     let none = daemon.ctl(&["last-exit"]).expect_code(1);
     assert_eq!(none.stderr, "no record of an earlier daemon\n");
@@ -218,10 +218,10 @@ fn a_watched_list_is_sent_again_until_the_daemon_ends() {
         || -> Option<Value> { lines.next().map(|line| serde_json::from_str(&line.unwrap()).unwrap()) };
     assert_eq!(next(), Some(json!([])));
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     while next().unwrap() == json!([]) {}
     assert_eq!(next().unwrap()[0]["id"], turn);
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     client.finish_turn(&thread, &turn);
     while next().unwrap() != json!([]) {}
     drop(client);
@@ -408,10 +408,10 @@ fn the_live_view_sorts_interrupts_and_disconnects_by_keys() {
 fn a_codex_that_has_grown_large_is_replaced_once_nobody_uses_it() {
     let mut daemon = TestDaemon::fake("").config("memory_recycle_bytes = 1\n").ready();
     let (mut one, two) = (daemon.client("one"), daemon.client("two"));
-    let (thread, turn, question) = waiting_turn(&mut one, "");
+    let (thread, turn, approval) = waiting_turn(&mut one, "");
     drop(two);
     wait::until("one client is left", || list(&daemon, "clients").len() == 1);
-    one.answer(&question, json!({"decision": "accept"}));
+    one.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(one.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(status(&daemon)["state"], "serving", "somebody uses it");
     drop(one);

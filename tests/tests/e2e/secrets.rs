@@ -43,7 +43,7 @@ fn planted_secrets_are_in_no_log_status_list_metric_event_frame_record_or_comman
     let mut client = daemon.client("one");
     let _ = client.try_request("account/login/start", json!({"type": "apiKey", "apiKey": IN_A_PARAMETER}));
     let prompt = format!("{IN_A_PROMPT} {IN_ENVIRONMENT}");
-    let (_, turn, _question) = waiting_turn(&mut client, &prompt);
+    let (_, turn, _approval) = waiting_turn(&mut client, &prompt);
 
     for verb in ["status", "clients", "threads", "turns", "requests"] {
         for flags in [&[verb][..], &[verb, "--json"]] {
