@@ -14,35 +14,35 @@ use crate::json::edit::{Edits, write_string, write_text};
 use crate::json::scan::{has_members, member, skip_space};
 use crate::time::Time;
 
-/// Why there is no upstream any more.
+/// Why the upstream was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// For programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
+    /// A stable word for programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
     pub reason: &'static str,
-    /// For people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
+    /// A text for people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
     pub message: String,
 }
 
 impl Loss {
-    /// Returns the error for a request that gets no answer because of it.
+    /// Returns the error response of a request that the upstream will not answer.
     pub(super) fn error(&self, code: i64, delivered: Delivered) -> ErrorAnswer<'_> {
         ErrorAnswer {
             code,
             message: &self.message,
             reason: self.reason,
             delivered,
-            // What may have been carried out must not be repeated blindly.
+            // A client must not repeat blindly what may have been carried out.
             retryable: delivered == Delivered::No,
         }
     }
 }
 
 impl Router {
-    /// Resolves everything that is open when the upstream is gone: an error for each request without
-    /// a response, one terminal event for each open turn, the resolution of each server request, and
-    /// the shutdown notice. Later requests are answered with the same error.
+    /// Resolves everything that is open after the loss of the upstream. Each request without a response gets an
+    /// error, each open turn one terminal event, each server request its resolution, and each client the shutdown
+    /// notice. Later requests get the same error.
     ///
-    /// Does nothing the second time.
+    /// Does nothing when called again.
     pub fn upstream_lost(&mut self, now: Time, loss: Loss, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if self.is_lost() {
@@ -66,11 +66,11 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
-    /// the error if it failed, the turn. It is completed if its final answer was seen and nothing else may
-    /// still have run for it, else failed.
+    /// Ends every open turn as the upstream does, in its order (measured): the status of the thread, the error if
+    /// the turn failed, the turn. A turn counts as completed if its final answer was seen and nothing else can have
+    /// been running for it. Every other turn has failed.
     ///
-    /// A thread that is active without a turn that anybody was notified of gets the status alone.
+    /// An active thread gets only the status if no client was notified of a turn.
     fn end_turns(&mut self, loss: &Loss) {
         let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
         let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
@@ -87,7 +87,7 @@ impl Router {
             let answer = answer.filter(|_| !sub_agent_open && error_sent.is_none());
             let generation = self.config.identity.generation;
             let end = End { thread: &thread, answer, error_sent, loss, generation };
-            // The upstream reports the status of a turn that has ended before the turn.
+            // The upstream reports the status of the thread before the end of the turn.
             if active || (answer.is_none() && error_sent.is_none()) {
                 self.delivery.notify_all(status, &end.status());
             }
@@ -118,16 +118,16 @@ impl Router {
 /// The end of what ran on a thread when the upstream was lost.
 struct End<'a> {
     thread: &'a ThreadId,
-    /// The item of the final answer, if that was seen: then the turn counts as completed.
+    /// The item of the final answer, if it was seen. Then the turn counts as completed.
     answer: Option<&'a [u8]>,
-    /// The error by which the upstream itself had failed the turn.
+    /// The error with which the upstream itself had failed the turn.
     error_sent: Option<&'a [u8]>,
     loss: &'a Loss,
     generation: u64,
 }
 
 impl End<'_> {
-    /// Writes the status that the upstream gives a thread whose turn has ended so.
+    /// Writes the status that the upstream gives a thread after such an end.
     fn status(&self) -> Vec<u8> {
         let mut line = self.begin("thread/status/changed");
         line.extend_from_slice(b",\"status\":{\"type\":");
@@ -136,7 +136,7 @@ impl End<'_> {
         self.finish(line)
     }
 
-    /// Writes the `error` by which clients learn the reason.
+    /// Writes the `error` notification with the reason.
     fn error(&self, turn: &[u8]) -> Vec<u8> {
         let mut line = self.begin("error");
         line.extend_from_slice(b",\"error\":");
@@ -146,8 +146,7 @@ impl End<'_> {
         self.finish(line)
     }
 
-    /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
-    /// that clients see the members they know.
+    /// Writes a `turn/completed`. It keeps the members of the turn object that the upstream sent when the turn began.
     fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
         let mut own = Vec::new();
         write_text(&mut own, id);
@@ -197,7 +196,7 @@ impl End<'_> {
         line
     }
 
-    /// Ends it with the mark.
+    /// Ends the notification, with codexd's mark.
     fn finish(&self, mut line: Vec<u8>) -> Vec<u8> {
         line.push(b',');
         line.extend_from_slice(&self.mark());
@@ -205,7 +204,7 @@ impl End<'_> {
         line
     }
 
-    /// Returns the member that says that codexd wrote this.
+    /// Returns the member that marks a message as written by codexd.
     fn mark(&self) -> Vec<u8> {
         let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
         mark.extend_from_slice(if self.answer.is_some() { b"true" } else { b"false" });
@@ -217,7 +216,7 @@ impl End<'_> {
         mark
     }
 
-    /// Returns the error object, which the `error` and the failed turn share.
+    /// Returns the error object of the `error` notification and the failed turn.
     fn reason(&self) -> Vec<u8> {
         if let Some(error) = self.error_sent {
             return error.to_vec();
