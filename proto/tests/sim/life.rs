@@ -579,6 +579,9 @@ impl World {
                 if waits && self.state() == State::Draining {
                     self.heal_if_it_can();
                     self.run_to_quiescence();
+                    if self.state() == State::Draining && self.waits_in_vain() {
+                        self.now = due;
+                    }
                 } else {
                     self.now = due;
                 }
