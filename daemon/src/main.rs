@@ -17,7 +17,7 @@ use crate::os::{journal, service_manager};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::start::StartupNotifier;
 use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 

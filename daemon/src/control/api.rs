@@ -13,7 +13,7 @@ use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
 use serde_json::Value;
 
-use crate::settings::reload::Differences;
+use crate::settings::reloader::Differences;
 
 /// The error code when all slots for subscriptions are taken.
 pub(crate) const TOO_MANY_SUBSCRIBED: i32 = -32012;
@@ -59,8 +59,8 @@ pub(crate) trait Control {
     #[subscription(name = "subscribeView" => "view", unsubscribe = "unsubscribeView", item = Value, with_extensions)]
     async fn subscribe_view(&self, view: View, every_ms: u64) -> SubscriptionResult;
 
-    /// Sends the current state, and what happens from now on: to the daemon, to clients, turns and approvals, and warnings
-    /// as they come and go.
+    /// Sends the current state, and what happens from now on: to the daemon, to clients, turns and approvals, and
+    /// warnings as they come and go.
     #[subscription(name = "subscribeEvents" => "event", unsubscribe = "unsubscribeEvents", item = FeedEvent, with_extensions)]
     async fn subscribe_events(&self) -> SubscriptionResult;
 
@@ -70,8 +70,8 @@ pub(crate) trait Control {
 
     /// Sends the current state and then each state that the daemon enters.
     ///
-    /// A daemon that has stopped sends nothing: the end of the connection reports that. A connection with a subscription
-    /// takes no slot from those without one.
+    /// A daemon that has stopped sends nothing: the end of the connection reports that. A connection with a
+    /// subscription takes no slot from those without one.
     #[subscription(name = "subscribeState" => "state", unsubscribe = "unsubscribeState", item = StateChange, with_extensions)]
     async fn subscribe_state(&self) -> SubscriptionResult;
 

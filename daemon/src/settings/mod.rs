@@ -7,7 +7,7 @@ mod file;
 pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod paths;
-pub(crate) mod reload;
+pub(crate) mod reloader;
 pub(crate) mod secrets;
 pub(crate) mod version;
 
