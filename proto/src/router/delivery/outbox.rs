@@ -1,24 +1,24 @@
-//! Bytes on their way to one peer.
+//! Bytes queued for one peer.
 
-/// Capacity above which an emptied buffer is given back, in bytes.
+/// Bytes of capacity above which an emptied buffer is freed.
 const KEEP: usize = 256 << 10;
 
-/// Bytes already written that are kept before the rest is moved to the front.
+/// Written bytes that stay in the buffer before the rest is moved to its front.
 const COMPACT: usize = 1 << 20;
 
 /// A queue of whole lines for one peer. The shell writes from its front.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
-    /// Where the part begins that is not written yet.
+    /// Offset of the first byte that is not written yet.
     head: usize,
-    /// Bytes ever queued.
+    /// Bytes queued since the start.
     queued_total: u64,
-    /// The last write could not take everything.
+    /// Whether the last write was incomplete.
     blocked: bool,
-    /// The peer has taken a part of the first line.
+    /// Whether a part of the first line is written.
     torn: bool,
-    /// Length of the longest line queued since nothing waited.
+    /// Bytes of the longest line queued since the outbox was last empty.
     longest: usize,
 }
 
@@ -28,20 +28,20 @@ impl Outbox {
         &self.bytes[self.head..]
     }
 
-    /// Returns how many bytes wait.
+    /// Returns how many bytes are queued.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.head
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing is queued.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Records that the peer took `n` bytes, and whether it could take no more.
+    /// Records that the peer accepted `n` bytes, and whether it could accept no more.
     ///
     /// # Panics
-    /// If `n` is more than waits.
+    /// If `n` is more than is queued.
     pub fn advance(&mut self, n: usize, blocked: bool) {
         assert!(n <= self.len(), "more bytes written than were queued");
         if n > 0 {
@@ -60,7 +60,7 @@ impl Outbox {
         }
     }
 
-    /// Returns the rest of the line of which the peer has taken a part, with its line feed.
+    /// Returns the rest of a partly written line, with its line feed; empty if there is none.
     pub fn rest_of_line(&self) -> &[u8] {
         let pending = self.pending();
         match memchr::memchr(b'\n', pending).filter(|_| self.torn) {
@@ -69,27 +69,27 @@ impl Outbox {
         }
     }
 
-    /// Whether the last write could not take everything.
+    /// Returns whether the last write was incomplete.
     pub fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Returns the length in bytes of the longest line queued since nothing waited.
+    /// Returns the bytes of the longest line queued since the outbox was last empty.
     pub fn longest(&self) -> usize {
         self.longest
     }
 
-    /// Returns how many bytes the peer has taken since the start.
+    /// Returns how many bytes the peer has accepted since the start.
     pub fn written_total(&self) -> u64 {
         self.queued_total - self.len() as u64
     }
 
-    /// Returns how many bytes were queued since the start: the offset of what is queued next.
+    /// Returns how many bytes were queued since the start: the offset of the next line.
     pub fn queued_total(&self) -> u64 {
         self.queued_total
     }
 
-    /// Queues a line; the line feed is added.
+    /// Queues a line. Its line feed is added.
     #[inline]
     pub fn push(&mut self, line: &[u8]) {
         self.bytes.reserve(line.len() + 1);
@@ -99,13 +99,13 @@ impl Outbox {
         self.queued_total += line.len() as u64 + 1;
     }
 
-    /// Returns the line that was queued last at `offset`, which is not written yet.
+    /// Returns the line that was queued last, at `offset`. It must not have been written yet.
     pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
         let bytes = (self.queued_total - offset) as usize;
         &self.bytes[self.bytes.len() - bytes..self.bytes.len() - 1]
     }
 
-    /// Queues the line that `write` appends; the line feed is added.
+    /// Queues the line that `write` appends. Its line feed is added.
     #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
@@ -115,7 +115,7 @@ impl Outbox {
         self.queued_total += (self.bytes.len() - before) as u64;
     }
 
-    /// Forgets what waits, from a peer that will not take it any more.
+    /// Drops what is queued, for a peer that will not read it.
     pub fn clear(&mut self) {
         self.queued_total = self.written_total();
         self.bytes = Vec::new();
