@@ -271,9 +271,10 @@ impl Attribution {
         }
     }
 
-    /// Clears everything when the upstream is lost. Returns the unsubscribes that waited.
-    pub(super) fn fail_all(&mut self) -> Vec<DeferredUnsubscribe> {
-        std::mem::take(self).unsubscribes
+    /// Clears everything when the upstream is lost. Returns the unsubscribes that waited and the deferred messages.
+    pub(super) fn fail_all(&mut self) -> (Vec<DeferredUnsubscribe>, VecDeque<Deferred>) {
+        let Attribution { unsubscribes, deferred, .. } = std::mem::take(self);
+        (unsubscribes, deferred)
     }
 
     /// Adds the number of things kept here.

@@ -50,10 +50,12 @@ impl Router {
         }
         self.phase = Phase::Lost(loss.clone());
         self.replay_early();
+        let (unsubscribes, deferred) = self.attribution.fail_all();
+        self.release_broadcasts(deferred);
         for Unanswerable { client, id, delivered } in self.pacing.fail_all(self.config.limits.window) {
             self.refuse(client, Some(&id), &loss.error(UPSTREAM_LOST, delivered));
         }
-        for waiting in self.attribution.fail_all() {
+        for waiting in unsubscribes {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
         let waiting = self.restoration.take_waiting();

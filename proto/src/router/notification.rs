@@ -55,6 +55,15 @@ impl Router {
         }
     }
 
+    /// Returns whether a line is a notification that all clients get.
+    pub(super) fn is_broadcast(&self, line: &[u8]) -> bool {
+        let Some(UpstreamMessage::Notification { method, .. }) = UpstreamMessage::read(line) else {
+            return false;
+        };
+        let known = self.routes.notification(&method);
+        known.is_some_and(|(note, _)| matches!(note.audience, Audience::Broadcast(_)))
+    }
+
     fn notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
         let Some((note, bit)) = self.routes.notification(method) else {
             return self.unknown_notification(line, method, params);

@@ -90,6 +90,17 @@ impl Router {
         }
     }
 
+    /// Handles the deferred notifications that all clients get, after the loss of the upstream: a client that knows a
+    /// thread as active has to learn that it is not. Other deferred messages are dropped, since the response that
+    /// would show whose they are does not come.
+    pub(super) fn release_broadcasts(&mut self, deferred: impl IntoIterator<Item = Deferred>) {
+        for Deferred { line, .. } in deferred {
+            if self.is_broadcast(&line) {
+                self.route_known(&line);
+            }
+        }
+    }
+
     /// Handles a line of a known thread, even while a resume of it is in flight.
     fn route_known(&mut self, line: &[u8]) {
         self.attribution.set_releasing(true);
