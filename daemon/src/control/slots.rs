@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A connection without a subscription sends requests that are answered within milliseconds; one with a subscription
-//! waits for a state of the daemon. Each kind has slots of its own, so that no number of waiting `codexd ctl wait` and
-//! `codexd ctl stop` locks `codexd ctl status` out. When all slots for requests are taken, new connections stay in the
-//! listener's backlog until a slot is free, and connections that have sent nothing for a second are closed.
+//! A connection without a subscription sends requests that are answered within milliseconds. One with a subscription
+//! waits for something that the daemon reports. Each kind has slots of its own, so that no number of waiting
+//! `codexd ctl wait` and `codexd ctl stop` can lock `codexd ctl status` out. While all slots for requests are occupied,
+//! new connections stay in the listener's backlog, and connections that have sent nothing for a second are closed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +26,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub(crate) const MAX_UNSUBSCRIBED: usize = 32;
 /// Slots for connections with a subscription.
 pub(crate) const MAX_SUBSCRIBED: usize = 96;
-/// Silence after which a connection without a subscription can lose its slot: longer than an answer takes.
+/// Time without a request after which a connection without a subscription can lose its slot. Longer than an answer
+/// takes.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// All slots. See the [module's documentation](self).
@@ -36,7 +37,7 @@ pub(super) struct Slots(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     taken: Mutex<Taken>,
-    /// A slot for a connection without a subscription is free.
+    /// Notified when a slot for a connection without a subscription is free.
     freed: Notify,
     connections: TaskTracker,
 }
@@ -67,11 +68,11 @@ struct SharedStream {
     last_read: Mutex<Instant>,
 }
 
-/// The stream of a connection that has a slot, for the library that serves it.
+/// The stream of a connection with a slot, for the library that serves it.
 pub(super) struct SlotStream(Arc<SharedStream>);
 
 impl Slots {
-    /// Completes when there is a slot for one more connection; closes idle connections if there is none.
+    /// Waits for a slot for one more connection. Closes idle connections if there is none.
     pub(super) async fn free(&self) {
         loop {
             let freed = self.0.freed.notified();
@@ -83,8 +84,8 @@ impl Slots {
         }
     }
 
-    /// Closes the connections that are idle at `now` if no slot is free; if none is idle, returns the time after which
-    /// one can be.
+    /// Closes the connections that are idle at `now` if no slot is free. If none is idle, returns the time after
+    /// which one can be.
     fn close_idle(&self, now: Instant) -> Option<Duration> {
         let mut taken = self.0.taken.lock();
         if taken.unsubscribed.len() < MAX_UNSUBSCRIBED {
@@ -107,7 +108,7 @@ impl Slots {
         taken.unsubscribed.values().map(|stream| IDLE - idle_for(stream)).min()
     }
 
-    /// Gives a connection a slot; it has no subscription.
+    /// Gives a connection without a subscription a slot.
     pub(super) fn take(&self, stream: UnixStream) -> (Arc<Slot>, SlotStream) {
         let stream = Arc::new(SharedStream { stream, last_read: Mutex::new(Instant::now()) });
         let mut taken = self.0.taken.lock();
@@ -124,7 +125,7 @@ impl Slots {
         (Arc::new(slot), SlotStream(stream))
     }
 
-    /// Completes when every connection has ended.
+    /// Waits until every connection has ended.
     pub(super) async fn finish(&self) {
         self.0.connections.close();
         self.0.connections.wait().await;
@@ -132,7 +133,7 @@ impl Slots {
 }
 
 impl Slot {
-    /// Adds a subscription: the connection moves to a slot for those that have one. `None` if all of these are taken.
+    /// Adds a subscription. The connection moves to a slot for those with one. `None` if all of these are occupied.
     pub(super) fn subscribe(self: &Arc<Self>) -> Option<Subscribed> {
         let mut taken = self.slots.0.taken.lock();
         let others = taken.subscribed.len();
@@ -173,7 +174,7 @@ impl Drop for Slot {
 impl SharedStream {
     /// Ends the connection: the library reads the end of the stream.
     fn close(&self) {
-        // One that has ended already needs no end.
+        // A stream that has ended already cannot be shut down, which is no fault.
         let _ = nix::sys::socket::shutdown(self.stream.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }
