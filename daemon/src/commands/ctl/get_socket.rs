@@ -1,4 +1,4 @@
-//! `ctl get-socket`: where clients connect.
+//! `ctl get-socket`: the socket for clients.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::{Context, print, print_json};
 use crate::control::client::Unreachable;
 use crate::error::Error;
 
-/// Prints the socket of the daemon that runs, else the one it would have.
+/// Prints the socket of the running daemon; without one, the socket that a daemon would have.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
     let asked = async { context.connect().await?.socket().await }.await;
     let running = match &asked {

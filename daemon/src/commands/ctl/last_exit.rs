@@ -9,10 +9,10 @@ use crate::error::Error;
 use crate::instance::record;
 use crate::terminal::note;
 
-/// Shows the record of the last daemon that ended: of the one before the one that runs, else of the last that ran. Exits
-/// 0 if there is one, 1 if there is none.
+/// Prints the record of the daemon that ended last: of the one before the running one, if one runs. Exits 0 if
+/// there is a record, 1 if not.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    // A daemon that runs has the record of the one before it; its own is to be written when it ends.
+    // A running daemon has the record of the one before it, and writes its own at its end.
     let asked = async { context.connect().await?.status().await }.await;
     let exit = match asked {
         Ok(status) => status.last_exit,

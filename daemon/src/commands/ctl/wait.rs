@@ -1,6 +1,6 @@
-//! `ctl wait`: until the daemon is ready, or gone.
+//! `ctl wait`: waits until the daemon is ready, or gone.
 //!
-//! Waiting is a subscription to the daemon's states, which takes no slot from other commands.
+//! A wait is a subscription to the states of the daemon, which occupies no slot of other commands.
 
 use std::future::Future;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::error::Error;
 use crate::instance::lock;
 use crate::terminal::note;
 
-/// Time between questions to a daemon that runs and cannot be waited for.
+/// Time between requests to a running daemon that has no slot for a subscription.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Reached,
@@ -29,7 +29,7 @@ pub(super) enum Waited {
     NotRunning,
 }
 
-/// Waits and says how it went.
+/// Waits and prints the result.
 pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error> {
     let until = Until::of(args.timeout.as_duration());
     let (waited, what) = match args.target {
@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error>
     Ok(code)
 }
 
-/// The end of a wait, if it has one.
+/// When a wait ends, if it has a limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Until(Option<Instant>);
 
@@ -78,7 +78,7 @@ impl Until {
         self.left().is_some_and(|left| left.is_zero())
     }
 
-    /// Waits for something until the end; `None` if it does not come.
+    /// Waits for something until the end of the wait; `None` if that comes first.
     async fn within<T>(self, fact: impl Future<Output = T>) -> Option<T> {
         match self.left() {
             Some(left) => tokio::time::timeout(left, fact).await.ok(),
@@ -86,13 +86,13 @@ impl Until {
         }
     }
 
-    /// Waits until something that does not tell is worth another look.
+    /// Waits until the next check of something that cannot be subscribed to.
     async fn look_again(self, pause: Duration) {
         tokio::time::sleep(self.left().map_or(pause, |left| left.min(pause))).await;
     }
 }
 
-/// Waits until a daemon serves clients; one that is still to be started is waited for as well.
+/// Waits until a daemon serves clients. The daemon can be started later.
 async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
         let watched = async {
@@ -102,7 +102,7 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
         };
         let last = match watched.await {
             Ok((_connection, states)) => Ok(ready_or_gone(states, until).await),
-            // Not yet, or no more: a supervisor may be about to start the next one.
+            // It does not run yet, or not any more. A supervisor may be about to start the next one.
             Err(Unreachable::NotRunning) => Ok(Waited::NotRunning),
             Err(Unreachable::CannotTell(error)) => Err(error),
         };
@@ -115,7 +115,7 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
 
 /// Waits until a daemon serves clients, is gone, or the time is over.
 async fn ready_or_gone(mut states: States, until: Until) -> Waited {
-    // The first one comes at once, and is waited for even if there is no time.
+    // The first state comes at once, and is awaited even if there is no time left.
     let mut next = tokio::time::timeout(ANSWER_WITHIN, states.next()).await.ok().flatten();
     while let Some(change) = next {
         if change.ready {
@@ -129,7 +129,7 @@ async fn ready_or_gone(mut states: States, until: Until) -> Waited {
     Waited::NotRunning
 }
 
-/// Waits until the daemon that runs now is gone, its sockets and its lock with it.
+/// Waits until the running daemon is gone, with its sockets and its lock.
 async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
         let asked = async {
@@ -149,7 +149,7 @@ async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error>
     }
 }
 
-/// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
+/// Waits until the daemon at the other end of `connection` is gone; `before` is its status.
 pub(super) async fn until_gone(
     context: &Context,
     mut connection: ControlConnection,
@@ -158,7 +158,7 @@ pub(super) async fn until_gone(
 ) -> Waited {
     let mut state = before.state;
     loop {
-        // Without a subscription, the connection is idle, and can be closed before its daemon ends.
+        // Without a subscription, the connection is idle and can be closed before its daemon ends.
         let mut states = connection.states().await.ok();
         let closed = async {
             if let Some(states) = &mut states {
@@ -172,7 +172,7 @@ pub(super) async fn until_gone(
             return Waited::TimedOut(state);
         }
         connection = loop {
-            // The lock follows the connection at once.
+            // The lock is released right after the connection is closed.
             if lock::is_free(Path::new(&before.lock_file)) {
                 return Waited::Reached;
             }
@@ -188,7 +188,7 @@ pub(super) async fn until_gone(
                 {
                     break connection;
                 }
-                // A supervisor has started the next one, which is no reason to wait for its end.
+                // A supervisor has started the next daemon. This wait is not for the end of that one.
                 Ok(_) => return Waited::Reached,
                 Err(_) => {}
             }
