@@ -90,12 +90,12 @@ impl Router {
         }
     }
 
-    /// Handles the deferred notifications that all clients get, after the loss of the upstream: a client that knows a
-    /// thread as active has to learn that it is not. Other deferred messages are dropped, since the response that
-    /// would show whose they are does not come.
+    /// Handles the deferred notifications about known threads that all clients get, after the loss of the upstream: a
+    /// client that knows a thread as active has to learn that it is not. Other deferred messages are dropped, since
+    /// the response that would show whose they are does not come; of an unknown thread, no client knows anything.
     pub(super) fn release_broadcasts(&mut self, deferred: impl IntoIterator<Item = Deferred>) {
-        for Deferred { line, .. } in deferred {
-            if self.is_broadcast(&line) {
+        for Deferred { thread, line, .. } in deferred {
+            if self.subscriptions.get(thread.as_bytes()).is_some() && self.is_broadcast(&line) {
                 self.route_known(&line);
             }
         }
