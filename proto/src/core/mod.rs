@@ -581,7 +581,7 @@ impl Core {
         })
     }
 
-    /// Returns the bytes queued for the upstream.
+    /// Returns the bytes to write to the upstream next: not always all that are queued, and empty only if nothing is.
     pub fn upstream_pending(&mut self) -> &[u8] {
         self.router.upstream_outbox().pending()
     }

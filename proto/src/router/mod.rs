@@ -239,7 +239,7 @@ impl Router {
 
     // ---- bytes and actions ---------------------------------------------------------------------
 
-    /// Returns the bytes waiting for the upstream.
+    /// Returns the outbox of the upstream.
     pub fn upstream_outbox(&mut self) -> &mut Outbox {
         self.pacing.upstream()
     }

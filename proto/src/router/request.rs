@@ -53,8 +53,8 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Handles one long message from a client that was read to its end. It is not copied if nothing else is queued
-    /// for the upstream.
+    /// Handles one long message from a client that was read to its end. It is copied only if a connection-scoped id in it
+    /// has to be replaced.
     pub fn client_line_read(&mut self, now: Time, client: ClientId, mut line: Vec<u8>, reader: Reader) {
         if !self.takes_line(now, client, &line) {
             return;
@@ -261,7 +261,8 @@ impl Router {
             }
             return false;
         }
-        let sent = self.pacing.send_request(now, client, pending, |UpstreamId(id), out| {
+        let owned = matches!(line, Cow::Owned(_));
+        let sent = self.pacing.send_request(now, client, pending, owned, |UpstreamId(id), out| {
             if !edits.is_empty() {
                 let mut number = Vec::new();
                 write_u64(&mut number, id);

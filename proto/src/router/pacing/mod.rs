@@ -125,7 +125,7 @@ impl Pacing {
         self.window.resize(slots);
     }
 
-    /// Returns the bytes waiting for the upstream.
+    /// Returns the outbox of the upstream.
     pub(super) fn upstream(&mut self) -> &mut Outbox {
         &mut self.upstream
     }
@@ -190,12 +190,14 @@ impl Pacing {
         self.clients.get(&client).is_some_and(|c| c.queue.blocks_reading(limits))
     }
 
-    /// Sends or queues a client's request. `write` appends its line with the id that it gets.
+    /// Sends or queues a client's request. `write` appends its line with the id that it gets; an `owned` line, which it
+    /// puts into an empty buffer, is not copied.
     pub(super) fn send_request(
         &mut self,
         now: Time,
         client: ClientId,
         pending: Pending,
+        owned: bool,
         write: impl FnOnce(UpstreamId, &mut Vec<u8>),
     ) -> Option<UpstreamId> {
         let requests = self.clients.get_mut(&client)?;
@@ -213,7 +215,13 @@ impl Pacing {
         } else {
             requests.newest_sent = requests.newest_sent.max(Some(id));
             let offset = self.upstream.queued_total();
-            self.upstream.push_with(|out| write(id, out));
+            if owned {
+                let mut line = Vec::new();
+                write(id, &mut line);
+                self.upstream.push_owned(line);
+            } else {
+                self.upstream.push_with(|out| write(id, out));
+            }
             let line = self.retained.copy(self.upstream.last_line(offset));
             self.occupy(now, id, offset, long, line);
         }
@@ -227,10 +235,10 @@ impl Pacing {
         let Some(requests) = self.clients.get_mut(&client) else { return };
         if requests.queue.is_empty() && self.window.has_room() {
             let offset = self.upstream.queued_total();
-            self.upstream.push_with(|out| match line {
-                Cow::Owned(line) if out.is_empty() => *out = line,
-                line => out.extend_from_slice(&line),
-            });
+            match line {
+                Cow::Owned(line) => self.upstream.push_owned(line),
+                Cow::Borrowed(line) => self.upstream.push(line),
+            }
             self.window.notified(offset, now);
             requests.newest_sent = requests.newest_sent.max(Some(next_id));
         } else {
@@ -298,15 +306,20 @@ impl Pacing {
     /// Sends what was queued.
     fn send(&mut self, now: Time, waiter: Waiter, queued: Queued) {
         let offset = self.upstream.queued_total();
-        self.upstream.push(&queued.line);
-        match queued.id {
-            Some(id) => {
-                let line = match waiter {
-                    Waiter::Codexd => self.retained.keep_own(queued.line),
-                    Waiter::Client(_) => self.retained.keep(queued.line),
-                };
-                self.occupy(now, id, offset, queued.long, line);
+        let Queued { id, line, long } = queued;
+        let kept = if waiter != Waiter::Codexd && Retained::is_too_long(&line) {
+            self.upstream.push_owned(line);
+            None
+        } else {
+            self.upstream.push(&line);
+            match waiter {
+                _ if id.is_none() => None,
+                Waiter::Codexd => self.retained.keep_own(line),
+                Waiter::Client(_) => self.retained.keep(line),
             }
+        };
+        match id {
+            Some(id) => self.occupy(now, id, offset, long, kept),
             None => self.window.notified(offset, now),
         }
     }

@@ -27,6 +27,11 @@ impl Retained {
         self.bytes
     }
 
+    /// Returns whether no copy of a line is kept, however few others there are.
+    pub(super) fn is_too_long(line: &[u8]) -> bool {
+        line.len() > LINE_BYTES
+    }
+
     fn has_room(&self, bytes: usize) -> bool {
         bytes <= LINE_BYTES && self.bytes + bytes <= ALL_BYTES
     }
