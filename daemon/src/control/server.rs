@@ -185,7 +185,7 @@ pub(super) struct Service {
 
 impl Service {
     /// Sends a command to the core and waits a limited time for the answer.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.handle.commands.send(command(reply)).ok()?;
         tokio::select! {
@@ -198,7 +198,7 @@ impl Service {
 
     /// Returns the status. If the core does not answer, this is the last snapshot.
     pub(super) async fn report(&self) -> StatusReport {
-        if let Some(mut report) = self.ask(Command::Status).await {
+        if let Some(mut report) = self.request(Command::Status).await {
             self.surroundings.describe(&mut report);
             return report;
         }
@@ -226,7 +226,7 @@ impl Service {
     /// Returns the connected clients with the names of their programs. The core cannot read those, since it reads
     /// no files.
     async fn client_list(&self) -> Option<Vec<ClientStatus>> {
-        let mut clients = self.ask(Command::Clients).await?;
+        let mut clients = self.request(Command::Clients).await?;
         for client in &mut clients {
             client.program = client.pid.and_then(process::program);
         }
@@ -238,9 +238,9 @@ impl Service {
         let text = match view {
             View::Status => to_raw_value(&self.report().await),
             View::Clients => to_raw_value(&self.client_list().await?),
-            View::Threads => to_raw_value(&self.ask(Command::Threads).await?),
-            View::Turns => to_raw_value(&self.ask(Command::Turns).await?),
-            View::Requests => to_raw_value(&self.ask(Command::Requests).await?),
+            View::Threads => to_raw_value(&self.request(Command::Threads).await?),
+            View::Turns => to_raw_value(&self.request(Command::Turns).await?),
+            View::Requests => to_raw_value(&self.request(Command::Requests).await?),
         };
         text.ok()
     }
@@ -257,15 +257,15 @@ impl super::api::ControlServer for Service {
     }
 
     async fn threads(&self) -> RpcResult<Vec<ThreadStatus>> {
-        self.ask(Command::Threads).await.ok_or_else(not_responding)
+        self.request(Command::Threads).await.ok_or_else(not_responding)
     }
 
     async fn turns(&self) -> RpcResult<Vec<TurnStatus>> {
-        self.ask(Command::Turns).await.ok_or_else(not_responding)
+        self.request(Command::Turns).await.ok_or_else(not_responding)
     }
 
     async fn requests(&self) -> RpcResult<Vec<RequestStatus>> {
-        self.ask(Command::Requests).await.ok_or_else(not_responding)
+        self.request(Command::Requests).await.ok_or_else(not_responding)
     }
 
     async fn interrupt(
@@ -277,7 +277,7 @@ impl super::api::ControlServer for Service {
         // It waits like a subscription, so it occupies a slot of those.
         let Some(_subscribed) = subscribed(extensions) else { return Err(too_many_subscribed()) };
         let (ended, end) = oneshot::channel();
-        let begun = self.ask(|begun| Command::Interrupt { target, begun, ended }).await;
+        let begun = self.request(|begun| Command::Interrupt { target, begun, ended }).await;
         let begun = match begun.ok_or_else(not_responding)? {
             Ok(begun) => begun,
             Err(error) => return Ok(InterruptReceipt { error: Some(error), ..InterruptReceipt::default() }),
@@ -294,7 +294,7 @@ impl super::api::ControlServer for Service {
     }
 
     async fn kill(&self, client: u64) -> RpcResult<KillReceipt> {
-        self.ask(|reply| Command::Kill { client, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::Kill { client, reply }).await.ok_or_else(not_responding)
     }
 
     async fn subscribe_view(
@@ -360,11 +360,11 @@ impl super::api::ControlServer for Service {
     }
 
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
-        self.ask(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
     }
 
     async fn reload(&self) -> RpcResult<ReloadReceipt> {
-        self.ask(Command::Reload).await.ok_or_else(not_responding)
+        self.request(Command::Reload).await.ok_or_else(not_responding)
     }
 
     async fn log_level(&self, level: String) -> RpcResult<()> {
@@ -372,7 +372,7 @@ impl super::api::ControlServer for Service {
             level.parse().map_err(|error: crate::logging::filter::ParseLogFilterError| {
                 ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
             })?;
-        self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
     }
 
     async fn socket(&self) -> RpcResult<String> {
@@ -459,7 +459,7 @@ mod tests {
         service.stop.cancel();
         // As often as it takes to see a choice by chance.
         for _ in 0..64 {
-            let answer = service.ask(|reply| {
+            let answer = service.request(|reply| {
                 reply.send(7).unwrap();
                 Command::Status(oneshot::channel().0)
             });

@@ -36,14 +36,14 @@ pub(super) struct Slots(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    taken: Mutex<Taken>,
+    occupied: Mutex<Occupied>,
     /// Notified when a slot for a connection without a subscription is free.
     freed: Notify,
     connections: TaskTracker,
 }
 
 #[derive(Default)]
-struct Taken {
+struct Occupied {
     next: u64,
     unsubscribed: BTreeMap<u64, Arc<SharedStream>>,
     /// Connections with a subscription, with the number of their subscriptions.
@@ -87,35 +87,35 @@ impl Slots {
     /// Closes the connections that are idle at `now` if no slot is free. If none is idle, returns the time after
     /// which one can be.
     fn close_idle(&self, now: Instant) -> Option<Duration> {
-        let mut taken = self.0.taken.lock();
-        if taken.unsubscribed.len() < MAX_UNSUBSCRIBED {
+        let mut occupied = self.0.occupied.lock();
+        if occupied.unsubscribed.len() < MAX_UNSUBSCRIBED {
             return None;
         }
         let idle_for = |stream: &SharedStream| now.saturating_duration_since(*stream.last_read.lock());
-        let before = taken.unsubscribed.len();
-        taken.unsubscribed.retain(|_, stream| {
+        let before = occupied.unsubscribed.len();
+        occupied.unsubscribed.retain(|_, stream| {
             let idle = idle_for(stream) >= IDLE;
             if idle {
                 stream.close();
             }
             !idle
         });
-        let closed = before - taken.unsubscribed.len();
+        let closed = before - occupied.unsubscribed.len();
         if closed > 0 {
             tracing::debug!(closed, "closed idle control connections");
             return None;
         }
-        taken.unsubscribed.values().map(|stream| IDLE - idle_for(stream)).min()
+        occupied.unsubscribed.values().map(|stream| IDLE - idle_for(stream)).min()
     }
 
     /// Gives a connection without a subscription a slot.
     pub(super) fn take(&self, stream: UnixStream) -> (Arc<Slot>, SlotStream) {
         let stream = Arc::new(SharedStream { stream, last_read: Mutex::new(Instant::now()) });
-        let mut taken = self.0.taken.lock();
-        let number = taken.next;
-        taken.next += 1;
-        taken.unsubscribed.insert(number, Arc::clone(&stream));
-        drop(taken);
+        let mut occupied = self.0.occupied.lock();
+        let number = occupied.next;
+        occupied.next += 1;
+        occupied.unsubscribed.insert(number, Arc::clone(&stream));
+        drop(occupied);
         let slot = Slot {
             number,
             slots: self.clone(),
@@ -135,14 +135,14 @@ impl Slots {
 impl Slot {
     /// Adds a subscription. The connection moves to a slot for those with one. `None` if all of these are occupied.
     pub(super) fn subscribe(self: &Arc<Self>) -> Option<Subscribed> {
-        let mut taken = self.slots.0.taken.lock();
-        let others = taken.subscribed.len();
-        match taken.subscribed.get_mut(&self.number) {
+        let mut occupied = self.slots.0.occupied.lock();
+        let others = occupied.subscribed.len();
+        match occupied.subscribed.get_mut(&self.number) {
             Some(subscriptions) => *subscriptions += 1,
             None if others >= MAX_SUBSCRIBED => return None,
             None => {
-                taken.subscribed.insert(self.number, 1);
-                taken.unsubscribed.remove(&self.number);
+                occupied.subscribed.insert(self.number, 1);
+                occupied.unsubscribed.remove(&self.number);
                 self.slots.0.freed.notify_one();
             }
         }
@@ -153,12 +153,12 @@ impl Slot {
 impl Drop for Subscribed {
     fn drop(&mut self) {
         let slot = &self.0;
-        let mut taken = slot.slots.0.taken.lock();
-        if let Some(subscriptions) = taken.subscribed.get_mut(&slot.number) {
+        let mut occupied = slot.slots.0.occupied.lock();
+        if let Some(subscriptions) = occupied.subscribed.get_mut(&slot.number) {
             *subscriptions -= 1;
             if *subscriptions == 0 {
-                taken.subscribed.remove(&slot.number);
-                taken.unsubscribed.insert(slot.number, Arc::clone(&slot.stream));
+                occupied.subscribed.remove(&slot.number);
+                occupied.unsubscribed.insert(slot.number, Arc::clone(&slot.stream));
             }
         }
     }
@@ -166,7 +166,7 @@ impl Drop for Subscribed {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.0.taken.lock().unsubscribed.remove(&self.number);
+        self.slots.0.occupied.lock().unsubscribed.remove(&self.number);
         self.slots.0.freed.notify_one();
     }
 }

@@ -380,7 +380,7 @@ impl Core {
                 match effect {
                     Effect::NotifyReady => {
                         self.served = true;
-                        self.router.ask_for_methods(now);
+                        self.router.request_methods(now);
                     }
                     Effect::CloseInput => self.input_open = false,
                     _ => {}

@@ -155,7 +155,7 @@ impl Check {
         let target = self.seen.saturating_add(bytes.max(1)).min(line.len());
         while self.outcome.is_none() {
             self.seen = (self.seen + WINDOW).min(target);
-            self.outcome = self.look(line, visitor);
+            self.outcome = self.check_window(line, visitor);
             if self.seen == target {
                 break;
             }
@@ -172,7 +172,7 @@ impl Check {
     }
 
     /// Checks what is new up to `seen`.
-    fn look(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Option<Result<Checked, Fault>> {
+    fn check_window(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Option<Result<Checked, Fault>> {
         let window = &line[..self.seen];
         // The next window checks a character that extends past this one.
         let cut = window.iter().rev().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
@@ -343,7 +343,7 @@ impl Checker<'_, '_> {
                     } else {
                         object = open == b'{';
                         if object && matches!(byte_at(line, inside + 1), b'$' | b'\\') {
-                            self.look_at_first_name(at);
+                            self.check_first_name(at);
                         }
                         depth += 1;
                         kinds = (kinds << 1) | u128::from(object);
@@ -449,7 +449,7 @@ impl Checker<'_, '_> {
 
     /// Records an object whose first member has a reserved name.
     #[cold]
-    fn look_at_first_name(&mut self, object: usize) {
+    fn check_first_name(&mut self, object: usize) {
         // A longer name is not reserved.
         let name = first_name(self.line, object, LONGEST_ESCAPE * LONGEST_RESERVED);
         if name.is_some_and(|name| RESERVED.iter().any(|reserved| spells(name, reserved))) {

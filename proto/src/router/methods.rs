@@ -23,7 +23,7 @@ impl Router {
     ///
     /// The result is in [`UpstreamStatus::unknown_methods`](crate::status::UpstreamStatus). It stays empty if the
     /// upstream words its refusal differently.
-    pub fn ask_for_methods(&mut self, now: Time) {
+    pub fn request_methods(&mut self, now: Time) {
         self.delivery.at(now);
         self.send_own(NO_METHOD, PendingKind::ListMethods, |out| out.extend_from_slice(b"{}"));
     }

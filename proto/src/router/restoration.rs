@@ -157,7 +157,7 @@ impl Router {
         let params = incoming.params(known);
         let wanted = match (&kind, params) {
             (PendingKind::Resume { target: Some(thread), .. }, Some(params))
-                if !says_permissions(params, &incoming.line) =>
+                if !gives_permissions(params, &incoming.line) =>
             {
                 let wanted = self.restoration.book.of_earlier_codex(thread);
                 wanted.map(|wanted| (thread.clone(), wanted.clone()))
@@ -328,7 +328,7 @@ fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
 }
 
 /// Returns whether the parameters of a resume give permissions.
-fn says_permissions(params: Params<'_>, line: &[u8]) -> bool {
+fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
     let given = |name: &&str| params.json(name).is_some_and(|json| json != b"null");
     let is_key = |key: &[u8]| {
         CONFIG_KEYS.iter().any(|known| {

@@ -71,7 +71,7 @@ impl Router {
                     if known.is_some_and(|known| known.is_of_command) && !self.server_requests.contains(id) {
                         let item = params.and_then(|p| member(line, p.start, b"itemId"));
                         if let Some(item) = item.and_then(|item| text(line, item)) {
-                            self.server_requests.command_asked(id, &thread, &item, &to);
+                            self.server_requests.command_requested(id, &thread, &item, &to);
                         }
                     }
                     self.pass_server_request(line, id, Some(thread), known, &to);

@@ -93,7 +93,7 @@ impl ServerRequests {
     }
 
     /// Records the clients that were subscribed when the approval of a command was first requested.
-    pub(super) fn command_asked(
+    pub(super) fn command_requested(
         &mut self,
         request: ServerRequestId,
         thread: &ThreadId,

@@ -33,24 +33,24 @@ impl Found {
 }
 
 /// Queries all instances at once. Returns them by name.
-pub(super) async fn ask_all(paths: &Paths) -> Vec<Found> {
+pub(super) async fn query_all(paths: &Paths) -> Vec<Found> {
     join_all(record::all(paths).into_iter().map(|former| async {
-        let answer = ask(&former).await;
+        let answer = query(&former).await;
         Found { former, answer }
     }))
     .await
 }
 
-/// As [`ask_all`], for callers without a runtime.
+/// As [`query_all`], for callers without a runtime.
 ///
 /// # Errors
 ///
 /// If the system cannot provide a runtime.
 pub(crate) fn find_all(paths: &Paths) -> Result<Vec<Found>, Error> {
-    Ok(runtime()?.block_on(ask_all(paths)))
+    Ok(runtime()?.block_on(query_all(paths)))
 }
 
-async fn ask(former: &Former) -> Result<Answer, Unreachable> {
+async fn query(former: &Former) -> Result<Answer, Unreachable> {
     // A killed daemon can have left a socket file that belongs to no process.
     if lock::is_free(&former.lock) {
         return Err(Unreachable::NotRunning);

@@ -13,8 +13,8 @@ use crate::terminal::note;
 /// there is a record, 1 if not.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
     // A running daemon has the record of the one before it, and writes its own at its end.
-    let asked = async { context.connect().await?.status().await }.await;
-    let exit = match asked {
+    let answer = async { context.connect().await?.status().await }.await;
+    let exit = match answer {
         Ok(status) => status.last_exit,
         Err(Unreachable::NotRunning) => {
             record::former(&context.settings.paths).and_then(|former| former.last_exit)

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::all::{Answer, Found, ask_all};
+use super::all::{Answer, Found, query_all};
 use super::table::{Column, table};
 use super::{Context, print, print_json, render, with_reason};
 use crate::cli::ListArgs;
@@ -31,7 +31,7 @@ const MEMBERS: [&str; 12] = [
 
 /// Lists the instances that run, and those that ended without being asked to; with `all`, also the others.
 pub(super) async fn run(context: &Context, args: &ListArgs) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     let hidden = found.len();
     found.retain(|instance| args.all || instance.may_run() || has_failed(instance));
     let hidden = hidden - found.len();

@@ -21,7 +21,7 @@ use crate::start::unit;
 use crate::terminal::note;
 
 /// Time between checks of a file that is followed.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where a log is.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +113,7 @@ async fn follow(path: &Path, args: &LogsArgs) -> Result<(), Error> {
         while let Some(line) = read(&mut file)? {
             print(&line)?;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
         let Ok(now) = std::fs::metadata(path) else { continue };
         let open = file.get_ref().metadata().map_err(failed)?;
         if (now.dev(), now.ino()) != (open.dev(), open.ino()) {

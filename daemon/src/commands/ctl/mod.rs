@@ -57,7 +57,7 @@ pub(crate) const CANNOT_TELL: u8 = 4;
 /// Time for the daemon's answer to a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Time between checks of something that cannot be subscribed to.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
 /// What every verb gets.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use codexd_proto::control::View;
 use codexd_proto::status::{StatusReport, Warning};
 use serde_json::{Value, json};
 
-use super::all::{Answer, answer, ask_all};
+use super::all::{Answer, answer, query_all};
 use super::{
     CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, watch, with_reason,
 };
@@ -63,7 +63,7 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Erro
 /// Shows all running instances. Exits 0 if all of them serve, 1 if one does not, 3 if none runs, 4 if that is
 /// unknown for one.
 async fn all(context: &Context) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     found.retain(|instance| instance.may_run());
     let mut code = if found.is_empty() { NOT_RUNNING } else { 0 };
     let (mut documents, mut screens) = (Vec::new(), Vec::new());

@@ -6,7 +6,7 @@ use codexd_proto::status::DaemonState;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::all::ask_all;
+use super::all::query_all;
 use super::wait::{Until, Waited, until_gone};
 use super::{Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, with_reason};
 use crate::cli::StopArgs;
@@ -60,7 +60,7 @@ pub(super) async fn drain(context: &Context) -> Result<u8, Error> {
 /// Stops all running instances at once. Exits 0 if all have stopped, 1 if one still runs, 3 if none was running, 4
 /// if that is unknown for one.
 async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     found.retain(|instance| instance.may_run());
     let outcomes = join_all(found.iter().map(|instance| async {
         let name = &instance.former.instance;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
-use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
+use super::{ANSWER_WITHIN, CHECK_EVERY, Context, NOT_REACHED, NOT_RUNNING, print_json};
 use crate::cli::{WaitArgs, WaitFor};
 use crate::control::client::{ControlConnection, States, Unreachable};
 use crate::error::Error;
@@ -17,7 +17,7 @@ use crate::instance::lock;
 use crate::terminal::note;
 
 /// Time between requests to a running daemon that has no slot for a subscription.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+const REQUEST_EVERY: Duration = Duration::from_millis(500);
 
 /// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Until {
     }
 
     /// Waits until the next check of something that cannot be subscribed to.
-    async fn look_again(self, pause: Duration) {
+    async fn next_check(self, pause: Duration) {
         tokio::time::sleep(self.left().map_or(pause, |left| left.min(pause))).await;
     }
 }
@@ -109,7 +109,7 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
         if until.is_over() || matches!(last, Ok(Waited::Reached)) {
             return last;
         }
-        until.look_again(if last.is_ok() { LOOK_EVERY } else { ASK_EVERY }).await;
+        until.next_check(if last.is_ok() { CHECK_EVERY } else { REQUEST_EVERY }).await;
     }
 }
 
@@ -132,12 +132,12 @@ async fn ready_or_gone(mut states: States, until: Until) -> Waited {
 /// Waits until the running daemon is gone, with its sockets and its lock.
 async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
-        let asked = async {
+        let answer = async {
             let connection = context.connect().await?;
             let status = connection.status().await?;
             Ok((connection, status))
         };
-        let last = match asked.await {
+        let last = match answer.await {
             Ok((connection, status)) => return Ok(until_gone(context, connection, &status, until).await),
             Err(Unreachable::NotRunning) => return Ok(Waited::Reached),
             Err(Unreachable::CannotTell(error)) => error,
@@ -145,7 +145,7 @@ async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error>
         if until.is_over() {
             return Err(last);
         }
-        until.look_again(ASK_EVERY).await;
+        until.next_check(REQUEST_EVERY).await;
     }
 }
 
@@ -195,7 +195,7 @@ pub(super) async fn until_gone(
             if until.is_over() {
                 return Waited::TimedOut(DaemonState::Exited);
             }
-            until.look_again(LOOK_EVERY).await;
+            until.next_check(CHECK_EVERY).await;
         };
         if until.is_over() {
             return Waited::TimedOut(state);

@@ -106,7 +106,7 @@ async fn show(
                 }
             } => {
                 acting = None;
-                model.say(done);
+                model.set_message(done);
             }
         }
     }

@@ -104,7 +104,7 @@ impl Model {
         self.sort();
     }
 
-    pub(super) fn say(&mut self, message: String) {
+    pub(super) fn set_message(&mut self, message: String) {
         self.message = message;
     }
 
