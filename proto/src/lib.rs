@@ -5,6 +5,7 @@
 //! * [`lifecycle`]: in which state the daemon is and what it exits with. Events in, effects out.
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
+//! * [`capture`]: when a turn is over, and how.
 //! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
 //! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
 //! * [`web_page`]: whether a request comes from a browser.
@@ -13,6 +14,7 @@
 //! `docs/architecture.md` shows how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod control;
 pub mod core;
 pub mod exit;

@@ -2,6 +2,7 @@
 
 use super::Router;
 use super::thread::RunningTurn;
+use crate::capture::Outcome;
 use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
@@ -56,44 +57,6 @@ pub enum Activity {
         /// In its words.
         text: String,
     },
-}
-
-/// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With its final answer.
-    Completed,
-    /// With an error.
-    Failed,
-    /// Somebody interrupted it.
-    Interrupted,
-    /// The upstream was lost.
-    Lost,
-    /// Nobody was subscribed to its thread, so the upstream did not say.
-    Unknown,
-}
-
-impl Outcome {
-    /// Reads the JSON text of a turn's status.
-    pub(super) fn of_status(status: &[u8]) -> Outcome {
-        match status {
-            b"\"completed\"" => Outcome::Completed,
-            b"\"failed\"" => Outcome::Failed,
-            b"\"interrupted\"" => Outcome::Interrupted,
-            _ => Outcome::Unknown,
-        }
-    }
-
-    /// Returns the word used in logs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Outcome::Completed => "completed",
-            Outcome::Failed => "failed",
-            Outcome::Interrupted => "interrupted",
-            Outcome::Lost => "lost",
-            Outcome::Unknown => "unknown",
-        }
-    }
 }
 
 impl Router {

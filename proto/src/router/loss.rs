@@ -1,12 +1,12 @@
 //! The loss of the upstream: every pending request and open turn is resolved.
 
-use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
 use super::{Announcement, Phase, Router};
+use crate::capture::Outcome;
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
@@ -63,8 +63,8 @@ impl Router {
     }
 
     /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
-    /// the error if it failed, the turn. It is completed if its final answer was seen and nothing else may
-    /// still have run for it, else failed.
+    /// the error if it failed, the turn. It is completed under the condition of [`capture`](crate::capture), else
+    /// failed.
     ///
     /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
@@ -76,10 +76,8 @@ impl Router {
         }
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
-        let (running, sub_agent_open) = self.subscriptions.end_all();
-        for Running { thread, active, turn } in running {
-            let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
-            let answer = answer.filter(|_| !sub_agent_open);
+        for Running { thread, active, turn, complete } in self.subscriptions.end_all() {
+            let answer = turn.as_ref().and_then(|turn| turn.progress.answer()).filter(|_| complete);
             let end = End { thread: &thread, answer, loss, generation: self.config.identity.generation };
             // The upstream may have reported already that a turn which it completed is idle.
             if active || answer.is_none() {

@@ -63,8 +63,9 @@ use crate::routes::Routes;
 use crate::status::Counters;
 use crate::time::Time;
 
+pub use crate::capture::Outcome;
 pub use action::{Action, CloseReason};
-pub use activity::{Activity, Outcome};
+pub use activity::Activity;
 pub use announcement::Announcement;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;

@@ -1,11 +1,12 @@
 //! Notifications of the upstream.
 
-use super::activity::{Activity, Outcome};
+use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
 use super::pacing::Origin;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
+use crate::capture::Outcome;
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
 use crate::json::Span;
 use crate::json::scan::{member, member_at, skip_space, string_inner};
@@ -181,18 +182,22 @@ impl Router {
                 self.attribution.forget_metered(thread);
             }
             Meaning::ItemStarted => {
+                let item = member(line, params, b"item")?;
                 if let Some(turn) = &mut state.turn {
-                    turn.final_answer = None;
+                    turn.progress.item_started(line, item);
                 }
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
-                if let Some(turn) = &mut state.turn
-                    && is_final_answer(line, item)
-                {
-                    turn.final_answer = Some(item.of(line).into());
+                if let Some(turn) = &mut state.turn {
+                    turn.progress.item_completed(line, item);
                 }
                 return self.refused_command(line, thread, item);
+            }
+            Meaning::TurnError => {
+                if let Some(turn) = &mut state.turn {
+                    turn.progress.error_reported();
+                }
             }
             Meaning::TokenUsage => {
                 let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
@@ -338,9 +343,4 @@ fn text(line: &[u8], params: Option<usize>, name: &[u8]) -> Option<Span> {
 fn never_ran(line: &[u8], item: Span) -> bool {
     let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
     is(b"type", b"\"commandExecution\"") && is(b"processId", b"null") && is(b"exitCode", b"null")
-}
-
-fn is_final_answer(line: &[u8], item: Span) -> bool {
-    let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
-    is(b"type", b"\"agentMessage\"") && is(b"phase", b"\"final_answer\"")
 }

@@ -7,6 +7,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::thread::{OpenTurn, Thread};
+use crate::capture;
 use crate::id::{ClientId, ThreadId};
 
 /// See the [module's documentation](self).
@@ -24,6 +25,8 @@ pub(super) struct Running {
     pub(super) active: bool,
     /// None while it is not known.
     pub(super) turn: Option<OpenTurn>,
+    /// The turn counts as complete.
+    pub(super) complete: bool,
 }
 
 impl Subscriptions {
@@ -136,21 +139,41 @@ impl Subscriptions {
         clients
     }
 
-    /// The upstream is gone: no thread is loaded. Returns what ran, by thread, and whether a turn of a
-    /// sub-agent was open.
-    pub(super) fn end_all(&mut self) -> (Vec<Running>, bool) {
-        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
+    /// The upstream is gone: no thread is loaded. Returns what ran, by thread.
+    pub(super) fn end_all(&mut self) -> Vec<Running> {
+        let complete = self.inferred_complete();
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
             let active = std::mem::take(&mut thread.active);
             let turn = thread.turn.take();
             if active || turn.is_some() {
-                running.push(Running { thread: id.clone(), active, turn });
+                let complete = complete.contains(id);
+                running.push(Running { thread: id.clone(), active, turn, complete });
             }
         }
         running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
-        (running, sub_agent_open)
+        running
+    }
+
+    /// Returns the threads whose open turn counts as complete if nothing comes any more, see
+    /// [`capture`](crate::capture).
+    fn inferred_complete(&self) -> FxHashSet<ThreadId> {
+        let open: Vec<(&ThreadId, &OpenTurn, bool)> = self
+            .threads
+            .iter()
+            .filter_map(|(id, thread)| Some((id, thread.turn.as_ref()?, thread.sub_agent)))
+            .collect();
+        let complete = open.iter().filter(|(thread, turn, _)| {
+            let names = [&*turn.id, turn.ends_as(), turn.root().unwrap_or(&turn.id)];
+            turn.progress.answer().is_some()
+                && !open.iter().any(|(other, helper, sub_agent)| {
+                    let helper =
+                        capture::OpenTurn { id: &helper.id, root: helper.root(), sub_agent: *sub_agent };
+                    other != thread && capture::works_for(helper, &names)
+                })
+        });
+        complete.map(|(thread, ..)| (*thread).clone()).collect()
     }
 
     /// Fills in how much is kept.

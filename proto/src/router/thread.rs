@@ -1,5 +1,6 @@
 //! One thread: its subscribers, and which turn is open.
 
+use crate::capture::{self, Progress};
 use crate::id::ClientId;
 use crate::time::Time;
 
@@ -37,8 +38,8 @@ pub(super) struct OpenTurn {
     pub(super) begins_as_another: bool,
     /// The turn object as the upstream gave it when the turn began.
     pub(super) object: Box<[u8]>,
-    /// The item of the final answer, while nothing came after it.
-    pub(super) final_answer: Option<Box<[u8]>>,
+    /// What it has shown of its end.
+    pub(super) progress: Progress,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
 }
@@ -77,6 +78,11 @@ impl OpenTurn {
         self.ends_as.as_deref().unwrap_or(&self.id)
     }
 
+    /// Returns the turn that it works for, if it says so.
+    pub(super) fn root(&self) -> Option<&[u8]> {
+        capture::root_turn(&self.object)
+    }
+
     /// Whether it has this id, as it began or as it ends.
     pub(super) fn is_called(&self, id: &[u8]) -> bool {
         *self.id == *id || self.ends_as.as_deref() == Some(id)
@@ -111,7 +117,7 @@ impl Thread {
                     ends_as: None,
                     begins_as_another: false,
                     object: object.into(),
-                    final_answer: None,
+                    progress: Progress::default(),
                     known_to,
                 });
             }

@@ -284,6 +284,8 @@ pub enum Meaning {
     ItemStarted,
     /// An item is complete; perhaps the final answer.
     ItemCompleted,
+    /// The turn has met an error, and tries again or fails.
+    TurnError,
     /// A thread is active, idle or not loaded any more.
     StatusChanged,
     /// A thread has no subscribers any more.
