@@ -10,6 +10,7 @@ use crate::logging::filter::LogFilter;
 use crate::settings::codex_flags;
 use crate::settings::duration::TimeLimit;
 use crate::settings::version;
+use crate::turn::{ApprovalMode, Review, Sandbox};
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// The same in place of `codex app-server`, with its arguments
     AppServer(AppServerArgs),
+    /// Run one turn: progress on stderr, the answer on stdout; exit 0 completed, 1 failed, 2 interrupted, 124 timed out
+    Run(Box<RunArgs>),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
     /// Make a service of the daemon for this user and CODEX_HOME, or put a `codex` into PATH that uses it
@@ -65,6 +68,62 @@ pub(crate) struct AppServerArgs {
     /// Arguments of `codex app-server`, from the first that is not one of the above
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+/// Flags of `codexd run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What codex is to do; `-` reads it from standard input [default: from standard input, if that is no terminal]
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Option<String>,
+
+    /// Directory to work in [default: the current one, or that of the thread]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    pub(crate) cd: Option<PathBuf>,
+
+    /// Model [default: of codex's configuration, or of the thread]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+
+    /// Reasoning effort, as `low` or `high` [default: of codex's configuration, or of the thread]
+    #[arg(long, value_name = "EFFORT")]
+    pub(crate) effort: Option<String>,
+
+    /// What commands can change [default: of codex's configuration, or of the thread]
+    #[arg(long, short, value_enum)]
+    pub(crate) sandbox: Option<Sandbox>,
+
+    /// What becomes of what needs an approval
+    #[arg(long, value_enum, default_value = "never")]
+    pub(crate) approval: ApprovalMode,
+
+    /// Continue this thread [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) thread: Option<String>,
+
+    /// Review `uncommitted`, `base:BRANCH`, `commit:SHA`, or `custom`: what PROMPT says
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) review: Option<Review>,
+
+    /// File with a JSON schema that the answer is to follow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_schema: Option<PathBuf>,
+
+    /// Interrupt the turn after this time, and exit 124
+    #[arg(long, value_name = "DURATION", default_value = "never")]
+    pub(crate) timeout: TimeLimit,
+
+    /// Print a JSON object for each event on stdout, the result last
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Socket of the daemon [default: as `codexd serve`] [env: CODEXD_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Start nothing: exit 69 if no daemon runs
+    #[arg(long)]
+    pub(crate) no_spawn: bool,
 }
 
 /// Flags of `codexd serve`.

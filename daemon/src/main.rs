@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 use crate::cli::{Command, ServeArgs};
-use crate::commands::{connect, ctl, doctor, install, shim};
+use crate::commands::{connect, ctl, doctor, install, run as run_turn, shim};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
 use crate::os::signals::{self, Terminal};
@@ -32,6 +32,7 @@ mod serve;
 mod settings;
 mod start;
 mod terminal;
+mod turn;
 
 use codexd_proto::exit::ExitCode as ServeExit;
 
@@ -69,6 +70,7 @@ fn run() -> ExitCode {
         Command::AppServer(args) => {
             connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
         }
+        Command::Run(args) => run_turn::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
             let code = if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL };

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the top to the bottom, each with why it knows nothing of those above it. A room is a folder or
 /// a file at the top of `src`; it may name itself and what comes later here.
-const ROOMS: [(&str, &str); 11] = [
+const ROOMS: [(&str, &str); 12] = [
     ("main", "it is the top: nobody can name it"),
     ("commands", "what a person calls is called by nobody else"),
     ("serve", "the daemon does not know the commands that talk to it"),
@@ -15,6 +15,7 @@ const ROOMS: [(&str, &str); 11] = [
     ("start", "whoever starts a daemon is not that daemon, and does not ask it anything"),
     ("instance", "a lock and a record are files; who holds them is asked by those who can"),
     ("settings", "settings are values; who puts them into force comes for them"),
+    ("turn", "a turn is run over a connection that others have made, for who wants it"),
     ("logging", "the log is started before anything that could be told about it, and is told what it needs"),
     ("os", "calls of the system know nothing of codexd"),
     ("terminal", "words for a person are made by those who know what happened"),

@@ -4,4 +4,5 @@ pub(crate) mod connect;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
 pub(crate) mod install;
+pub(crate) mod run;
 pub(crate) mod shim;

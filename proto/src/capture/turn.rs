@@ -96,6 +96,15 @@ impl Capture {
         self.begun.as_deref().unwrap_or(self.watch.turn.as_bytes())
     }
 
+    /// Returns whether a message with this thread and turn is about the turn: `Some(true)` if it is about a sub-agent's
+    /// part of it.
+    pub fn concerns(&self, thread: &[u8], turn: Option<&[u8]>) -> Option<bool> {
+        if thread == self.watch.thread.as_bytes() {
+            return turn.is_none_or(|turn| self.is_called(turn)).then_some(false);
+        }
+        self.helpers.iter().any(|(helper, _)| helper.as_bytes() == thread).then_some(true)
+    }
+
     /// Returns when the last message of the turn came.
     pub fn last_activity(&self) -> Time {
         self.last

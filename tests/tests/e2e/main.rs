@@ -27,6 +27,7 @@ mod others;
 mod ownership;
 mod plugin;
 mod real;
+mod run;
 mod shim;
 mod slow_clients;
 mod start_failures;

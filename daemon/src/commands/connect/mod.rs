@@ -12,7 +12,7 @@ mod arguments;
 mod bridge;
 mod compare;
 mod cwd;
-mod dial;
+pub(crate) mod dial;
 mod direct;
 mod ledger;
 mod lines;
@@ -40,7 +40,7 @@ use bridge::Bridge;
 use dial::Wait;
 
 /// How long a daemon is waited for: longer than one may drain and stop by default.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bridges until one side ends; `arguments` are those of `codex app-server`.
 ///
@@ -110,7 +110,7 @@ pub(crate) fn run(
 }
 
 /// Returns the error with the exit code of "nothing to connect to", whatever ended the daemon.
-fn unavailable(error: &Error) -> Error {
+pub(crate) fn unavailable(error: &Error) -> Error {
     let unavailable = Error::new(Code::Unavailable, error.chain());
     match error.next_step() {
         Some(hint) => unavailable.hint(hint),
