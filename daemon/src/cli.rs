@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use codexd_proto::router::OrphanedTurns;
 
 use crate::logging::filter::LogFilter;
 use crate::settings::codex_flags;
@@ -57,6 +59,16 @@ pub(crate) struct ConnectArgs {
     /// Do not run codex itself if no daemon can be had: exit 69
     #[arg(long)]
     pub(crate) no_direct: bool,
+
+    /// Turns that it leaves as last subscriber [default: app-server interrupt, connect as the daemon]
+    #[arg(long, value_name = "POLICY", value_parser = orphaned_turns())]
+    pub(crate) orphaned_turns: Option<OrphanedTurns>,
+}
+
+fn orphaned_turns() -> impl TypedValueParser<Value = OrphanedTurns> {
+    let policies = [OrphanedTurns::Keep, OrphanedTurns::Interrupt];
+    PossibleValuesParser::new(policies.map(OrphanedTurns::word))
+        .map(move |word| policies.into_iter().find(|policy| policy.word() == word).unwrap_or_default())
 }
 
 /// Flags of `codexd app-server`.

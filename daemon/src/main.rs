@@ -67,9 +67,8 @@ fn run() -> ExitCode {
         Command::Connect(args) => {
             connect::run(&args, &[], &environment).unwrap_or_else(|error| failed(&error))
         }
-        Command::AppServer(args) => {
-            connect::run(&args.connect, &args.arguments, &environment).unwrap_or_else(|error| failed(&error))
-        }
+        Command::AppServer(args) => connect::app_server(&args.connect, &args.arguments, &environment)
+            .unwrap_or_else(|error| failed(&error)),
         Command::Run(args) => run_turn::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".

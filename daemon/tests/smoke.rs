@@ -6,6 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+#[path = "../src/os/test_dir.rs"]
+mod test_dir;
+
 /// A home and a runtime folder that nobody else uses.
 struct Place {
     dir: tempfile::TempDir,
@@ -21,7 +24,7 @@ struct Output {
 
 impl Place {
     fn new() -> Place {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = test_dir::test_dir();
         std::fs::create_dir(dir.path().join("run")).unwrap();
         std::fs::set_permissions(dir.path().join("run"), Permissions::from_mode(0o700)).unwrap();
         Place { dir }

@@ -8,6 +8,8 @@
 //! * [`capture`]: when a turn is over, and how.
 //! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
 //! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
+//! * [`codex_args`]: what arguments of `codex app-server` mean for a daemon that many share.
+//! * [`start_back_off`]: whether a daemon that keeps failing is started again.
 //! * [`web_page`]: whether a request comes from a browser.
 //!
 //! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
@@ -15,10 +17,12 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod codex_args;
 pub mod control;
 pub mod core;
 pub mod exit;
 pub mod frame;
+pub mod hash;
 pub mod health;
 pub mod id;
 pub mod json;
@@ -28,6 +32,7 @@ pub mod rate_limit;
 pub mod router;
 pub mod routes;
 pub mod secrets;
+pub mod start_back_off;
 pub mod status;
 pub mod stderr;
 pub mod time;

@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &[OsString], environment: &Environment) -> Result<E
     match daemons(arguments) {
         Some(rest) => {
             signals::release();
-            connect::run(&ConnectArgs::default(), &rest, environment)
+            connect::app_server(&ConnectArgs::default(), &rest, environment)
         }
         None => Err(become_real(arguments, environment)),
     }
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn who_comes_first_in_path_is_told() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         for name in ["shim", "real", "empty"] {
             std::fs::create_dir(path(name)).unwrap();

@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn served() -> Served {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -476,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn someone_who_does_not_speak_the_protocol_is_no_daemon() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let _mute = UnixListener::bind(&path).unwrap();
         let answer = Connection::open(&path, Duration::from_millis(50), PATIENCE).await;

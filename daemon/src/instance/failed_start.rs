@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_last_failed_start_is_kept_until_it_is_cleared() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (environment, record) = (world(dir.path()), dir.path().join("x.json"));
         let args = ServeArgs { instance: Some("x".to_owned()), ..ServeArgs::default() };
         for text in ["first", "second"] {
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_has_a_record_is_not_written_down_twice() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (environment, args) = (world(dir.path()), ServeArgs::default());
         let attempt = Attempt::new(&args, &environment);
         attempt.recorded();
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_panic_and_settings_that_cannot_be_used_are_written_down_too() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (environment, args) = (
             world(dir.path()),
             ServeArgs {
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_start_that_fails_beside_a_living_daemon_says_so() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let run = dir.path().join("run");
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let environment = Environment::of([

@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn one_at_a_time_and_the_file_goes_with_the_holder() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         assert!(is_free(&path));
         let lock = acquire(&path).unwrap();
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_words_of_the_holder_are_passed_on() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         let _lock = acquire(&path).unwrap();
         let error = InstanceLock::acquire(&path, || Some("it is me".to_owned())).unwrap_err();
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_file_left_by_a_killed_holder_is_free() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         std::fs::write(&path, "4194304\n").unwrap();
         assert!(is_free(&path));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_holder_whose_file_was_replaced_does_not_unlink_the_new_one() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         let first = acquire(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_symbolic_link_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         std::os::unix::fs::symlink(dir.path().join("victim"), &path).unwrap();
         assert_eq!(acquire(&path).unwrap_err().exit_code(), ExitCode::Unsafe);
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_let_go_in_its_last_moments_is_taken() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.lock");
         let first = acquire(&path).unwrap();
         std::thread::scope(|scope| {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use codexd_proto::exit::ExitCode;
+use codexd_proto::start_back_off::EarlyEnds;
 use codexd_proto::status::{FailedStart, LastExit, Warning};
 use codexd_proto::stderr::explained;
 use serde::{Deserialize, Serialize};
@@ -70,20 +71,6 @@ struct Contents {
     /// Lives of which processes may be left, the latest last: that of the daemon that runs, and those of daemons
     /// that could not see to it.
     lives: Vec<Token>,
-}
-
-/// Daemons started by clients that failed in a row, each right after its start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct EarlyEnds {
-    /// How many.
-    pub(crate) count: u32,
-    /// When the last one ended, in milliseconds since the epoch.
-    pub(crate) last_unix_ms: u64,
-    /// Exit code of the last one.
-    pub(crate) code: u8,
-    /// Why the last one ended, in words.
-    pub(crate) reason: String,
 }
 
 /// The mark of a daemon that has started and not ended.
@@ -367,28 +354,6 @@ impl Former {
     }
 }
 
-impl EarlyEnds {
-    /// Uptime below which a failure counts as one of the start, in milliseconds.
-    const EARLY_MS: u64 = 5_000;
-
-    /// Returns what to remember after one more daemon has ended.
-    ///
-    /// Whoever ran for a while, or ended because it was asked to, proves that starting works.
-    fn after(&self, auto_spawned: bool, code: ExitCode, reason: &str, uptime_ms: u64, now: u64) -> EarlyEnds {
-        match code {
-            _ if uptime_ms >= EarlyEnds::EARLY_MS => EarlyEnds::default(),
-            ExitCode::Stopped => EarlyEnds::default(),
-            _ if !auto_spawned => self.clone(),
-            _ => EarlyEnds {
-                count: self.count.saturating_add(1),
-                last_unix_ms: now,
-                code: code.number(),
-                reason: reason.to_owned(),
-            },
-        }
-    }
-}
-
 /// Returns whether daemons of this record keep failing at their start.
 pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
     read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
@@ -463,7 +428,7 @@ mod tests {
 
     #[test]
     fn generations_count_and_the_last_exit_is_kept() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(&dir.path().join("a/codexd"), "x");
         let first = begin(&paths, false);
         assert_eq!((first.generation(), first.last_exit(), first.warning()), (1, None, None));
@@ -478,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         let mut record = begin(&paths, true);
         record.started_unix_ms += 3_600_000;
@@ -491,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_daemon_that_was_killed_left_no_record() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         std::mem::forget(begin(&paths, false));
         let second = begin(&paths, false);
@@ -503,7 +468,7 @@ mod tests {
 
     #[test]
     fn the_former_daemon_is_found_by_its_control_socket() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (x, y) = (paths(dir.path(), "x"), paths(dir.path(), "y"));
         assert_eq!(former(&x).unwrap().last_exit, None);
         begin(&x, false).finish(ExitCode::Stopped, "asked to", None);
@@ -516,7 +481,7 @@ mod tests {
 
     #[test]
     fn all_instances_are_found_by_their_records_and_their_locks() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let own = |name: &str| Paths {
             runtime_dir: dir.path().join("run"),
             ..paths(&dir.path().join("state"), name)
@@ -543,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_read_is_replaced_and_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         std::fs::write(&paths.record, "{").unwrap();
         let record = begin(&paths, false);
@@ -558,7 +523,7 @@ mod tests {
 
     #[test]
     fn a_state_folder_that_cannot_be_made_is_said() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
@@ -567,7 +532,7 @@ mod tests {
 
     #[test]
     fn failures_right_after_the_start_add_up_until_one_daemon_lives() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for count in 1..=3 {
             begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
@@ -586,7 +551,7 @@ mod tests {
 
     #[test]
     fn a_life_is_remembered_until_nothing_is_left_of_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         let token = |_| Token::random().unwrap();
         let lives: Vec<Token> = (0..4).map(token).collect();
@@ -610,7 +575,7 @@ mod tests {
 
     #[test]
     fn no_more_lives_are_remembered_than_there_is_room_for() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for _ in 0..MAX_LIVES + 5 {
             std::mem::forget(begin(&paths, false));
@@ -620,7 +585,7 @@ mod tests {
 
     #[test]
     fn a_start_that_failed_is_the_last_exit_for_the_next_daemon() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         begin(&paths, false).finish(ExitCode::Stopped, "asked to", None);
         let failed = FailedStart {
@@ -641,7 +606,7 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_never_a_record() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");
         for path in [paths.record.clone(), beside(&paths.record)] {
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();

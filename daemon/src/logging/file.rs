@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_large_log_is_put_aside_once() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("state/x.log");
         open(&path).unwrap().write_all(b"first").unwrap();
         open(&path).unwrap().set_len(LOG_BYTES + 1).unwrap();
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_log_that_grows_is_begun_anew_between_two_lines() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.log");
         let mut log = BoundedLog::of(&path, open(&path).unwrap(), false).unwrap();
         let lines: Vec<String> = (0..25_000).map(|n| format!("{n:0100}\n")).collect();
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_the_log_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.log");
         let other = open(&dir.path().join("other")).unwrap();
         open(&path).unwrap();

@@ -9,5 +9,7 @@ pub(crate) mod plain_file;
 pub(crate) mod private_dir;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
+#[cfg(test)]
+pub(crate) mod test_dir;
 pub(crate) mod unix_time;
 pub(crate) mod unsafe_calls;

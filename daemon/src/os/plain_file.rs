@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_is_no_regular_file_is_refused_at_once_and_named() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         nix::unistd::mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
         symlink(path("fifo"), path("link")).unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_regular_file_is_opened_as_ever() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("file");
         let absent = read(&path).unwrap_err();
         assert_eq!((absent.kind(), NotRegular::caused(&absent)), (io::ErrorKind::NotFound, false));

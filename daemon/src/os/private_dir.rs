@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn the_folder_is_made_private_and_accepted_again() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("codexd");
         ensure_own(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn an_open_folder_is_refused_with_the_command_that_closes_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("codexd");
         std::fs::create_dir(&path).unwrap();
         for bits in [0o755, 0o770, 0o701] {
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_symbolic_link_or_a_file_is_not_our_folder() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (target, link) = (dir.path().join("target"), dir.path().join("codexd"));
         ensure_own(&target).unwrap();
         symlink(&target, &link).unwrap();
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_folder_above_must_not_let_others_swap_ours() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let above = dir.path().join("above");
         std::fs::create_dir(&above).unwrap();
         chmod(&above, 0o777);
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_named_folder_may_be_read_but_not_written_by_others() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("named");
         ensure_foreign(&path).unwrap();
         assert_eq!(mode(&path), 0o700);

@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn the_socket_is_private_and_goes_with_its_owner() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let (listener, file) = bind_private(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn who_finds_the_file_can_connect() {
         const TIMES: usize = 200;
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |n: usize| dir.path().join(n.to_string());
         std::thread::scope(|scope| {
             let looking = scope.spawn(|| {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn what_is_beside_the_socket_is_no_obstacle() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (path, beside) = (dir.path().join("s"), dir.path().join("s.new"));
         drop(UnixListener::bind(&beside).unwrap());
         drop(bind_private(&path).unwrap());
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_stale_socket_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         let (_listener, file) = bind_private(&path).unwrap();
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_socket_whose_owner_is_in_its_last_moments_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let dying = UnixListener::bind(&path).unwrap();
         std::thread::scope(|scope| {
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_live_socket_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let _other = UnixListener::bind(&path).unwrap();
         assert_eq!(bind_private(&path).unwrap_err().exit_code(), ExitCode::AlreadyRunning);
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_socket_is_never_deleted() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         std::fs::write(&path, "precious").unwrap();
         assert_eq!(bind_private(&path).unwrap_err().exit_code(), ExitCode::CannotCreate);
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn the_socket_of_a_service_manager_stays() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let _listener = UnixListener::bind(&path).unwrap();
         let file = SocketFile::of_manager(&path).unwrap();
@@ -350,7 +350,7 @@ mod tests {
 
     #[test]
     fn someone_elses_file_at_our_path_stays() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let (_listener, file) = bind_private(&path).unwrap();
         std::fs::remove_file(&path).unwrap();

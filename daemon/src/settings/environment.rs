@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn only_a_folder_of_ones_own_that_is_closed_is_a_runtime_folder() {
-        let root = tempfile::tempdir().unwrap();
+        let root = crate::os::test_dir::test_dir();
         let (dir, link) = (root.path().join("dir"), root.path().join("link"));
         let uid = nix::unistd::geteuid().as_raw();
         assert!(!is_private(&dir, uid));

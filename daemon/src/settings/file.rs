@@ -7,8 +7,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::duration::TimeLimit;
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
 /// What a configuration file may say.

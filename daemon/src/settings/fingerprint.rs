@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use codexd_proto::hash::fnv1a_32;
+
 use crate::settings::environment::Environment;
-use crate::settings::paths::{canonical, fnv1a_32};
+use crate::settings::paths::canonical;
 
 /// Returns what matters, by the names of the variables.
 ///

@@ -1,6 +1,5 @@
 //! The settings: flags over environment over configuration file over defaults, read once.
 
-pub(crate) mod codex_args;
 pub(crate) mod codex_flags;
 pub(crate) mod duration;
 pub(crate) mod environment;
@@ -14,6 +13,7 @@ pub(crate) mod version;
 
 use std::path::{Path, PathBuf};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::core::{CoreSettings, Restart};
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
@@ -21,7 +21,6 @@ use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::plain_file::{self, NotRegular};
-use codex_args::CodexArgs;
 use duration::TimeLimit;
 use environment::Environment;
 use file::ConfigFile;
@@ -261,7 +260,7 @@ mod tests {
 
     #[test]
     fn defaults_need_nothing_but_a_home() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let settings =
             Settings::load(&ServeArgs::default(), &Environment::of([("HOME", home(&dir))])).unwrap();
         assert_eq!(settings.instance, "default");
@@ -277,7 +276,7 @@ mod tests {
 
     #[test]
     fn flags_go_before_the_environment_and_that_before_the_file() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let config = write_config(
             &dir,
             "codex = \"/file/codex\"\ninstance = \"file\"\nsocket = \"/file/s\"\nlog_level = \"warn\"\n\
@@ -303,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_named_file_must_exist() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let args = ServeArgs { config: Some(dir.path().join("none.toml")), ..ServeArgs::default() };
         let error = Settings::load(&args, &Environment::of([("HOME", home(&dir))])).unwrap_err();
         assert_eq!(error.exit_code(), ExitCode::Config);
@@ -311,7 +310,7 @@ mod tests {
 
     #[test]
     fn values_without_sense_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         for text in [
             "probe_interval = \"0s\"",
             "limits.window = 0",

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_change_is_live_or_needs_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let old = settings(&dir, "log_level = \"info\"\n");
         assert_eq!(differences(&old, &old), Differences::default());
         let new = settings(

@@ -2,9 +2,8 @@
 
 use std::ffi::OsString;
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::secrets::{Secrets, is_secret_variable, of_arguments, user_info};
-
-use crate::settings::codex_args::CodexArgs;
 
 /// Collects the secrets in arguments of codex and in variables: those whose name says so, and what stands for a
 /// user in proxies.

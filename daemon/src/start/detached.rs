@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_program_that_was_replaced_is_found() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         assert_eq!(in_its_place(path("codexd (deleted)")), path("codexd"));
         assert_eq!(in_its_place(path("codexd")), path("codexd"));

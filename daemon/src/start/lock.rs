@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn one_at_a_time_and_failures_are_told_to_who_waited() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.start");
         let before = unix_ms();
         let mut lock = StartLock::try_acquire(&path).unwrap().unwrap();

@@ -10,9 +10,9 @@
 //! Whether somebody lives is told by the instance lock and by nothing else. It is looked at by the holder
 //! of the start lock only: looking takes it for an instant.
 
+mod back_off;
 mod detached;
 mod environment;
-mod latch;
 mod lock;
 mod report;
 mod service;
@@ -22,6 +22,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 
 use crate::cli::ServeArgs;
@@ -31,7 +32,6 @@ use crate::instance::record;
 use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
@@ -96,7 +96,7 @@ pub(crate) fn attempt(
     if paths.socket_lock.as_ref().is_some_and(taken) {
         return Ok(Attempt::Wait);
     }
-    latch::check(&paths.record, || how_to_start(target.settings, target.environment))?;
+    back_off::check(&paths.record, || how_to_start(target.settings, target.environment))?;
     let started = match service::find(target.settings, target.codex_args, target.environment) {
         Some(service) => service.start(),
         None => detached::spawn(target),

@@ -7,12 +7,12 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 
 use super::unit;
 use crate::error::Error;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::{Environment, lend_runtime_dir};
 use crate::settings::paths;
 
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_unit_counts_only_for_its_own_daemon_and_a_manager_that_runs() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         let units = path("config/systemd/user");
         std::fs::create_dir_all(&units).unwrap();

@@ -39,6 +39,16 @@ pub enum OrphanedTurns {
     Interrupt,
 }
 
+impl OrphanedTurns {
+    /// Returns the word used in settings, on the command line and in `initialize`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            OrphanedTurns::Keep => "keep",
+            OrphanedTurns::Interrupt => "interrupt",
+        }
+    }
+}
+
 /// Settings of the router.
 #[derive(Clone, Debug, Default)]
 pub struct Config {

@@ -77,14 +77,17 @@ impl Router {
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
         for Running { thread, active, turn, complete } in self.subscriptions.end_all() {
-            let answer = turn.as_ref().and_then(|turn| turn.progress.answer()).filter(|_| complete);
-            let end = End { thread: &thread, answer, loss, generation: self.config.identity.generation };
-            // The upstream may have reported already that a turn which it completed is idle.
-            if active || answer.is_none() {
+            let error_sent = turn.as_ref().and_then(|turn| turn.error.as_deref());
+            let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
+            let answer = answer.filter(|_| complete && error_sent.is_none());
+            let generation = self.config.identity.generation;
+            let end = End { thread: &thread, answer, error_sent, loss, generation };
+            // The upstream reports the status of a turn that has ended before the turn.
+            if active || (answer.is_none() && error_sent.is_none()) {
                 self.delivery.notify_all(status, &end.status());
             }
             let Some(turn) = &turn else { continue };
-            if answer.is_none() {
+            if answer.is_none() && error_sent.is_none() {
                 self.notify_of_end(&thread, &turn.known_to, error, &end.error(turn.ends_as()));
             }
             self.notify_of_end(&thread, &turn.known_to, completed, &end.turn(turn.ends_as(), &turn.object));
@@ -112,6 +115,8 @@ struct End<'a> {
     thread: &'a ThreadId,
     /// The item of the final answer, if that was seen: then the turn counts as completed.
     answer: Option<&'a [u8]>,
+    /// The error by which the upstream itself had failed the turn.
+    error_sent: Option<&'a [u8]>,
     loss: &'a Loss,
     generation: u64,
 }
@@ -209,6 +214,9 @@ impl End<'_> {
 
     /// Returns the error object, which the `error` and the failed turn share.
     fn reason(&self) -> Vec<u8> {
+        if let Some(error) = self.error_sent {
+            return error.to_vec();
+        }
         let mut error = b"{\"message\":".to_vec();
         write_string(&mut error, &self.loss.message);
         error.extend_from_slice(
@@ -229,7 +237,8 @@ mod tests {
         let turn = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
         let loss = Loss { reason: "upstreamLost", message: "gone \"away\"".to_owned() };
         let thread = ThreadId::new(b"t");
-        let end = End { thread: &thread, answer: answer.map(str::as_bytes), loss: &loss, generation: 3 };
+        let answer = answer.map(str::as_bytes);
+        let end = End { thread: &thread, answer, error_sent: None, loss: &loss, generation: 3 };
         [end.status(), end.error(b"u"), end.turn(b"u", turn)]
             .map(|line| serde_json::from_slice(&line).unwrap())
     }

@@ -194,9 +194,14 @@ impl Router {
                 }
                 return self.refused_command(line, thread, item);
             }
-            Meaning::TurnError => {
-                if let Some(turn) = &mut state.turn {
-                    turn.progress.error_reported();
+            Meaning::Error => {
+                let turn_id = string_inner(line, member(line, params, b"turnId")?)?;
+                let turn = state.turn.as_mut().filter(|turn| turn.is_called(turn_id.of(line)))?;
+                turn.progress.error_reported();
+                let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
+                let is_last = member(line, params, b"willRetry").is_some_and(|v| v.of(line) == b"false");
+                if is_last {
+                    turn.error = Some(error.of(line).into());
                 }
             }
             Meaning::TokenUsage => {

@@ -40,6 +40,8 @@ pub(super) struct OpenTurn {
     pub(super) object: Box<[u8]>,
     /// What it has shown of its end.
     pub(super) progress: Progress,
+    /// The error by which the upstream has said that it will fail: only `turn/completed` is still to come.
+    pub(super) error: Option<Box<[u8]>>,
     /// Who knows that it is open.
     pub(super) known_to: KnownTo,
 }
@@ -118,6 +120,7 @@ impl Thread {
                     begins_as_another: false,
                     object: object.into(),
                     progress: Progress::default(),
+                    error: None,
                     known_to,
                 });
             }

@@ -280,12 +280,12 @@ pub enum Meaning {
     TurnStarted,
     /// A turn has ended.
     TurnCompleted,
+    /// An error in a turn; the turn fails with it unless it is retried.
+    Error,
     /// An item has begun.
     ItemStarted,
     /// An item is complete; perhaps the final answer.
     ItemCompleted,
-    /// The turn has met an error, and tries again or fails.
-    TurnError,
     /// A thread is active, idle or not loaded any more.
     StatusChanged,
     /// A thread has no subscribers any more.

@@ -29,7 +29,7 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     broadcast("mcpServer/oauthLogin/completed"),
     broadcast("account/gatewayOAuth/changed"),
     broadcast("windows/worldWritableWarning"),
-    thread("error").means(Meaning::TurnError),
+    thread("error").means(Meaning::Error),
     thread("warning"),
     thread("turn/started").means(Meaning::TurnStarted),
     thread("turn/completed").means(Meaning::TurnCompleted),

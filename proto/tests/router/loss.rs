@@ -78,6 +78,37 @@ fn an_open_turn_fails_once_for_each_subscriber_as_the_upstreams_own_turns_do() {
 }
 
 #[test]
+fn a_turn_that_the_upstream_has_failed_ends_with_its_own_error_and_is_not_failed_twice() {
+    let failing = |will_retry: bool, turn: &str| {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        net.feed(&status(&t, "systemError"));
+        let own = json!({"message": "the model refuses", "codexErrorInfo": "badRequest"});
+        let params = json!({"threadId": t, "turnId": turn, "error": own, "willRetry": will_retry});
+        net.feed(&note("error", &params));
+        net.hush(&[a]);
+        net.lose();
+        let mut got = net.got(a);
+        assert_eq!(got.pop().unwrap()["method"], "notifications/broker/shuttingDown");
+        (methods(&got), got)
+    };
+    let (names, got) = failing(false, "u");
+    assert_eq!(names, ["turn/completed"]);
+    let turn = &got[0]["params"]["turn"];
+    assert_eq!((&turn["status"], &turn["error"]["message"]), (&json!("failed"), &json!("the model refuses")));
+    assert_eq!(turn["error"]["codexErrorInfo"], "badRequest");
+    assert_eq!(got[0]["params"]["codexd"]["synthetic"], true);
+    // One that is retried, or is another turn's, is no end.
+    for (will_retry, turn) in [(true, "u"), (false, "v")] {
+        let (names, got) = failing(will_retry, turn);
+        assert_eq!(names, FAILURE);
+        assert_eq!(got[1]["params"]["error"]["message"], "codex app-server was killed");
+    }
+}
+
+#[test]
 fn the_end_of_a_turn_honours_opt_outs() {
     for (place, method) in FAILURE.into_iter().enumerate() {
         let mut net = Net::new();

@@ -101,7 +101,12 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
         // All output comes before the answer.
         "command/exec" => Lane { thread: String::new(), name: format!("exec {}", params["processId"]) },
         // What a process prints and the answer to who wrote to it or ended it are written by two tasks.
-        _ if method.starts_with("command/exec") || method.starts_with("process/") => return None,
+        _ if ["command/exec", "process/", "thread/backgroundTerminals/"]
+            .iter()
+            .any(|it| method.starts_with(it)) =>
+        {
+            return None;
+        }
         // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
         "turn/start" => return None,
         _ => {

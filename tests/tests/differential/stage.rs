@@ -256,9 +256,18 @@ impl<'a> Stage<'a> {
     /// Resumes a thread and waits for the last of what follows.
     #[track_caller]
     pub(crate) fn resume(&mut self, who: Who, thread: &str) -> Value {
-        let answer = self.call(who, "thread/resume", json!({"threadId": thread}));
+        self.resume_with(who, json!({"threadId": thread}))
+    }
+
+    /// Resumes a thread with these parameters and waits for the last of what follows.
+    #[track_caller]
+    pub(crate) fn resume_with(&mut self, who: Who, params: Value) -> Value {
+        // What follows the resume of another client comes to this one, too.
+        self.settle(who);
+        let asked = self.ask(who, "thread/resume", params);
+        let answer = self.answer_to(&asked);
         if answer["error"].is_null() {
-            self.see(who, "thread/goal/cleared");
+            self.wait(who, "thread/goal/cleared", asked.from, |it| it["method"] == "thread/goal/cleared");
         }
         answer
     }

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod instances;
+mod orphaned_turns;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;

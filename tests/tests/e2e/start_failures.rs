@@ -300,17 +300,17 @@ fn check_serve(case: &Case) {
         let message = answer.expect("the client came in time");
         assert_named(case, "the client's error", &message);
         assert!(!message.contains('\n'), "{}: {message}", case.what);
-        let (_, status, _) = world.run(&["ctl", "status", "--json"]);
-        let status: Value = serde_json::from_str(&status).unwrap();
-        let exit = &status["lastExit"];
-        assert_eq!(exit["code"], case.code, "{}: {exit}", case.what);
-        let said: Vec<&str> =
-            exit["upstreamStderr"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
-        assert_named(case, "the record", &format!("{} {}", exit["reason"].as_str().unwrap(), said.join(" ")));
-        let (code, _, people) = world.run(&["ctl", "status"]);
-        assert_eq!(code, Some(3), "{}: {people}", case.what);
-        assert_named(case, "ctl status", &people.replace("\ncodex: ", " "));
     }
+    let (_, status, _) = world.run(&["ctl", "status", "--json"]);
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let exit = &status["lastExit"];
+    assert_eq!(exit["code"], case.code, "{}: {exit}", case.what);
+    let lines = exit["upstreamStderr"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let said: Vec<&str> = lines.iter().map(|line| line.as_str().unwrap()).collect();
+    assert_named(case, "the record", &format!("{} {}", exit["reason"].as_str().unwrap(), said.join(" ")));
+    let (code, _, people) = world.run(&["ctl", "status"]);
+    assert_eq!(code, Some(3), "{}: {people}", case.what);
+    assert_named(case, "ctl status", &people.replace("\ncodex: ", " "));
     codexd_tests::process::assert_no_process_left(world.home.root());
 }
 

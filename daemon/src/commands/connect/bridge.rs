@@ -15,6 +15,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 use codexd_proto::exit::ExitCode;
+use codexd_proto::router::OrphanedTurns;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -108,13 +109,14 @@ impl<'a> Bridge<'a> {
         stream: UnixStream,
         may_run_codex: bool,
         since_unix_ms: u64,
+        orphaned_turns: Option<OrphanedTurns>,
     ) -> Bridge<'a> {
         let cwd = std::env::current_dir().ok().and_then(|path| path.into_os_string().into_string().ok());
         Bridge {
             target,
             may_run_codex,
             cwd,
-            ledger: Ledger::default(),
+            ledger: Ledger::new(orphaned_turns),
             link: Link::to(stream, None),
             from_client: Lines::default(),
             from_daemon: Lines::default(),

@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn another_path_matters_only_if_it_leads_to_another_codex() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (codex, link) = (dir.path().join("codex"), dir.path().join("link"));
         std::fs::write(&codex, "").unwrap();
         std::os::unix::fs::symlink(&codex, &link).unwrap();

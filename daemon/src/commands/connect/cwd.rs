@@ -1,8 +1,9 @@
-//! The client's folder, for requests that name none: the daemon's own means nothing to the client.
+//! The client's directory, for requests that name none: the daemon's own means nothing to the client.
 
 use codexd_proto::json::Span;
-use codexd_proto::json::edit::{Edits, write_string};
-use codexd_proto::json::scan::{Members, member};
+use codexd_proto::json::edit::write_string;
+
+use super::member::put_if_absent;
 
 /// Returns the line with `cwd` put into `params` where it is absent or null; `None` where there is nothing
 /// to do.
@@ -13,26 +14,9 @@ pub(super) fn insert(line: &[u8], method: &[u8], params: Option<Span>, cwd: &str
     if !matches!(method, b"thread/start" | b"command/exec") {
         return None;
     }
-    let params = params.filter(|span| line.get(span.start) == Some(&b'{'))?;
     let mut value = Vec::new();
     write_string(&mut value, cwd);
-    let mut edits = Edits::new();
-    match member(line, params.start, b"cwd") {
-        Some(span) if span.of(line) == b"null" => edits.replace_owned(span, value),
-        Some(_) => return None,
-        None => {
-            let mut text = b"\"cwd\":".to_vec();
-            text.extend_from_slice(&value);
-            if Members::new(line, params.start).next().is_some() {
-                text.push(b',');
-            }
-            let open = params.start + 1;
-            edits.replace_owned(Span { start: open, end: open }, text);
-        }
-    }
-    let mut out = Vec::with_capacity(line.len() + cwd.len() + 16);
-    edits.write(line, &mut out);
-    Some(out)
+    put_if_absent(line, params?, "cwd", value)
 }
 
 #[cfg(test)]

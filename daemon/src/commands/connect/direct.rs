@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
@@ -14,7 +15,6 @@ use crate::os::unsafe_calls::{Image, become_program, run_instead};
 use crate::serve::upstream::process::cannot_start;
 use crate::serve::upstream::{Program, locate};
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
 /// What people are told before codex runs without a daemon.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use codexd_proto::json::edit::write_string;
 use codexd_proto::json::scan::{Members, member_at, string_inner};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, CLOSING, UPSTREAM_LOST};
+use codexd_proto::router::{Announcement, CLOSING, OrphanedTurns, UPSTREAM_LOST};
 use serde_json::Value;
 
-use super::cwd;
+use super::{cwd, orphaned_turns};
 
 /// The bridge's memory.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ pub(super) struct Ledger {
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
     generation: u64,
+    /// What the client's `initialize` is to declare of its turns, if it declares nothing.
+    orphaned_turns: Option<OrphanedTurns>,
 }
 
 /// Where the handshake with the daemon is.
@@ -87,6 +89,11 @@ pub(super) enum Verdict {
 }
 
 impl Ledger {
+    /// Creates the memory of a client that has said nothing.
+    pub(super) fn new(orphaned_turns: Option<OrphanedTurns>) -> Ledger {
+        Ledger { orphaned_turns, ..Ledger::default() }
+    }
+
     /// Takes in a line from the client, with its line feed.
     pub(super) fn outgoing(&mut self, mut line: Vec<u8>, cwd: Option<&str>) -> Outgoing {
         let mut outgoing = Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: Kind::Other };
@@ -98,6 +105,9 @@ impl Ledger {
                 self.unanswered.insert(id.clone(), false);
                 if method == b"initialize" && self.greeting == Greeting::None {
                     outgoing.kind = Kind::Initialize;
+                    let declared =
+                        self.orphaned_turns.and_then(|it| orphaned_turns::declare(&line, params, it));
+                    line = declared.unwrap_or(line);
                     self.initialize = Some((line.clone(), id.clone()));
                     self.greeting = Greeting::Asked;
                 } else if let Some(changed) = cwd.and_then(|cwd| cwd::insert(&line, method, params, cwd)) {

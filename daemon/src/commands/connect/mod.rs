@@ -8,7 +8,6 @@
 //! whole lines at a time, untouched but for the client's folder ([`cwd`]). What passes is remembered as
 //! far as the truth needs it once the daemon is gone ([`ledger`]).
 
-mod arguments;
 mod bridge;
 mod compare;
 mod cwd;
@@ -16,12 +15,17 @@ pub(crate) mod dial;
 mod direct;
 mod ledger;
 mod lines;
+mod member;
+mod orphaned_turns;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use codexd_proto::codex_args::CodexArgs;
+use codexd_proto::codex_args::sharing::{self, Wanted};
 use codexd_proto::exit::ExitCode as Code;
+use codexd_proto::router::OrphanedTurns;
 
 use crate::cli::{ConnectArgs, ServeArgs};
 use crate::error::Error;
@@ -30,17 +34,30 @@ use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unix_time::unix_ms;
 use crate::serve::upstream::nested;
 use crate::settings::Settings;
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
 
-use arguments::Wanted;
 use bridge::Bridge;
 use dial::Wait;
 
 /// How long a daemon is waited for: longer than one may drain and stop by default.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bridges in place of `codex app-server` with these arguments. Unless a flag says otherwise, a turn that the client
+/// leaves as its last subscriber is interrupted, as it ends with a codex of the client's own.
+///
+/// # Errors
+///
+/// Those of [`run`].
+pub(crate) fn app_server(
+    args: &ConnectArgs,
+    arguments: &[String],
+    environment: &Environment,
+) -> Result<ExitCode, Error> {
+    let orphaned_turns = args.orphaned_turns.or(Some(OrphanedTurns::Interrupt));
+    run(&ConnectArgs { orphaned_turns, ..args.clone() }, arguments, environment)
+}
 
 /// Bridges until one side ends; `arguments` are those of `codex app-server`.
 ///
@@ -63,7 +80,7 @@ pub(crate) fn run(
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
-    let own = match arguments::read(&arguments) {
+    let own = match sharing::read(&arguments) {
         Wanted::Shared => CodexArgs::default(),
         Wanted::Separate(own) => own,
         Wanted::Codex(what) => {
@@ -95,7 +112,9 @@ pub(crate) fn run(
                     settings.paths.socket.display()
                 ));
             }
-            Ok(ExitCode::from(Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms).run()))
+            Ok(ExitCode::from(
+                Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms, args.orphaned_turns).run(),
+            ))
         }
         Err(error) if !may_run_codex => Err(unavailable(&error)),
         Err(error) => match direct::prepare(&settings, &codex_args, environment) {
@@ -120,13 +139,13 @@ pub(crate) fn unavailable(error: &Error) -> Error {
 
 /// Returns whether a daemon can serve a client with these arguments of `codex app-server`, at least one of its own.
 pub(crate) fn is_for_daemon(arguments: &[String]) -> bool {
-    !matches!(arguments::read(&CodexArgs::new(arguments.to_vec())), Wanted::Codex(_))
+    !matches!(sharing::read(&CodexArgs::new(arguments.to_vec())), Wanted::Codex(_))
 }
 
 /// Returns the settings of the daemon for clients with these arguments: the names of the shared one, with
 /// a suffix.
 fn separate(shared: Settings, own: &CodexArgs, environment: &Environment) -> Result<Settings, Error> {
-    let suffix = arguments::suffix(own);
+    let suffix = sharing::suffix(own);
     let instance = format!("{}{suffix}", shared.instance);
     let named = |path: &std::path::Path, default: bool| (!default).then(|| with_suffix(path, &suffix));
     let args = ServeArgs {

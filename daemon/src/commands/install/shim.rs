@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_directory_before_the_real_codex_is_preferred_and_none_with_another_one_taken() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);
         let home = path("home");
         for name in ["home/.local/bin", "home/bin", "usr"] {

@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_file_is_written_once_and_removed_once() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("a/b.service");
         let write = Step::Write { path: path.clone(), contents: "x\n".to_owned() };
         let done = |step: &Step| step.carry_out().unwrap();
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_link_to_codexd_is_made_moved_and_removed_and_nothing_else_is_touched() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (path, own) = (dir.path().join("bin/codex"), std::env::current_exe().unwrap());
         let at = |target: &Path| Step::Link { path: path.clone(), target: target.to_owned() }.carry_out();
         let unlink = || Step::Unlink { path: path.clone() }.carry_out().unwrap();

@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn lingering_is_looked_up_where_logind_notes_it() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let folder = dir.path().join("linger");
         assert_eq!(noted_linger(&folder, "x", false), None);
         // The folder is made for the first one who lingers.

@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn the_named_socket_is_taken_else_the_first() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let socket = |name: &str| OwnedFd::from(UnixListener::bind(dir.path().join(name)).unwrap());
         let path = |fd: OwnedFd| Inherited::of(fd).unwrap().path().unwrap().to_owned();
         let sockets = vec![("other".to_owned(), socket("a")), ("codexd".to_owned(), socket("b"))];
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_cannot_serve_clients_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (connected, _other) = UnixStream::pair().unwrap();
         let datagram = UnixDatagram::bind(dir.path().join("d")).unwrap();
         let file = std::fs::File::create(dir.path().join("f")).unwrap();
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn listening_again_makes_this_process_the_peer() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let inherited = Inherited::of(UnixListener::bind(&path).unwrap().into()).unwrap();
         let client = UnixStream::connect(&path).unwrap();
@@ -245,7 +245,7 @@ mod tests {
         assert!(taken.chain().contains("launchd"), "{}", taken.chain());
         let socket = from_launchd(|name| {
             assert_eq!(name, c"codexd");
-            let dir = tempfile::tempdir().unwrap();
+            let dir = crate::os::test_dir::test_dir();
             Ok(vec![UnixListener::bind(dir.path().join("s")).unwrap().into()])
         });
         assert!(socket.unwrap().is_some());

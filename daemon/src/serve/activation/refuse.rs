@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn each_waiting_client_learns_the_reason_in_its_own_language() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let mut json = UnixStream::connect(&path).unwrap();
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn nobody_waiting_is_no_reason_to_linger() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let listener = UnixListener::bind(dir.path().join("s")).unwrap();
         let before = Instant::now();
         all(&listener, &failure(), Duration::from_secs(60));

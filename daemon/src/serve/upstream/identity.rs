@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_own_program_is_known_by_every_name_it_has() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let own = std::env::current_exe().unwrap();
         let (link, hard, copy) = (dir.path().join("codex"), dir.path().join("hard"), dir.path().join("copy"));
         symlink(&own, &link).unwrap();
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn another_version_is_known_by_its_mark() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("codex");
         // As another build would: the rest of the file is another one.
         let mut program = fs::read(std::env::current_exe().unwrap()).unwrap();
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(of(b"#!/bin/sh"), None);
         let own = std::env::current_exe().unwrap();
         assert_eq!((foreign(&own), made_for_another_machine(&own)), (None, None));
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let told = |head: &[u8]| {
             let path = dir.path().join("program");
             fs::write(&path, head).unwrap();

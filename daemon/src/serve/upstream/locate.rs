@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_name_is_looked_up_and_a_path_is_not() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let codex = dir.path().join("bin/codex");
         own_program(&codex);
         let search = std::env::join_paths([dir.path().join("none"), dir.path().join("bin")]).unwrap();
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_cannot_run_is_unavailable() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let file = dir.path().join("codex");
         fs::write(&file, "").unwrap();
         let (script, empty) = (dir.path().join("script"), dir.path().join("empty"));
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn codexd_is_passed_over_in_path_and_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let (own, real) = (dir.path().join("own/codex"), dir.path().join("real/codex"));
         fs::create_dir(dir.path().join("own")).unwrap();
         symlink(std::env::current_exe().unwrap(), &own).unwrap();
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn the_native_binary_behind_the_npm_wrapper_is_found() {
         let (Some(os), Some(cpu)) = (npm_os(), npm_cpu()) else { return };
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::os::test_dir::test_dir();
         let modules = dir.path().canonicalize().unwrap().join("node_modules");
         let script = modules.join("@openai/codex/bin/codex.js");
         program(&script, "#!/usr/bin/env node\n");

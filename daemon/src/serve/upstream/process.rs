@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::secrets::Secrets;
@@ -23,7 +24,6 @@ use super::stderr::Stderr;
 use crate::error::Error;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unsafe_calls::{Image, prepare_child};
-use crate::settings::codex_args::CodexArgs;
 
 /// Bytes that the pipe from the upstream may hold, where the system allows it: more than its
 /// default (64 KiB, `pipe(7)`), so that a burst is read in few pieces.

@@ -12,6 +12,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::json::scan::member_at;
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::message::UpstreamMessage;
@@ -28,7 +29,6 @@ use super::process::{Launch, Pipes, Process};
 use super::sweep;
 use crate::error::Error;
 use crate::instance::life::{self, Purpose, Token};
-use crate::settings::codex_args::CodexArgs;
 use crate::settings::environment::Environment;
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).

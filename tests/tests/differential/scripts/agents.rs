@@ -86,7 +86,10 @@ fn a_sub_agent_of_a_thread_that_nobody_hears() {
         it.turn_start(b, &thread, "[[spawn:task]] go");
         let child = child_ends(it, a, &thread);
         child_ends(it, b, &thread);
-        it.see_status(b, &thread, "idle");
+        // The first is that of the turn before.
+        for who in [a, a, b, b] {
+            it.see_status(who, &thread, "idle");
+        }
         it.call(b, "thread/unsubscribe", json!({"threadId": child}));
         it.call(a, "thread/read", json!({"threadId": child}));
     });

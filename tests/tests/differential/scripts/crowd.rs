@@ -59,8 +59,7 @@ fn usage_is_told_to_who_resumes() {
         it.turn(b, &thread, "[[usage:99]] third");
         it.see_end(a, &thread);
         it.resume(a, &thread);
-        it.call(c, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
-        it.see(c, "thread/goal/cleared");
+        it.resume_with(c, json!({"threadId": thread, "excludeTurns": true}));
         let quiet = json!({"optOutNotificationMethods": ["thread/tokenUsage/updated"]});
         let d = it.join_with("D", quiet);
         it.resume(d, &thread);
@@ -78,8 +77,7 @@ fn resume_in_the_first_turn() {
         let thread = it.start(a, json!({}));
         let turn = it.hang(a, &thread, "first");
         it.resume(b, &thread);
-        it.call(c, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
-        it.see(c, "thread/goal/cleared");
+        it.resume_with(c, json!({"threadId": thread, "excludeTurns": true}));
         it.call(c, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
         it.all_see_end(&[a, b, c], &thread);
         it.turn(b, &thread, "second");

@@ -35,7 +35,10 @@ fn a_megabyte_in_and_a_megabyte_out() {
         it.see_end(b, &thread);
         it.turn(b, &thread, "[[bytes:1000000]] x");
         it.see_end(a, &thread);
-        it.call(b, "turn/start", turn(&thread, &"x".repeat(1 << 20)));
+        // The longest input that codex takes, and one that is too long.
+        it.turn(b, &thread, &"x".repeat(1 << 20));
+        it.see_end(a, &thread);
+        it.call(b, "turn/start", turn(&thread, &"x".repeat((1 << 20) + 1)));
         it.call(a, "thread/name/set", json!({"threadId": thread, "name": "after"}));
         it.all_see(&[a, b], "thread/name/updated");
     });

@@ -63,8 +63,7 @@ fn resume_of_a_running_thread() {
         it.turn(a, &thread, "first");
         let turn = it.hang(a, &thread, "long");
         it.resume(b, &thread);
-        it.call(c, "thread/resume", json!({"threadId": thread, "excludeTurns": true}));
-        it.see(c, "thread/goal/cleared");
+        it.resume_with(c, json!({"threadId": thread, "excludeTurns": true}));
         it.call(a, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
         for who in [a, b, c] {
             it.see_end(who, &thread);

@@ -1,14 +1,11 @@
 //! What the arguments of `codex app-server` mean for a daemon that many share.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt as _;
-
-use crate::settings::codex_args::{Argument, CodexArgs};
-use crate::settings::paths::fnv1a_32;
+use super::{Argument, CodexArgs};
+use crate::hash::fnv1a_32;
 
 /// How to serve a client with these arguments.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// The daemon that everybody shares: nothing was asked for that differs.
     Shared,
     /// A daemon of its own, started with these arguments and shared by all who have the same.
@@ -33,7 +30,7 @@ enum Meaning {
 ///
 /// A flag that is not known is taken for a setting: it leads to a daemon of its own, and codex says there if it does
 /// not know it either.
-pub(super) fn read(arguments: &CodexArgs) -> Wanted {
+pub fn read(arguments: &CodexArgs) -> Wanted {
     let mut own = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
         match meaning(&argument) {
@@ -82,8 +79,8 @@ fn meaning(argument: &Argument<'_>) -> Meaning {
 
 /// Returns what the names of a separate daemon end with: a hyphen and eight hexadecimal digits, a hash of the
 /// arguments. It has 32 bits, enough to tell them apart and too few to say what they are.
-pub(super) fn suffix(arguments: &CodexArgs) -> String {
-    format!("-{:08x}", fnv1a_32(OsStr::new(&arguments.words().join("\0")).as_bytes()))
+pub fn suffix(arguments: &CodexArgs) -> String {
+    format!("-{:08x}", fnv1a_32(arguments.words().join("\0").as_bytes()))
 }
 
 #[cfg(test)]

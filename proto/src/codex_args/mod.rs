@@ -4,6 +4,8 @@
 //! they reach a daemon that a client starts over a pipe and not on its command line, which every user of the
 //! machine can read (`ps`). Codex itself takes them on its command line and nowhere else.
 
+pub mod sharing;
+
 use std::fmt;
 
 use serde::de::Error as _;
@@ -33,36 +35,37 @@ const COMMANDS: [&str; 5] = ["daemon", "proxy", "generate-ts", "generate-json-sc
 
 /// Arguments of `codex app-server`. Shown by name only, also in its [`Debug`](fmt::Debug) form.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct CodexArgs(Vec<String>);
+pub struct CodexArgs(Vec<String>);
 
 impl CodexArgs {
     /// Takes over arguments as they are written on a command line.
-    pub(crate) fn new(words: Vec<String>) -> CodexArgs {
+    pub const fn new(words: Vec<String>) -> CodexArgs {
         CodexArgs(words)
     }
 
     /// Returns these arguments with `more` after them.
     #[must_use]
-    pub(crate) fn with(&self, more: &CodexArgs) -> CodexArgs {
+    pub fn with(&self, more: &CodexArgs) -> CodexArgs {
         CodexArgs([self.words(), more.words()].concat())
     }
 
     /// Returns the words themselves, secrets included: for codex and for a daemon that starts it.
-    pub(crate) fn words(&self) -> &[String] {
+    pub fn words(&self) -> &[String] {
         &self.0
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Returns what can be shown of each argument.
-    pub(crate) fn names(&self) -> Vec<String> {
+    pub fn names(&self) -> Vec<String> {
         self.iter().map(|argument| argument.name()).collect()
     }
 
     /// Returns the values of flags that are no settings or features: addresses, for instance.
-    pub(crate) fn values_of_flags(&self) -> impl Iterator<Item = &str> {
+    pub fn values_of_flags(&self) -> impl Iterator<Item = &str> {
         let names = ["-c", "--config", "--enable", "--disable", "--listen"];
         self.iter()
             .filter(move |it| it.flag.is_some_and(|flag| !names.contains(&flag)))
@@ -70,7 +73,7 @@ impl CodexArgs {
     }
 
     /// Takes the words apart.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Argument<'_>> {
+    pub fn iter(&self) -> impl Iterator<Item = Argument<'_>> {
         let mut rest = self.words();
         std::iter::from_fn(move || {
             let argument = Argument::first_of(rest)?;
@@ -105,13 +108,13 @@ impl<'de> Deserialize<'de> for CodexArgs {
 
 /// One argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Argument<'a> {
+pub struct Argument<'a> {
     /// The flag without its value: `-c`, `--listen`. `None` for a word that is no flag.
-    pub(crate) flag: Option<&'a str>,
+    pub flag: Option<&'a str>,
     /// Its value, in the same word or the next.
-    pub(crate) value: Option<&'a str>,
+    pub value: Option<&'a str>,
     /// As it is written.
-    pub(crate) words: &'a [String],
+    pub words: &'a [String],
 }
 
 impl<'a> Argument<'a> {
@@ -140,7 +143,7 @@ impl<'a> Argument<'a> {
 
     /// Returns what can be shown: the flag, with the key of a setting or the name of a feature. Of a word that is
     /// no flag, it is the word if it is a command of codex.
-    pub(crate) fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match (self.flag, self.value) {
             (Some(flag @ ("-c" | "--config")), Some(value)) => match value.split_once('=') {
                 Some((key, _)) => format!("{flag} {key}"),
