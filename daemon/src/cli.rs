@@ -300,6 +300,8 @@ pub(crate) enum Verb {
     Wait(WaitArgs),
     /// List the connected clients: exit 0 done, 3 not running, 4 cannot tell
     Clients,
+    /// List the turns that have run, of all clients, also while it does not run: exit 0 done, 4 cannot tell
+    History(HistoryArgs),
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
     /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
@@ -320,6 +322,14 @@ pub(crate) struct StatusArgs {
     /// Every instance of yours that runs; the exit code is that of the worst
     #[arg(long, conflicts_with_all = ["field", "control_socket"])]
     pub(crate) all: bool,
+}
+
+/// Flags of `ctl history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// How many turns to show
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50)]
+    pub(crate) limit: u64,
 }
 
 /// Flags of `ctl list`.

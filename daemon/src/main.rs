@@ -26,6 +26,8 @@ mod commands;
 mod control;
 mod error;
 mod instance;
+#[allow(dead_code, reason = "jobs come next")]
+mod ledger;
 mod logging;
 mod os;
 mod serve;

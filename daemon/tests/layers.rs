@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 /// The rooms from the top to the bottom, each with why it knows nothing of those above it. A room is a folder or
 /// a file at the top of `src`; it may name itself and what comes later here.
-const ROOMS: [(&str, &str); 12] = [
+const ROOMS: [(&str, &str); 13] = [
     ("main", "it is the top: nobody can name it"),
     ("commands", "what a person calls is called by nobody else"),
     ("serve", "the daemon does not know the commands that talk to it"),
     ("control", "the control socket has a client and a server, and its server is told what to serve"),
     ("start", "whoever starts a daemon is not that daemon, and does not ask it anything"),
+    ("ledger", "who has run a turn tells the ledger, and who wants to know reads it"),
     ("instance", "a lock and a record are files; who holds them is asked by those who can"),
     ("settings", "settings are values; who puts them into force comes for them"),
     ("turn", "a turn is run over a connection that others have made, for who wants it"),

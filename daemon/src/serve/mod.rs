@@ -28,6 +28,7 @@ use crate::instance::failed_start::Attempt;
 use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
+use crate::ledger::{self, Ledger, Retention, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{Signals, Terminal};
@@ -87,6 +88,13 @@ pub(crate) fn run(
     let life = Token::random().map_err(|error| Error::os("cannot get random bytes").because(error))?;
     let mut record = Record::begin(paths, settings.auto_spawned, life)?;
     attempt.recorded();
+    let ledger = settings.ledger.then(|| {
+        let keep = Retention {
+            turns: settings.ledger_turns,
+            age_ms: settings.ledger_age.as_millis().unwrap_or(u64::MAX),
+        };
+        Writer::start(ledger::path(&paths.record), record.generation(), keep)
+    });
     let context = Context {
         start: start.clone(),
         reloader,
@@ -96,8 +104,12 @@ pub(crate) fn run(
         clock,
         files,
         terminal,
+        ledger: ledger.as_ref().map_or_else(Ledger::off, Writer::ledger),
     };
     let result = live(settings, &program, inherited, &mut record, context);
+    if let Some(ledger) = ledger {
+        ledger.finish();
+    }
     if sweep::rest() {
         record.forget_this_life();
     }
@@ -190,6 +202,7 @@ struct Context {
     clock: Instant,
     files: OpenFiles,
     terminal: Terminal,
+    ledger: Ledger,
 }
 
 fn serve(
@@ -250,6 +263,7 @@ fn serve(
             reloader: context.reloader,
             start: context.start,
             max_message_bytes: settings.limits.max_message_bytes,
+            ledger: context.ledger,
         };
         let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.

@@ -27,6 +27,9 @@ pub(crate) struct ConfigFile {
     pub(crate) idle_exit: Option<TimeLimit>,
     pub(crate) probe_interval: Option<TimeLimit>,
     pub(crate) probe_timeout: Option<TimeLimit>,
+    pub(crate) ledger: Option<bool>,
+    pub(crate) ledger_turns: Option<u64>,
+    pub(crate) ledger_age: Option<TimeLimit>,
     pub(crate) log_level: Option<LogFilter>,
     pub(crate) supervised: bool,
     pub(crate) permanent_exit_zero: bool,
@@ -58,6 +61,9 @@ const KEYS: &[&str] = &[
     "drain_timeout",
     "idle_exit",
     "instance",
+    "ledger",
+    "ledger_age",
+    "ledger_turns",
     "limits",
     "log_level",
     "orphaned_turns",
@@ -183,10 +189,17 @@ mod tests {
             "codex_args" => "[\"-c\"]",
             "client_shutdown" => "\"always\"",
             "orphaned_turns" => "\"interrupt\"",
-            "supervised" | "permanent_exit_zero" => "true",
+            "supervised" | "permanent_exit_zero" | "ledger" => "true",
+            "ledger_turns" => "7",
             "log_level" => "\"debug\"",
             "limits" => "{}",
-            _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
+            _ if key.ends_with("timeout")
+                || key.ends_with("interval")
+                || key.ends_with("exit")
+                || key.ends_with("_age") =>
+            {
+                "\"1s\""
+            }
             _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",
             _ if LIMIT_KEYS.contains(&key) => "7",
             _ => "\"x\"",

@@ -56,6 +56,12 @@ pub(crate) struct Settings {
     pub(crate) probe_interval: TimeLimit,
     /// How long the upstream may take to answer a probe.
     pub(crate) probe_timeout: TimeLimit,
+    /// Whether turns are recorded in the ledger.
+    pub(crate) ledger: bool,
+    /// Turns that are kept there after their end.
+    pub(crate) ledger_turns: u64,
+    /// How long they are kept.
+    pub(crate) ledger_age: TimeLimit,
     /// What is logged.
     pub(crate) log: LogFilter,
     /// Limits.
@@ -171,6 +177,9 @@ impl Settings {
             }),
             probe_interval: args.probe_interval.or(file.probe_interval).unwrap_or(TimeLimit::seconds(30)),
             probe_timeout: args.probe_timeout.or(file.probe_timeout).unwrap_or(TimeLimit::seconds(30)),
+            ledger: file.ledger.unwrap_or(true),
+            ledger_turns: file.ledger_turns.unwrap_or(10_000),
+            ledger_age: file.ledger_age.unwrap_or(TimeLimit::seconds(30 * 24 * 3_600)),
             log,
             limits: file.limits.over(Limits::default()),
             auto_spawned: args.auto_spawned,

@@ -1,13 +1,15 @@
 //! What a log shows of clients and turns: who, which and how long, and never what was said.
 
 use super::Router;
-use super::thread::RunningTurn;
-use crate::capture::Outcome;
+use super::thread::{OpenTurn, RunningTurn};
+use crate::capture::{KnownBy, Outcome, Tokens};
 use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
 /// Characters of a client's name that are shown.
 const NAME_CHARS: usize = 64;
+/// Bytes of an item's type that are shown.
+const PHASE_BYTES: usize = 40;
 
 /// Something that happened to a client or a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,21 @@ pub enum Activity {
         turn: String,
         /// The client that started it, where that is known by now, and its name while it is connected.
         client: Option<(ClientId, Option<String>)>,
+        /// The directory of the thread, where a response has said it.
+        cwd: Option<String>,
+        /// Whether its thread is a sub-agent's.
+        sub_agent: bool,
+    },
+    /// A turn goes on.
+    TurnProgress {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// The type of the item that has started, if one has: `reasoning`, `commandExecution`.
+        phase: Option<String>,
+        /// What the turn has used so far, if that is new.
+        tokens: Option<Tokens>,
     },
     /// A turn has ended.
     TurnEnded {
@@ -49,6 +66,10 @@ pub enum Activity {
         client: Option<(ClientId, Option<String>)>,
         /// How.
         outcome: Outcome,
+        /// From what that is known.
+        known_by: KnownBy,
+        /// What it has used, where that was reported.
+        tokens: Option<Tokens>,
         /// For how long it was known to run.
         duration_ms: u64,
     },
@@ -86,31 +107,74 @@ impl Router {
     /// A turn runs; `by` has started it, if that is known.
     pub(super) fn turn_runs(&mut self, thread: &ThreadId, turn: &[u8], by: Option<ClientId>) {
         let now = self.delivery.now();
-        if self.subscriptions.get_mut(thread).is_some_and(|state| state.runs(now, turn, by)) {
+        let Some(state) = self.subscriptions.get_mut(thread) else { return };
+        if state.runs(now, turn, by) {
+            let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
             let client = self.starter(by);
             let thread = thread.clone();
-            self.activities.push_back(Activity::TurnStarted { thread, turn: text(turn), client });
+            self.activities.push_back(Activity::TurnStarted {
+                thread,
+                turn: text(turn),
+                client,
+                cwd,
+                sub_agent,
+            });
         }
     }
 
+    /// An item of a turn has started; `kind` is its type.
+    pub(super) fn turn_enters(&mut self, thread: &ThreadId, turn: &[u8], kind: &[u8]) {
+        let phase = Some(String::from_utf8_lossy(&kind[..kind.len().min(PHASE_BYTES)]).into_owned());
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase, tokens: None });
+    }
+
+    /// A turn has reported what it uses.
+    pub(super) fn turn_used(&mut self, thread: &ThreadId, turn: &[u8], tokens: Option<Tokens>) {
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase: None, tokens });
+    }
+
     /// Counts a turn that has ended, and remembers how for the log.
-    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &RunningTurn, outcome: Outcome) {
+    pub(super) fn turn_ended(
+        &mut self,
+        thread: &ThreadId,
+        turn: &RunningTurn,
+        (outcome, known_by): (Outcome, KnownBy),
+    ) {
         self.counters.turns_completed += 1;
         self.activities.push_back(Activity::TurnEnded {
             thread: thread.clone(),
             turn: text(&turn.id),
             client: self.starter(turn.by),
             outcome,
+            known_by,
+            tokens: turn.meter.tokens(),
             duration_ms: self.delivery.now().since(turn.since),
         });
     }
 
-    /// Nothing runs on a thread any more.
-    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId, outcome: Outcome) {
-        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
-        for turn in running.unwrap_or_default() {
-            self.turn_ended(thread, &turn, outcome);
+    /// Nothing runs on a thread any more, and the upstream does not say how that ended.
+    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId) {
+        for turn in self.take_running(thread) {
+            self.turn_ended(thread, &turn, (Outcome::Unknown, KnownBy::ThreadEnded));
         }
+    }
+
+    /// The upstream is lost; `complete` is the turn of the thread that counts as complete, if it does.
+    pub(super) fn all_turns_lost(&mut self, thread: &ThreadId, complete: Option<&OpenTurn>) {
+        for turn in self.take_running(thread) {
+            let end = match complete {
+                Some(open) if open.is_called(&turn.id) => (Outcome::Completed, KnownBy::Inferred),
+                _ => (Outcome::Lost, KnownBy::UpstreamLost),
+            };
+            self.turn_ended(thread, &turn, end);
+        }
+    }
+
+    fn take_running(&mut self, thread: &ThreadId) -> Vec<RunningTurn> {
+        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
+        running.unwrap_or_default()
     }
 
     fn starter(&self, by: Option<ClientId>) -> Option<(ClientId, Option<String>)> {

@@ -6,7 +6,6 @@ use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
 use super::{Announcement, Phase, Router};
-use crate::capture::Outcome;
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
@@ -68,18 +67,16 @@ impl Router {
     ///
     /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
-        let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
-        let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
-        started.sort_unstable();
-        for thread in &started {
-            self.all_turns_ended(thread, Outcome::Lost);
+        let ended = self.subscriptions.end_all();
+        for (thread, complete) in self.subscriptions.threads_with_turns(&ended) {
+            self.all_turns_lost(&thread, complete);
         }
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
-        for Running { thread, active, turn, complete } in self.subscriptions.end_all() {
+        for Running { thread, active, turn, complete } in ended {
             let error_sent = turn.as_ref().and_then(|turn| turn.error.as_deref());
             let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
-            let answer = answer.filter(|_| complete && error_sent.is_none());
+            let answer = answer.filter(|_| complete);
             let generation = self.config.identity.generation;
             let end = End { thread: &thread, answer, error_sent, loss, generation };
             // The upstream reports the status of a turn that has ended before the turn.

@@ -6,7 +6,7 @@ use super::handshake::config_warning;
 use super::pacing::Origin;
 use super::thread::KnownTo;
 use super::{Action, Router, resources};
-use crate::capture::Outcome;
+use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
 use crate::json::Span;
 use crate::json::scan::{member, member_at, skip_space, string_inner};
@@ -176,7 +176,8 @@ impl Router {
                 if let Some(ended) = state.close_turn(id.of(line)) {
                     let status =
                         member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
-                    self.turn_ended(thread, &ended, Outcome::of_status(status));
+                    let end = (Outcome::of_status(status), KnownBy::TerminalEvent);
+                    self.turn_ended(thread, &ended, end);
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
@@ -186,6 +187,9 @@ impl Router {
                 if let Some(turn) = &mut state.turn {
                     turn.progress.item_started(line, item);
                 }
+                let turn = state.running_turn(line, params)?.id.clone();
+                let kind = string_inner(line, member(line, item.start, b"type")?)?;
+                self.turn_enters(thread, &turn, kind.of(line));
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
@@ -205,9 +209,14 @@ impl Router {
                 }
             }
             Meaning::TokenUsage => {
-                let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
-                replay.usage = false;
-                return Some(vec![replay.to]);
+                if let Some(replay) = state.replay.as_mut().filter(|replay| replay.usage) {
+                    replay.usage = false;
+                    return Some(vec![replay.to]);
+                }
+                let turn = state.running_turn(line, params)?;
+                turn.meter.update(line, params);
+                let (turn, tokens) = (turn.id.clone(), turn.meter.tokens());
+                self.turn_used(thread, &turn, tokens);
             }
             Meaning::ServerRequestResolved => {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
@@ -275,7 +284,7 @@ impl Router {
                             // One that began when nobody was subscribed any more.
                             self.counters.turns_completed += u64::from(was_active);
                         }
-                        self.all_turns_ended(&thread, Outcome::Unknown);
+                        self.all_turns_ended(&thread);
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -305,7 +314,7 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        self.all_turns_ended(thread, Outcome::Unknown);
+        self.all_turns_ended(thread);
         self.subscriptions.unload(thread);
     }
 

@@ -137,6 +137,9 @@ impl Router {
         let mut running = None;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
+            if let Some(cwd) = member(line, body.start, b"cwd") {
+                state.cwd = serde_json::from_slice(cwd.of(line)).ok();
+            }
             let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
             if status == Some(b"\"active\"") {
                 state.active = true;

@@ -167,6 +167,7 @@ impl Subscriptions {
         let complete = open.iter().filter(|(thread, turn, _)| {
             let names = [&*turn.id, turn.ends_as(), turn.root().unwrap_or(&turn.id)];
             turn.progress.answer().is_some()
+                && turn.error.is_none()
                 && !open.iter().any(|(other, helper, sub_agent)| {
                     let helper =
                         capture::OpenTurn { id: &helper.id, root: helper.root(), sub_agent: *sub_agent };
@@ -174,6 +175,22 @@ impl Subscriptions {
                 })
         });
         complete.map(|(thread, ..)| (*thread).clone()).collect()
+    }
+
+    /// Returns the threads with turns that are known to run, by their ids; each with its turn among those that have
+    /// `ended` that counts as complete.
+    pub(super) fn threads_with_turns<'a>(
+        &self,
+        ended: &'a [Running],
+    ) -> Vec<(ThreadId, Option<&'a OpenTurn>)> {
+        let running = self.threads.iter().filter(|(_, state)| !state.running.is_empty());
+        let mut threads: Vec<ThreadId> = running.map(|(thread, _)| thread.clone()).collect();
+        threads.sort_unstable();
+        let complete = |thread: &ThreadId| {
+            let ended = ended.iter().find(|ended| ended.thread == *thread && ended.complete)?;
+            ended.turn.as_ref()
+        };
+        threads.into_iter().map(|thread| (thread.clone(), complete(&thread))).collect()
     }
 
     /// Fills in how much is kept.

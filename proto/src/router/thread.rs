@@ -1,7 +1,8 @@
 //! One thread: its subscribers, and which turn is open.
 
-use crate::capture::{self, Progress};
+use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
+use crate::json::scan::{member, string_inner};
 use crate::time::Time;
 
 /// What codexd keeps of one thread.
@@ -16,6 +17,8 @@ pub(super) struct Thread {
     /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
+    /// Its directory, once a response has said it.
+    pub(super) cwd: Option<Box<str>>,
     /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
     pub(super) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
@@ -55,6 +58,8 @@ pub(super) struct RunningTurn {
     pub(super) since: Time,
     /// The client that started it, if the response to that request was what told of it.
     pub(super) by: Option<ClientId>,
+    /// What it has used.
+    pub(super) meter: Meter,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
@@ -135,7 +140,7 @@ impl Thread {
         {
             return false;
         }
-        self.running.push(RunningTurn { id: id.into(), since: now, by });
+        self.running.push(RunningTurn { id: id.into(), since: now, by, meter: Meter::default() });
         true
     }
 
@@ -145,6 +150,14 @@ impl Thread {
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
         Some(self.running.remove(at))
+    }
+
+    /// Returns the running turn that a notification is about.
+    pub(super) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
+        let id = string_inner(line, member(line, params, b"turnId")?)?.of(line);
+        // A review that runs under another id is known by the one it ends under.
+        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
+        self.running.iter_mut().find(|turn| *turn.id == *id)
     }
 
     /// A goal of the thread was reported.

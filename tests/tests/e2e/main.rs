@@ -35,6 +35,7 @@ mod stopping;
 mod support;
 mod telling;
 mod tui;
+mod turn_ledger;
 mod units;
 mod upstream;
 mod web_page;

@@ -24,6 +24,7 @@ use crate::terminal::{note, note_error};
 mod all;
 mod clients;
 mod get_socket;
+mod history;
 mod list;
 mod reload;
 mod render;
@@ -172,6 +173,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::List(args) => list::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
             Verb::Clients => clients::run(&context).await,
+            Verb::History(args) => history::run(&context, args),
             Verb::Stop(args) => stop::run(&context, args).await,
             Verb::Reload => reload::run(&context).await,
             Verb::LogLevel(args) => reload::log_level(&context, args).await,

@@ -4,13 +4,57 @@ use codexd_proto::id::ClientId;
 use codexd_proto::router::Activity;
 
 use super::Hub;
+use crate::ledger::Update;
+use crate::os::unix_time::unix_ms;
 
 impl Hub {
     /// Logs what happened to clients and turns since the last time.
     pub(super) fn log_activity(&mut self) {
         while let Some(activity) = self.core.poll_activity() {
+            self.record_one(&activity);
             self.log_one(activity);
         }
+    }
+
+    /// Records what happened to a turn in the ledger, without waiting.
+    fn record_one(&self, activity: &Activity) {
+        let at = unix_ms();
+        let update = match activity {
+            Activity::TurnStarted { thread, turn, client, cwd, sub_agent } => {
+                let peer = client.as_ref().and_then(|(client, _)| self.peer(u64::from(client.0)));
+                Update::Started {
+                    thread: thread.to_string(),
+                    turn: turn.clone(),
+                    client: client.as_ref().and_then(|(_, name)| name.clone()),
+                    client_pid: peer.and_then(|peer| peer.pid),
+                    cwd: cwd.clone(),
+                    sub_agent: *sub_agent,
+                    at,
+                }
+            }
+            Activity::TurnProgress { thread, turn, phase, tokens } => Update::Progress {
+                thread: thread.to_string(),
+                turn: turn.clone(),
+                phase: phase.clone(),
+                tokens: *tokens,
+                at,
+            },
+            Activity::TurnEnded { thread, turn, outcome, known_by, tokens, duration_ms, .. } => {
+                Update::Ended {
+                    thread: thread.to_string(),
+                    turn: turn.clone(),
+                    outcome: *outcome,
+                    known_by: *known_by,
+                    tokens: *tokens,
+                    began: at.saturating_sub(*duration_ms),
+                    at,
+                }
+            }
+            Activity::ClientConnected { .. }
+            | Activity::ClientLeft { .. }
+            | Activity::ConfigWarning { .. } => return,
+        };
+        self.ledger.record(update);
     }
 
     fn log_one(&self, activity: Activity) {
@@ -30,7 +74,7 @@ impl Hub {
                 duration_ms = connected_ms,
                 "client left"
             ),
-            Activity::TurnStarted { thread, turn, client } => {
+            Activity::TurnStarted { thread, turn, client, .. } => {
                 let (client, name) = client.unzip();
                 tracing::info!(
                     thread.id = %thread,
@@ -40,7 +84,7 @@ impl Hub {
                     "turn started"
                 );
             }
-            Activity::TurnEnded { thread, turn, client, outcome, duration_ms } => {
+            Activity::TurnEnded { thread, turn, client, outcome, duration_ms, .. } => {
                 let (client, name) = client.unzip();
                 tracing::info!(
                     thread.id = %thread,
@@ -52,6 +96,8 @@ impl Hub {
                     "turn ended"
                 );
             }
+            // Too many for a log; the ledger has them.
+            Activity::TurnProgress { .. } => {}
             Activity::ConfigWarning { text } => {
                 tracing::warn!(warning = %text, "codex warns of its configuration");
             }

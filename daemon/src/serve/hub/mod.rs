@@ -41,6 +41,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
+use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, Signals};
 use crate::settings::reload::Reloader;
@@ -90,6 +91,7 @@ pub(crate) struct Hub {
     reloader: Reloader,
     start: Report,
     max_message_bytes: usize,
+    ledger: Ledger,
 }
 
 /// What the hub is made of.
@@ -107,6 +109,7 @@ pub(crate) struct Parts {
     pub(crate) start: Report,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
+    pub(crate) ledger: Ledger,
 }
 
 impl Hub {
@@ -132,6 +135,7 @@ impl Hub {
             reloader: parts.reloader,
             start: parts.start,
             max_message_bytes: parts.max_message_bytes,
+            ledger: parts.ledger,
         }
     }
 

@@ -11,6 +11,7 @@ impl Hub {
         report.counters.clients_refused = self.refused;
         self.core.fill_status(self.now(), &mut report);
         report.warnings.extend(self.reloader.warnings());
+        report.warnings.extend(self.ledger.warnings());
         if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
             report.warnings.push(Warning {
                 code: "socketReplaced".to_owned(),

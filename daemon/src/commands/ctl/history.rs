@@ -1,0 +1,44 @@
+//! `ctl history`: the turns that have run, from the ledger; a daemon need not run.
+
+use super::{Context, print, print_json, render};
+use crate::cli::HistoryArgs;
+use crate::error::Error;
+use crate::ledger::{Entry, Reader};
+use crate::os::unix_time::unix_ms;
+use crate::terminal::note;
+
+/// Shows turns of all clients: those that run, then the latest.
+pub(super) fn run(context: &Context, args: &HistoryArgs) -> Result<u8, Error> {
+    let turns = Reader::open(&context.settings.paths)?.turns(args.limit)?;
+    if context.json {
+        print_json(&turns)?;
+        return Ok(0);
+    }
+    if turns.is_empty() {
+        note("no turn is recorded");
+        return Ok(0);
+    }
+    let now = unix_ms();
+    let rows: Vec<_> = turns.iter().map(|turn| row(turn, now)).collect();
+    print(&render::table(&["STATE", "STARTED", "TOOK", "CLIENT", "TOKENS", "THREAD", "DETAILS"], &rows))?;
+    Ok(0)
+}
+
+fn row(turn: &Entry, now: u64) -> Vec<String> {
+    let took = turn.ended_unix_ms.unwrap_or(now).saturating_sub(turn.started_unix_ms);
+    let details = match (&turn.cause, turn.known_by.as_deref()) {
+        (Some(cause), _) => cause.clone(),
+        (None, Some("terminalEvent")) => String::new(),
+        (None, Some(known_by)) => known_by.to_owned(),
+        (None, None) => turn.phase.clone().unwrap_or_default(),
+    };
+    vec![
+        turn.state.clone(),
+        format!("{} ago", render::duration(now.saturating_sub(turn.started_unix_ms))),
+        render::duration(took),
+        turn.client.clone().unwrap_or_else(|| "-".to_owned()),
+        turn.tokens.map_or_else(|| "-".to_owned(), |tokens| tokens.total_tokens.to_string()),
+        turn.thread_id.clone(),
+        details,
+    ]
+}
