@@ -35,6 +35,8 @@ pub(crate) enum Command {
     AppServer(AppServerArgs),
     /// Run one turn: progress on stderr, the answer on stdout; exit 0 completed, 1 failed, 2 interrupted, 124 timed out
     Run(Box<RunArgs>),
+    /// List and control the turns that `codexd run --detach` has given to the daemon
+    Jobs(JobsArgs),
     /// Ask or tell the running daemon something
     Ctl(CtlArgs),
     /// Make a service of the daemon for this user and CODEX_HOME, or put a `codex` into PATH that uses it
@@ -122,8 +124,13 @@ pub(crate) struct RunArgs {
     pub(crate) output_schema: Option<PathBuf>,
 
     /// Interrupt the turn after this time, and exit 124
-    #[arg(long, value_name = "DURATION", default_value = "never")]
-    pub(crate) timeout: TimeLimit,
+    /// [default: never, with `--detach` 30m] [env: CODEXD_JOB_TIMEOUT, with `--detach`]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<TimeLimit>,
+
+    /// Let the daemon run it as a job, print the id of the job and do not wait: `codexd jobs`
+    #[arg(long, conflicts_with = "no_spawn")]
+    pub(crate) detach: bool,
 
     /// Print a JSON object for each event on stdout, the result last
     #[arg(long)]
@@ -136,6 +143,60 @@ pub(crate) struct RunArgs {
     /// Start nothing: exit 69 if no daemon runs
     #[arg(long)]
     pub(crate) no_spawn: bool,
+}
+
+/// Flags of `codexd jobs`.
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    pub(crate) verb: JobVerb,
+
+    #[command(flatten)]
+    pub(crate) common: CtlCommon,
+}
+
+/// What to do with jobs. An id can be shortened as long as it names one job.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobVerb {
+    /// List them: those that run, then the latest
+    List,
+    /// Show one, with its answer, and how to go on in its thread
+    Show(JobArgs),
+    /// Wait until it is over and print its answer: exit as `codexd run` would have
+    Wait(JobArgs),
+    /// Print what has happened in it
+    Logs(JobLogsArgs),
+    /// Interrupt its turn and wait until it is over: exit 0 cancelled, 1 it was over
+    Cancel(JobArgs),
+    /// Forget jobs that are over
+    Prune(PruneArgs),
+}
+
+/// Which job.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// Id of the job, or how only that begins
+    #[arg(value_name = "JOB")]
+    pub(crate) id: String,
+}
+
+/// Flags of `jobs logs`.
+#[derive(Debug, Args)]
+pub(crate) struct JobLogsArgs {
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
+
+    /// Go on until the job is over
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Flags of `jobs prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Only jobs that have been over for this time
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) older: TimeLimit,
 }
 
 /// Flags of `codexd serve`.

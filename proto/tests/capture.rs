@@ -222,6 +222,8 @@ fn check(events: &[Event]) {
         if before.is_some() {
             assert_eq!(before.as_ref(), resolution, "a resolved turn has changed: {:?}", &events[..=place]);
         }
+        let complete = model.end.is_none() && model.answer && !model.collaboration && model.helpers == 0;
+        assert_eq!(waiting.capture.answer_so_far().is_some(), complete, "{:?}", &events[..=place]);
         if let Some(end) = resolution {
             assert_eq!(end.answer.is_some(), end.outcome == Outcome::Completed && end.last_message.is_some());
             assert!(end.error.is_none() || end.outcome != Outcome::Completed);

@@ -75,6 +75,8 @@ pub(crate) enum Update {
     Job(Box<JobRow>),
     /// A line of a job's log.
     JobLine(JobLine),
+    /// The upstream was lost; the last lines of its stderr belong to the jobs that have failed with it.
+    UpstreamStderr(Vec<String>),
     /// Jobs that have ended are to be forgotten.
     ForgetJobs(Vec<String>),
     /// Somebody waits until everything before is written.

@@ -27,15 +27,6 @@ pub(crate) enum JobState {
 }
 
 impl JobState {
-    const ALL: [JobState; 6] = [
-        JobState::Queued,
-        JobState::Running,
-        JobState::Completed,
-        JobState::Failed,
-        JobState::Cancelled,
-        JobState::TimedOut,
-    ];
-
     /// Returns the word used in JSON and in the database.
     pub(crate) const fn word(self) -> &'static str {
         match self {
@@ -46,11 +37,6 @@ impl JobState {
             JobState::Cancelled => "cancelled",
             JobState::TimedOut => "timedOut",
         }
-    }
-
-    /// Reads that word.
-    pub(crate) fn of_word(word: &str) -> Option<JobState> {
-        JobState::ALL.into_iter().find(|state| state.word() == word)
     }
 
     /// Whether nothing more will happen to the job.
@@ -99,7 +85,7 @@ pub(crate) struct JobRow {
     pub(crate) timeout_ms: Option<u64>,
     /// From what the outcome is known.
     pub(crate) known_by: Option<String>,
-    /// The answer of a completed one.
+    /// The answer of a completed one; of one that runs, its final answer while nothing else of it is open.
     pub(crate) answer: Option<String>,
     /// What the agent said last.
     pub(crate) last_message: Option<String>,
@@ -125,13 +111,35 @@ pub(crate) struct JobLine {
     pub(crate) text: String,
 }
 
-/// Returns a job whose daemon is gone, as it is to be shown and kept.
+/// Returns a job whose daemon is gone, as it is to be shown and kept: completed if its final answer was seen and nothing
+/// that belongs to it was open, else failed.
 pub(super) fn buried(row: JobRow, at: u64) -> JobRow {
+    let complete = row.answer.is_some();
+    let known_by = if complete { KnownBy::Inferred } else { KnownBy::DaemonDied };
     JobRow {
-        state: JobState::Failed,
+        state: if complete { JobState::Completed } else { JobState::Failed },
+        phase: None,
         ended_unix_ms: Some(at),
-        known_by: Some(KnownBy::DaemonDied.word().to_owned()),
-        error: Some(DIED.to_owned()),
+        known_by: Some(known_by.word().to_owned()),
+        error: (!complete).then(|| DIED.to_owned()),
         ..row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_whose_daemon_has_died_is_completed_if_its_answer_was_given() {
+        let row = JobRow { state: JobState::Running, phase: Some("writing".to_owned()), ..JobRow::default() };
+        let dead = buried(row.clone(), 5);
+        assert_eq!(
+            (dead.state, dead.error.as_deref(), dead.ended_unix_ms),
+            (JobState::Failed, Some(DIED), Some(5))
+        );
+        let dead = buried(JobRow { answer: Some("42".to_owned()), ..row }, 5);
+        assert_eq!((dead.state, dead.error, dead.phase), (JobState::Completed, None, None));
+        assert_eq!(dead.known_by.as_deref(), Some("inferred"));
     }
 }

@@ -21,9 +21,7 @@ mod retention;
 mod store;
 mod writer;
 
-#[allow(unused_imports, reason = "jobs come next")]
 pub(crate) use entry::{Entry, Update};
-#[allow(unused_imports, reason = "jobs come next")]
 pub(crate) use job::{JobLine, JobRow, JobState};
 pub(crate) use reader::Reader;
 pub(crate) use retention::Retention;

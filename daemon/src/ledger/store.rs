@@ -270,6 +270,14 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
                 ])?;
         }
         Update::Barrier(_) => {}
+        Update::UpstreamStderr(lines) => {
+            let lines = serde_json::to_string(lines).map_err(io::Error::from)?;
+            transaction.execute(
+                "UPDATE jobs SET body = json_set(body, '$.upstreamStderr', json(?1))
+                 WHERE generation = ?2 AND json_extract(body, '$.knownBy') = ?3",
+                params![lines, generation, KnownBy::UpstreamLost.word()],
+            )?;
+        }
         Update::Job(row) => write_job(transaction, row)?,
         Update::JobLine(line) => {
             transaction

@@ -67,11 +67,12 @@ impl Ledger {
     }
 
     /// Waits until what was recorded before is written, 2 s at most. Not for who must not wait.
-    pub(crate) fn flush(&self) {
+    ///
+    /// Returns whether it was. What was not is written later, and the status says so.
+    pub(crate) fn flush(&self) -> bool {
         let (reached, written) = sync_channel(1);
         self.record(Update::Barrier(reached));
-        // What cannot be written now is written later, and the status says so.
-        let _ = written.recv_timeout(FINISH_WITHIN);
+        self.sender.is_some() && written.recv_timeout(FINISH_WITHIN).is_ok()
     }
 
     /// Returns what an operator should know.

@@ -4,6 +4,7 @@
 pub(crate) mod activation;
 mod connection;
 mod hub;
+mod jobs;
 pub(crate) mod listener;
 pub(crate) mod upstream;
 
@@ -28,7 +29,7 @@ use crate::instance::failed_start::Attempt;
 use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
-use crate::ledger::{self, Ledger, Retention, Writer};
+use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{Signals, Terminal};
@@ -41,6 +42,7 @@ use crate::settings::version;
 use crate::start::Report;
 use activation::Inherited;
 use hub::Hub;
+use jobs::Runner;
 use listener::{SocketFile, bind_private};
 use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
@@ -108,6 +110,11 @@ pub(crate) fn run(
     };
     let result = live(settings, &program, inherited, &mut record, context);
     if let Some(ledger) = ledger {
+        if let Ok(ended) = &result
+            && !ended.stderr.is_empty()
+        {
+            ledger.ledger().record(Update::UpstreamStderr(ended.stderr.clone()));
+        }
         ledger.finish();
     }
     if sweep::rest() {
@@ -229,7 +236,11 @@ fn serve(
         base_status.environment.clone_from(&context.environment);
         base_status.open_files_limit = context.files.limit;
         let (publisher, commands, handle) = control::channel(base_status.clone());
-        let control = ControlServer::spawn(control_listener, handle)?;
+        let (job_commands, commands_of_jobs) = tokio::sync::mpsc::unbounded_channel();
+        let (job_connections, connections_of_jobs) = tokio::sync::mpsc::unbounded_channel();
+        let ledger = context.ledger.clone();
+        let runner = Runner::start(record.generation(), ledger.clone(), commands_of_jobs, job_connections)?;
+        let control = ControlServer::spawn(control_listener, handle.with_jobs(job_commands, ledger))?;
 
         let inherited = sockets.inherited;
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
@@ -267,13 +278,14 @@ fn serve(
         };
         let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.
-        let run = hub::run(hub, hub::Run { listener, process, signals, commands });
+        let run = hub::run(hub, hub::Run { listener, process, signals, commands, jobs: connections_of_jobs });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
             Err(Error::new(ExitCode::Software, "the core loop broke off").because(error))
         });
         // Whoever waits for the end sees it when the control connections close: last of all.
         control_file.remove();
         control.stop();
+        runner.finish();
         ended
     })
 }

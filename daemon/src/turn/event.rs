@@ -34,6 +34,8 @@ pub(crate) enum Event<'a> {
     Approval(&'a Approval),
     /// A server request was declined, because nobody can be asked.
     Declined(&'a Approval),
+    /// The final answer was given and nothing of the turn is open, or, without one, something has come after it.
+    Answer(Option<&'a str>),
     /// The turn is being interrupted.
     Interrupting(Stop),
 }

@@ -11,8 +11,10 @@ mod event;
 mod link;
 mod request;
 mod run;
+mod words;
 
 pub(crate) use approval::{Approval, Decision};
 pub(crate) use event::{Event, Stop, Watcher};
 pub(crate) use request::{ApprovalMode, Review, Sandbox, TurnRequest};
 pub(crate) use run::{Bounds, Failure, Finished, Introduction, Order, run};
+pub(crate) use words::{of as words_of, plain};

@@ -154,6 +154,7 @@ pub(crate) async fn run(
         grace: bounds.interrupt_grace,
         approval: request.approval,
         thread: thread.clone(),
+        answered: false,
         interrupt: None,
         waiting: HashMap::new(),
     };
@@ -211,6 +212,8 @@ struct Running<'a> {
     grace: Duration,
     approval: ApprovalMode,
     thread: String,
+    /// The watcher knows of a final answer.
+    answered: bool,
     interrupt: Option<Interrupt>,
     /// Server requests that wait for a person.
     waiting: HashMap<i64, Approval>,
@@ -323,6 +326,11 @@ impl Running<'_> {
             return self.response(&message);
         };
         self.capture.line(self.now(), line);
+        let answer = self.capture.answer_so_far();
+        if answer.is_some() != self.answered {
+            self.answered = answer.is_some();
+            watcher.event(Event::Answer(answer));
+        }
         let concerns = self.concern(params);
         if let Some(id) = message["id"].as_i64() {
             if concerns.is_some() {
@@ -394,6 +402,12 @@ fn lost(error: Option<io::Error>, retry: bool) -> Failure {
 fn no_id(method: &str) -> Failure {
     let error = Error::new(ExitCode::Protocol, format!("codex answered `{method}` without an id"));
     Failure { error, retry: false, thread: None }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, retry: false, thread: None }
+    }
 }
 
 /// Reads the error of a request that was refused: by codexd, which says whether it can be tried again, or by codex.

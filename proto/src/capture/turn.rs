@@ -296,6 +296,13 @@ impl Capture {
         }
     }
 
+    /// Returns the final answer if it was seen and nothing that belongs to the turn is open: if nothing more came, the turn
+    /// would be completed.
+    pub fn answer_so_far(&self) -> Option<&str> {
+        let answer = self.review.as_deref().or(self.last_message.as_deref());
+        answer.filter(|_| self.resolution.is_none() && self.may_be_complete())
+    }
+
     /// Returns when [`Capture::handle_timeout`] has something to decide, if nothing comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
         let waits = self.resolution.is_none() && self.hooks == 0 && self.may_be_complete();

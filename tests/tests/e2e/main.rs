@@ -16,6 +16,7 @@ mod fake_codex;
 mod http;
 mod install;
 mod itself;
+mod jobs;
 mod leftovers;
 mod listener;
 mod load;

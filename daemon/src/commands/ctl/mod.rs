@@ -33,6 +33,7 @@ mod stop;
 mod wait;
 
 pub(crate) use all::{Found, find_all};
+pub(crate) use render::{duration, table};
 
 /// Exit code: running, and not as asked for.
 pub(crate) const NOT_REACHED: u8 = 1;

@@ -6,8 +6,7 @@ use std::sync::mpsc as blocking;
 
 use tokio::sync::mpsc;
 
-use super::words::plain;
-use crate::turn::{Approval, Decision, Order};
+use crate::turn::{Approval, Decision, Order, plain};
 
 /// Whether there is a terminal to ask on, whatever the standard streams are.
 pub(super) fn is_possible() -> bool {

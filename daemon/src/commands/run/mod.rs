@@ -5,9 +5,9 @@
 
 mod arguments;
 mod ask;
+mod detach;
 mod result;
 mod show;
-mod words;
 
 use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
@@ -53,6 +53,9 @@ const TIMED_OUT: u8 = 124;
 ///
 /// With exit code 64 when something is wrong with what was asked for, 69 when no daemon can be had.
 pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, Error> {
+    if args.detach {
+        return detach::run(args, environment);
+    }
     let began = Instant::now();
     let mut show = Show::new(args.json);
     let result = attempt(args, environment, &mut show);
@@ -87,7 +90,8 @@ fn attempt(args: &RunArgs, environment: &Environment, show: &mut Show) -> Result
         codex_args: &settings.codex_args,
         may_spawn: !args.no_spawn,
     };
-    let bounds = Bounds { timeout: args.timeout.as_duration(), ..Bounds::default() };
+    let timeout = args.timeout.and_then(|timeout| timeout.as_duration());
+    let bounds = Bounds { timeout, ..Bounds::default() };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -161,11 +165,5 @@ impl Conversation<'_> {
                 }
             }
         }
-    }
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure { error, retry: false, thread: None }
     }
 }

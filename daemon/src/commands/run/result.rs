@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use codexd_proto::capture::{KnownBy, Outcome, Tokens};
 use serde::Serialize;
 
-use super::words::plain;
 use super::{Ended, INTERRUPTED, TIMED_OUT};
 use crate::error::Error;
 use crate::instance::record;
 use crate::settings::paths::Paths;
 use crate::terminal::{note, note_failure};
-use crate::turn::{Finished, Stop};
+use crate::turn::{Finished, Stop, plain};
 
 /// How long a daemon that has lost its codex may take to record why.
 const RECORD_WITHIN: Duration = Duration::from_secs(3);

@@ -9,9 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::ask::Asker;
-use super::words::{self, plain};
 use crate::terminal::note;
-use crate::turn::{Event, Stop, Watcher};
+use crate::turn::{Event, Stop, Watcher, plain, words_of};
 
 /// Time between two pictures of the spinner.
 const TICK: Duration = Duration::from_millis(120);
@@ -116,13 +115,15 @@ impl Watcher for Show {
                 let event =
                     json!({ "type": "event", "method": method, "subAgent": sub_agent, "params": params });
                 self.json(&event);
-                let words = words::of(method, params);
+                let words = words_of(method, params);
                 let of_whom = if sub_agent { "sub-agent: " } else { "" };
                 words.lines.iter().for_each(|line| self.line(&format!("{of_whom}{line}")));
                 if let Some(phase) = words.phase.filter(|_| !sub_agent) {
                     self.phase(phase);
                 }
             }
+            // It is printed when the turn has ended.
+            Event::Answer(_) => {}
             Event::Approval(approval) => {
                 self.json(
                     &json!({ "type": "approval", "method": approval.method, "params": approval.params }),

@@ -7,11 +7,11 @@ const LINE_CHARS: usize = 200;
 
 /// What to show of a notification.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Words {
+pub(crate) struct Words {
     /// What goes on now.
-    pub(super) phase: Option<String>,
+    pub(crate) phase: Option<String>,
     /// What is worth a line of its own.
-    pub(super) lines: Vec<String>,
+    pub(crate) lines: Vec<String>,
 }
 
 impl Words {
@@ -25,7 +25,7 @@ impl Words {
 }
 
 /// Puts a notification into words.
-pub(super) fn of(method: &str, params: &Value) -> Words {
+pub(crate) fn of(method: &str, params: &Value) -> Words {
     let text = |value: &Value| plain(value.as_str().unwrap_or_default());
     match method {
         "turn/started" => Words::phase("thinking"),
@@ -124,7 +124,7 @@ fn command(item: &Value) -> String {
 }
 
 /// Returns a text as one line that does nothing to a terminal, shortened.
-pub(super) fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     words.extend(text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()));
     let line = words.join(" ");
