@@ -58,12 +58,12 @@ impl Error {
         self.0.code
     }
 
-    /// Tells whether the command line is at fault.
+    /// Returns whether the command line is at fault.
     pub(crate) fn is_usage(&self) -> bool {
         self.0.code == ExitCode::Usage
     }
 
-    /// Tells whether the same attempt, with nothing changed, may succeed later.
+    /// Returns whether the same attempt, with nothing changed, may succeed later.
     pub(crate) fn is_retryable(&self) -> bool {
         !self.0.code.is_permanent() || self.0.code == ExitCode::AlreadyRunning
     }

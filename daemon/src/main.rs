@@ -18,7 +18,7 @@ use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::reload::Reloader;
-use crate::start::Report;
+use crate::start::StartupNotifier;
 use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
 mod cli;
@@ -123,7 +123,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         start::detach();
     }
     let terminal = Terminal::look();
-    let start = Report::new(args.auto_spawned);
+    let start = StartupNotifier::new(args.auto_spawned);
     let attempt = Attempt::new(args, environment);
     let mut waiting = None;
     let result = activation::take().and_then(|inherited| {

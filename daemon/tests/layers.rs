@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms from the top to the bottom, each with why it knows nothing of those above it. A room is a folder or
+/// The rooms from the top to the bottom, each with why it knows nothing of those above it. A room is a directory or
 /// a file at the top of `src`; it may name itself and what comes later here.
 const ROOMS: [(&str, &str); 13] = [
     ("main", "it is the top: nobody can name it"),
@@ -41,9 +41,9 @@ struct Source {
 /// What refers to what, each with a file that does.
 type Arrows = BTreeMap<(String, String), String>;
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(files(&path));
@@ -176,7 +176,7 @@ fn upward(room: &str, named: &str) -> Option<&'static str> {
     (rank(named)? < own).then(|| ROOMS[own].1)
 }
 
-/// Returns the arrows between the parts of a room: its files and folders, and its `mod.rs`.
+/// Returns the arrows between the parts of a room: its files and directories, and its `mod.rs`.
 fn arrows_within(room: &str, sources: &[Source]) -> Arrows {
     let parts: BTreeSet<&str> = sources
         .iter()

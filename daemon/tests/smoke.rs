@@ -9,7 +9,7 @@ use std::process::Command;
 #[path = "../src/os/test_dir.rs"]
 mod test_dir;
 
-/// A home and a runtime folder that nobody else uses.
+/// A home and a runtime directory that nobody else uses.
 struct Place {
     dir: tempfile::TempDir,
 }
@@ -123,7 +123,7 @@ fn a_wrong_configuration_exits_78_and_names_the_line() {
 }
 
 #[test]
-fn an_open_runtime_folder_exits_77_and_names_the_command() {
+fn an_open_runtime_directory_exits_77_and_names_the_command() {
     let place = Place::new();
     let open = place.path("run/codexd");
     std::fs::create_dir(&open).unwrap();

@@ -36,7 +36,7 @@ fn flush(router: &mut Router) {
     router.upstream_outbox().advance(n, false);
     while let Some(client) = router.poll_dirty() {
         let n = router.outbox(client).unwrap().len();
-        router.client_took(client, n, false);
+        router.client_written(client, n, false);
     }
 }
 

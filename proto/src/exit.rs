@@ -83,7 +83,7 @@ impl ExitCode {
         }
     }
 
-    /// Tells whether starting again, with nothing changed, cannot help.
+    /// Returns whether starting again, with nothing changed, cannot help.
     ///
     /// A supervisor should not restart after these. `AlreadyRunning` is one: the other daemon serves.
     pub const fn is_permanent(self) -> bool {

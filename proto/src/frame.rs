@@ -23,7 +23,7 @@ pub struct LineDecoder {
 pub enum Frame<'a> {
     /// A line without its line feed (a carriage return before it is kept).
     Line(&'a [u8]),
-    /// A line beyond the limit begins; nothing of it is kept.
+    /// A line above the limit begins; nothing of it is kept.
     TooLong,
 }
 
@@ -76,7 +76,7 @@ impl LineDecoder {
         }
     }
 
-    /// Tells whether the stream ends inside a line.
+    /// Returns whether the stream ends inside a line.
     pub fn is_torn(&self) -> bool {
         !self.handed_out && (!self.partial.is_empty() || self.skipping)
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_beyond_the_limit_is_reported_once_and_skipped() {
+    fn a_line_above_the_limit_is_reported_once_and_skipped() {
         let stream = b"ok\n0123456789\nok again\n";
         for size in 1..=stream.len() {
             let (seen, torn) = frames(stream, size, 9);

@@ -21,13 +21,13 @@ pub struct Health {
     interval_ms: Option<u64>,
     /// Silence after the question that is no life any more; `None` for ever.
     timeout_ms: Option<u64>,
-    heard: Time,
-    asked: Option<Question>,
+    last_output: Time,
+    open_check: Option<OpenCheck>,
 }
 
 /// A question without an answer.
 #[derive(Clone, Copy, Debug)]
-struct Question {
+struct OpenCheck {
     looked: Time,
     /// How long the answer was waited for, as far as that is known.
     waited_ms: u64,
@@ -35,11 +35,11 @@ struct Question {
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HealthAction {
     /// Nothing.
     Alive,
     /// Ask it something.
-    Ask,
+    Ping,
     /// It did not answer.
     Unresponsive,
 }
@@ -47,7 +47,7 @@ pub enum Verdict {
 impl Health {
     /// Creates a watch that begins now.
     pub fn new(interval_ms: Option<u64>, timeout_ms: Option<u64>, now: Time) -> Health {
-        Health { interval_ms, timeout_ms, heard: now, asked: None }
+        Health { interval_ms, timeout_ms, last_output: now, open_check: None }
     }
 
     /// Changes how long silence may last; a question that is open is timed by the new limit.
@@ -56,48 +56,48 @@ impl Health {
         self.timeout_ms = timeout_ms;
     }
 
-    /// Takes note that the upstream said something.
-    pub fn heard(&mut self, now: Time) {
-        self.heard = now;
-        self.asked = None;
+    /// Records that the upstream said something.
+    pub fn record_output(&mut self, now: Time) {
+        self.last_output = now;
+        self.open_check = None;
     }
 
     /// Returns for how many milliseconds an answer was waited for, while a question is open.
     pub fn waited_ms(&self, now: Time) -> Option<u64> {
-        let question = self.asked?;
-        let since = now.since(question.looked);
-        Some(question.waited_ms + self.look_ms(question).map_or(since, |look| since.min(look)))
+        let check = self.open_check?;
+        let since = now.since(check.looked);
+        Some(check.waited_ms + self.look_ms(check).map_or(since, |look| since.min(look)))
     }
 
     /// Returns the time to the next look at a question.
-    fn look_ms(&self, question: Question) -> Option<u64> {
+    fn look_ms(&self, check: OpenCheck) -> Option<u64> {
         let timeout = self.timeout_ms?;
         let look = (timeout / LOOKS).clamp(1, LONGEST_LOOK_MS);
-        Some(look.min(timeout.saturating_sub(question.waited_ms)))
+        Some(look.min(timeout.saturating_sub(check.waited_ms)))
     }
 
     /// Returns when [`Health::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        match self.asked {
-            None => self.interval_ms.map(|ms| self.heard + ms),
-            Some(question) => self.look_ms(question).map(|ms| question.looked + ms),
+        match self.open_check {
+            None => self.interval_ms.map(|ms| self.last_output + ms),
+            Some(check) => self.look_ms(check).map(|ms| check.looked + ms),
         }
     }
 
     /// Says what is to be done now.
-    pub fn handle_timeout(&mut self, now: Time) -> Verdict {
+    pub fn handle_timeout(&mut self, now: Time) -> HealthAction {
         if self.poll_timeout().is_none_or(|due| due > now) {
-            return Verdict::Alive;
+            return HealthAction::Alive;
         }
         let Some(waited_ms) = self.waited_ms(now) else {
-            self.asked = Some(Question { looked: now, waited_ms: 0 });
-            return Verdict::Ask;
+            self.open_check = Some(OpenCheck { looked: now, waited_ms: 0 });
+            return HealthAction::Ping;
         };
-        self.asked = Some(Question { looked: now, waited_ms });
+        self.open_check = Some(OpenCheck { looked: now, waited_ms });
         if self.timeout_ms.is_some_and(|timeout| waited_ms >= timeout) {
-            return Verdict::Unresponsive;
+            return HealthAction::Unresponsive;
         }
-        Verdict::Alive
+        HealthAction::Alive
     }
 }
 
@@ -110,12 +110,12 @@ mod tests {
     }
 
     /// Looks whenever it is due, until there is a verdict.
-    fn wait(health: &mut Health) -> (Time, Verdict) {
+    fn wait(health: &mut Health) -> (Time, HealthAction) {
         loop {
             let due = health.poll_timeout().unwrap();
-            assert_eq!(health.handle_timeout(at(due.as_millis() - 1)), Verdict::Alive);
+            assert_eq!(health.handle_timeout(at(due.as_millis() - 1)), HealthAction::Alive);
             match health.handle_timeout(due) {
-                Verdict::Alive => {}
+                HealthAction::Alive => {}
                 verdict => return (due, verdict),
             }
         }
@@ -124,18 +124,18 @@ mod tests {
     #[test]
     fn silence_is_asked_about_and_no_answer_is_death() {
         let mut health = Health::new(Some(1_000), Some(500), at(0));
-        assert_eq!(health.handle_timeout(at(999)), Verdict::Alive);
-        assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
-        assert_eq!(wait(&mut health), (at(1_500), Verdict::Unresponsive));
+        assert_eq!(health.handle_timeout(at(999)), HealthAction::Alive);
+        assert_eq!(health.handle_timeout(at(1_000)), HealthAction::Ping);
+        assert_eq!(wait(&mut health), (at(1_500), HealthAction::Unresponsive));
         assert_eq!(health.waited_ms(at(1_500)), Some(500));
     }
 
     #[test]
     fn any_message_is_life() {
         let mut health = Health::new(Some(1_000), Some(500), at(0));
-        assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
-        health.heard(at(1_499));
-        assert_eq!(health.handle_timeout(at(1_500)), Verdict::Alive);
+        assert_eq!(health.handle_timeout(at(1_000)), HealthAction::Ping);
+        health.record_output(at(1_499));
+        assert_eq!(health.handle_timeout(at(1_500)), HealthAction::Alive);
         assert_eq!(health.poll_timeout(), Some(at(2_499)));
     }
 
@@ -144,10 +144,10 @@ mod tests {
         // However long it slept, and whenever: just over the time is the hardest to tell from a silence.
         for slept in [501, 700, 5_000, 3_600_000] {
             let mut health = Health::new(Some(1_000), Some(500), at(0));
-            assert_eq!(health.handle_timeout(at(1_000)), Verdict::Ask);
-            assert_eq!(health.handle_timeout(at(1_000 + slept)), Verdict::Alive);
+            assert_eq!(health.handle_timeout(at(1_000)), HealthAction::Ping);
+            assert_eq!(health.handle_timeout(at(1_000 + slept)), HealthAction::Alive);
             let (end, verdict) = wait(&mut health);
-            assert_eq!(verdict, Verdict::Unresponsive);
+            assert_eq!(verdict, HealthAction::Unresponsive);
             // The sleep counted for one look.
             assert_eq!(end, at(1_000 + slept + 500 - 500 / LOOKS));
         }
@@ -156,17 +156,17 @@ mod tests {
     #[test]
     fn the_shortest_times_end_too() {
         let mut health = Health::new(Some(0), Some(0), at(0));
-        assert_eq!(health.handle_timeout(at(0)), Verdict::Ask);
-        assert_eq!(health.handle_timeout(at(0)), Verdict::Unresponsive);
+        assert_eq!(health.handle_timeout(at(0)), HealthAction::Ping);
+        assert_eq!(health.handle_timeout(at(0)), HealthAction::Unresponsive);
         let mut health = Health::new(Some(1), Some(1), at(0));
-        assert_eq!(wait(&mut health), (at(1), Verdict::Ask));
-        assert_eq!(wait(&mut health), (at(2), Verdict::Unresponsive));
+        assert_eq!(wait(&mut health), (at(1), HealthAction::Ping));
+        assert_eq!(wait(&mut health), (at(2), HealthAction::Unresponsive));
     }
 
     #[test]
     fn a_watch_without_an_interval_never_asks() {
         let mut health = Health::new(None, Some(500), at(0));
         assert_eq!(health.poll_timeout(), None);
-        assert_eq!(health.handle_timeout(at(1 << 40)), Verdict::Alive);
+        assert_eq!(health.handle_timeout(at(1 << 40)), HealthAction::Alive);
     }
 }

@@ -5,6 +5,8 @@ use core::fmt;
 
 use uuid::Uuid;
 
+use crate::json::text::same_text;
+
 /// A client connection. Never used again within one life of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u32);
@@ -29,8 +31,9 @@ pub struct ServerRequestId(pub i64);
 
 /// A client's request id, as it is to be echoed.
 ///
-/// Legal are strings and integers in the signed 64-bit range; both come back byte for byte.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Legal are strings and integers in the signed 64-bit range; both come back byte for byte. Two strings are
+/// equal if their texts are, however they are spelled: to the upstream they are one id.
+#[derive(Clone, Debug)]
 pub enum RequestId {
     /// An integer. Its JSON form is unique, so the number is enough to echo it.
     Number(i64),
@@ -39,15 +42,19 @@ pub enum RequestId {
 }
 
 impl RequestId {
+    /// Bytes that the JSON text of an id may have: one is kept as long as its request is not answered.
+    pub const MAX_BYTES: usize = 64 << 10;
+
     /// Reads the JSON text of an id; `None` if it is not a legal one.
     ///
     /// `text` must be one valid JSON value without white space around it. Null, booleans,
-    /// fractions, exponents, `-0` and integers beyond 64 bits are not legal: the upstream drops
-    /// such messages without an answer.
+    /// fractions, exponents and integers beyond 64 bits are not legal: the upstream drops
+    /// such messages without an answer. To codexd, an id of more than [`RequestId::MAX_BYTES`] is not legal
+    /// either.
     pub fn from_json(text: &[u8]) -> Option<RequestId> {
         match *text.first()? {
-            b'"' => Some(RequestId::Text(text.into())),
-            b'-' | b'0'..=b'9' if text != b"-0" => parse_i64(text).map(RequestId::Number),
+            b'"' if text.len() <= RequestId::MAX_BYTES => Some(RequestId::Text(text.into())),
+            b'-' | b'0'..=b'9' => parse_i64(text).map(RequestId::Number),
             _ => None,
         }
     }
@@ -69,29 +76,40 @@ impl RequestId {
     }
 }
 
-/// The id of a thread: what stands between the quotes of its JSON string.
-///
-/// Compared byte for byte. The upstream writes ids without escapes.
+impl PartialEq for RequestId {
+    fn eq(&self, other: &RequestId) -> bool {
+        match (self, other) {
+            (RequestId::Number(a), RequestId::Number(b)) => a == b,
+            // Between their quotes.
+            (RequestId::Text(a), RequestId::Text(b)) => same_text(&a[1..a.len() - 1], &b[1..b.len() - 1]),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for RequestId {}
+
+/// The id of a thread: the text of its JSON string.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ThreadId(Box<[u8]>);
 
 impl ThreadId {
-    /// Takes over the bytes between the quotes.
-    pub fn new(inner: &[u8]) -> ThreadId {
-        ThreadId(inner.into())
+    /// Makes an id of its text.
+    pub fn new(text: &[u8]) -> ThreadId {
+        ThreadId(text.into())
     }
 
     /// Reads a text as the upstream reads thread ids: a UUID in any of its forms. `None` for what it
     /// would refuse.
-    pub fn from_text(text: &str) -> Option<ThreadId> {
+    pub fn from_text(text: &[u8]) -> Option<ThreadId> {
         // Newer releases of the crate take this prefix in capitals, too; the one in codex 0.169 (1.20) does not.
-        let right_case = text.len() != 45 || text.starts_with("urn:uuid:");
-        let id = Uuid::try_parse(text).ok().filter(|_| right_case)?;
+        let right_case = text.len() != 45 || text.starts_with(b"urn:uuid:");
+        let id = Uuid::try_parse_ascii(text).ok().filter(|_| right_case)?;
         let mut buffer = Uuid::encode_buffer();
         Some(ThreadId(id.hyphenated().encode_lower(&mut buffer).as_bytes().into()))
     }
 
-    /// Returns the bytes between the quotes.
+    /// Returns its text.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -139,7 +157,7 @@ mod tests {
             format!("{{{id}}}"),
         ];
         for form in forms {
-            assert_eq!(ThreadId::from_text(&form), Some(ThreadId::new(id.as_bytes())), "{form}");
+            assert_eq!(ThreadId::from_text(form.as_bytes()), Some(ThreadId::new(id.as_bytes())), "{form}");
         }
         for wrong in [
             "",
@@ -157,7 +175,7 @@ mod tests {
             &id.replacen('0', "\u{660}", 1),
             &id.replacen('0', "g", 1),
         ] {
-            assert_eq!(ThreadId::from_text(wrong), None, "{wrong}");
+            assert_eq!(ThreadId::from_text(wrong.as_bytes()), None, "{wrong}");
         }
     }
 
@@ -175,8 +193,28 @@ mod tests {
 
     #[test]
     fn illegal_ids_are_told_apart() {
-        for text in ["null", "true", "1.0", "5.5", "1e3", "-0", "9223372036854775808", "[1]", "{}"] {
+        for text in ["null", "true", "1.0", "5.5", "1e3", "9223372036854775808", "[1]", "{}"] {
             assert_eq!(RequestId::from_json(text.as_bytes()), None, "{text}");
+        }
+        let of_length = |n: usize| format!("\"{}\"", "a".repeat(n - 2));
+        assert!(RequestId::from_json(of_length(RequestId::MAX_BYTES).as_bytes()).is_some());
+        assert_eq!(RequestId::from_json(of_length(RequestId::MAX_BYTES + 1).as_bytes()), None);
+    }
+
+    #[test]
+    fn ids_are_equal_exactly_if_the_upstream_takes_them_for_one() {
+        let id = |text: &str| RequestId::from_json(text.as_bytes()).unwrap();
+        for (a, b) in [
+            (r#""a""#, r#""\u0061""#),
+            (r#""/\"\\""#, r#""\/\u0022\u005c""#),
+            (r#""é""#, r#""\u00E9""#),
+            (r#""\ud83d\ude00""#, r#""😀""#),
+            ("0", "-0"),
+        ] {
+            assert_eq!(id(a), id(b), "{a} {b}");
+        }
+        for (a, b) in [("1", "2"), ("1", r#""1""#), (r#""a""#, r#""A""#), (r#""\u0061""#, r#""\\u0061""#)] {
+            assert_ne!(id(a), id(b), "{a} {b}");
         }
     }
 }

@@ -101,11 +101,11 @@ pub struct StatusReport {
     pub oldest_request_ms: Option<u64>,
     /// Requests held back by the pacing window.
     pub queued_requests: usize,
-    /// Approvals and other questions of the upstream that nobody has answered yet.
+    /// Approvals and other server requests that nobody has answered yet.
     pub pending_approvals: usize,
     /// Of those, the ones that no connected client can see.
     pub parked_approvals: usize,
-    /// Age of the oldest question.
+    /// Age of the oldest of them.
     pub oldest_approval_ms: Option<u64>,
     /// Bytes waiting to be written to clients, all together.
     pub queued_to_clients_bytes: u64,

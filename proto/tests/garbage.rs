@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_macros)]
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Announcement, Config, Limits, Loss, Router};
+use codexd_proto::router::{Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 
 /// What the upstream may write; `@` stands for a request's id.
@@ -93,7 +93,7 @@ fn mutated(random: &mut Random, line: &str, id: usize) -> Vec<u8> {
 
 fn run(seed: u64) {
     let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let limits = Limits { window: 4, hold_ms: 50, window_release_ms: 40, ..Limits::default() };
+    let limits = Limits { window: 4, deferral_ms: 50, window_release_ms: 40, ..Limits::default() };
     let mut router = Router::new(Config { limits, ..Config::default() }, Time::ZERO);
     let mut clients: Vec<ClientId> = (0..3).map(|_| router.client_connected(Time::ZERO)).collect();
     let mut sent = Vec::new();
@@ -128,8 +128,8 @@ fn run(seed: u64) {
         assert!(kept.window <= 4);
     }
     let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-    let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
-    router.upstream_lost(Time::from_millis(1_000), loss, &announcement);
+    let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
+    router.upstream_lost(Time::from_millis(1_000), loss, &notice);
     for client in clients {
         router.client_gone(Time::from_millis(1_000), client);
     }

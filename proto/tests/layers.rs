@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The packages that may be linked into the decisions: leaves without I/O, and what these need.
-const ALLOWED: [&str; 6] = ["itoa", "memchr", "rustc-hash", "serde", "serde_json", "uuid"];
+const ALLOWED: [&str; 7] = ["itoa", "memchr", "rustc-hash", "serde", "serde_json", "simdutf8", "uuid"];
 const THEIRS: [&str; 8] =
     ["proc-macro2", "quote", "serde_core", "serde_derive", "syn", "unicode-ident", "zmij", "codexd-proto"];
 
@@ -122,9 +122,9 @@ fn the_decisions_are_built_from_leaves_only() {
     );
 }
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
+    for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(sources(&path));

@@ -195,7 +195,9 @@ fn a_stop_after_the_loss_does_not_turn_it_into_a_stop() {
 fn the_second_signal_skips_the_drain_and_the_third_kills() {
     let mut life = led_to(State::Serving);
     let first = feed(&mut life, &[STOP]);
-    assert!(first.contains(&LifecycleEffect::AnnounceDrain) && !first.contains(&LifecycleEffect::CloseInput));
+    assert!(
+        first.contains(&LifecycleEffect::SendShutdownNotice) && !first.contains(&LifecycleEffect::CloseInput)
+    );
     let second = feed(&mut life, &[STOP]);
     assert_eq!(life.state(), State::ClosingInput);
     assert!(second.contains(&LifecycleEffect::CloseInput) && !second.contains(&LifecycleEffect::Kill));
@@ -225,9 +227,9 @@ fn output_that_ends_first_waits_for_the_status_and_the_status_for_nothing() {
 fn output_that_ends_without_an_exit_ends_the_process() {
     let mut life = led_to(State::Reaping);
     let effects = fire(&mut life);
-    let settle = effects.iter().position(|e| *e == LifecycleEffect::ResolveClients).unwrap();
+    let resolve = effects.iter().position(|e| *e == LifecycleEffect::ResolveClients).unwrap();
     let terminate = effects.iter().position(|e| *e == LifecycleEffect::Terminate).unwrap();
-    assert!(settle < terminate, "clients do not wait for a process that does not leave");
+    assert!(resolve < terminate, "clients do not wait for a process that does not leave");
     assert!(fire(&mut life).contains(&LifecycleEffect::Kill));
     fire(&mut life);
     assert_eq!(life.state(), State::Flushing);
@@ -342,7 +344,7 @@ struct Run {
     gone: bool,
     verdict: Option<ExitCode>,
     listening: bool,
-    settled: usize,
+    resolved: usize,
     closed: usize,
     log: Vec<(LifecycleEvent, State)>,
 }
@@ -358,7 +360,7 @@ impl Run {
             gone: false,
             verdict: None,
             listening: true,
-            settled: 0,
+            resolved: 0,
             closed: 0,
             log: Vec::new(),
         }
@@ -400,11 +402,11 @@ impl Run {
                 LifecycleEffect::StopListening => self.listening = false,
                 LifecycleEffect::ResolveClients => {
                     assert!(!self.listening, "somebody could still come in and be told nothing");
-                    self.settled += 1;
+                    self.resolved += 1;
                 }
-                LifecycleEffect::AnnounceDrain => assert!(!self.listening),
+                LifecycleEffect::SendShutdownNotice => assert!(!self.listening),
                 LifecycleEffect::CloseClients => {
-                    assert!(self.settled > 0, "closed without what they are owed");
+                    assert!(self.resolved > 0, "closed without what they are owed");
                     self.closed += 1;
                 }
                 LifecycleEffect::Arm(timer) => {
@@ -416,7 +418,7 @@ impl Run {
         }
         assert_eq!(self.life.poll_timeout(), self.timer.map(|(_, at)| at));
         assert_eq!(self.life.intent().is_some(), self.verdict.is_some());
-        assert!(self.settled <= 2, "the router bears a second time, not more");
+        assert!(self.resolved <= 2, "the router bears a second time, not more");
         if self.life.state() == State::Exited {
             assert_eq!(self.life.exit_code(), self.verdict);
             assert_eq!((self.timer, self.closed), (None, 1));

@@ -50,7 +50,8 @@ pub fn demo() -> PathBuf {
 #[track_caller]
 fn beside(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the system knows the path of a running program");
-    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| is_program(path));
+    let found =
+        own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| is_program(path));
     match found {
         Some(path) => path,
         None => panic!("`{name}` is not built: run `cargo build --workspace` with the same profile first"),

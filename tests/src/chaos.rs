@@ -2,7 +2,7 @@
 //!
 //! A run is a [`plan::Plan`] made from a seed: clients that work, and faults with their moments. It starts a
 //! real daemon, lets things go wrong, and then looks at the books that each client has kept
-//! ([`ledger::Ledger`]), at the exit code, at what was left behind, and at whether the next daemon works.
+//! ([`accounting::ClientAccounting`]), at the exit code, at what was left behind, and at whether the next daemon works.
 //!
 //! - Every request has one answer and every turn one end, or the connection ended after it was said.
 //! - Deltas are numbered and carry a word of their turn: nothing is lost, doubled, out of order or strange.
@@ -12,16 +12,16 @@
 //!
 //! What it cannot see: what is promised only for the inside (locks, memory), and faults of the machine.
 
+pub mod accounting;
 mod after;
 mod campaign;
 mod director;
 pub mod fault;
 mod guest;
-pub mod ledger;
 pub mod plan;
 mod random;
-mod report;
 mod run;
+mod run_report;
 mod shared;
 mod table;
 mod talk;
@@ -29,7 +29,7 @@ mod violation;
 mod worker;
 
 pub use self::campaign::Campaign;
-pub use self::report::Report;
 pub use self::run::run;
+pub use self::run_report::RunReport;
 pub use self::table::Table;
-pub use self::violation::{Kind, Violation};
+pub use self::violation::{Violation, ViolationKind};

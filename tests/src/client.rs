@@ -44,7 +44,7 @@ pub struct RpcError {
 
 /// What a client has heard for a while.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Heard {
+pub enum Received {
     /// A message.
     Message(Message),
     /// Nothing.
@@ -323,10 +323,10 @@ impl TestClient {
 
     /// Listens for at most this time; that nothing comes is no failure.
     #[track_caller]
-    pub fn hear(&mut self, patience: Duration) -> Heard {
+    pub fn receive(&mut self, patience: Duration) -> Received {
         match self.kept.pop_front() {
-            Some(message) => Heard::Message(message),
-            None => self.hear_by(Instant::now() + patience),
+            Some(message) => Received::Message(message),
+            None => self.receive_by(Instant::now() + patience),
         }
     }
 
@@ -374,7 +374,7 @@ impl TestClient {
     ///
     /// The order of messages makes this a proof of what was *not* sent.
     #[track_caller]
-    pub fn settle(&mut self) -> Vec<Message> {
+    pub fn recv_to_barrier(&mut self) -> Vec<Message> {
         let id = self.send_request("thread/loaded/list", json!({}));
         let mut seen = self.recv_until(|message| message.is_answer_to(id));
         seen.pop();
@@ -539,17 +539,17 @@ impl TestClient {
     /// Returns the next message from the connection, or `None` at its end.
     #[track_caller]
     fn next_by(&mut self, deadline: Instant, what: &str) -> Option<Message> {
-        match self.hear_by(deadline) {
-            Heard::Message(message) => Some(message),
-            Heard::End => None,
-            Heard::Silence => self.fail(&format!("waited {:?} in vain for {what}", self.patience)),
+        match self.receive_by(deadline) {
+            Received::Message(message) => Some(message),
+            Received::End => None,
+            Received::Silence => self.fail(&format!("waited {:?} in vain for {what}", self.patience)),
         }
     }
 
     #[track_caller]
-    fn hear_by(&mut self, deadline: Instant) -> Heard {
+    fn receive_by(&mut self, deadline: Instant) -> Received {
         if self.ended {
-            return Heard::End;
+            return Received::End;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let bytes = match self.incoming.recv_timeout(left) {
@@ -557,20 +557,20 @@ impl TestClient {
             Ok(Arrival::Closed(code, reason)) => {
                 self.history.push(format!("<- (close {code}: {reason})"));
                 self.close_frame = Some((code, reason));
-                return self.hear_by(deadline);
+                return self.receive_by(deadline);
             }
             Ok(Arrival::Broken(error)) => {
                 // A reset is an end, and one worth reading about.
                 self.history.push(format!("<- (end: {error})"));
                 self.ended = true;
-                return Heard::End;
+                return Received::End;
             }
             Err(RecvTimeoutError::Disconnected) => {
                 self.history.push("<- (end)".to_owned());
                 self.ended = true;
-                return Heard::End;
+                return Received::End;
             }
-            Err(RecvTimeoutError::Timeout) => return Heard::Silence,
+            Err(RecvTimeoutError::Timeout) => return Received::Silence,
         };
         let raw = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes)).into_owned();
         self.history.push(format!("<- {}", short(&raw)));
@@ -580,7 +580,7 @@ impl TestClient {
         };
         let message = Message { raw, value };
         self.decide(&message);
-        Heard::Message(message)
+        Received::Message(message)
     }
 
     #[track_caller]
@@ -612,12 +612,12 @@ impl Message {
         self.value["method"].as_str()
     }
 
-    /// Tells whether this is the answer to the request with this id.
+    /// Returns whether this is the answer to the request with this id.
     pub fn is_answer_to(&self, id: i64) -> bool {
         self.value["id"] == id && self.method().is_none()
     }
 
-    /// Tells whether this is a request of the server.
+    /// Returns whether this is a request of the server.
     pub fn is_server_request(&self) -> bool {
         self.method().is_some() && !self.value["id"].is_null()
     }
@@ -686,7 +686,7 @@ impl Drop for TestClient {
             Link::Child(child) => {
                 drop(child.stdin.take());
                 // A program that is well ends by itself; one that is not must not outlive the test.
-                if wait::poll(GOODBYE, || child.try_wait().transpose()).is_none() {
+                if wait::poll(EXITS_WITHIN, || child.try_wait().transpose()).is_none() {
                     let _ = child.kill();
                     let _ = child.wait();
                 }
@@ -718,4 +718,4 @@ const SHOWN_LINES: usize = 60;
 const SHOWN_CHARS: usize = 300;
 
 /// Time a spawned program gets to end after its input has.
-const GOODBYE: Duration = Duration::from_secs(5);
+const EXITS_WITHIN: Duration = Duration::from_secs(5);

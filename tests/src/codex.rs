@@ -54,12 +54,12 @@ impl Codex {
         }
     }
 
-    /// Tells whether [`Codex::find`] would have to fetch it.
+    /// Returns whether [`Codex::find`] would have to fetch it.
     pub fn is_missing(version: Version) -> bool {
         let given = version == Version::Current && std::env::var_os("CODEXD_TEST_CODEX").is_some();
-        let folder = fetch::target_dir()
+        let directory = fetch::target_dir()
             .map(|target| target.join("codex").join(version.number()).join("node_modules"));
-        !given && !folder.is_ok_and(|folder| folder.is_dir())
+        !given && !directory.is_ok_and(|directory| directory.is_dir())
     }
 
     /// Returns [`Codex::find`], or `None` when the tests that need it have to be skipped, see
@@ -82,22 +82,22 @@ impl Codex {
     /// start.
     pub fn used_home(&self) -> Option<PathBuf> {
         // .../<version>/node_modules/.bin/codex
-        let folder = self.wrapper.ancestors().nth(3)?;
-        let home = folder.join("used-home");
-        let base = folder.parent().filter(|base| base.ends_with("codex"))?;
+        let directory = self.wrapper.ancestors().nth(3)?;
+        let home = directory.join("used-home");
+        let base = directory.parent().filter(|base| base.ends_with("codex"))?;
         if !home.is_dir() {
-            let number = folder.file_name()?.to_str()?;
+            let number = directory.file_name()?.to_str()?;
             let _lock = fetch::lock(&base.join(format!("{number}.lock"))).ok()?;
             if !home.is_dir() {
-                self.use_home(folder, &home).ok()?;
+                self.use_home(directory, &home).ok()?;
             }
         }
         Some(home)
     }
 
-    /// Runs codex once, in a folder beside that is renamed when it has ended.
-    fn use_home(&self, folder: &Path, home: &Path) -> io::Result<()> {
-        let fresh = tempfile::Builder::new().prefix("using-").tempdir_in(folder)?;
+    /// Runs codex once, in a directory beside that is renamed when it has ended.
+    fn use_home(&self, directory: &Path, home: &Path) -> io::Result<()> {
+        let fresh = tempfile::Builder::new().prefix("using-").tempdir_in(directory)?;
         let mut child = Command::new(&self.native)
             .arg("app-server")
             .env("CODEX_HOME", fresh.path())
@@ -132,7 +132,7 @@ impl Codex {
             // .../node_modules/@openai/codex/bin/codex.js
             Some(extension) if extension == "js" => {
                 let modules =
-                    real.ancestors().nth(4).ok_or("the wrapper is not in a `node_modules` folder")?;
+                    real.ancestors().nth(4).ok_or("the wrapper is not in a `node_modules` directory")?;
                 native_in(modules)?
             }
             _ => real,
@@ -142,12 +142,12 @@ impl Codex {
 
     fn installed(version: Version) -> Result<Codex, String> {
         let number = version.number();
-        let folder = fetch::fetched(Path::new("codex").join(number), |fresh| {
+        let directory = fetch::fetched(Path::new("codex").join(number), |fresh| {
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(fresh);
             fetch::run(environment::without_settings(npm.arg(format!("@openai/codex@{number}"))))
         })?;
-        let modules = folder.join("node_modules");
+        let modules = directory.join("node_modules");
         Ok(Codex { wrapper: modules.join(".bin/codex"), native: native_in(&modules)? })
     }
 }

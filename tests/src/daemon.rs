@@ -424,10 +424,11 @@ impl Builder {
     /// When it cannot be started.
     #[track_caller]
     pub fn start(self) -> TestDaemon {
-        let home =
-            self.home.unwrap_or_else(|| Arc::new(Home::new().expect("the temporary folder can be written")));
+        let home = self
+            .home
+            .unwrap_or_else(|| Arc::new(Home::new().expect("the temporary directory can be written")));
         if let Some(config) = &self.config {
-            home.write_config(config).expect("the temporary folder can be written");
+            home.write_config(config).expect("the temporary directory can be written");
         }
         let mut model = None;
         let (codex, script) = match self.upstream {
@@ -436,7 +437,7 @@ impl Builder {
             Upstream::Real(codex, config) => {
                 let server = MockModel::start().expect("a loopback port can be had");
                 home.write_codex_config(&server.base_url(), &config)
-                    .expect("the temporary folder can be written");
+                    .expect("the temporary directory can be written");
                 model = Some(server);
                 (codex.native, String::new())
             }
@@ -453,7 +454,7 @@ impl Builder {
         let notify = self.notify.then(|| {
             let path = home.root().join("notify");
             let _ = fs::remove_file(&path);
-            NotifySocket::open(&path).expect("the temporary folder can hold a socket")
+            NotifySocket::open(&path).expect("the temporary directory can hold a socket")
         });
         if let Some(notify) = &notify {
             command.env("NOTIFY_SOCKET", notify.path());
@@ -461,7 +462,7 @@ impl Builder {
         // In the group of the test: who interrupts that at the terminal interrupts the daemon, too.
         command.envs(self.variables);
         // A file and no pipe: what was written is there when the daemon has ended.
-        let stderr = tempfile::tempfile_in(home.root()).expect("the temporary folder can be written");
+        let stderr = tempfile::tempfile_in(home.root()).expect("the temporary directory can be written");
         let its_own = stderr.try_clone().expect("a file can be opened");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(its_own);
         let child = match command.spawn() {

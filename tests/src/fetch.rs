@@ -63,9 +63,11 @@ pub(crate) fn run(command: &mut Command) -> Result<(), String> {
 pub fn target_dir() -> Result<PathBuf, String> {
     let own = std::env::current_exe().map_err(|error| format!("cannot find the own program: {error}"))?;
     // target/PROFILE/demo or target/PROFILE/deps/test, perhaps with a platform between. Cargo keeps the first
-    // file in the root of each, and puts the second there if it has made the folder itself.
+    // file in the root of each, and puts the second there if it has made the directory itself.
     own.ancestors()
-        .find(|folder| [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|name| folder.join(name).is_file()))
+        .find(|directory| {
+            [".rustc_info.json", "CACHEDIR.TAG"].iter().any(|name| directory.join(name).is_file())
+        })
         .map(Path::to_owned)
         .ok_or_else(|| format!("`{}` is not in a target directory of Cargo", own.display()))
 }

@@ -1,5 +1,5 @@
-//! A user's world for one test: home, runtime, state and configuration folders in one temporary
-//! folder, and nothing of the real environment but `PATH`.
+//! A user's world for one test: home, runtime, state and configuration directories in one temporary
+//! directory, and nothing of the real environment but `PATH`.
 
 use std::ffi::OsString;
 use std::fs;
@@ -54,12 +54,12 @@ impl Default for CodexConfig {
 }
 
 impl Home {
-    /// Makes the folders, all with mode 0700, and gives this process and what it starts the usual mask for new files,
+    /// Makes the directories, all with mode 0700, and gives this process and what it starts the usual mask for new files,
     /// whatever that of its starter is.
     ///
     /// # Errors
     ///
-    /// When the temporary folder cannot be written.
+    /// When the temporary directory cannot be written.
     pub fn new() -> io::Result<Home> {
         umask(Mode::from_bits_truncate(0o022));
         // Unique: it is also what marks a process as one of this test, see `crate::process`.
@@ -67,11 +67,11 @@ impl Home {
             .prefix("codexd-t")
             .tempdir_in(environment::temporary_directory(environment::is_short)?)?;
         let home = Home { root };
-        for folder in
+        for directory in
             [home.home(), home.runtime(), home.state(), home.config(), home.codex_home(), home.project()]
         {
-            fs::create_dir(&folder)?;
-            fs::set_permissions(&folder, fs::Permissions::from_mode(0o700))?;
+            fs::create_dir(&directory)?;
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
         }
         fs::set_permissions(home.root(), fs::Permissions::from_mode(0o700))?;
         // Here codex ends its search for the repository of a thread, whatever is in the temporary directory. Its own
@@ -80,7 +80,7 @@ impl Home {
         Ok(home)
     }
 
-    /// The folder all others are in. It has the canonical path, as codex writes paths.
+    /// The directory all others are in. It has the canonical path, as codex writes paths.
     pub fn root(&self) -> &Path {
         self.root.path()
     }
@@ -110,7 +110,7 @@ impl Home {
         self.root().join("codex")
     }
 
-    /// A folder for threads to work in; codex trusts it.
+    /// A directory for threads to work in; codex trusts it.
     pub fn project(&self) -> PathBuf {
         self.root().join("project")
     }
@@ -145,9 +145,9 @@ impl Home {
     ///
     /// When the file cannot be written.
     pub fn write_config(&self, text: &str) -> io::Result<()> {
-        let folder = self.config().join("codexd");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join("config.toml"), text)
+        let directory = self.config().join("codexd");
+        fs::create_dir_all(&directory)?;
+        fs::write(directory.join("config.toml"), text)
     }
 
     /// Writes codex's `config.toml` with the model server at `base_url` as its only provider.

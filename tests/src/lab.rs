@@ -192,28 +192,28 @@ impl Lab {
             .join(inside.strip_prefix("/").unwrap_or(inside))
     }
 
-    /// Returns the home folder, as it is called inside.
+    /// Returns the home directory, as it is called inside.
     pub fn home(&self) -> PathBuf {
         Path::new("/run/home").join(self.user.name())
     }
 
-    /// Returns the runtime folder, as it is called inside.
+    /// Returns the runtime directory, as it is called inside.
     pub fn runtime(&self) -> PathBuf {
         Path::new("/run/user").join(self.user.uid().to_string())
     }
 
-    /// Writes a file of the lab's user, with the folders above it.
+    /// Writes a file of the lab's user, with the directories above it.
     #[track_caller]
     pub fn write(&self, inside: impl AsRef<Path>, text: &str) {
         let (inside, home) = (inside.as_ref(), self.home());
-        let below = inside.strip_prefix(&home).expect("files are written below the home folder");
+        let below = inside.strip_prefix(&home).expect("files are written below the home directory");
         let owner = Some(self.user.uid());
         let mut path = self.path(&home);
         for part in below.parent().into_iter().flat_map(Path::components) {
             path.push(part);
             if !path.is_dir() {
                 fs::create_dir(&path).expect("the lab's home can be written");
-                chown(&path, owner, owner).expect("root may give folders away");
+                chown(&path, owner, owner).expect("root may give directories away");
             }
         }
         let path = self.path(inside);
@@ -281,13 +281,13 @@ impl Lab {
     /// Returns the command lines of the programs under test that run anywhere in the lab.
     #[track_caller]
     pub fn running(&self) -> Vec<String> {
-        let folder = self.programs.path().to_string_lossy().into_owned();
+        let directory = self.programs.path().to_string_lossy().into_owned();
         let script = r#"for p in /proc/[0-9]*; do tr '\0' ' ' <"$p/cmdline" 2>/dev/null && echo; done"#;
         let all = self.run(&["/bin/sh", "-c", script]).stdout;
-        all.lines().filter(|line| line.starts_with(&folder)).map(str::to_owned).collect()
+        all.lines().filter(|line| line.starts_with(&directory)).map(str::to_owned).collect()
     }
 
-    /// Returns the folder of the programs.
+    /// Returns the directory of the programs.
     pub fn programs(&self) -> &Path {
         self.programs.path()
     }
@@ -318,12 +318,12 @@ fn plain(script: &Path) -> Command {
 /// Puts the programs where everybody can read them.
 #[track_caller]
 fn programs() -> TempDir {
-    let folder = environment::temporary_directory(environment::is_plain)
+    let directory = environment::temporary_directory(environment::is_plain)
         .and_then(|base| tempfile::Builder::new().prefix("codexd-lab").tempdir_in(base))
-        .expect("the temporary folder can be written");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+        .expect("the temporary directory can be written");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
     for (program, name) in [(binary::codexd(), "codexd"), (binary::fake_codex(), "fake-codex")] {
-        let to = folder.path().join(name);
+        let to = directory.path().join(name);
         let mode = fs::metadata(&program).map_or(0, |it| it.permissions().mode());
         // A link has the mode of the original, and who built that may have kept it to himself.
         let linked = mode & 0o005 == 0o005 && fs::hard_link(&program, &to).is_ok();
@@ -333,6 +333,6 @@ fn programs() -> TempDir {
                 .unwrap_or_else(|error| panic!("cannot copy {}: {error}", program.display()));
         }
     }
-    symlink("fake-codex", folder.path().join("codex")).expect("the folder is new");
-    folder
+    symlink("fake-codex", directory.path().join("codex")).expect("the directory is new");
+    directory
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// A notify socket. It ends with its folder.
+/// A notify socket. It ends with its directory.
 #[derive(Debug)]
 pub struct NotifySocket {
     path: PathBuf,
@@ -89,7 +89,7 @@ impl NotifySocket {
 
 impl Drop for NotifySocket {
     fn drop(&mut self) {
-        // Wakes the thread; the folder may be gone already, then so is the socket's last sender.
+        // Wakes the thread; the directory may be gone already, then so is the socket's last sender.
         if let Ok(socket) = UnixDatagram::unbound() {
             let _ = socket.send_to(CLOSE.as_bytes(), &self.path);
         }

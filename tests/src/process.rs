@@ -99,8 +99,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 /// Returns the processes whose environment can be read: one's own.
 #[cfg(target_os = "linux")]
 fn table() -> Vec<(Process, Vec<u8>)> {
-    let Ok(folder) = std::fs::read_dir("/proc") else { return Vec::new() };
-    folder
+    let Ok(directory) = std::fs::read_dir("/proc") else { return Vec::new() };
+    directory
         .flatten()
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;

@@ -17,7 +17,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Tells whether tmux is there; if not, the test is skipped, see [`skip::unless_found`].
+    /// Returns whether tmux is there; if not, the test is skipped, see [`skip::unless_found`].
     ///
     /// # Panics
     ///

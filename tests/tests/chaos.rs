@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use codexd_tests::chaos::fault::Fault;
 use codexd_tests::chaos::plan::{Plan, Step};
-use codexd_tests::chaos::{Campaign, Kind, Report, run};
+use codexd_tests::chaos::{Campaign, RunReport, ViolationKind, run};
 use codexd_tests::codex::{Codex, Version};
 use nix::sys::signal::Signal;
 
 #[track_caller]
-fn expect_good(report: &Report) {
+fn expect_good(report: &RunReport) {
     assert!(report.is_good(), "{report}");
 }
 
@@ -48,9 +48,10 @@ fn a_daemon_that_is_killed_where_it_should_stop_is_found() {
     let fault = Fault::Signals(vec![Signal::SIGKILL], Duration::ZERO);
     plan.steps = vec![Step { after: Duration::from_millis(50), fault }];
     plan.clients.truncate(2);
-    let kinds: Vec<Kind> = run(&plan).violations.into_iter().map(|violation| violation.kind).collect();
+    let kinds: Vec<ViolationKind> =
+        run(&plan).violations.into_iter().map(|violation| violation.kind).collect();
     // The code, the connections that ended without a word, and the sockets.
-    for kind in [Kind::ExitCode, Kind::Untold, Kind::Restart] {
+    for kind in [ViolationKind::ExitCode, ViolationKind::WithoutNotice, ViolationKind::Restart] {
         assert!(kinds.contains(&kind), "{kind:?} is not among {kinds:?}");
     }
 }

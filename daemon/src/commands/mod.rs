@@ -1,4 +1,4 @@
-//! What `codexd` does beside serving: one folder for each command.
+//! What `codexd` does beside serving: one directory for each command.
 
 pub(crate) mod connect;
 pub(crate) mod ctl;

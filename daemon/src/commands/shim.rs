@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_first_in_path_is_told() {
+    fn who_comes_first_in_path_is_reported() {
         use std::os::unix::fs::{PermissionsExt as _, symlink};
         let dir = crate::os::test_dir::test_dir();
         let path = |name: &str| dir.path().join(name);

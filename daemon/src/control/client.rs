@@ -30,12 +30,12 @@ pub(crate) enum Unreachable {
 }
 
 /// A connection to a daemon.
-pub(crate) struct Connection {
+pub(crate) struct ControlConnection {
     client: Client,
     path: String,
 }
 
-/// The states of a daemon. See [`Connection::states`].
+/// The states of a daemon. See [`ControlConnection::states`].
 pub(crate) struct States(Subscription<StateChange>);
 
 impl States {
@@ -50,7 +50,7 @@ impl States {
     }
 }
 
-impl Connection {
+impl ControlConnection {
     /// Connects to the control socket at `path` within `timeout`; each question may take `patience`.
     ///
     /// # Errors
@@ -60,7 +60,7 @@ impl Connection {
         path: &Path,
         timeout: Duration,
         patience: Duration,
-    ) -> Result<Connection, Unreachable> {
+    ) -> Result<ControlConnection, Unreachable> {
         let shown = path.display().to_string();
         let attempt = async {
             let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
@@ -81,7 +81,7 @@ impl Connection {
         let (sender, receiver) =
             tokio::time::timeout(timeout, attempt).await.map_err(|_| silent(&shown, timeout))??;
         let client = ClientBuilder::default().request_timeout(patience).build_with_tokio(sender, receiver);
-        Ok(Connection { client, path: shown })
+        Ok(ControlConnection { client, path: shown })
     }
 
     /// Asks how the daemon is.
@@ -220,7 +220,7 @@ pub(crate) fn ask_status(path: &Path, timeout: Duration) -> Result<StatusReport,
             .enable_time()
             .build()
             .map_err(|error| cannot_tell(&path.display().to_string(), error))?;
-        runtime.block_on(async { Connection::open(path, timeout, timeout).await?.status().await })
+        runtime.block_on(async { ControlConnection::open(path, timeout, timeout).await?.status().await })
     };
     // A runtime cannot be entered from inside another one.
     std::thread::scope(|scope| scope.spawn(ask).join())

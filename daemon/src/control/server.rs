@@ -295,7 +295,7 @@ mod tests {
     use tokio::sync::mpsc::UnboundedReceiver;
 
     use super::*;
-    use crate::control::client::{Connection, Unreachable};
+    use crate::control::client::{ControlConnection, Unreachable};
     use crate::control::{Publisher, channel};
     use codexd_proto::control::StateChange;
 
@@ -319,8 +319,8 @@ mod tests {
         Served { _dir: dir, path, publisher, commands, server }
     }
 
-    async fn open(path: &Path) -> Connection {
-        Connection::open(path, PATIENCE, PATIENCE).await.unwrap_or_else(|error| panic!("{error:?}"))
+    async fn open(path: &Path) -> ControlConnection {
+        ControlConnection::open(path, PATIENCE, PATIENCE).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     #[tokio::test]
@@ -492,7 +492,10 @@ mod tests {
         while states.next().await.is_some() {}
         connection.closed().await;
         stop.await.unwrap();
-        assert!(matches!(Connection::open(&path, PATIENCE, PATIENCE).await, Err(Unreachable::NotRunning)));
+        assert!(matches!(
+            ControlConnection::open(&path, PATIENCE, PATIENCE).await,
+            Err(Unreachable::NotRunning)
+        ));
     }
 
     #[tokio::test]
@@ -500,7 +503,7 @@ mod tests {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("s");
         let _mute = UnixListener::bind(&path).unwrap();
-        let answer = Connection::open(&path, Duration::from_millis(50), PATIENCE).await;
+        let answer = ControlConnection::open(&path, Duration::from_millis(50), PATIENCE).await;
         assert!(matches!(answer, Err(Unreachable::CannotTell(_))));
     }
 }

@@ -75,7 +75,7 @@ impl Drop for InstanceLock {
     }
 }
 
-/// Tells whether nobody holds the lock at `path`; does not make the file.
+/// Returns whether nobody holds the lock at `path`; does not make the file.
 ///
 /// Where the file is left over from a daemon that was killed, the lock is taken for an instant, shared.
 pub(crate) fn is_free(path: &Path) -> bool {

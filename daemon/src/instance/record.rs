@@ -1,6 +1,6 @@
 //! What outlives the daemon: how many there have been, and how the last one ended.
 //!
-//! One JSON file for each instance in the state folder, written whole beside its place and renamed. The
+//! One JSON file for each instance in the state directory, written whole beside its place and renamed. The
 //! daemon does not depend on it: without it there is a warning and a generation taken from the clock, and what
 //! a daemon that was killed has left cannot be told from what is not ours.
 
@@ -120,7 +120,7 @@ impl Record {
         let from_clock = started_unix_ms / 1000;
         let mut problem = private_dir::ensure_state(state_dir)
             .err()
-            .map(|error| format!("cannot create the folder `{}`: {error}", state_dir.display()));
+            .map(|error| format!("cannot create the directory `{}`: {error}", state_dir.display()));
         let found = match read(&path) {
             Ok(found) => found,
             Err(error) if NotRegular::caused(&error) => return Err(not_regular(&path, error)),
@@ -530,12 +530,12 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_cannot_be_made_is_said() {
+    fn a_state_directory_that_cannot_be_made_is_said() {
         let dir = crate::os::test_dir::test_dir();
         std::fs::write(dir.path().join("file"), "").unwrap();
         let record = begin(&paths(&dir.path().join("file/state"), "x"), false);
         assert!(record.generation() > 1_000_000_000);
-        assert!(record.warning().unwrap().message.contains("cannot create the folder"));
+        assert!(record.warning().unwrap().message.contains("cannot create the directory"));
     }
 
     #[test]

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_writes_never_waits_and_the_lost_lines_are_counted() {
+    fn writing_never_blocks_and_the_lost_lines_are_counted() {
         let (mut reader, target) = io::pipe().unwrap();
         let (writer, flush) = start(target, "").unwrap();
         let line = vec![b'x'; 10_000];

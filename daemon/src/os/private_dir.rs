@@ -1,7 +1,7 @@
-//! Folders in which nobody else can put, replace or read anything.
+//! Directories in which nobody else can put, replace or read anything.
 //!
-//! Whoever can write to the folder of a socket can put their own socket there and be taken for codexd;
-//! so the folder is checked before anything in it is used.
+//! Whoever can write to the directory of a socket can put their own socket there and be taken for codexd;
+//! so the directory is checked before anything in it is used.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -19,15 +19,15 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// The sticky bit: only an entry's owner may rename or remove it (`inode(7)`).
 const STICKY: u32 = 0o1000;
 
-/// Makes codexd's own runtime folder, or checks the one that is there.
+/// Makes codexd's own runtime directory, or checks the one that is there.
 ///
-/// Only the last component is made, with mode 0700. One that exists must be a folder and no symbolic
-/// link, belong to this user and be closed to everyone else; the folder above it must not let others
+/// Only the last component is made, with mode 0700. One that exists must be a directory and no symbolic
+/// link, belong to this user and be closed to everyone else; the directory above it must not let others
 /// replace it.
 ///
 /// # Errors
 ///
-/// With exit code 77 when the folder is not safe, 73 when it cannot be made.
+/// With exit code 77 when the directory is not safe, 73 when it cannot be made.
 pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         check_above(parent)?;
@@ -37,7 +37,7 @@ pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
         Err(error) => {
             return Err(cannot_create(path, error).hint(
-                "check that the folder above exists and is yours, or set XDG_RUNTIME_DIR to one that is",
+                "check that the directory above exists and is yours, or set XDG_RUNTIME_DIR to one that is",
             ));
         }
     };
@@ -50,11 +50,11 @@ pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks codexd's own runtime folder and makes nothing; one that is not there is in order.
+/// Checks codexd's own runtime directory and makes nothing; one that is not there is in order.
 ///
 /// # Errors
 ///
-/// With exit code 77 when the folder, or the one above it, is not safe.
+/// With exit code 77 when the directory, or the one above it, is not safe.
 pub(crate) fn inspect_own(path: &Path) -> Result<(), Error> {
     if let Some(parent) = path.parent() {
         check_above(parent)?;
@@ -66,12 +66,12 @@ pub(crate) fn inspect_own(path: &Path) -> Result<(), Error> {
 }
 
 fn check_own(path: &Path, created: bool) -> Result<File, Error> {
-    // From here on the open folder is looked at, not its name.
+    // From here on the open directory is looked at, not its name.
     let dir = open_dir(path).map_err(|error| not_a_plain_dir(path, error))?;
     let metadata = dir.metadata().map_err(|error| cannot_look_at(path, error))?;
     if metadata.uid() != geteuid().as_raw() {
         return Err(not_safe(path, format!("it belongs to user {}", metadata.uid())).hint(format!(
-            "remove it as that user, or set XDG_RUNTIME_DIR to a folder of yours; you are user {}",
+            "remove it as that user, or set XDG_RUNTIME_DIR to a directory of yours; you are user {}",
             geteuid()
         )));
     }
@@ -82,18 +82,18 @@ fn check_own(path: &Path, created: bool) -> Result<File, Error> {
     Ok(dir)
 }
 
-/// Makes the folder of a socket that the user named, or checks the one that is there.
+/// Makes the directory of a socket that the user named, or checks the one that is there.
 ///
 /// It may be a symbolic link, may belong to root, and others may read it; they must not write to it.
 ///
 /// # Errors
 ///
-/// With exit code 77 when the folder is not safe, 73 when it cannot be made.
+/// With exit code 77 when the directory is not safe, 73 when it cannot be made.
 pub(crate) fn ensure_foreign(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        // On a read-only or foreign file system an existing folder may be reported like this.
+        // On a read-only or foreign file system an existing directory may be reported like this.
         Err(_) if path.is_dir() => {}
         Err(error) => {
             return Err(cannot_create(path, error).hint(format!("mkdir -m 700 -p {}", path.display())));
@@ -103,7 +103,7 @@ pub(crate) fn ensure_foreign(path: &Path) -> Result<(), Error> {
     if !metadata.is_dir() {
         return Err(Error::new(
             ExitCode::CannotCreate,
-            format!("cannot put a socket into `{}`: not a folder", path.display()),
+            format!("cannot put a socket into `{}`: not a directory", path.display()),
         ));
     }
     check_owner(path, &metadata)?;
@@ -112,12 +112,12 @@ pub(crate) fn ensure_foreign(path: &Path) -> Result<(), Error> {
             path,
             format!("others can write to it (mode {:04o})", metadata.mode() & 0o7777),
         )
-        .hint(format!("chmod go-w {}, or put the socket into a folder of its own", path.display())));
+        .hint(format!("chmod go-w {}, or put the socket into a directory of its own", path.display())));
     }
     Ok(())
 }
 
-/// Makes a folder for records, with all above it.
+/// Makes a directory for records, with all above it.
 ///
 /// # Errors
 ///
@@ -126,7 +126,7 @@ pub(crate) fn ensure_state(path: &Path) -> Result<(), io::Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Checks a folder in which one of ours lies: nobody else may be able to swap ours for theirs.
+/// Checks a directory in which one of ours lies: nobody else may be able to swap ours for theirs.
 fn check_above(path: &Path) -> Result<(), Error> {
     let Ok(metadata) = std::fs::metadata(path) else {
         // Not there or not to be seen: making ours will fail and say why.
@@ -148,7 +148,7 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), Error> {
         return Ok(());
     }
     Err(not_safe(path, format!("it belongs to user {}, not to you or root", metadata.uid()))
-        .hint("put the socket into a folder of yours"))
+        .hint("put the socket into a directory of yours"))
 }
 
 fn open_dir(path: &Path) -> io::Result<File> {
@@ -158,7 +158,7 @@ fn open_dir(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Says why a path could not be opened as a folder: `open(2)` with these flags fails with ENOTDIR or
+/// Says why a path could not be opened as a directory: `open(2)` with these flags fails with ENOTDIR or
 /// ELOOP for a symbolic link, ENOTDIR for any other file.
 fn not_a_plain_dir(path: &Path, error: io::Error) -> Error {
     match std::fs::symlink_metadata(path) {
@@ -166,7 +166,7 @@ fn not_a_plain_dir(path: &Path, error: io::Error) -> Error {
             .hint(format!("rm {}, or set XDG_RUNTIME_DIR", path.display())),
         Ok(metadata) if metadata.uid() != geteuid().as_raw() => {
             not_safe(path, format!("it belongs to user {}", metadata.uid()))
-                .hint("set XDG_RUNTIME_DIR to a folder of yours")
+                .hint("set XDG_RUNTIME_DIR to a directory of yours")
         }
         Ok(metadata) if metadata.is_dir() => {
             not_safe(path, format!("its mode is {:04o}", metadata.mode() & 0o7777))
@@ -174,7 +174,7 @@ fn not_a_plain_dir(path: &Path, error: io::Error) -> Error {
         }
         Ok(_) => Error::new(
             ExitCode::CannotCreate,
-            format!("cannot use `{}` as the runtime folder: not a folder", path.display()),
+            format!("cannot use `{}` as the runtime directory: not a directory", path.display()),
         )
         .hint(format!("move {} away", path.display())),
         Err(_) => cannot_look_at(path, error),
@@ -182,16 +182,16 @@ fn not_a_plain_dir(path: &Path, error: io::Error) -> Error {
 }
 
 fn not_safe(path: &Path, why: String) -> Error {
-    Error::new(ExitCode::Unsafe, format!("the folder `{}` is not safe: {why}", path.display()))
+    Error::new(ExitCode::Unsafe, format!("the directory `{}` is not safe: {why}", path.display()))
 }
 
 fn cannot_create(path: &Path, error: io::Error) -> Error {
-    Error::new(ExitCode::CannotCreate, format!("cannot create the folder `{}`", path.display()))
+    Error::new(ExitCode::CannotCreate, format!("cannot create the directory `{}`", path.display()))
         .because(error)
 }
 
 fn cannot_look_at(path: &Path, error: io::Error) -> Error {
-    Error::new(ExitCode::CannotCreate, format!("cannot look at the folder `{}`", path.display()))
+    Error::new(ExitCode::CannotCreate, format!("cannot look at the directory `{}`", path.display()))
         .because(error)
 }
 
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_is_made_private_and_accepted_again() {
+    fn the_directory_is_made_private_and_accepted_again() {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("codexd");
         ensure_own(&path).unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_folder_is_refused_with_the_command_that_closes_it() {
+    fn an_open_directory_is_refused_with_the_command_that_closes_it() {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("codexd");
         std::fs::create_dir(&path).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_or_a_file_is_not_our_folder() {
+    fn a_symbolic_link_or_a_file_is_not_our_directory() {
         let dir = crate::os::test_dir::test_dir();
         let (target, link) = (dir.path().join("target"), dir.path().join("codexd"));
         ensure_own(&target).unwrap();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_above_must_not_let_others_swap_ours() {
+    fn the_directory_above_must_not_let_others_swap_ours() {
         let dir = crate::os::test_dir::test_dir();
         let above = dir.path().join("above");
         std::fs::create_dir(&above).unwrap();
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_folder_may_be_read_but_not_written_by_others() {
+    fn a_named_directory_may_be_read_but_not_written_by_others() {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("named");
         ensure_foreign(&path).unwrap();

@@ -10,7 +10,7 @@ use signal_hook_tokio::Signals as Stream;
 
 /// What a signal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wish {
+pub(crate) enum SignalAction {
     /// The daemon is to stop.
     Stop(StopSource),
     /// The settings are to be read again.
@@ -19,7 +19,7 @@ pub(crate) enum Wish {
     ChildEnded,
 }
 
-/// Makes the signals that this process handles wait for [`Signals::new`]: until then their default reaction
+/// Makes the signals that this process handles wait for [`SignalStream::new`]: until then their default reaction
 /// would end it without a word, also for those that mean something else. Whatever mask was inherited is gone
 /// (`signal(7)`).
 ///
@@ -34,36 +34,36 @@ pub(crate) fn release() {
 }
 
 /// The signals this process handles. Others keep their default reaction.
-pub(crate) struct Signals {
+pub(crate) struct SignalStream {
     stream: Stream,
     /// Whether there was a terminal at the start whose end ends the daemon, too.
     had_terminal: bool,
 }
 
-impl Signals {
+impl SignalStream {
     /// Begins to handle them, those first that came since they are held.
     ///
     /// # Errors
     ///
     /// When the system refuses.
-    pub(crate) fn new(terminal: Terminal) -> io::Result<Signals> {
+    pub(crate) fn new(terminal: Terminal) -> io::Result<SignalStream> {
         let stream = Stream::new([SIGTERM, SIGINT, SIGHUP, SIGCHLD])?;
         release();
-        Ok(Signals { stream, had_terminal: terminal.there })
+        Ok(SignalStream { stream, had_terminal: terminal.there })
     }
 
     /// Waits for the next one. Safe to be cancelled.
-    pub(crate) async fn next(&mut self) -> Wish {
+    pub(crate) async fn next(&mut self) -> SignalAction {
         loop {
             match self.stream.next().await {
-                Some(SIGTERM) => return Wish::Stop(StopSource::Terminate),
-                Some(SIGINT) => return Wish::Stop(StopSource::Interrupt),
+                Some(SIGTERM) => return SignalAction::Stop(StopSource::Terminate),
+                Some(SIGINT) => return SignalAction::Stop(StopSource::Interrupt),
                 // From the kernel when the terminal is gone, else from somebody who wants a reload.
                 Some(SIGHUP) if self.had_terminal && !has_terminal() => {
-                    return Wish::Stop(StopSource::Hangup);
+                    return SignalAction::Stop(StopSource::Hangup);
                 }
-                Some(SIGHUP) => return Wish::Reload,
-                Some(SIGCHLD) => return Wish::ChildEnded,
+                Some(SIGHUP) => return SignalAction::Reload,
+                Some(SIGCHLD) => return SignalAction::ChildEnded,
                 Some(_) => {}
                 // The stream ends only when its handle is closed, and nobody closes it.
                 None => std::future::pending().await,
@@ -85,7 +85,7 @@ impl Terminal {
     }
 }
 
-/// Tells whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
+/// Returns whether this process has a controlling terminal: `/dev/tty` opens only then (`tty(4)`).
 fn has_terminal() -> bool {
     use std::os::unix::fs::OpenOptionsExt as _;
     std::fs::OpenOptions::new()
@@ -105,7 +105,7 @@ mod tests {
     async fn a_signal_that_comes_before_anybody_handles_it_is_not_lost() {
         hold();
         raise(Signal::SIGHUP).unwrap();
-        let mut signals = Signals::new(Terminal { there: false }).unwrap();
-        assert_eq!(signals.next().await, Wish::Reload);
+        let mut signals = SignalStream::new(Terminal { there: false }).unwrap();
+        assert_eq!(signals.next().await, SignalAction::Reload);
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Tells whether the path still leads to the socket that was bound there.
+    /// Returns whether the path still leads to the socket that was bound there.
     ///
     /// If not, someone removed or replaced the file, and no client can reach the daemon any more.
     pub(crate) fn still_ours(&self) -> bool {
@@ -87,7 +87,7 @@ enum Occupant {
 
 /// Binds a socket with mode 0600 and listens on it; the listener does not block.
 ///
-/// The caller holds the lock that covers `path` and has checked its folder. A socket that nobody
+/// The caller holds the lock that covers `path` and has checked its directory. A socket that nobody
 /// listens on is replaced. The mode is set before the socket has a name (Linux) or at once after; what
 /// protects it in between is the check of the peer at each connection. The file is there only when somebody
 /// listens.

@@ -32,14 +32,14 @@ use crate::instance::record::Record;
 use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
-use crate::os::signals::{Signals, Terminal};
+use crate::os::signals::{SignalStream, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
 use crate::settings::reload::Reloader;
 use crate::settings::secrets;
 use crate::settings::version;
-use crate::start::Report;
+use crate::start::StartupNotifier;
 use activation::Inherited;
 use hub::Hub;
 use jobs::Runner;
@@ -59,7 +59,7 @@ pub(crate) fn run(
     environment: &Environment,
     inherited: Option<Inherited>,
     reloader: Reloader,
-    start: &Report,
+    start: &StartupNotifier,
     terminal: Terminal,
     attempt: &Attempt<'_>,
 ) -> Result<hub::Ended, Error> {
@@ -166,7 +166,7 @@ fn live(
 /// # Errors
 ///
 /// With exit code 69 when it never served because its codex was codexd, and refused to be codex.
-fn or_refused(ended: hub::Ended, start: &Report, program: &Program) -> Result<hub::Ended, Error> {
+fn or_refused(ended: hub::Ended, start: &StartupNotifier, program: &Program) -> Result<hub::Ended, Error> {
     let refusal = ChildStatus::Code(nested::refusal()).to_string();
     if start.was_ready() || ended.code == ExitCode::Stopped || ended.upstream.as_ref() != Some(&refusal) {
         return Ok(ended);
@@ -200,7 +200,7 @@ struct Sockets {
 
 /// What was found out about the process before the sockets were bound.
 struct Context {
-    start: Report,
+    start: StartupNotifier,
     reloader: Reloader,
     environment: BTreeMap<String, String>,
     /// Variables for codex.
@@ -228,7 +228,7 @@ fn serve(
         let (control_listener, control_file) = sockets.control;
         let listener = tokio::net::UnixListener::from_std(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
-        let signals = Signals::new(context.terminal)
+        let signals = SignalStream::new(context.terminal)
             .map_err(|error| Error::os("cannot handle signals").because(error))?;
         sweep::adopt_orphans(context.life);
 

@@ -15,7 +15,7 @@ pub(crate) struct Environment {
 impl Environment {
     /// Reads the variables of this process.
     ///
-    /// Where XDG_RUNTIME_DIR is not set, it is the folder that logind makes for the user, if that is there:
+    /// Where XDG_RUNTIME_DIR is not set, it is the directory that logind makes for the user, if that is there:
     /// over `ssh`, from cron and after `su`, the daemon is to be found that the user's sessions find.
     pub(crate) fn of_process() -> Environment {
         let mut variables: BTreeMap<OsString, OsString> =
@@ -73,7 +73,7 @@ pub(crate) fn lend_runtime_dir(command: &mut Command) -> &mut Command {
 
 const RUNTIME_DIR: &str = "XDG_RUNTIME_DIR";
 
-/// Returns the user's runtime folder where the variable for it is missing (`pam_systemd(8)`, `user@.service(5)`).
+/// Returns the user's runtime directory where the variable for it is missing (`pam_systemd(8)`, `user@.service(5)`).
 fn missing_runtime_dir() -> Option<PathBuf> {
     let is_set = std::env::var_os(RUNTIME_DIR).is_some_and(|value| !value.is_empty());
     if is_set || !cfg!(target_os = "linux") {
@@ -83,13 +83,13 @@ fn missing_runtime_dir() -> Option<PathBuf> {
     Some(PathBuf::from(format!("/run/user/{uid}"))).filter(|dir| is_private(dir, uid))
 }
 
-/// Tells whether a path is a folder that only this user can enter.
+/// Returns whether a path is a directory that only this user can enter.
 fn is_private(dir: &Path, uid: u32) -> bool {
     std::fs::symlink_metadata(dir)
         .is_ok_and(|found| found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0)
 }
 
-/// Tells whether a variable is one that is ever asked for; the others are not kept.
+/// Returns whether a variable is one that is ever asked for; the others are not kept.
 fn is_read(name: &std::ffi::OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         name.starts_with("CODEX")
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_folder_of_ones_own_that_is_closed_is_a_runtime_folder() {
+    fn only_a_directory_of_ones_own_that_is_closed_is_a_runtime_directory() {
         let root = crate::os::test_dir::test_dir();
         let (dir, link) = (root.path().join("dir"), root.path().join("link"));
         let uid = nix::unistd::geteuid().as_raw();

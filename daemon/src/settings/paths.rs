@@ -2,8 +2,8 @@
 //!
 //! | | Linux and others | macOS |
 //! | --- | --- | --- |
-//! | runtime folder | `$XDG_RUNTIME_DIR/codexd`, else `/run/user/UID/codexd` where that folder is there (Linux), else `codexd-UID` in the temporary folder | `codexd` in `$TMPDIR`, else as Linux |
-//! | state folder | `$STATE_DIRECTORY`, else `codexd` in `$XDG_STATE_HOME` or `~/.local/state` | `$STATE_DIRECTORY`, else `~/Library/Application Support/codexd` |
+//! | runtime directory | `$XDG_RUNTIME_DIR/codexd`, else `/run/user/UID/codexd` where that directory is there (Linux), else `codexd-UID` in the temporary directory | `codexd` in `$TMPDIR`, else as Linux |
+//! | state directory | `$STATE_DIRECTORY`, else `codexd` in `$XDG_STATE_HOME` or `~/.local/state` | `$STATE_DIRECTORY`, else `~/Library/Application Support/codexd` |
 //! | configuration | `codexd/config.toml` in `$XDG_CONFIG_HOME` or `~/.config` | the same |
 
 use std::fmt::Write as _;
@@ -34,7 +34,7 @@ const DEFAULT_INSTANCE: &str = "default";
 /// Every path of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Paths {
-    /// The folder of codexd's own for sockets and locks.
+    /// The directory of codexd's own for sockets and locks.
     pub(crate) runtime_dir: PathBuf,
     /// The socket for clients.
     pub(crate) socket: PathBuf,
@@ -42,10 +42,10 @@ pub(crate) struct Paths {
     pub(crate) control_socket: PathBuf,
     /// The lock of the instance.
     pub(crate) lock: PathBuf,
-    /// The lock of the socket, when that lies outside the runtime folder: two instances could name
+    /// The lock of the socket, when that lies outside the runtime directory: two instances could name
     /// the same one.
     pub(crate) socket_lock: Option<PathBuf>,
-    /// The folder of the records.
+    /// The directory of the records.
     pub(crate) state_dir: PathBuf,
     /// The record of the instance.
     pub(crate) record: PathBuf,
@@ -56,7 +56,7 @@ impl Paths {
     ///
     /// # Errors
     ///
-    /// When there is no home folder to keep state in, or a relative path cannot be made absolute.
+    /// When there is no home directory to keep state in, or a relative path cannot be made absolute.
     pub(crate) fn of(
         instance: &str,
         socket: Option<&Path>,
@@ -85,12 +85,12 @@ impl Paths {
         })
     }
 
-    /// Tells whether the control socket is the one that the instance has when nobody names another.
+    /// Returns whether the control socket is the one that the instance has when nobody names another.
     pub(crate) fn control_socket_is_default(&self) -> bool {
         self.control_socket == self.lock.with_extension("ctl.sock")
     }
 
-    /// Tells whether the socket for clients is the one that the instance has when nobody names another.
+    /// Returns whether the socket for clients is the one that the instance has when nobody names another.
     pub(crate) fn socket_is_default(&self) -> bool {
         self.socket == self.lock.with_extension("sock")
     }
@@ -105,7 +105,7 @@ impl Paths {
         self.record.with_extension("log")
     }
 
-    /// Returns the folders of the sockets that codexd does not make itself: their owner and mode are
+    /// Returns the directories of the sockets that codexd does not make itself: their owner and mode are
     /// the user's affair and are checked.
     pub(crate) fn foreign_dirs(&self) -> Vec<&Path> {
         let mut dirs: Vec<&Path> = [&self.socket, &self.control_socket]
@@ -179,11 +179,11 @@ pub(crate) fn instance_name(codex_home: &Path, environment: &Environment) -> Str
 ///
 /// # Errors
 ///
-/// When there is neither the variable nor a home folder.
+/// When there is neither the variable nor a home directory.
 pub(crate) fn codex_home(environment: &Environment) -> Result<PathBuf, Error> {
     match environment.path("CODEX_HOME") {
         Some(path) => absolute(&path),
-        None => default_codex_home(environment).ok_or_else(|| no_home("the folder of codex")),
+        None => default_codex_home(environment).ok_or_else(|| no_home("the directory of codex")),
     }
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn default_config_file(environment: &Environment) -> Option<PathBuf> 
 ///
 /// # Errors
 ///
-/// When it is empty or the working folder is gone.
+/// When it is empty or the working directory is gone.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Error> {
     std::path::absolute(path)
         .map_err(|error| Error::config(format!("cannot use the path `{}`", path.display())).because(error))
@@ -231,22 +231,22 @@ fn state_dir(environment: &Environment) -> Result<PathBuf, Error> {
         }
     }
     if cfg!(target_os = "macos") {
-        let home = home(environment).ok_or_else(|| no_home("the folder of records"))?;
+        let home = home(environment).ok_or_else(|| no_home("the directory of records"))?;
         return Ok(home.join("Library/Application Support/codexd"));
     }
     environment
         .absolute_path("XDG_STATE_HOME")
         .or_else(|| Some(home(environment)?.join(".local/state")))
         .map(|dir| dir.join("codexd"))
-        .ok_or_else(|| no_home("the folder of records"))
+        .ok_or_else(|| no_home("the directory of records"))
 }
 
 fn no_home(what: &str) -> Error {
-    Error::config(format!("cannot tell where {what} is: HOME is not set and the user has no home folder"))
+    Error::config(format!("cannot tell where {what} is: HOME is not set and the user has no home directory"))
         .hint("set HOME")
 }
 
-/// Returns the home folder: HOME, else that of the user.
+/// Returns the home directory: HOME, else that of the user.
 pub(crate) fn home(environment: &Environment) -> Option<PathBuf> {
     environment.absolute_path("HOME").or_else(|| {
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
@@ -303,7 +303,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn without_a_runtime_dir_the_folder_is_per_user() {
+    fn without_a_runtime_dir_the_directory_is_per_user() {
         let environment =
             Environment::of([("TMPDIR", "/var/tmp"), ("HOME", "/h"), ("XDG_RUNTIME_DIR", "relative")]);
         let paths = Paths::of("x", None, None, &environment).unwrap();
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn instance_names_cannot_leave_their_folder() {
+    fn instance_names_cannot_leave_their_directory() {
         for name in ["", ".", "..", "a/b", "a b", "ä", &"a".repeat(65)] {
             assert!(check_instance_name(name).is_err(), "{name}");
         }

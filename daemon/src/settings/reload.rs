@@ -89,7 +89,7 @@ impl Reloader {
         let broken = self.failure.as_ref().map(|message| Warning {
             code: "settingsNotReloaded".to_owned(),
             message: format!("the settings cannot be used, the old ones stay in force: {message}"),
-            hint: "mend the file and say `codexd ctl reload`".to_owned(),
+            hint: "fix the file and say `codexd ctl reload`".to_owned(),
         });
         let restart = (!self.needs_restart.is_empty()).then(|| Warning {
             code: "restartNeeded".to_owned(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use codexd_proto::exit::ExitCode;
 
 use super::environment::OF_ONE_CLIENT;
-use super::report::Word;
-use super::{Target, report};
+use super::startup_status::StartupStatus;
+use super::{Target, startup_status};
 use crate::error::Error;
 use crate::instance::life;
 use crate::logging;
@@ -33,18 +33,18 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
     let look = |error: Error| error.hint(format!("look into `{}`", log_path.display()));
     for attempt in 1.. {
         let (mut child, reader) = launch(target, &log_path)?;
-        let word = report::listen(reader, READY_WITHIN);
-        if word != Word::Nothing {
+        let status = startup_status::listen(reader, READY_WITHIN);
+        if status != StartupStatus::Nothing {
             // Taken in when it ends, as long as this client lives; then init does it.
             std::thread::spawn(move || child.wait());
-            return word
+            return status
                 .into_result()
                 .unwrap_or_else(|| Err(look(Error::os("the daemon was started and does not become ready"))));
         }
         let status = child.wait().map_err(|error| Error::os("cannot wait for the daemon").because(error))?;
         // Whoever killed it said nothing of the next one.
         if status.signal().is_none() || attempt == KILLED_ATTEMPTS {
-            let text = format!("the daemon ended without a word ({status})");
+            let text = format!("the daemon ended without a status ({status})");
             return Err(look(Error::new(ExitCode::Software, text)));
         }
     }
@@ -72,7 +72,7 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
         .stdin(Stdio::null())
         .stdout(writer)
         .stderr(log);
-    // A path is relative to the folder of the client, a name to look up is not.
+    // A path is relative to the directory of the client, a name to look up is not.
     if settings.codex.components().count() > 1 {
         command.arg("--codex").arg(paths::absolute(&settings.codex)?);
     }
@@ -135,7 +135,7 @@ pub(crate) fn detach() {
         .filter(|fd| *fd > 2)
         .collect();
     for fd in numbers {
-        // Among them is that of the folder just read, closed by now.
+        // Among them is that of the directory just read, closed by now.
         let _ = nix::unistd::close(fd);
     }
 }

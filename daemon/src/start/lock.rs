@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_and_failures_are_told_to_who_waited() {
+    fn one_at_a_time_and_failures_are_reported_to_those_that_waited() {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("x.start");
         let before = unix_ms();

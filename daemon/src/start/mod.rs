@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! Of all who find nobody listening, one gets the start lock. It looks again, asks the service manager or
-//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`Report`]). The others
+//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`StartupNotifier`]). The others
 //! wait for the socket. A failure is left in the file of the lock, so that whoever waited for this start
 //! learns the reason too, instead of trying the same again.
 //!
@@ -14,8 +14,8 @@ mod back_off;
 mod detached;
 mod environment;
 mod lock;
-mod report;
 mod service;
+mod startup_status;
 pub(crate) mod unit;
 
 use std::io;
@@ -35,7 +35,7 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
-pub(crate) use report::Report;
+pub(crate) use startup_status::StartupNotifier;
 
 use lock::StartLock;
 

@@ -40,7 +40,7 @@ pub(super) fn find(
     if cfg!(target_os = "macos") { launchd(settings, environment) } else { systemd(settings, environment) }
 }
 
-/// Looks for the socket or the service that `codexd install` names after the instance, in the folders for
+/// Looks for the socket or the service that `codexd install` names after the instance, in the directories for
 /// units of users and administrators (`systemd.unit(5)`).
 fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let runtime = environment.absolute_path("XDG_RUNTIME_DIR")?;
@@ -54,7 +54,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let data = environment
         .absolute_path("XDG_DATA_HOME")
         .or_else(|| Some(paths::home(environment)?.join(".local/share")))?;
-    let folders = [
+    let directories = [
         config.join("systemd/user"),
         data.join("systemd/user"),
         PathBuf::from("/etc/systemd/user"),
@@ -64,7 +64,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let unit = ["socket", "service"]
         .map(|kind| format!("{name}.{kind}"))
         .into_iter()
-        .find(|unit| folders.iter().any(|folder| folder.join(unit).exists()))?;
+        .find(|unit| directories.iter().any(|directory| directory.join(unit).exists()))?;
     let service = format!("{name}.service");
     // A socket fails when its service was started too often, and would do so again with the next client,
     // without a word. The service says why.
@@ -78,7 +78,7 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
     })
 }
 
-/// Looks for the agent that `codexd install` names after the instance, in the user's folder.
+/// Looks for the agent that `codexd install` names after the instance, in the user's directory.
 fn launchd(settings: &Settings, environment: &Environment) -> Option<Service> {
     let label = unit::label(&settings.instance);
     let plist = paths::home(environment)?.join(format!("Library/LaunchAgents/{label}.plist"));

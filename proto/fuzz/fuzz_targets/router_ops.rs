@@ -4,7 +4,7 @@
 #![no_main]
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Announcement, Accounting, Config, Limits, Loss, Router};
+use codexd_proto::router::{Accounting, Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
@@ -37,12 +37,12 @@ const METHODS: [&str; 10] = [
     "thread/sample/cancel",
 ];
 
-fn announcement() -> Announcement<'static> {
-    Announcement { reason: "stop", deadline_ms: Some(1), retry_after_ms: None }
+fn notice() -> ShutdownNotice<'static> {
+    ShutdownNotice { reason: "stop", deadline_ms: Some(1), retry_after_ms: None }
 }
 
 fuzz_target!(|ops: Vec<Op>| {
-    let limits = Limits { window: 3, hold_ms: 100, client_queue_hard_bytes: 10_000, ..Limits::default() };
+    let limits = Limits { window: 3, deferral_ms: 100, client_queue_hard_bytes: 10_000, ..Limits::default() };
     let mut router = Router::new(Config { limits, ..Config::default() }, Time::ZERO);
     router.upstream_line(Time::ZERO, br#"{"id":0,"result":{"userAgent":"x/1 (y)"}}"#);
     let mut now = Time::ZERO;
@@ -60,7 +60,8 @@ fuzz_target!(|ops: Vec<Op>| {
                 }
             }
             Op::Initialize(n) => {
-                let line = br#"{"id":"i","method":"initialize","params":{"clientInfo":{"name":"c","version":"1"}}}"#;
+                let line =
+                    br#"{"id":"i","method":"initialize","params":{"clientInfo":{"name":"c","version":"1"}}}"#;
                 pick(n).into_iter().for_each(|c| router.client_line(now, c, line));
             }
             Op::Client(n, line) => pick(n).into_iter().for_each(|c| router.client_line(now, c, &line)),
@@ -76,14 +77,14 @@ fuzz_target!(|ops: Vec<Op>| {
             Op::Take(n, bytes, blocked) => {
                 if let Some(client) = pick(n) {
                     let waits = router.outbox(client).map_or(0, |o| o.len());
-                    router.client_took(client, waits.min(usize::from(bytes)), blocked);
+                    router.client_written(client, waits.min(usize::from(bytes)), blocked);
                 }
             }
             Op::Pass(ms) => {
                 now = now + u64::from(ms);
                 router.handle_timeout(now);
             }
-            Op::Drain => router.begin_drain(now, &announcement()),
+            Op::Drain => router.begin_drain(now, &notice()),
             Op::Interrupt => router.interrupt_turns(now),
         }
         while router.poll_action().is_some() {}
@@ -95,7 +96,7 @@ fuzz_target!(|ops: Vec<Op>| {
         assert_eq!(kept.subscribers, kept.subscriptions);
     }
     let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-    router.upstream_lost(now, loss, &announcement());
+    router.upstream_lost(now, loss, &notice());
     for client in clients {
         router.client_gone(now, client);
     }

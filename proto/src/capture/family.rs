@@ -1,11 +1,13 @@
 //! Which open turns belong together.
 
-use crate::json::scan::{member, string_inner};
+use std::borrow::Cow;
+
+use super::text::text_of;
 
 /// A turn that has started and not ended, as far as the rule looks at it.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenTurn<'a> {
-    /// Its id, between the quotes.
+    /// The text of its id.
     pub id: &'a [u8],
     /// The turn that it works for, see [`root_turn`].
     pub root: Option<&'a [u8]>,
@@ -13,10 +15,10 @@ pub struct OpenTurn<'a> {
     pub sub_agent: bool,
 }
 
-/// Returns the id of the turn, started by a client, that a turn works for: `rootTurnId` of the turn object, between
-/// the quotes. A turn that a client has started names itself; versions of codex before 0.169 name none (measured).
-pub fn root_turn(object: &[u8]) -> Option<&[u8]> {
-    Some(string_inner(object, member(object, 0, b"rootTurnId")?)?.of(object))
+/// Returns the id of the turn, started by a client, that a turn works for: the text of `rootTurnId` of the
+/// turn object. A turn that a client has started names itself; versions of codex before 0.169 name none (measured).
+pub fn root_turn(object: &[u8]) -> Option<Cow<'_, [u8]>> {
+    text_of(object, 0, b"rootTurnId")
 }
 
 /// Returns whether another open turn works for the turn that is called `names`, or may do so: one of a sub-agent that
@@ -57,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_root_is_read_from_the_turn_object() {
-        assert_eq!(root_turn(br#"{"id":"a","rootTurnId":"b"}"#), Some(&b"b"[..]));
+        assert_eq!(root_turn(br#"{"id":"a","rootTurnId":"\u0062"}"#).as_deref(), Some(&b"b"[..]));
         assert_eq!(root_turn(br#"{"id":"a","rootTurnId":null}"#), None);
         assert_eq!(root_turn(br#"{"id":"a"}"#), None);
     }

@@ -19,12 +19,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Reads the JSON text of a turn's status.
+    /// Reads the text of a turn's status.
     pub fn of_status(status: &[u8]) -> Outcome {
         match status {
-            b"\"completed\"" => Outcome::Completed,
-            b"\"failed\"" => Outcome::Failed,
-            b"\"interrupted\"" => Outcome::Interrupted,
+            b"completed" => Outcome::Completed,
+            b"failed" => Outcome::Failed,
+            b"interrupted" => Outcome::Interrupted,
             _ => Outcome::Unknown,
         }
     }

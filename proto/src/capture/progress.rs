@@ -1,8 +1,9 @@
 //! What an open turn has shown of its end.
 
-use super::text::is;
+use std::borrow::Cow;
+
+use super::text::{is, text_of};
 use crate::json::Span;
-use crate::json::scan::{member, string_inner};
 
 /// How far an open turn has come: whether its final answer was seen, and which calls to sub-agents have no result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,14 +22,15 @@ impl Progress {
             && let Some(id) = id(line, item)
             && !self.collaborations.iter().any(|open| **open == *id)
         {
-            self.collaborations.push(id.into());
+            self.collaborations.push(id.into_owned().into());
         }
     }
 
     /// An item of the turn is complete.
     pub fn item_completed(&mut self, line: &[u8], item: Span) {
         if is_collaboration(line, item) {
-            self.collaborations.retain(|open| Some(&**open) != id(line, item));
+            let id = id(line, item);
+            self.collaborations.retain(|open| Some(&**open) != id.as_deref());
         } else if is_final_answer(line, item) {
             self.answer = Some(item.of(line).into());
         }
@@ -46,18 +48,18 @@ impl Progress {
     }
 }
 
-fn id(line: &[u8], item: Span) -> Option<&[u8]> {
-    Some(string_inner(line, member(line, item.start, b"id")?)?.of(line))
+fn id(line: &[u8], item: Span) -> Option<Cow<'_, [u8]>> {
+    text_of(line, item.start, b"id")
 }
 
 fn is_final_answer(line: &[u8], item: Span) -> bool {
-    is(line, item.start, b"type", b"\"agentMessage\"") && is(line, item.start, b"phase", b"\"final_answer\"")
+    is(line, item.start, b"type", b"agentMessage") && is(line, item.start, b"phase", b"final_answer")
 }
 
 /// Returns whether an item is a call to a sub-agent; the second name is that of newer tools.
 fn is_collaboration(line: &[u8], item: Span) -> bool {
-    is(line, item.start, b"type", b"\"collabAgentToolCall\"")
-        || is(line, item.start, b"type", b"\"subAgentActivity\"")
+    is(line, item.start, b"type", b"collabAgentToolCall")
+        || is(line, item.start, b"type", b"subAgentActivity")
 }
 
 #[cfg(test)]

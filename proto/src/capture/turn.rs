@@ -1,13 +1,15 @@
 //! One turn, from the answer to its request to its resolution.
 
+use std::borrow::Cow;
+
 use super::family::{OpenTurn, root_turn, works_for};
 use super::outcome::{KnownBy, Outcome};
 use super::progress::Progress;
-use super::text::{is, text_at};
+use super::text::{is, is_true, text_at, text_of};
 use super::tokens::{Meter, Tokens};
 use crate::id::ThreadId;
-use crate::json::Span;
-use crate::json::scan::{member, member_at, string_inner};
+use crate::json::scan::{member, member_at};
+use crate::json::{Span, is_text};
 use crate::message::UpstreamMessage;
 use crate::time::Time;
 
@@ -124,15 +126,11 @@ impl Capture {
         else {
             return;
         };
-        let Some(thread) = member(line, params, b"threadId").and_then(|value| string_inner(line, value))
-        else {
-            return;
-        };
-        let (method, thread) = (method.of(line), thread.of(line));
-        if thread == self.watch.thread.as_bytes() {
-            self.own(now, line, method, params);
+        let Some(thread) = text_of(line, params, b"threadId") else { return };
+        if *thread == *self.watch.thread.as_bytes() {
+            self.own(now, line, &method, params);
         } else {
-            self.others(now, line, method, thread, params);
+            self.others(now, line, &method, &thread, params);
         }
     }
 
@@ -141,18 +139,18 @@ impl Capture {
         match method {
             b"turn/started" => {
                 if let Some((turn, id)) = turn(line, params) {
-                    if self.watch.review && self.begun.is_none() && id != self.watch.turn.as_bytes() {
-                        self.begun = Some(id.into());
+                    if self.watch.review && self.begun.is_none() && *id != *self.watch.turn.as_bytes() {
+                        self.begun = Some((&*id).into());
                     }
-                    if self.is_called(id) {
-                        self.root = root_turn(turn.of(line)).map(Into::into);
+                    if self.is_called(&id) {
+                        self.root = root_turn(turn.of(line)).map(|root| root.into_owned().into());
                         self.last = now;
                     }
                 }
             }
             b"turn/completed" => {
                 if let Some((turn, id)) = turn(line, params)
-                    && self.is_called(id)
+                    && self.is_called(&id)
                 {
                     self.ended(line, params, turn);
                 }
@@ -171,7 +169,7 @@ impl Capture {
             b"error" => {
                 self.last = now;
                 self.progress.error_reported();
-                if !is(line, params, b"willRetry", b"true") {
+                if !is_true(line, params, b"willRetry") {
                     self.error = text_at(line, params, &["error", "message"]);
                 }
             }
@@ -197,9 +195,9 @@ impl Capture {
         }
         self.progress.item_completed(line, item);
         let text = |name| text_at(line, item.start, &[name]);
-        if is(line, item.start, b"type", b"\"agentMessage\"") {
+        if is(line, item.start, b"type", b"agentMessage") {
             self.last_message = text("text").or(self.last_message.take());
-        } else if is(line, item.start, b"type", b"\"exitedReviewMode\"") {
+        } else if is(line, item.start, b"type", b"exitedReviewMode") {
             self.review = text("review").or(self.review.take());
         }
     }
@@ -209,12 +207,13 @@ impl Capture {
         match method {
             b"turn/started" => {
                 let Some((object, id)) = turn(line, params) else { return };
-                let other = OpenTurn { id, root: root_turn(object.of(line)), sub_agent: true };
+                let root = root_turn(object.of(line));
+                let other = OpenTurn { id: &id, root: root.as_deref(), sub_agent: true };
                 let names =
                     [self.running_as(), self.watch.turn.as_bytes(), self.root.as_deref().unwrap_or(b"")];
                 if works_for(other, &names) {
                     self.last = now;
-                    self.helpers.push((ThreadId::new(thread), id.into()));
+                    self.helpers.push((ThreadId::new(thread), id.into_owned().into()));
                 }
             }
             b"turn/completed" => {
@@ -225,8 +224,8 @@ impl Capture {
                 self.helper_ended(now, |helper, _| helper.as_bytes() == thread);
             }
             b"thread/status/changed" => {
-                let status = member_at(line, params, &["status", "type"]).map(|status| status.of(line));
-                if status != Some(b"\"active\"") {
+                let status = member_at(line, params, &["status", "type"]);
+                if !status.is_some_and(|status| is_text(line, status, b"active")) {
                     self.helper_ended(now, |helper, _| helper.as_bytes() == thread);
                 }
             }
@@ -248,9 +247,9 @@ impl Capture {
 
     /// The terminal event has come: the upstream's own, or the one that codexd writes in its stead.
     fn ended(&mut self, line: &[u8], params: usize, turn: Span) {
-        let status = member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
+        let status = text_of(line, turn.start, b"status").unwrap_or_default();
         let mark = member(line, params, b"codexd").map(|mark| mark.start);
-        let marked = |name: &[u8]| mark.is_some_and(|mark| is(line, mark, name, b"true"));
+        let marked = |name: &[u8]| mark.is_some_and(|mark| is_true(line, mark, name));
         let known_by = match (marked(b"synthetic"), marked(b"inferred")) {
             (false, _) => KnownBy::TerminalEvent,
             (true, true) => KnownBy::Inferred,
@@ -265,7 +264,7 @@ impl Capture {
         {
             self.last_message = Some(message);
         }
-        let outcome = match Outcome::of_status(status) {
+        let outcome = match Outcome::of_status(&status) {
             outcome @ (Outcome::Completed | Outcome::Interrupted) => outcome,
             _ => Outcome::Failed,
         };
@@ -338,16 +337,14 @@ impl Capture {
     }
 
     fn is_of_another_turn(&self, line: &[u8], params: usize) -> bool {
-        let id = member(line, params, b"turnId").and_then(|value| string_inner(line, value));
-        id.is_some_and(|id| !self.is_called(id.of(line)))
+        text_of(line, params, b"turnId").is_some_and(|id| !self.is_called(&id))
     }
 }
 
 /// Returns the turn object of a notification, and its id.
-fn turn(line: &[u8], params: usize) -> Option<(Span, &[u8])> {
+fn turn(line: &[u8], params: usize) -> Option<(Span, Cow<'_, [u8]>)> {
     let turn = member(line, params, b"turn")?;
-    let id = string_inner(line, member(line, turn.start, b"id")?)?;
-    Some((turn, id.of(line)))
+    Some((turn, text_of(line, turn.start, b"id")?))
 }
 
 /// Returns the text of the last message in a turn object.

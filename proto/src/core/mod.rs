@@ -34,13 +34,13 @@ use crate::exit::ExitCode;
 use crate::health::Health;
 use crate::id::ClientId;
 use crate::lifecycle::{
-    ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, farewell,
+    ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
 use crate::router::{
-    Action, Activity, Announcement, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router,
+    Action, Activity, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router, ShutdownNotice,
 };
 use crate::secrets::Secrets;
 use crate::time::Time;
@@ -123,7 +123,7 @@ pub enum Room {
 #[derive(Debug)]
 enum Step {
     Effect(Effect),
-    AnnounceDrain,
+    SendShutdownNotice,
     InterruptTurns,
     Resolve,
 }
@@ -217,10 +217,10 @@ impl Core {
                 }
                 self.router.upstream_line(now, line);
             }
-            Event::UpstreamOutput => self.health.heard(now),
+            Event::UpstreamOutput => self.health.record_output(now),
             Event::ClientLine { client, line } => self.router.client_line(now, client, line),
             Event::ClientWritten { client, bytes, full, framing_waits } => {
-                self.router.client_took(client, bytes, full);
+                self.router.client_written(client, bytes, full);
                 self.client_written(client, framing_waits);
             }
             Event::UpstreamWritten { bytes, full } => self.router.upstream_outbox().advance(bytes, full),
@@ -332,7 +332,7 @@ impl Core {
                 LifecycleEffect::Ready => Effect::NotifyReady.into(),
                 LifecycleEffect::NotifyStopping => Effect::NotifyStopping.into(),
                 LifecycleEffect::StopListening => Effect::StopListening.into(),
-                LifecycleEffect::AnnounceDrain => Step::AnnounceDrain,
+                LifecycleEffect::SendShutdownNotice => Step::SendShutdownNotice,
                 LifecycleEffect::InterruptTurns => Step::InterruptTurns,
                 LifecycleEffect::ResolveClients => {
                     self.steps.push_back(Effect::FinalRead.into());
@@ -369,22 +369,22 @@ impl Core {
                 }
                 return Some(effect);
             }
-            Step::AnnounceDrain => {
+            Step::SendShutdownNotice => {
                 let reason = self.reason();
                 let draining = self.lifecycle.state() == State::Draining;
                 let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
-                let announcement = Announcement { reason: &reason, deadline_ms, retry_after_ms };
-                self.router.begin_drain(now, &announcement);
+                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms };
+                self.router.begin_drain(now, &notice);
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
             Step::Resolve => {
-                let mut loss = farewell::loss(self.lifecycle.intent(), self.lifecycle.child());
+                let mut loss = end_reason::loss(self.lifecycle.intent(), self.lifecycle.child());
                 loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
-                let announcement = Announcement { reason: &reason, deadline_ms: Some(0), retry_after_ms };
-                self.router.upstream_lost(now, loss, &announcement);
+                let notice = ShutdownNotice { reason: &reason, deadline_ms: Some(0), retry_after_ms };
+                self.router.upstream_lost(now, loss, &notice);
             }
         }
         None
@@ -398,7 +398,7 @@ impl Core {
             Restart::OnFailure => !intended,
             Restart::OnDemand => true,
         };
-        restarts.then_some(farewell::RETRY_AFTER_MS)
+        restarts.then_some(end_reason::RETRY_AFTER_MS)
     }
 
     fn act(&mut self, now: Time, action: Action) {
@@ -407,7 +407,7 @@ impl Core {
             Action::UpstreamReady => {
                 // What half-closed clients had sent before may need no reply.
                 for client in self.connections.half_closed() {
-                    if !self.router.is_owed(client) {
+                    if !self.router.has_pending_replies(client) {
                         self.steps.push_back(Effect::CloseClient { client, reason: None }.into());
                     }
                 }
@@ -457,7 +457,7 @@ impl Core {
             Some(Stage::HalfClosed(_)) => None,
             _ => return,
         };
-        let replied = reason.is_some() || !self.router.is_owed(client);
+        let replied = reason.is_some() || !self.router.has_pending_replies(client);
         if replied && !framing_waits && self.pending(client).is_empty() {
             self.steps.push_back(Effect::CloseClient { client, reason }.into());
         }
@@ -470,7 +470,7 @@ impl Core {
             _ if hung_up => Effect::DropClient { client },
             Stage::New | Stage::Head => Effect::DropClient { client },
             Stage::Open(framing) => {
-                if self.router.is_owed(client) {
+                if self.router.has_pending_replies(client) {
                     return self.connections.enter(now, client, Stage::HalfClosed(framing));
                 }
                 Effect::CloseClient { client, reason: None }
@@ -500,7 +500,7 @@ impl Core {
             Some(Stage::Open(_) | Stage::HalfClosed(_) | Stage::Flushing(_))
         );
         let behind = sends && self.is_behind();
-        !behind && !self.router.is_held_up(client)
+        !behind && !self.router.is_reading_paused(client)
     }
 
     /// Whether so much waits for the upstream that clients must not send more: what they send without
@@ -545,7 +545,7 @@ impl Core {
         self.router.upstream_outbox().pending()
     }
 
-    // ---- questions -----------------------------------------------------------------------------
+    // ---- queries ------------------------------------------------------------------------------
 
     /// Returns the state of the lifecycle.
     pub fn state(&self) -> State {
@@ -607,7 +607,7 @@ impl Core {
 
     /// Whether a client has pending replies.
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
-        self.router.is_owed(client)
+        self.router.has_pending_replies(client)
     }
 
     /// Whether nothing runs that a drain would wait for.

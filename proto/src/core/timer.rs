@@ -2,7 +2,7 @@
 
 use super::connection::Stage;
 use super::{Core, Effect, Fact};
-use crate::health::Verdict;
+use crate::health::HealthAction;
 use crate::lifecycle::{LifecycleEvent, LifecycleTimer, State, StopSource};
 use crate::router::RouterTimer;
 use crate::time::Time;
@@ -86,12 +86,12 @@ impl Core {
 
     fn check_health(&mut self, now: Time) {
         match self.health.handle_timeout(now) {
-            Verdict::Alive => {}
-            Verdict::Ask => {
+            HealthAction::Alive => {}
+            HealthAction::Ping => {
                 self.router.ping(now);
                 self.steps.push_back(Effect::Log(Fact::HealthCheck).into());
             }
-            Verdict::Unresponsive => {
+            HealthAction::Unresponsive => {
                 let waited_ms = self.health.waited_ms(now).unwrap_or_default();
                 self.steps.push_back(Effect::Log(Fact::UpstreamUnresponsive(waited_ms)).into());
                 self.events.push_back(LifecycleEvent::UpstreamUnresponsive);

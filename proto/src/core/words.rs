@@ -2,7 +2,7 @@
 //! it wrote in place of messages.
 
 use super::Core;
-use crate::lifecycle::{Intent, farewell};
+use crate::lifecycle::{Intent, end_reason};
 use crate::message::UpstreamMessage;
 use crate::secrets::Secrets;
 use crate::stderr::{explained, printable};
@@ -83,6 +83,6 @@ impl Core {
 
     /// Returns why the daemon ends, in the words of codexd alone.
     pub fn cause(&self) -> String {
-        farewell::reason(self.lifecycle.intent(), self.lifecycle.child())
+        end_reason::reason(self.lifecycle.intent(), self.lifecycle.child())
     }
 }

@@ -1,9 +1,6 @@
 //! Writing a line again with some spans replaced.
 
-use std::borrow::Cow;
-
 use super::Span;
-use super::scan::Members;
 
 /// Replacements in one line, in the order of their place.
 #[derive(Debug, Default)]
@@ -23,7 +20,7 @@ impl<'a> Edits<'a> {
         Edits::default()
     }
 
-    /// Tells whether there is nothing to replace.
+    /// Returns whether there is nothing to replace.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -65,8 +62,13 @@ impl<'a> Edits<'a> {
 
 /// Appends `text` as a JSON string, with its quotes.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    write_text(out, text.as_bytes());
+}
+
+/// Appends `text`, which is UTF-8, as a JSON string, with its quotes.
+pub fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    for &byte in text.as_bytes() {
+    for &byte in text {
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -83,22 +85,6 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
         }
     }
     out.push(b'"');
-}
-
-/// Returns the name of a member, given between its quotes, with its escapes decoded.
-pub fn member_name(key: &[u8]) -> Cow<'_, [u8]> {
-    if !key.contains(&b'\\') {
-        return key.into();
-    }
-    let quoted = [b"\"", key, b"\""].concat();
-    read_string(&quoted).map_or_else(|| key.into(), |text| text.into_bytes().into())
-}
-
-/// Returns the value of the last member called `name` of the object `value`, as the upstream's parser takes
-/// the last one; escapes in the names of members are decoded.
-pub fn last_member(line: &[u8], value: Span, name: &str) -> Option<Span> {
-    let is_it = |key: &[u8]| *member_name(key) == *name.as_bytes();
-    Members::new(line, value.start).filter(|m| is_it(m.key.of(line))).map(|m| m.value).last()
 }
 
 /// Returns the text of a JSON string given with its quotes; `None` if it is not one.

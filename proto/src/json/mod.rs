@@ -4,11 +4,15 @@
 //!   that nothing is forwarded that the upstream would drop without an answer.
 //! * [`scan`] is for what has been checked or comes from the upstream: it finds members and skips
 //!   over the rest.
+//! * [`text`](mod@text) is what strings are compared by: their text, and not their spelling.
 //! * [`edit`] writes a line again with some spans replaced, everything else byte for byte.
 
 pub mod check;
 pub mod edit;
 pub mod scan;
+pub mod text;
+
+pub use text::{is_text, text};
 
 /// A piece of a line: byte offsets, start inclusive, end exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,52 +1,146 @@
 //! Finding members without building a tree.
 //!
 //! The input is trusted to be JSON: the functions never panic on other bytes, but what they find
-//! there means nothing. Keys are compared as they stand, escapes in keys are not decoded.
+//! there means nothing. Names are compared by their [text](super::text), whatever their spelling.
 
 use super::Span;
+use super::text::spells;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Bytes that are looked at at once where many are skipped: the compiler makes vector instructions of it.
+const CHUNK: usize = 32;
+
+/// Words that are looked at one by one before whole chunks are: most strings are short.
+const WORDS: usize = 3;
 
 /// Marks (in the high bit) each byte of `word` that is zero; bits above the first mark may be wrong.
 const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGHS
 }
 
-/// Returns the offset at or after `at` of the first quote, backslash or control character.
-///
-/// Looks at eight bytes at a time: strings are most of what passes through.
+/// Returns the eight bytes at `at`, the first one lowest.
 #[inline]
-pub(super) fn string_stop(line: &[u8], mut at: usize) -> Option<usize> {
-    while let Some(eight) = line.get(at..at + 8) {
-        // INVARIANT: the slice has eight bytes.
-        let word = u64::from_le_bytes([
-            eight[0], eight[1], eight[2], eight[3], eight[4], eight[5], eight[6], eight[7],
-        ]);
-        let quote = zero_bytes(word ^ (ONES * b'"' as u64));
-        let escape = zero_bytes(word ^ (ONES * b'\\' as u64));
-        // A byte below 0x20: no high bit of its own, and subtracting 0x20 borrows.
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let found = quote | escape | control;
-        if found != 0 {
-            return Some(at + (found.trailing_zeros() / 8) as usize);
+fn word(line: &[u8], at: usize) -> Option<u64> {
+    line.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
+}
+
+/// Returns the offset of the first byte of a word that is marked.
+#[inline]
+const fn first_mark(marks: u64) -> usize {
+    (marks.trailing_zeros() / 8) as usize
+}
+
+/// Moves `at` over whole chunks of which no byte stops.
+#[inline]
+fn skip_chunks(line: &[u8], mut at: usize, stops: impl Fn(u8) -> bool) -> usize {
+    while let Some(chunk) = line.get(at..).and_then(|rest| rest.first_chunk::<CHUNK>()) {
+        if chunk.iter().fold(false, |any, byte| any | stops(*byte)) {
+            break;
+        }
+        at += CHUNK;
+    }
+    at
+}
+
+/// Marks the bytes of a word that end a string or are special in it. Above the first mark, a byte may be marked
+/// wrongly.
+#[inline]
+const fn string_stops(word: u64) -> u64 {
+    let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
+    let escape = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    let control = word.wrapping_sub(ONES * 0x20);
+    // Each has no high bit of its own, and gets one from the subtraction.
+    (quote | escape | control) & !word & HIGHS
+}
+
+/// Returns the offset at or after `at` of the first quote, backslash or control character.
+#[inline]
+pub(super) fn string_stop(line: &[u8], at: usize) -> Option<usize> {
+    // Most strings are short.
+    match word(line, at).map(string_stops) {
+        Some(stops) if stops != 0 => Some(at + first_mark(stops)),
+        Some(_) => far_string_stop(line, at + 8),
+        None => far_string_stop(line, at),
+    }
+}
+
+fn far_string_stop(line: &[u8], mut at: usize) -> Option<usize> {
+    let mut words = 0;
+    while let Some(word) = word(line, at) {
+        let stops = string_stops(word);
+        if stops != 0 {
+            return Some(at + first_mark(stops));
         }
         at += 8;
-    }
-    while let Some(&byte) = line.get(at) {
-        if byte == b'"' || byte == b'\\' || byte < 0x20 {
-            return Some(at);
+        words += 1;
+        if words == WORDS {
+            at = skip_chunks(line, at, |b| (b == b'"') | (b == b'\\') | (b < 0x20));
         }
-        at += 1;
     }
-    None
+    line.get(at..)?.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).map(|offset| at + offset)
 }
 
 /// Returns the offset at or after `at` that is not white space.
 #[inline]
-pub fn skip_space(line: &[u8], mut at: usize) -> usize {
-    while matches!(line.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+pub fn skip_space(line: &[u8], at: usize) -> usize {
+    // Usually there is none, or one blank.
+    match byte_at(line, at) {
+        b' ' if byte_at(line, at + 1) > b' ' => at + 1,
+        byte if byte > b' ' => at,
+        _ => skip_more_space(line, at),
+    }
+}
+
+/// Returns the byte at `at`, 0 at the end: that is a token nowhere.
+#[inline]
+pub(super) fn byte_at(line: &[u8], at: usize) -> u8 {
+    line.get(at).copied().unwrap_or(0)
+}
+
+/// Returns the offset at or after `at` that is no digit.
+#[inline]
+pub(super) fn skip_digits(line: &[u8], mut at: usize) -> usize {
+    // Most numbers are short.
+    for _ in 0..4 {
+        if !byte_at(line, at).is_ascii_digit() {
+            return at;
+        }
         at += 1;
+    }
+    skip_more_digits(line, at)
+}
+
+fn skip_more_digits(line: &[u8], mut at: usize) -> usize {
+    let mut words = 0;
+    while let Some(word) = word(line, at) {
+        // Digits become 0 to 9; what is above has its high bit set, or gets it from the addition.
+        let values = word ^ (ONES * b'0' as u64);
+        let others = (((values & !HIGHS) + ONES * (0x80 - 10)) | values) & HIGHS;
+        if others != 0 {
+            return at + first_mark(others);
+        }
+        at += 8;
+        words += 1;
+        if words == WORDS {
+            at = skip_chunks(line, at, |b| !b.is_ascii_digit());
+        }
+    }
+    while byte_at(line, at).is_ascii_digit() {
+        at += 1;
+    }
+    at
+}
+
+fn skip_more_space(line: &[u8], mut at: usize) -> usize {
+    let is_space = |b: u8| (b == b' ') | (b == b'\n') | (b == b'\r') | (b == b'\t');
+    let near = at + 8;
+    while is_space(byte_at(line, at)) {
+        at += 1;
+        if at == near {
+            at = skip_chunks(line, at, |b| !is_space(b));
+        }
     }
     at
 }
@@ -59,7 +153,13 @@ pub fn skip_string(line: &[u8], at: usize) -> Option<usize> {
         at = string_stop(line, at)?;
         match line[at] {
             b'"' => return Some(at + 1),
-            b'\\' => at += 2,
+            b'\\' => {
+                at += 2;
+                // Escapes come in rows.
+                while line.get(at) == Some(&b'\\') {
+                    at += 2;
+                }
+            }
             _ => at += 1,
         }
     }
@@ -70,26 +170,7 @@ pub fn skip_string(line: &[u8], at: usize) -> Option<usize> {
 pub fn skip_value(line: &[u8], mut at: usize) -> Option<usize> {
     match *line.get(at)? {
         b'"' => skip_string(line, at),
-        b'{' | b'[' => {
-            let mut depth = 0usize;
-            loop {
-                match *line.get(at)? {
-                    b'"' => {
-                        at = skip_string(line, at)?;
-                        continue;
-                    }
-                    b'{' | b'[' => depth += 1,
-                    b'}' | b']' => {
-                        depth -= 1;
-                        if depth == 0 {
-                            return Some(at + 1);
-                        }
-                    }
-                    _ => {}
-                }
-                at += 1;
-            }
-        }
+        b'{' | b'[' => skip_nested(line, at),
         _ => {
             while let Some(byte) = line.get(at) {
                 if matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\r' | b'\n') {
@@ -102,6 +183,52 @@ pub fn skip_value(line: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Returns the offset behind the object or array that starts at `at`.
+fn skip_nested(line: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0usize;
+    loop {
+        match *line.get(at)? {
+            b'"' => {
+                at = skip_string(line, at)?;
+                continue;
+            }
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => {
+                depth -= 1;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => {
+                at = nesting_stop(line, at + 1)?;
+                continue;
+            }
+        }
+        at += 1;
+    }
+}
+
+/// Returns the offset at or after `at` of the first quote, bracket or brace, or of one of the few bytes that
+/// look like them here.
+#[inline]
+fn nesting_stop(line: &[u8], mut at: usize) -> Option<usize> {
+    // The four differ from 0x59 in these bits only; so do `Y`, `_`, `y` and 0x7f.
+    const SAME: u64 = 0x26;
+    while let Some(word) = word(line, at) {
+        let quote = zero_bytes(word ^ (ONES * b'"' as u64));
+        let nesting = zero_bytes((word | (ONES * SAME)) ^ (ONES * (b'[' as u64 | SAME)));
+        let found = quote | nesting;
+        if found != 0 {
+            return Some(at + first_mark(found));
+        }
+        at += 8;
+    }
+    line.get(at..)?
+        .iter()
+        .position(|b| matches!(b, b'"' | b'{' | b'}' | b'[' | b']'))
+        .map(|offset| at + offset)
+}
+
 /// One member of an object: offsets of key (without quotes) and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -109,6 +236,14 @@ pub struct Member {
     pub key: Span,
     /// The value.
     pub value: Span,
+}
+
+impl Member {
+    /// Whether this is its name.
+    #[inline]
+    pub fn is(&self, line: &[u8], name: &[u8]) -> bool {
+        spells(self.key.of(line), name)
+    }
 }
 
 /// Walks over the members of an object.
@@ -191,10 +326,18 @@ impl Iterator for Members<'_> {
     }
 }
 
-/// Returns the value of the first member called `key` of the object that starts at `at`.
+/// Returns the value of the first member with this name of the object that starts at `at`.
+///
+/// For what the upstream writes: it gives no member twice. Of what a client gives twice, the upstream
+/// takes the last one, see [`last_member`].
 #[inline]
-pub fn member(line: &[u8], at: usize, key: &[u8]) -> Option<Span> {
-    Members::new(line, at).find(|m| m.key.of(line) == key).map(|m| m.value)
+pub fn member(line: &[u8], at: usize, name: &[u8]) -> Option<Span> {
+    Members::new(line, at).find(|m| m.is(line, name)).map(|m| m.value)
+}
+
+/// Returns the value of the last member with this name of the object that starts at `at`.
+pub fn last_member(line: &[u8], at: usize, name: &[u8]) -> Option<Span> {
+    Members::new(line, at).filter(|m| m.is(line, name)).last().map(|m| m.value)
 }
 
 /// Follows `path` of member names, from the object that starts at `at`.
@@ -232,6 +375,68 @@ mod tests {
     }
 
     #[test]
+    fn members_are_found_by_the_text_of_their_name() {
+        let line = r#"{"thread":1,"threadI":2,"thre\u0061dId":{"\u0069d":3},"threadIdx":4,"\"":5}"#;
+        assert_eq!(find(line, &["threadId", "id"]), Some("3"));
+        assert_eq!(find(line, &["\""]), Some("5"));
+        assert_eq!(find(line, &["thre\\u0061dId"]), None);
+    }
+
+    #[test]
+    fn of_members_given_twice_the_first_or_the_last_is_found() {
+        let line = br#"{"a":1,"b":2,"\u0061":3}"#;
+        assert_eq!(member(line, 0, b"a").unwrap().of(line), b"1");
+        assert_eq!(last_member(line, 0, b"a").unwrap().of(line), b"3");
+        assert_eq!(last_member(line, 0, b"c"), None);
+    }
+
+    #[test]
+    fn values_are_skipped_whatever_is_in_them() {
+        // Every byte that could stop at every offset of a word and of a chunk, with and without a string around.
+        for filler in ["1", "Y", "_", "y", "\u{7f}", "é", " "] {
+            for length in 0..80 {
+                let many = filler.repeat(length);
+                for value in [
+                    format!("[{many}]"),
+                    format!("{{\"{many}\":[{many}{{}}{many}]}}"),
+                    format!("[\"{many}]}}\\\"\",{many}[[]]{many}]"),
+                    format!("\"{many}\\\\{many}\""),
+                ] {
+                    let line = format!("{value},{many}]");
+                    assert_eq!(skip_value(line.as_bytes(), 0), Some(value.len()), "{line}");
+                    assert_eq!(skip_value(&line.as_bytes()[..value.len() - 1], 0), None, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn digits_are_skipped_however_many_there_are() {
+        let skip = |text: &[u8]| skip_digits(text, 0);
+        for length in 0..100 {
+            let digits: Vec<u8> = (b'0'..=b'9').cycle().take(length).collect();
+            assert_eq!(skip(&digits), length);
+            for other in (0..=255u8).filter(|b| !b.is_ascii_digit()) {
+                let line = [&digits[..], &[other; 1], b"0123456789"].concat();
+                assert_eq!(skip(&line), length, "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn white_space_is_skipped_however_much_there_is() {
+        for length in 0..100 {
+            for end in ["x", "\u{b}", ""] {
+                let space: String = " \t\r\n".chars().cycle().take(length).collect();
+                assert_eq!(
+                    skip_space(format!("{space}{end} ").as_bytes(), 0),
+                    length + usize::from(end.is_empty())
+                );
+            }
+        }
+    }
+
+    #[test]
     fn a_broken_object_has_no_end() {
         for line in ["", "{", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":1,", "{\"a\":1]", "[1]", "{\"a\":\"x"]
         {
@@ -248,14 +453,14 @@ mod tests {
     fn the_word_wise_search_agrees_with_the_byte_wise() {
         // Every stop byte at every offset of a word, with neighbours that could borrow.
         for fill in [b'a', 0x20, 0x21, 0x7f, 0x80, 0xff] {
-            for at in 0..24 {
+            for at in 0..120 {
                 for stop in [b'"', b'\\', 0, 0x1f, b'\n'] {
-                    let mut line = [fill; 24];
+                    let mut line = [fill; 120];
                     line[at] = stop;
                     assert_eq!(string_stop(&line, 0), Some(at), "{fill:x} {at} {stop:x}");
                 }
             }
-            assert_eq!(string_stop(&[fill; 24], 0), None);
+            assert_eq!(string_stop(&[fill; 120], 0), None);
         }
     }
 }

@@ -14,8 +14,8 @@
 //! codexd does not start a second upstream. When the upstream is lost, clients are told, the
 //! process exits with 1, and its supervisor starts both again.
 
+pub mod end_reason;
 mod exit;
-pub mod farewell;
 mod table;
 
 use crate::exit::ExitCode;
@@ -82,7 +82,7 @@ pub enum StopSource {
 }
 
 impl StopSource {
-    /// Tells whether asking again moves the daemon on to its next step.
+    /// Returns whether asking again moves the daemon on to its next step.
     ///
     /// A signal comes from whoever supervises the daemon, and a second one means that it takes too
     /// long. A client must never end another's turn, and who wants that from the control socket says so
@@ -91,7 +91,7 @@ impl StopSource {
         matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
     }
 
-    /// Returns the word used in announcements and records.
+    /// Returns the word used in shutdown notices and records.
     pub const fn word(self) -> &'static str {
         match self {
             StopSource::Terminate => "SIGTERM",
@@ -183,10 +183,10 @@ pub enum LifecycleEffect {
     /// Tell the supervisor that the daemon is stopping.
     NotifyStopping,
     /// Refuse new work and tell clients until when running turns may go on.
-    AnnounceDrain,
+    SendShutdownNotice,
     /// Interrupt running turns.
     InterruptTurns,
-    /// Give clients what they are owed: errors, terminal events, the announcement.
+    /// Give clients what they are owed: errors, terminal events, the shutdown notice.
     ResolveClients,
     /// Close the upstream's input.
     CloseInput,

@@ -150,13 +150,13 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
 
         // ---- Serving -------------------------------------------------------------------------------
         (S::Serving, LifecycleEvent::StopRequested(by)) => {
-            Step::go(S::Draining, &[LifecycleEffect::AnnounceDrain, LifecycleEffect::Arm(T::Drain)])
+            Step::go(S::Draining, &[LifecycleEffect::SendShutdownNotice, LifecycleEffect::Arm(T::Drain)])
                 .after(&STOP_ACCEPTING)
                 .because(Intent::Stop(by))
         }
 
         (S::Serving, LifecycleEvent::InterruptRequested(by)) => interrupt()
-            .after(&[LifecycleEffect::AnnounceDrain])
+            .after(&[LifecycleEffect::SendShutdownNotice])
             .after(&STOP_ACCEPTING)
             .because(Intent::Stop(by)),
 

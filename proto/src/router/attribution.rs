@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use rustc_hash::FxHashMap;
 
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use super::thread::Thread;
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
 use crate::json::Span;
@@ -72,33 +72,33 @@ impl Attribution {
     // ---- requests in flight --------------------------------------------------------------------
 
     /// A client's request is in flight from now on.
-    pub(super) fn sent(&mut self, id: UpstreamId, client: ClientId, kind: &Kind) {
+    pub(super) fn sent(&mut self, id: UpstreamId, client: ClientId, kind: &PendingKind) {
         self.count(kind, 1);
         if kind.reads_turns() {
             self.reading_turns.push_back((id, client));
         }
-        if *kind == Kind::WindowsSetup {
+        if *kind == PendingKind::WindowsSetup {
             self.windows_setup = Some(client);
         }
     }
 
     /// A request was answered, or will never be sent.
-    pub(super) fn done(&mut self, id: UpstreamId, kind: &Kind) {
+    pub(super) fn done(&mut self, id: UpstreamId, kind: &PendingKind) {
         self.count(kind, -1);
         if !self.reading_turns.is_empty() {
             self.reading_turns.retain(|(other, _)| *other != id);
         }
     }
 
-    fn count(&mut self, kind: &Kind, change: isize) {
+    fn count(&mut self, kind: &PendingKind, change: isize) {
         if kind.reads_configuration() {
             self.configuring = self.configuring.saturating_add_signed(change);
         }
         match kind {
-            Kind::Start | Kind::Fork { .. } | Kind::Resume { target: None, .. } => {
+            PendingKind::Start | PendingKind::Fork { .. } | PendingKind::Resume { target: None, .. } => {
                 self.opening = self.opening.saturating_add_signed(change);
             }
-            Kind::Resume { target: Some(thread), .. } | Kind::Subscribe { thread, .. } => {
+            PendingKind::Resume { target: Some(thread), .. } | PendingKind::Subscribe { thread, .. } => {
                 let count = self.resuming.entry(thread.clone()).or_default();
                 *count = count.saturating_add_signed(change);
                 if *count == 0 {
@@ -230,7 +230,7 @@ impl Attribution {
     }
 
     /// Removes the configuration warnings that came before the response to a request that may have caused them.
-    pub(super) fn take_warnings(&mut self, kind: &Kind) -> Vec<Box<[u8]>> {
+    pub(super) fn take_warnings(&mut self, kind: &PendingKind) -> Vec<Box<[u8]>> {
         if kind.reads_configuration() { std::mem::take(&mut self.warnings) } else { Vec::new() }
     }
 

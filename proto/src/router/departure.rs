@@ -1,10 +1,10 @@
 //! What happens to a client's requests, resources and subscriptions when it leaves.
 
 use super::Router;
-use super::pacing::{Abandoned, Kind, Part};
+use super::pacing::{Abandoned, Part, PendingKind};
 use super::resources::{self, OpenResource};
 use crate::id::ClientId;
-use crate::json::edit::write_string;
+use crate::json::edit::{write_string, write_text};
 use crate::routes::Resource;
 
 impl Router {
@@ -21,7 +21,7 @@ impl Router {
             // It has no effect that would have to be undone, but others may wait for it.
             self.attribution.done(id, &pending.kind);
             let unsubscribed = match &pending.kind {
-                Kind::Unsubscribe { thread } => Some(thread),
+                PendingKind::Unsubscribe { thread } => Some(thread),
                 kind => kind.subscribes_to(),
             };
             if let Some(thread) = unsubscribed {
@@ -29,7 +29,7 @@ impl Router {
             }
         }
         for kind in orphans {
-            if let Kind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
+            if let PendingKind::Resource { resource: Resource::Exec, id, part: Part::Opens } = kind {
                 self.end_resource(client, Resource::Exec, &id);
             }
         }
@@ -48,13 +48,12 @@ impl Router {
 
     /// Ends a resource whose client has left.
     pub(super) fn end_resource(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
-        self.send_own(resource.close_method(), Kind::Plain, |out| {
+        self.send_own(resource.close_method(), PendingKind::Plain, |out| {
             out.push(b'{');
             write_string(out, resource.id_param());
-            out.extend_from_slice(b":\"");
-            out.extend_from_slice(&resources::prefix(client));
-            out.extend_from_slice(id);
-            out.extend_from_slice(b"\"}");
+            out.push(b':');
+            write_text(out, &[&resources::prefix(client), id].concat());
+            out.push(b'}');
         });
     }
 }

@@ -4,7 +4,8 @@
 //! repeats the gate for each client, in the upstream's words.
 
 use super::params::Params;
-use crate::json::edit::last_member;
+use crate::id::parse_i64;
+use crate::json::scan::member;
 use crate::routes::{GatedValue, Request};
 
 /// Returns what needs the capability, as the upstream names it; `None` when nothing does.
@@ -13,31 +14,27 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
         return Some(request.method.to_owned());
     }
     let params = params?;
-    if !request.fields.is_empty() {
-        let first = params
-            .named()
-            .filter_map(|(name, value)| {
-                let at = request.fields.iter().position(|f| f.as_bytes() == &*name)?;
-                counts(request, request.fields[at], value).then_some(at)
-            })
-            .min();
-        if let Some(at) = first {
-            return Some(format!("{}.{}", request.method, request.fields[at]));
-        }
+    // The upstream looks in the order of its own members, whatever the order of the line.
+    let given = |field: &&&str| params.json(field).is_some_and(|value| counts(request, field, value));
+    if let Some(field) = request.fields.iter().find(given) {
+        return Some(format!("{}.{field}", request.method));
     }
     match request.value? {
         GatedValue::GranularApproval => {
-            last_member(line, params.get("approvalPolicy")?, "granular")?;
+            let policy = params.get("approvalPolicy")?;
+            member(line, policy.start, b"granular")?;
             Some("askForApproval.granular".to_owned())
         }
         GatedValue::ChatgptAuthTokens => {
-            let kind = params.text("type")?;
-            (kind == "chatgptAuthTokens").then(|| "account/login/start.chatgptAuthTokens".to_owned())
+            // The upstream takes the number of a kind for its name (measured); which is which may change.
+            let by_number = parse_i64(params.json("type")?).is_some();
+            (by_number || params.is_text("type", b"chatgptAuthTokens"))
+                .then(|| "account/login/start.chatgptAuthTokens".to_owned())
         }
     }
 }
 
-/// Tells whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
+/// Returns whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
 /// boolean only when true, unless it can be absent; an empty `path` not.
 fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
     match value {
@@ -51,13 +48,17 @@ fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::json::Span;
+    use crate::message::ClientMessage;
     use crate::routes::REQUESTS;
 
     fn verdict(method: &str, params: &str) -> Option<String> {
         let request = REQUESTS.iter().find(|r| r.method == method).unwrap();
-        let span = Span { start: 0, end: params.len() };
-        gated(request, params.as_bytes(), Params::new(params.as_bytes(), Some(span), request))
+        let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
+        let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+            panic!("{line}")
+        };
+        let line = line.as_bytes();
+        gated(request, line, params.as_ref().and_then(|given| Params::new(line, given, request)))
     }
 
     #[test]
@@ -72,7 +73,6 @@ mod tests {
             verdict("thread/start", "{\"dynamic\\u0054ools\":[]}").as_deref(),
             Some("thread/start.dynamicTools")
         );
-        // The upstream looks in the order of its own members, whatever the order of the line.
         assert_eq!(
             verdict("thread/start", "{\"dynamicTools\":[],\"environments\":[]}").as_deref(),
             Some("thread/start.environments")
@@ -93,9 +93,20 @@ mod tests {
         );
         assert_eq!(verdict("turn/start", "{\"approvalPolicy\":\"never\"}"), None);
         assert_eq!(
-            verdict("turn/start", "{\"approval\\u0050olicy\":{\"gr\\u0061nular\":{}}}").as_deref(),
+            verdict("turn/start", r#"{"approvalP\u006flicy":{"gr\u0061nular":{}}}"#).as_deref(),
             Some("askForApproval.granular")
         );
+        // Of members given twice, the upstream takes the last one.
+        assert_eq!(verdict("thread/start", r#"{"permissions":"x","permissions":null}"#), None);
+        assert!(verdict("thread/start", r#"{"permissions":null,"permission\u0073":"x"}"#).is_some());
+        for kind in ["\"chatgpt\\u0041uthTokens\"", "3", "-0"] {
+            let params = format!("{{\"type\":{kind}}}");
+            assert!(verdict("account/login/start", &params).is_some(), "{params}");
+        }
+        for kind in ["\"chatgpt\"", "null", "3.0", "3e0", "[3]", "{\"chatgptAuthTokens\":1}"] {
+            let params = format!("{{\"type\":{kind}}}");
+            assert_eq!(verdict("account/login/start", &params), None, "{params}");
+        }
         assert_eq!(
             verdict("account/login/start", "{\"type\":\"chatgptAuthTokens\"}").as_deref(),
             Some("account/login/start.chatgptAuthTokens")
@@ -117,5 +128,6 @@ mod tests {
             verdict("account/login/start", "[\"chatgptAuthTokens\",\"x\"]").as_deref(),
             Some("account/login/start.chatgptAuthTokens")
         );
+        assert!(verdict("account/login/start", "[3,\"x\"]").is_some());
     }
 }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{Delivered, ErrorAnswer, OVERLOADED};
+use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED};
 use super::delivery::{OptOuts, Topic};
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use super::session::{Declared, SessionState};
 use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
@@ -16,8 +16,21 @@ use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{Members, member, member_at, skip_space};
 use crate::stderr::printable;
 
+/// Bytes of the parameters of a client's `initialize`: they are read into a tree, which takes many times their size and
+/// of the time that others wait.
+const MAX_PARAMS_BYTES: usize = 1 << 20;
+
 /// Bytes of either part of a `configWarning` that are shown.
 const CONFIG_WARNING_BYTES: usize = 400;
+
+/// The answer to an `initialize` that nobody sends.
+const LONG_PARAMS: ErrorAnswer<'static> = ErrorAnswer {
+    code: INVALID_REQUEST,
+    message: "Invalid request: the parameters of `initialize` are longer than 1 MiB",
+    reason: "invalidRequest",
+    delivered: Delivered::No,
+    retryable: false,
+};
 
 /// What the upstream answered to `initialize`.
 #[derive(Debug, Default)]
@@ -121,7 +134,7 @@ impl Router {
     pub(super) fn begin_handshake(&mut self) {
         let name = self.config.originator.clone();
         let version = self.config.identity.version.clone();
-        self.send_own("initialize", Kind::Initialize, |out| {
+        self.send_own("initialize", PendingKind::Initialize, |out| {
             out.extend_from_slice(b"{\"clientInfo\":{\"name\":");
             write_string(out, &name);
             out.extend_from_slice(b",\"title\":\"codexd\",\"version\":");
@@ -172,6 +185,9 @@ impl Router {
         line: &[u8],
         params: Option<Span>,
     ) {
+        if params.is_some_and(|span| span.end - span.start > MAX_PARAMS_BYTES) {
+            return self.refuse(client, Some(id), &LONG_PARAMS);
+        }
         let (params, orphaned_turns) = match read_params(line, params) {
             Ok(read) => read,
             Err(message) => return self.refuse_native(client, id, &message),

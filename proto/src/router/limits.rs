@@ -26,6 +26,11 @@ pub struct Limits {
     pub queued_requests_per_client: usize,
     /// Bytes of these requests; above, they are refused as well. The first one may be longer.
     pub queued_request_bytes_per_client: usize,
+    /// Commands, processes, watches and event streams that one client may have open; above, it can open no more and
+    /// gets -32001.
+    pub resources_per_client: usize,
+    /// Bytes of their ids; above, the same.
+    pub resource_id_bytes_per_client: usize,
     /// Requests that the upstream may have unanswered, without those that take long and that it is
     /// known to have taken.
     ///
@@ -36,7 +41,7 @@ pub struct Limits {
     /// Milliseconds after which an unanswered request that does not take long is worth a warning.
     pub unanswered_warning_ms: u64,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
-    pub hold_ms: u64,
+    pub deferral_ms: u64,
     /// Milliseconds that a turn without subscribers goes on before it is interrupted, where it is to be.
     pub orphaned_turn_grace_ms: u64,
     /// Bytes of a client's lines that are kept while the upstream is still starting.
@@ -57,10 +62,12 @@ impl Default for Limits {
             client_queue_max_bytes: 64 << 20,
             queued_requests_per_client: 1024,
             queued_request_bytes_per_client: 64 << 20,
+            resources_per_client: 16_384,
+            resource_id_bytes_per_client: 16 << 20,
             window: 64,
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
-            hold_ms: 10_000,
+            deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,
             remembered_threads: 4096,

@@ -5,10 +5,10 @@ use super::delivery::Topic;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
-use super::{Announcement, Phase, Router};
+use super::{Phase, Router, ShutdownNotice};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, write_string};
+use crate::json::edit::{Edits, write_string, write_text};
 use crate::json::scan::{Members, member, skip_space};
 use crate::time::Time;
 
@@ -41,7 +41,7 @@ impl Router {
     /// the shutdown notice. Later requests are answered with the same error.
     ///
     /// Does nothing the second time.
-    pub fn upstream_lost(&mut self, now: Time, loss: Loss, announcement: &Announcement<'_>) {
+    pub fn upstream_lost(&mut self, now: Time, loss: Loss, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if self.is_lost() {
             return;
@@ -57,7 +57,7 @@ impl Router {
         self.orphans.clear();
         self.end_turns(&loss);
         self.resolve_server_requests();
-        self.announce(announcement);
+        self.send_shutdown_notice(notice);
         self.close_overflowed();
     }
 
@@ -133,16 +133,17 @@ impl End<'_> {
         let mut line = self.begin("error");
         line.extend_from_slice(b",\"error\":");
         line.extend_from_slice(&self.reason());
-        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":\"");
-        line.extend_from_slice(turn);
-        line.push(b'"');
+        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":");
+        write_text(&mut line, turn);
         self.finish(line)
     }
 
     /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
     /// that clients see the members they know.
     fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
-        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", [b"\"", id, b"\""].concat())];
+        let mut own = Vec::new();
+        write_text(&mut own, id);
+        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", own)];
         match self.answer {
             Some(item) => {
                 fields.push(("status", b"\"completed\"".to_vec()));
@@ -183,9 +184,8 @@ impl End<'_> {
     fn begin(&self, method: &str) -> Vec<u8> {
         let mut line = b"{\"method\":".to_vec();
         write_string(&mut line, method);
-        line.extend_from_slice(b",\"params\":{\"threadId\":\"");
-        line.extend_from_slice(self.thread.as_bytes());
-        line.push(b'"');
+        line.extend_from_slice(b",\"params\":{\"threadId\":");
+        write_text(&mut line, self.thread.as_bytes());
         line
     }
 

@@ -6,7 +6,7 @@
 //! [`routes`](crate::routes), and the status shows it.
 
 use super::Router;
-use super::pacing::Kind;
+use super::pacing::PendingKind;
 use crate::json::Span;
 use crate::json::edit::read_string;
 use crate::json::scan::member;
@@ -25,7 +25,7 @@ impl Router {
     /// that answers in other words is known as little as before.
     pub fn ask_for_methods(&mut self, now: Time) {
         self.delivery.at(now);
-        self.send_own(NO_METHOD, Kind::ListMethods, |out| out.extend_from_slice(b"{}"));
+        self.send_own(NO_METHOD, PendingKind::ListMethods, |out| out.extend_from_slice(b"{}"));
     }
 
     /// Takes in the refusal.

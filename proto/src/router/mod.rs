@@ -27,7 +27,6 @@
 
 mod action;
 mod activity;
-mod announcement;
 mod answer;
 mod attribution;
 mod closing_notice;
@@ -50,6 +49,7 @@ mod response;
 mod server_request;
 mod server_requests;
 mod session;
+mod shutdown_notice;
 mod subscriptions;
 mod thread;
 mod timer;
@@ -66,7 +66,6 @@ use crate::time::Time;
 pub use crate::capture::Outcome;
 pub use action::{Action, CloseReason};
 pub use activity::Activity;
-pub use announcement::Announcement;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
@@ -78,12 +77,13 @@ pub use loss::Loss;
 pub use report::Accounting;
 pub use report::CONFIG_WARNING;
 pub use session::SessionState;
+pub use shutdown_notice::ShutdownNotice;
 pub use timer::RouterTimer;
 
 use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
-use pacing::{Kind, Pacing};
+use pacing::{Pacing, PendingKind};
 use resources::Resources;
 use server_requests::ServerRequests;
 use session::Sessions;
@@ -225,7 +225,7 @@ impl Router {
     }
 
     /// Records that a client's socket took `n` bytes, and whether it is full.
-    pub fn client_took(&mut self, client: ClientId, n: usize, full: bool) {
+    pub fn client_written(&mut self, client: ClientId, n: usize, full: bool) {
         self.delivery.written(client, n, full);
     }
 
@@ -244,19 +244,19 @@ impl Router {
     /// Stops accepting new work, and notifies every client of the reason and the deadline.
     ///
     /// Running turns, their approvals, interrupts and reads go on.
-    pub fn begin_drain(&mut self, now: Time, announcement: &Announcement<'_>) {
+    pub fn begin_drain(&mut self, now: Time, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if matches!(self.phase, Phase::Starting | Phase::Serving) {
             self.phase = Phase::Draining;
         }
-        self.announce(announcement);
+        self.send_shutdown_notice(notice);
         self.close_overflowed();
     }
 
-    fn announce(&mut self, announcement: &Announcement<'_>) {
+    fn send_shutdown_notice(&mut self, notice: &ShutdownNotice<'_>) {
         let mut line = Vec::new();
-        announcement.write(&mut line, self.config.identity.generation);
-        self.delivery.notify_all(Topic::Unknown(Announcement::METHOD), &line);
+        notice.write(&mut line, self.config.identity.generation);
+        self.delivery.notify_all(Topic::Unknown(ShutdownNotice::METHOD), &line);
     }
 
     /// Interrupts every open turn.
@@ -274,10 +274,10 @@ impl Router {
     /// `thread/loaded/list` is stable, waits in no queue and is answered in milliseconds (measured).
     pub fn ping(&mut self, now: Time) {
         self.delivery.at(now);
-        self.send_own("thread/loaded/list", Kind::Ping, |out| out.extend_from_slice(b"{}"));
+        self.send_own("thread/loaded/list", PendingKind::Ping, |out| out.extend_from_slice(b"{}"));
     }
 
-    // ---- questions -----------------------------------------------------------------------------
+    // ---- queries ------------------------------------------------------------------------------
 
     /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
     pub fn is_quiet(&self) -> bool {
@@ -297,7 +297,7 @@ impl Router {
     }
 
     /// Whether a client has pending replies: bytes that wait, or requests without a response.
-    pub fn is_owed(&self, client: ClientId) -> bool {
+    pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.pacing.unanswered(client) > 0
             || self.sessions.has_early(client)
             || self.delivery.waiting_bytes(client) > 0
@@ -305,7 +305,7 @@ impl Router {
 
     /// Whether nothing more is to be read from a client for now: so much of it waits for the upstream
     /// that cannot be refused. What one read returned is accepted all the same.
-    pub fn is_held_up(&self, client: ClientId) -> bool {
+    pub fn is_reading_paused(&self, client: ClientId) -> bool {
         self.pacing.blocks_reading(client, &self.config.limits)
     }
 
@@ -331,7 +331,7 @@ impl Router {
     }
 
     /// Sends a request of codexd's own; `params` appends its parameters.
-    fn send_own(&mut self, method: &str, kind: Kind, params: impl FnOnce(&mut Vec<u8>)) {
+    fn send_own(&mut self, method: &str, kind: PendingKind, params: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_lost() {
             let now = self.now();
             self.pacing.send_own(now, method, kind, params);

@@ -1,15 +1,18 @@
 //! Notifications of the upstream.
 
+use std::borrow::Cow;
+
 use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
 use super::pacing::Origin;
+use super::resources::{self, Owned};
 use super::thread::KnownTo;
-use super::{Action, Router, resources};
+use super::{Action, Router};
 use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
-use crate::json::Span;
-use crate::json::scan::{member, member_at, skip_space, string_inner};
+use crate::json::scan::{member, member_at, skip_space};
+use crate::json::{Span, is_text, text};
 use crate::message::UpstreamMessage;
 use crate::routes::{Audience, Meaning, Notification, Resource};
 use crate::time::Time;
@@ -24,8 +27,8 @@ impl Router {
         self.last_upstream = Some(now);
         self.counters.upstream_messages += 1;
         // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section
-        // 8.1). The first check is several times as fast, and nearly always enough.
-        if line.is_ascii() || core::str::from_utf8(line).is_ok() {
+        // 8.1). The first check is faster for short lines, and nearly always enough.
+        if line.is_ascii() || simdutf8::basic::from_utf8(line).is_ok() {
             self.route(line);
         } else {
             self.actions.push_back(Action::UpstreamMalformed);
@@ -39,13 +42,13 @@ impl Router {
     pub(super) fn route(&mut self, line: &[u8]) {
         match UpstreamMessage::read(line) {
             Some(UpstreamMessage::Notification { method, params }) => {
-                self.notification(line, method.of(line), params);
+                self.notification(line, &method, params);
             }
             Some(UpstreamMessage::Response { id, id_span, failed, body }) => {
                 self.response(line, id.map(UpstreamId), id_span, failed, body);
             }
             Some(UpstreamMessage::Request { method, id, params }) => {
-                self.server_request(line, method.of(line), id, params);
+                self.server_request(line, &method, id, params);
             }
             None if skip_space(line, 0) == line.len() => {}
             None => self.actions.push_back(Action::UpstreamMalformed),
@@ -58,17 +61,16 @@ impl Router {
         };
         let topic = Topic::Known(bit);
         match note.audience {
-            Audience::Thread => match text(line, params, b"threadId") {
-                Some(thread) => self.thread_notification(line, note, topic, thread.of(line), params),
+            Audience::Thread => match param_text(line, params, b"threadId") {
+                Some(thread) => self.thread_notification(line, note, topic, &thread, params),
                 None => self.delivery.notify_all(topic, line),
             },
             Audience::Broadcast(path) => {
                 let thread = params
                     .filter(|_| !path.is_empty())
                     .and_then(|p| member_at(line, p, path))
-                    .and_then(|value| string_inner(line, value))
-                    .map(|inner| inner.of(line));
-                self.broadcast(line, note, topic, thread, params);
+                    .and_then(|value| text(line, value));
+                self.broadcast(line, note, topic, thread.as_deref(), params);
             }
             Audience::MeteredThread => match self.attribution.take_metered() {
                 Some(thread) => {
@@ -105,9 +107,9 @@ impl Router {
     /// The default rule for methods of a newer upstream.
     fn unknown_notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
         let topic = Topic::Unknown(method);
-        match text(line, params, b"threadId") {
+        match param_text(line, params, b"threadId") {
             Some(thread) => {
-                let thread = ThreadId::new(thread.of(line));
+                let thread = ThreadId::new(&thread);
                 if !self.defer_if_unknown(&thread, line) {
                     let subscribers = self.subscriptions.of_thread(thread.as_bytes());
                     self.delivery.notify_each(subscribers, topic, line);
@@ -165,18 +167,17 @@ impl Router {
         match meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
-                let id = string_inner(line, member(line, turn.start, b"id")?)?;
+                let id = text(line, member(line, turn.start, b"id")?)?;
                 state.replay = None;
-                state.open_turn(id.of(line), turn.of(line), KnownTo::Subscribers);
-                self.turn_runs(thread, id.of(line), None);
+                state.open_turn(&id, turn.of(line), KnownTo::Subscribers);
+                self.turn_runs(thread, &id, None);
             }
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
-                let id = string_inner(line, member(line, turn.start, b"id")?)?;
-                if let Some(ended) = state.close_turn(id.of(line)) {
-                    let status =
-                        member(line, turn.start, b"status").map_or(&[][..], |status| status.of(line));
-                    let end = (Outcome::of_status(status), KnownBy::TerminalEvent);
+                let id = text(line, member(line, turn.start, b"id")?)?;
+                if let Some(ended) = state.close_turn(&id) {
+                    let status = member(line, turn.start, b"status").and_then(|status| text(line, status));
+                    let end = (Outcome::of_status(&status.unwrap_or_default()), KnownBy::TerminalEvent);
                     self.turn_ended(thread, &ended, end);
                 }
                 self.server_requests.forget_unreported(thread);
@@ -188,8 +189,8 @@ impl Router {
                     turn.progress.item_started(line, item);
                 }
                 let turn = state.running_turn(line, params)?.id.clone();
-                let kind = string_inner(line, member(line, item.start, b"type")?)?;
-                self.turn_enters(thread, &turn, kind.of(line));
+                let kind = text(line, member(line, item.start, b"type")?)?;
+                self.turn_enters(thread, &turn, &kind);
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
@@ -199,8 +200,8 @@ impl Router {
                 return self.refused_command(line, thread, item);
             }
             Meaning::Error => {
-                let turn_id = string_inner(line, member(line, params, b"turnId")?)?;
-                let turn = state.turn.as_mut().filter(|turn| turn.is_called(turn_id.of(line)))?;
+                let turn_id = text(line, member(line, params, b"turnId")?)?;
+                let turn = state.turn.as_mut().filter(|turn| turn.is_called(&turn_id))?;
                 turn.progress.error_reported();
                 let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
                 let is_last = member(line, params, b"willRetry").is_some_and(|v| v.of(line) == b"false");
@@ -235,8 +236,8 @@ impl Router {
     /// upstream reports that from where it takes the answer to its approval: to those who were subscribed when it
     /// was requested, and to nobody who came later (measured).
     fn refused_command(&mut self, line: &[u8], thread: &ThreadId, item: Span) -> Option<Vec<ClientId>> {
-        let id = string_inner(line, member(line, item.start, b"id")?)?;
-        let asked = self.server_requests.item_completed(thread, id.of(line))?;
+        let id = text(line, member(line, item.start, b"id")?)?;
+        let asked = self.server_requests.item_completed(thread, &id)?;
         never_ran(line, item).then_some(asked)
     }
 
@@ -253,21 +254,22 @@ impl Router {
         let Some(thread) = thread.map(ThreadId::new) else {
             return self.delivery.notify_all(topic, line);
         };
-        let status = || params.and_then(|p| member_at(line, p, &["status", "type"])).map(|v| v.of(line));
+        let status = || params.and_then(|p| member_at(line, p, &["status", "type"]));
+        let has_status = |text| status().is_some_and(|status| is_text(line, status, text));
         if self.attribution.defers_broadcast(&thread) {
             // After the thread's other messages.
-            let unloads = note.meaning == Meaning::ThreadClosed || status() == Some(b"\"notLoaded\"");
+            let unloads = note.meaning == Meaning::ThreadClosed || has_status(b"notLoaded");
             return self.defer(thread, line, unloads);
         }
         match note.meaning {
             Meaning::StatusChanged if params.is_some() => {
-                let status = status();
-                let active = status == Some(b"\"active\"");
+                let active = has_status(b"active");
                 if active && self.defer_if_unknown(&thread, line) {
                     return;
                 }
+                let unloaded = has_status(b"notLoaded");
                 let reloads = self.pacing.reloads(&thread).map(Origin::connected);
-                if status == Some(b"\"notLoaded\"") && reloads.is_none() {
+                if unloaded && reloads.is_none() {
                     self.delivery.notify_all(topic, line);
                     return self.unload(&thread);
                 }
@@ -277,7 +279,7 @@ impl Router {
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
                     let was_active = std::mem::replace(&mut state.active, active);
-                    state.loaded = status != Some(b"\"notLoaded\"");
+                    state.loaded = !unloaded;
                     if !active && state.subscribers.is_empty() {
                         state.turn = None;
                         if state.running.is_empty() {
@@ -329,32 +331,36 @@ impl Router {
         param: &str,
         params: Option<usize>,
     ) {
-        let found = text(line, params, param.as_bytes())
-            .and_then(|inner| Some((inner, resources::owner(inner.of(line))?)))
-            .filter(|(_, (client, _))| self.sessions.get(*client).is_some());
-        let Some((inner, (client, prefix))) = found else {
+        let found = params
+            .and_then(|params| member(line, params, param.as_bytes()))
+            .and_then(|value| resources::owned(line, value))
+            .filter(|owned| self.sessions.get(owned.client).is_some());
+        let Some(Owned { client, id, span, own }) = found else {
             self.counters.dropped_messages += 1;
             return;
         };
-        let id = Span { start: inner.start + prefix, end: inner.end };
         if note.meaning == Meaning::ProcessExited {
-            self.resources.closed(client, Resource::Process, id.of(line));
+            self.resources.closed(client, Resource::Process, &id);
         }
         self.delivery.notify_with(client, topic, |out| {
-            out.extend_from_slice(&line[..inner.start]);
-            out.extend_from_slice(&line[id.start..]);
+            out.extend_from_slice(&line[..span.start]);
+            out.extend_from_slice(&own);
+            out.extend_from_slice(&line[span.end..]);
         });
     }
 }
 
-/// Returns what stands between the quotes of a string member of the parameters.
+/// Returns the text of a member of the parameters.
 #[inline]
-fn text(line: &[u8], params: Option<usize>, name: &[u8]) -> Option<Span> {
-    string_inner(line, member(line, params?, name)?)
+fn param_text<'a>(line: &'a [u8], params: Option<usize>, name: &[u8]) -> Option<Cow<'a, [u8]>> {
+    text(line, member(line, params?, name)?)
 }
 
 /// Whether an item is a command without a process.
 fn never_ran(line: &[u8], item: Span) -> bool {
-    let is = |key: &[u8], value: &[u8]| member(line, item.start, key).is_some_and(|v| v.of(line) == value);
-    is(b"type", b"\"commandExecution\"") && is(b"processId", b"null") && is(b"exitCode", b"null")
+    let value = |name: &[u8]| member(line, item.start, name);
+    value(b"type").is_some_and(|kind| is_text(line, kind, b"commandExecution"))
+        && [&b"processId"[..], b"exitCode"]
+            .iter()
+            .all(|name| value(name).is_some_and(|v| v.of(line) == b"null"))
 }

@@ -1,104 +1,88 @@
-//! The parameters of a client's request, by name or by position.
-//!
-//! The upstream takes both (measured): the values of an array stand in the order of its schema.
+//! The parameters of a client's request, as the router reads them.
 
 use std::borrow::Cow;
 
 use crate::id::ThreadId;
-use crate::json::Span;
-use crate::json::edit::{last_member, member_name, read_string};
-use crate::json::scan::{Members, skip_space, skip_value};
+use crate::json::{Span, is_text, text};
+use crate::message;
 use crate::routes::Request;
 
 /// The parameters of one request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Params<'a> {
     line: &'a [u8],
-    span: Span,
+    given: &'a message::Params,
     /// Names of the parameters by their position.
     order: &'static [&'static str],
 }
 
 impl<'a> Params<'a> {
-    /// Returns the parameters at `span` of a line; `None` when they are neither an object nor an array.
-    pub(super) fn new(line: &'a [u8], span: Option<Span>, known: &Request) -> Option<Params<'a>> {
-        let span = span.filter(|span| matches!(line[span.start], b'{' | b'['))?;
-        Some(Params { line, span, order: known.order })
+    /// Returns the parameters of a request; `None` when they are neither an object nor an array.
+    pub(super) fn new(line: &'a [u8], given: &'a message::Params, known: &Request) -> Option<Params<'a>> {
+        matches!(line[given.span.start], b'{' | b'[').then_some(Params { line, given, order: known.order })
     }
 
     /// Whether they are an array.
     pub(super) fn by_position(self) -> bool {
-        self.line[self.span.start] == b'['
+        self.line[self.given.span.start] == b'['
     }
 
     /// Where they stand.
     pub(super) fn span(self) -> Span {
-        self.span
+        self.given.span
     }
 
     /// Returns the value of a parameter.
     pub(super) fn get(self, name: &str) -> Option<Span> {
-        if self.by_position() {
-            let index = self.order.iter().position(|other| *other == name)?;
-            self.elements().nth(index)
-        } else {
-            last_member(self.line, self.span, name)
-        }
+        self.given.get(name, self.order)
     }
 
-    /// Whether a parameter has exactly this value.
-    pub(super) fn is(self, name: &str, value: &[u8]) -> bool {
-        self.get(name).is_some_and(|span| span.of(self.line) == value)
+    /// Returns the JSON text of a parameter.
+    pub(super) fn json(self, name: &str) -> Option<&'a [u8]> {
+        self.get(name).map(|value| value.of(self.line))
+    }
+
+    /// Whether a parameter is `true`.
+    pub(super) fn is_true(self, name: &str) -> bool {
+        self.json(name) == Some(b"true")
+    }
+
+    /// Whether a parameter is a string with this text.
+    pub(super) fn is_text(self, name: &str, text: &[u8]) -> bool {
+        self.get(name).is_some_and(|value| is_text(self.line, value, text))
     }
 
     /// Returns the text of a parameter.
-    pub(super) fn text(self, name: &str) -> Option<String> {
-        read_string(self.get(name)?.of(self.line))
+    pub(super) fn text(self, name: &str) -> Option<Cow<'a, [u8]>> {
+        text(self.line, self.get(name)?)
     }
 
     /// Returns the thread that they name.
     pub(super) fn thread(self, known: &Request) -> Option<ThreadId> {
         let text = self.text(known.thread?)?;
-        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(text.as_bytes())))
+        Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(&text)))
     }
 
     /// Whether there are more than the upstream takes, so that it refuses them.
     pub(super) fn are_too_many(self) -> bool {
-        self.by_position() && self.elements().nth(self.order.len()).is_some()
-    }
-
-    /// Iterates over the parameters that have a name.
-    pub(super) fn named(self) -> impl Iterator<Item = (Cow<'a, [u8]>, &'a [u8])> {
-        let line = self.line;
-        let members = Members::new(line, self.span.start);
-        let members = members.map(move |m| (member_name(m.key.of(line)), m.value.of(line)));
-        let elements = self.elements().zip(self.order);
-        members.chain(elements.map(move |(value, name)| (name.as_bytes().into(), value.of(line))))
-    }
-
-    /// Iterates over the values of an array.
-    fn elements(self) -> impl Iterator<Item = Span> + use<'a> {
-        let line = self.line;
-        let mut at = if self.by_position() { self.span.start + 1 } else { self.span.end };
-        std::iter::from_fn(move || {
-            let start = skip_space(line, at);
-            let end = skip_value(line, start).filter(|end| *end > start)?;
-            // Behind the comma, or at the bracket, where no value is.
-            let behind = skip_space(line, end);
-            at = if line.get(behind) == Some(&b',') { behind + 1 } else { line.len() };
-            Some(Span { start, end })
-        })
+        self.given.are_more_than(self.order)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::ClientMessage;
     use crate::routes::REQUESTS;
 
-    fn params<'a>(method: &str, text: &'a str) -> Params<'a> {
+    /// Hands the parameters of a request to `look`.
+    fn with<T>(method: &str, params: &str, look: impl Fn(Params<'_>) -> T) -> T {
         let known = REQUESTS.iter().find(|r| r.method == method).unwrap();
-        Params::new(text.as_bytes(), Some(Span { start: 0, end: text.len() }), known).unwrap()
+        let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
+        let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+            panic!("{line}")
+        };
+        look(Params::new(line.as_bytes(), &params.unwrap(), known).unwrap())
     }
 
     #[test]
@@ -106,32 +90,41 @@ mod tests {
         for text in [
             r#"{"processHandle":"x","processH\u0061ndle":"h","cwd":"/"}"#,
             r#"[ ["a","b"] , "h", "/"]"#,
-            r#"[{"a":["]"]},"h"]"#,
+            r#"[{"a":["]"]},"\u0068"]"#,
         ] {
-            let params = params("process/spawn", text);
-            assert_eq!(params.text("processHandle").as_deref(), Some("h"), "{text}");
-            assert_eq!(params.get("tty"), None, "{text}");
-            assert_eq!(params.get("no such name"), None, "{text}");
+            with("process/spawn", text, |params| {
+                assert_eq!(params.text("processHandle").as_deref(), Some(&b"h"[..]), "{text}");
+                assert!(params.is_text("processHandle", b"h"), "{text}");
+                assert_eq!(params.get("tty"), None, "{text}");
+                // Of another method.
+                assert_eq!(params.get("threadId"), None, "{text}");
+            });
         }
-        assert_eq!(params("process/spawn", "[]").get("command"), None);
-        assert_eq!(params("process/spawn", "[[]]").get("processHandle"), None);
+        for text in ["[]", "[[]]", "{}", "{\"x\":[\"a\",\"b\"]}"] {
+            assert_eq!(with("process/spawn", text, |params| params.get("processHandle")), None, "{text}");
+        }
     }
 
     #[test]
-    fn parameters_by_position_have_names() {
-        let named = |text| -> Vec<(String, String)> {
-            let own = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-            params("fs/watch", text).named().map(|(name, value)| (own(&name), own(value))).collect()
-        };
-        let expected = [("watchId", "1"), ("path", "[2]")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        assert_eq!(named(r#"{"watch\u0049d":1,"path":[2]}"#), expected);
-        assert_eq!(named("[1, [2] ,3]"), expected);
+    fn a_thread_has_one_id_in_all_its_forms() {
+        let known = REQUESTS.iter().find(|r| r.method == "thread/read").unwrap();
+        let id = "01a1fb58-afe1-7e63-a5da-f77a0cf2dc6f";
+        for text in [
+            format!(r#"{{"threadId":"{id}"}}"#),
+            format!(r#"["{}",true]"#, id.to_uppercase()),
+            format!(r#"{{"thread\u0049d":"\u007b{id}}}"}}"#),
+        ] {
+            let thread = with("thread/read", &text, |params| params.thread(known));
+            assert_eq!(thread, Some(ThreadId::new(id.as_bytes())), "{text}");
+        }
     }
 
     #[test]
     fn parameters_are_counted() {
-        assert!(!params("fs/unwatch", r#"["w"]"#).are_too_many());
-        assert!(params("fs/unwatch", r#"["w",1]"#).are_too_many());
-        assert!(!params("fs/unwatch", r#"{"watchId":"w","more":1}"#).are_too_many());
+        let too_many = |method, text: &str| with(method, text, |params| params.are_too_many());
+        assert!(!too_many("fs/unwatch", r#"["w"]"#));
+        assert!(too_many("fs/unwatch", r#"["w",1]"#));
+        assert!(too_many("turn/start", &format!("[{}]", vec!["1"; 100].join(","))));
+        assert!(!too_many("fs/unwatch", r#"{"watchId":"w","more":1}"#));
     }
 }

@@ -1,14 +1,15 @@
 //! Messages from clients, and requests on their way to the upstream.
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
-use super::pacing::{Kind, Origin, Part, Pending};
+use super::pacing::{Origin, Part, Pending, PendingKind};
 use super::params::Params;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
 use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, member_name, write_string};
+use crate::json::edit::{Edits, write_string};
 use crate::json::scan::string_inner;
-use crate::message::{ClientMessage, Rejection};
+use crate::json::text::decoded;
+use crate::message::{self, ClientMessage, Rejection};
 use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
@@ -18,7 +19,7 @@ pub(super) struct Incoming<'a> {
     pub(super) id: RequestId,
     pub(super) id_span: Span,
     pub(super) line: &'a [u8],
-    pub(super) params: Option<Span>,
+    pub(super) params: Option<message::Params>,
 }
 
 impl Router {
@@ -49,10 +50,10 @@ impl Router {
         match message {
             Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
-                self.request(Incoming { client, id, id_span, line, params }, &member_name(method.of(line)));
+                self.request(Incoming { client, id, id_span, line, params }, &method);
             }
             Ok(Some(ClientMessage::Notification { method })) => {
-                self.client_notification(client, &member_name(method.of(line)), line);
+                self.client_notification(client, &method, line);
             }
             Ok(Some(ClientMessage::Answer { id })) => {
                 if let Some(id) = id {
@@ -132,7 +133,7 @@ impl Router {
         }
         if method == b"initialize" {
             let Incoming { client, id, line, params, .. } = incoming;
-            return self.initialize_client(client, &id, line, params);
+            return self.initialize_client(client, &id, line, params.map(|params| params.span));
         }
         let Some(session) = self.sessions.get(incoming.client) else { return };
         if !session.is_active() {
@@ -168,7 +169,7 @@ impl Router {
     }
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
-        let kind = known.map_or(Kind::Plain, |known| kind(known, incoming.params(known)));
+        let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
         self.dispatch(incoming, kind, known, Edits::new());
     }
 
@@ -176,7 +177,7 @@ impl Router {
     pub(super) fn dispatch(
         &mut self,
         incoming: Incoming<'_>,
-        kind: Kind,
+        kind: PendingKind,
         known: Option<&'static Request>,
         mut edits: Edits<'_>,
     ) {
@@ -219,7 +220,7 @@ impl Router {
         opens: bool,
     ) {
         let Some(params) = known.and_then(|known| incoming.params(known)) else {
-            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+            return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
         let line = incoming.line;
         let value = params.get(param);
@@ -229,14 +230,14 @@ impl Router {
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
             // The upstream refuses it, and must see that it is empty (measured).
             Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
-                return self.dispatch(incoming, Kind::Plain, known, edits);
+                return self.dispatch(incoming, PendingKind::Plain, known, edits);
             }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
-                inner.of(line).into()
+                decoded(inner.of(line)).into()
             }
             // Not a string: the upstream says so.
-            Some(None) => return self.dispatch(incoming, Kind::Plain, known, edits),
+            Some(None) => return self.dispatch(incoming, PendingKind::Plain, known, edits),
             // A buffered command without an id gets one, so that it can be ended with its client.
             None if opens
                 && resource == Resource::Exec
@@ -249,18 +250,17 @@ impl Router {
                 resources::inject(&mut edits, line, params.span(), param, value, &prefix);
                 id
             }
-            None => return self.dispatch(incoming, Kind::Plain, known, edits),
+            None => return self.dispatch(incoming, PendingKind::Plain, known, edits),
         };
         let part = match known {
             _ if opens => Part::Opens,
             Some(known) if known.method == resource.close_method() => Part::Closes,
             _ => Part::Uses,
         };
-        let most = self.config.limits.queued_request_bytes_per_client;
-        if opens && self.resources.kept_bytes(incoming.client) + id.len() > most {
-            return self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
+        if opens && self.resources.are_too_many(incoming.client, &id, &self.config.limits) {
+            return self.refuse(incoming.client, Some(&incoming.id), &TOO_MANY_OPEN);
         }
-        self.dispatch(incoming, Kind::Resource { resource, id, part }, known, edits);
+        self.dispatch(incoming, PendingKind::Resource { resource, id, part }, known, edits);
     }
 
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
@@ -278,7 +278,7 @@ impl Router {
             }
             edits.replace_owned(value, text);
         }
-        self.dispatch(incoming, Kind::Plain, known, edits);
+        self.dispatch(incoming, PendingKind::Plain, known, edits);
     }
 
     // ---- requests that codexd answers itself ---------------------------------------------------
@@ -342,47 +342,46 @@ impl Router {
 }
 
 /// Returns what the response to a request will change.
-fn kind(known: &Request, params: Option<Params<'_>>) -> Kind {
+fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
     let thread = || params.and_then(|params| params.thread(known));
-    let is = |name: &str, value: &[u8]| params.is_some_and(|params| params.is(name, value));
+    let is_true = |name: &str| params.is_some_and(|params| params.is_true(name));
     match known.effect {
-        RequestEffect::None => Kind::Plain,
-        RequestEffect::Start => Kind::Start,
-        RequestEffect::Fork => Kind::Fork { replays: !is("excludeTurns", b"true") },
+        RequestEffect::None => PendingKind::Plain,
+        RequestEffect::Start => PendingKind::Start,
+        RequestEffect::Fork => PendingKind::Fork { replays: !is_true("excludeTurns") },
         RequestEffect::Resume => {
-            let given = |name| {
-                params.is_some_and(|p| p.get(name).is_some()) && !is(name, b"null") && !is(name, b"\"\"")
-            };
-            Kind::Resume {
+            let json = |name| params.and_then(|params| params.json(name));
+            let given = |name| json(name).is_some_and(|json| json != b"null" && json != b"\"\"");
+            PendingKind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
-                replays: !is("excludeTurns", b"true"),
+                replays: !is_true("excludeTurns"),
             }
         }
         RequestEffect::DropSubscriptions => {
-            thread().map_or(Kind::Plain, |thread| Kind::DropSubscriptions { thread })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::DropSubscriptions { thread })
         }
         RequestEffect::Subscribe => {
-            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: false })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::Subscribe { thread, reloads: false })
         }
         RequestEffect::Revert => {
-            thread().map_or(Kind::Plain, |thread| Kind::Subscribe { thread, reloads: true })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::Subscribe { thread, reloads: true })
         }
         RequestEffect::StartTurn => {
-            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: false })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: false })
         }
         RequestEffect::StartReview => {
-            thread().map_or(Kind::Plain, |thread| Kind::StartTurn { thread, review: true })
+            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: true })
         }
-        RequestEffect::WindowsSetup => Kind::WindowsSetup,
-        RequestEffect::Read if is("includeTurns", b"true") => Kind::ReadTurns,
-        RequestEffect::Read => Kind::Plain,
+        RequestEffect::WindowsSetup => PendingKind::WindowsSetup,
+        RequestEffect::Read if is_true("includeTurns") => PendingKind::ReadTurns,
+        RequestEffect::Read => PendingKind::Plain,
     }
 }
 
-impl<'a> Incoming<'a> {
+impl Incoming<'_> {
     /// Returns the parameters, to be read.
-    pub(super) fn params(&self, known: &Request) -> Option<Params<'a>> {
-        Params::new(self.line, self.params, known)
+    pub(super) fn params(&self, known: &Request) -> Option<Params<'_>> {
+        Params::new(self.line, self.params.as_ref()?, known)
     }
 }
 
@@ -391,6 +390,15 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
     reason: "overloaded",
+    delivered: Delivered::No,
+    retryable: true,
+};
+
+/// The answer to a client that opens more than it may have open.
+const TOO_MANY_OPEN: ErrorAnswer<'static> = ErrorAnswer {
+    code: OVERLOADED,
+    message: "this client has too many commands, processes, watches and event streams open; end some of them first",
+    reason: "tooManyOpen",
     delivered: Delivered::No,
     retryable: true,
 };

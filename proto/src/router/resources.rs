@@ -5,20 +5,24 @@
 //! it in the text of an error. No table is needed to find the owner of an id from the upstream: the id
 //! names it.
 
+use std::borrow::Cow;
+
 use rustc_hash::FxHashMap;
 
+use super::Limits;
 use super::params::Params;
 use crate::id::{ClientId, write_u64};
 use crate::json::Span;
-use crate::json::edit::{Edits, read_string, write_string};
+use crate::json::edit::{Edits, read_string, write_string, write_text};
 use crate::json::scan::{Members, member, skip_space, string_inner};
+use crate::json::text::decoded;
 use crate::routes::Resource;
 
 /// A resource that ends with its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OpenResource {
     pub(super) resource: Resource,
-    /// The client's id between its quotes.
+    /// The text of the client's id.
     pub(super) id: Box<[u8]>,
 }
 
@@ -46,10 +50,11 @@ impl Resources {
         self.clients.remove(&client).unwrap_or_default()
     }
 
-    /// Returns how many bytes the ids of a client's resources keep.
-    pub(super) fn kept_bytes(&self, client: ClientId) -> usize {
+    /// Whether a client has so many open that it can open none with this id.
+    pub(super) fn are_too_many(&self, client: ClientId, id: &[u8], limits: &Limits) -> bool {
         let open = self.clients.get(&client).map_or(&[][..], Vec::as_slice);
-        open.iter().map(|r| r.id.len() + size_of::<OpenResource>()).sum()
+        let bytes = open.iter().map(|open| open.id.len()).sum::<usize>();
+        open.len() >= limits.resources_per_client || bytes + id.len() > limits.resource_id_bytes_per_client
     }
 
     /// Returns an id for a command whose client gave none.
@@ -86,18 +91,47 @@ pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
 
 /// Whether `command/exec` streams, so that it needs an id of the client's own.
 pub(super) fn streams(params: Params<'_>) -> bool {
-    ["tty", "streamStdin", "streamStdoutStderr"].iter().any(|flag| params.is(flag, b"true"))
+    ["tty", "streamStdin", "streamStdoutStderr"].iter().any(|flag| params.is_true(flag))
+}
+
+/// An id from the upstream.
+pub(super) struct Owned<'a> {
+    /// Whose it is.
+    pub(super) client: ClientId,
+    /// The text of the client's own id.
+    pub(super) id: Cow<'a, [u8]>,
+    /// What is to be replaced in the line so that the id becomes the client's own.
+    pub(super) span: Span,
+    /// By what it is to be replaced.
+    pub(super) own: Vec<u8>,
+}
+
+/// Reads an id from the upstream that stands at `value`.
+pub(super) fn owned(line: &[u8], value: Span) -> Option<Owned<'_>> {
+    let inner = string_inner(line, value)?;
+    let spelled = inner.of(line);
+    if let Some((client, prefix)) = owner(spelled) {
+        let span = Span { start: inner.start, end: inner.start + prefix };
+        return Some(Owned { client, id: decoded(&spelled[prefix..]), span, own: Vec::new() });
+    }
+    // The upstream does not write a digit or a colon as an escape, but it may.
+    let text = decoded(spelled);
+    let (client, prefix) = owner(&text)?;
+    let id = text[prefix..].to_vec();
+    let mut own = Vec::new();
+    write_text(&mut own, &id);
+    Some(Owned { client, id: id.into(), span: value, own })
 }
 
 /// Returns a JSON string with every mention of the id as the upstream knows it put back; `None` when
-/// there is none. `id` is what stands between the quotes of the client's own.
+/// there is none. `id` is the text of the client's own.
 ///
 /// The upstream quotes ids as they are, as JSON or as `Debug` writes them, depending on the request (measured); any
 /// of those notations is recognized.
 pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<Vec<u8>> {
     let prefix = core::str::from_utf8(prefix).ok()?;
     let text = read_string(text)?;
-    let id = read_string(&[b"\"", id, b"\""].concat())?;
+    let id = core::str::from_utf8(id).ok()?;
     let mut out = String::with_capacity(text.len());
     let mut copied = 0;
     let mut from = 0;
@@ -106,7 +140,7 @@ pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<
         from = behind;
         // `17:p` is not a mention of `7:p`.
         let inside = text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
-        if !inside && let Some(length) = length_of_mention(&text[behind..], &id) {
+        if !inside && let Some(length) = length_of_mention(&text[behind..], id) {
             out.push_str(&text[copied..at]);
             copied = behind;
             // What follows in the id itself is the client's own.
@@ -214,18 +248,16 @@ pub(super) fn restore_ids(
     id: &[u8],
     failed: bool,
 ) {
-    let prefix = prefix(client);
     if failed {
         if let Some(message) = member(line, body.start, b"message")
-            && let Some(text) = restore_mentions(message.of(line), &prefix, id)
+            && let Some(text) = restore_mentions(message.of(line), &prefix(client), id)
         {
             edits.replace_owned(message, text);
         }
     } else if let Some(value) = member(line, body.start, resource.id_param().as_bytes())
-        && let Some(inner) = string_inner(line, value)
-        && inner.of(line).starts_with(&prefix)
+        && let Some(owned) = owned(line, value).filter(|owned| owned.client == client)
     {
-        edits.replace(Span { start: inner.start, end: inner.start + prefix.len() }, b"");
+        edits.replace_owned(owned.span, owned.own);
     }
 }
 
@@ -240,6 +272,27 @@ mod tests {
         assert_eq!(owner(b"42:1:x"), Some((ClientId(42), 3)));
         for foreign in [&b"p1"[..], b":p", b"", b"42", b"99999999999:p"] {
             assert_eq!(owner(foreign), None);
+        }
+    }
+
+    #[test]
+    fn an_id_is_read_however_it_is_spelled() {
+        for (line, id, rest) in [
+            (r#""42:p""#, "p", r#""p""#),
+            (r#""42:\u0070\/""#, "p/", r#""\u0070\/""#),
+            (r#""\u00342:\u0070\"""#, "p\"", r#""p\"""#),
+            (r#""42\u003a""#, "", r#""""#),
+        ] {
+            let owned = owned(line.as_bytes(), Span { start: 0, end: line.len() }).unwrap();
+            assert_eq!((owned.client, owned.id.as_ref()), (ClientId(42), id.as_bytes()), "{line}");
+            let mut edits = Edits::new();
+            edits.replace_owned(owned.span, owned.own);
+            let mut out = Vec::new();
+            edits.write(line.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), rest, "{line}");
+        }
+        for line in [r#""p""#, r#""42\u0070:""#, "42", "null"] {
+            assert!(owned(line.as_bytes(), Span { start: 0, end: line.len() }).is_none(), "{line}");
         }
     }
 
@@ -260,7 +313,7 @@ mod tests {
         );
         // Quoted once by the upstream, and once more by JSON.
         assert_eq!(
-            restored(r#""no active command/exec for process id \"7:a \\\"b\\\" é\"""#, r#"a \"b\" \u00e9"#)
+            restored(r#""no active command/exec for process id \"7:a \\\"b\\\" é\"""#, r#"a "b" é"#)
                 .as_deref(),
             Some(r#""no active command/exec for process id \"a \\\"b\\\" é\"""#)
         );
@@ -286,8 +339,7 @@ mod tests {
         ];
         for quoted in notations {
             let text = json(&format!("no such process: \"7:{quoted}\", only 17:{quoted} and 7: others"));
-            let inner = &json(id)[1..json(id).len() - 1];
-            let restored = restore_mentions(text.as_bytes(), b"7:", inner.as_bytes()).unwrap();
+            let restored = restore_mentions(text.as_bytes(), b"7:", id.as_bytes()).unwrap();
             let expected = json(&format!("no such process: \"{quoted}\", only 17:{quoted} and 7: others"));
             assert_eq!(String::from_utf8(restored).unwrap(), expected);
         }

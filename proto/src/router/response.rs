@@ -2,13 +2,13 @@
 
 use serde::Deserialize;
 
-use super::pacing::{Completion, Kind, Origin, Part, is_overload};
+use super::pacing::{Completion, Origin, Part, PendingKind, is_overload};
 use super::thread::{KnownTo, Replay};
 use super::{Action, Router, resources};
 use crate::id::{ClientId, ThreadId, UpstreamId};
-use crate::json::Span;
 use crate::json::edit::Edits;
-use crate::json::scan::{member, member_at, string_inner};
+use crate::json::scan::{member, member_at};
+use crate::json::{Span, is_text, text};
 use crate::routes::Resource;
 
 impl Router {
@@ -32,7 +32,7 @@ impl Router {
             }
             Completion::Retried => return self.pump(),
             Completion::Rejected(pending) => {
-                if let Kind::Unsubscribe { thread } = &pending.kind {
+                if let PendingKind::Unsubscribe { thread } = &pending.kind {
                     return self.take_over_unsubscribe(thread, &pending.origin);
                 }
                 pending
@@ -40,30 +40,30 @@ impl Router {
             Completion::Answered(pending) => pending,
         };
         self.attribution.done(upstream_id, &pending.kind);
-        if pending.kind != Kind::Initialize {
+        if pending.kind != PendingKind::Initialize {
             self.handshake.has_started();
         }
         let client = pending.origin.connected();
         let mut edits = Edits::new();
         let mut opened = None;
         match &pending.kind {
-            Kind::Initialize => self.handshake_answered(line, failed, body),
-            Kind::Ping => self.actions.push_back(Action::PingAnswered),
-            Kind::ListMethods if failed => self.methods_listed(line, body),
-            Kind::Start if !failed => opened = self.opened(line, body, client, None),
-            Kind::Fork { replays } | Kind::Resume { replays, .. } if !failed => {
-                if let Kind::Resume { target: Some(thread), .. } = &pending.kind {
+            PendingKind::Initialize => self.handshake_answered(line, failed, body),
+            PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
+            PendingKind::ListMethods if failed => self.methods_listed(line, body),
+            PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
+            PendingKind::Fork { replays } | PendingKind::Resume { replays, .. } if !failed => {
+                if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
                     self.adopt_if_older(thread, upstream_id);
                 }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
                 opened = self.opened(line, body, client, replay);
-                if let (Kind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
+                if let (PendingKind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
                     && let Some(state) = self.subscriptions.get_mut(thread)
                 {
                     state.goals_due += 1;
                 }
             }
-            Kind::Resume { target: Some(thread), .. } => {
+            PendingKind::Resume { target: Some(thread), .. } => {
                 // Nobody became a subscriber. What was deferred reaches those it is for anyway, unless
                 // another resume of the thread may still say more.
                 self.subscriptions.remember(thread, self.config.limits.remembered_threads);
@@ -71,14 +71,14 @@ impl Router {
                     self.release_deferred(thread);
                 }
             }
-            Kind::Subscribe { thread, .. } => {
+            PendingKind::Subscribe { thread, .. } => {
                 opened = self.subscribed_aside(line, failed, body, client, thread);
             }
-            Kind::DropSubscriptions { thread } if !failed => self.unload(thread),
-            Kind::StartTurn { thread, review } if !failed => {
+            PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
+            PendingKind::StartTurn { thread, review } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }
-            Kind::Resource { resource, id, part } => {
+            PendingKind::Resource { resource, id, part } => {
                 if let (false, Some(owner)) = (failed, pending.origin.client()) {
                     self.resource_answered(owner, *resource, id, *part);
                 }
@@ -130,8 +130,7 @@ impl Router {
         replay: Option<Replay>,
     ) -> Option<ThreadId> {
         let thread = member(line, body.start, b"thread")?;
-        let id = string_inner(line, member(line, thread.start, b"id")?)?;
-        let id = ThreadId::new(id.of(line));
+        let id = ThreadId::new(&text(line, member(line, thread.start, b"id")?)?);
         self.subscriptions.remember(&id, self.config.limits.remembered_threads);
         self.release_leftovers(&id);
         let mut running = None;
@@ -140,8 +139,8 @@ impl Router {
             if let Some(cwd) = member(line, body.start, b"cwd") {
                 state.cwd = serde_json::from_slice(cwd.of(line)).ok();
             }
-            let status = member_at(line, thread.start, &["status", "type"]).map(|v| v.of(line));
-            if status == Some(b"\"active\"") {
+            let status = member_at(line, thread.start, &["status", "type"]);
+            if status.is_some_and(|status| is_text(line, status, b"active")) {
                 state.active = true;
                 // The response tells the requester of a running turn.
                 let notified = KnownTo::Requesters(client.into_iter().collect());
@@ -201,20 +200,20 @@ impl Router {
         review: bool,
     ) {
         let Some(turn) = member(line, body.start, b"turn") else { return };
-        let running =
-            member(line, turn.start, b"status").is_some_and(|status| status.of(line) == b"\"inProgress\"");
-        if let Some(id) = member(line, turn.start, b"id").and_then(|id| string_inner(line, id))
+        let status = member(line, turn.start, b"status");
+        let running = status.is_some_and(|status| is_text(line, status, b"inProgress"));
+        if let Some(id) = member(line, turn.start, b"id").and_then(|id| text(line, id))
             && running
             && let Some(state) = self.subscriptions.get_mut(thread)
         {
             let requester = KnownTo::Requesters(client.into_iter().collect());
-            let ended_or_open = state.last_turn.as_deref() == Some(id.of(line))
-                || state.turn.as_ref().is_some_and(|turn| turn.is_called(id.of(line)));
-            state.open_turn(id.of(line), turn.of(line), requester);
+            let ended_or_open = state.last_turn.as_deref() == Some(&*id)
+                || state.turn.as_ref().is_some_and(|turn| turn.is_called(&id));
+            state.open_turn(&id, turn.of(line), requester);
             if let Some(open) = state.turn.as_mut().filter(|_| review && !ended_or_open) {
                 open.begins_as_another = true;
             }
-            self.turn_runs(thread, id.of(line), client);
+            self.turn_runs(thread, &id, client);
         }
     }
 

@@ -9,9 +9,9 @@
 use super::Router;
 use super::delivery::Topic;
 use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
-use crate::json::Span;
-use crate::json::edit::{last_member, write_string};
-use crate::json::scan::{Members, member, skip_space, string_inner};
+use crate::json::edit::{write_string, write_text};
+use crate::json::scan::{Members, last_member, member};
+use crate::json::{Span, text};
 use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
 
 impl Router {
@@ -45,8 +45,8 @@ impl Router {
         let name = known.map_or("threadId", |k| k.thread);
         let thread = params
             .and_then(|p| member(line, p.start, name.as_bytes()))
-            .and_then(|v| string_inner(line, v))
-            .map(|inner| ThreadId::new(inner.of(line)));
+            .and_then(|v| text(line, v))
+            .map(|text| ThreadId::new(&text));
         let audience = match known {
             Some(known) => known.audience,
             None if thread.is_some() => Audience::Thread,
@@ -58,8 +58,8 @@ impl Router {
                     let to = self.approvers(id, &thread);
                     if known.is_some_and(|known| known.is_of_command) && !self.server_requests.contains(id) {
                         let item = params.and_then(|p| member(line, p.start, b"itemId"));
-                        if let Some(item) = item.and_then(|item| string_inner(line, item)) {
-                            self.server_requests.command_asked(id, &thread, item.of(line), &to);
+                        if let Some(item) = item.and_then(|item| text(line, item)) {
+                            self.server_requests.command_asked(id, &thread, &item, &to);
                         }
                     }
                     self.pass_server_request(line, id, Some(thread), known, &to);
@@ -137,9 +137,9 @@ impl Router {
     pub(super) fn resolve_server_requests(&mut self) {
         let topic = self.topic(b"serverRequest/resolved");
         for (id, thread) in self.server_requests.resolve_all() {
-            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":\"".to_vec();
-            line.extend_from_slice(thread.as_bytes());
-            line.extend_from_slice(b"\",\"requestId\":");
+            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":".to_vec();
+            write_text(&mut line, thread.as_bytes());
+            line.extend_from_slice(b",\"requestId\":");
             write_i64(&mut line, id.0);
             line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
             self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
@@ -157,16 +157,18 @@ impl Router {
 
 /// Whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with a word like these.
 fn approves(line: &[u8]) -> bool {
-    let result = last_member(line, Span { start: skip_space(line, 0), end: line.len() }, "result");
-    let decision = result.and_then(|result| last_member(line, result, "decision"));
-    decision.is_some_and(|d| d.of(line).starts_with(b"\"accept") || d.of(line).starts_with(b"{"))
+    let result = last_member(line, 0, b"result");
+    let decision = result.and_then(|result| last_member(line, result.start, b"decision"));
+    decision.is_some_and(|decision| {
+        line[decision.start] == b'{' || text(line, decision).is_some_and(|text| text.starts_with(b"accept"))
+    })
 }
 
 /// Returns the line without `params.{name}`; `None` when it is not there.
 fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
     let params = member(line, 0, b"params")?;
     let members: Vec<_> = Members::new(line, params.start).collect();
-    let at = members.iter().position(|m| m.key.of(line) == name.as_bytes())?;
+    let at = members.iter().position(|m| m.is(line, name.as_bytes()))?;
     // From behind the previous member, or up to the next one.
     let (start, end) = match (at.checked_sub(1), members.get(at + 1)) {
         (Some(before), _) => (members[before].value.end, members[at].value.end),
@@ -190,5 +192,6 @@ mod tests {
         assert_eq!(cut(r#"{"params":{"a":1, "x":1}}"#).unwrap(), r#"{"params":{"a":1}}"#);
         assert_eq!(cut(r#"{"params":{"x":1}}"#).unwrap(), r#"{"params":{}}"#);
         assert_eq!(cut(r#"{"params":{"a":1}}"#), None);
+        assert_eq!(cut(r#"{"param\u0073":{"a":1,"\u0078":2}}"#).unwrap(), r#"{"param\u0073":{"a":1}}"#);
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Open {
 struct Asked {
     request: ServerRequestId,
     thread: ThreadId,
-    /// The command's item between its quotes.
+    /// The text of the id of the command's item.
     item: Box<[u8]>,
     clients: Vec<ClientId>,
     /// It was answered, and not approved: the end of the item may come after that of the turn.

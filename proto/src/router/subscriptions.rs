@@ -159,18 +159,21 @@ impl Subscriptions {
     /// Returns the threads whose open turn counts as complete if nothing comes any more, see
     /// [`capture`](crate::capture).
     fn inferred_complete(&self) -> FxHashSet<ThreadId> {
-        let open: Vec<(&ThreadId, &OpenTurn, bool)> = self
+        let open: Vec<_> = self
             .threads
             .iter()
-            .filter_map(|(id, thread)| Some((id, thread.turn.as_ref()?, thread.sub_agent)))
+            .filter_map(|(id, thread)| {
+                let turn = thread.turn.as_ref()?;
+                Some((id, turn, turn.root(), thread.sub_agent))
+            })
             .collect();
-        let complete = open.iter().filter(|(thread, turn, _)| {
-            let names = [&*turn.id, turn.ends_as(), turn.root().unwrap_or(&turn.id)];
+        let complete = open.iter().filter(|(thread, turn, root, _)| {
+            let names = [&*turn.id, turn.ends_as(), root.as_deref().unwrap_or(&turn.id)];
             turn.progress.answer().is_some()
                 && turn.error.is_none()
-                && !open.iter().any(|(other, helper, sub_agent)| {
+                && !open.iter().any(|(other, helper, root, sub_agent)| {
                     let helper =
-                        capture::OpenTurn { id: &helper.id, root: helper.root(), sub_agent: *sub_agent };
+                        capture::OpenTurn { id: &helper.id, root: root.as_deref(), sub_agent: *sub_agent };
                     other != thread && capture::works_for(helper, &names)
                 })
         });

@@ -1,8 +1,11 @@
 //! One thread: its subscribers, and which turn is open.
 
+use std::borrow::Cow;
+
 use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
-use crate::json::scan::{member, string_inner};
+use crate::json::scan::member;
+use crate::json::text;
 use crate::time::Time;
 
 /// What codexd keeps of one thread.
@@ -23,7 +26,7 @@ pub(super) struct Thread {
     pub(super) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
     pub(super) goals_due: u32,
-    /// The turn that ended last, between its quotes.
+    /// The text of the id of the turn that ended last.
     pub(super) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
@@ -33,7 +36,7 @@ pub(super) struct Thread {
 /// A turn that has started and not ended.
 #[derive(Debug)]
 pub(super) struct OpenTurn {
-    /// Between its quotes.
+    /// The text of its id.
     pub(super) id: Box<[u8]>,
     /// The id that a review was answered with, and under which it ends, once it has begun under another one.
     pub(super) ends_as: Option<Box<[u8]>>,
@@ -52,7 +55,7 @@ pub(super) struct OpenTurn {
 /// A turn that the log has the start of, and not yet the end.
 #[derive(Debug)]
 pub(super) struct RunningTurn {
-    /// Between its quotes.
+    /// The text of its id.
     pub(super) id: Box<[u8]>,
     /// Since when it is known.
     pub(super) since: Time,
@@ -86,7 +89,7 @@ impl OpenTurn {
     }
 
     /// Returns the turn that it works for, if it says so.
-    pub(super) fn root(&self) -> Option<&[u8]> {
+    pub(super) fn root(&self) -> Option<Cow<'_, [u8]>> {
         capture::root_turn(&self.object)
     }
 
@@ -154,7 +157,8 @@ impl Thread {
 
     /// Returns the running turn that a notification is about.
     pub(super) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
-        let id = string_inner(line, member(line, params, b"turnId")?)?.of(line);
+        let id = text(line, member(line, params, b"turnId")?)?;
+        let id = &*id;
         // A review that runs under another id is known by the one it ends under.
         let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
         self.running.iter_mut().find(|turn| *turn.id == *id)

@@ -28,7 +28,7 @@ impl Router {
             unloads,
             joined_before: self.sessions.joined(),
             requested_before: self.pacing.next_id(),
-            deadline: self.delivery.now() + self.config.limits.hold_ms,
+            deadline: self.delivery.now() + self.config.limits.deferral_ms,
         });
     }
 

@@ -5,11 +5,10 @@
 
 use super::Router;
 use super::attribution::DeferredUnsubscribe;
-use super::pacing::{Kind, Origin};
+use super::pacing::{Origin, PendingKind};
 use super::request::{Incoming, QUEUE_FULL};
 use crate::id::{ClientId, RequestId, ThreadId};
-use crate::json::edit::{Edits, write_string};
-use crate::json::scan::member;
+use crate::json::edit::{Edits, write_string, write_text};
 use crate::routes::Request;
 
 impl Router {
@@ -19,7 +18,7 @@ impl Router {
         let thread = params.and_then(|params| ThreadId::from_text(&params.text("threadId")?));
         let Some(thread) = thread else {
             // The upstream words the error.
-            return self.dispatch(incoming, Kind::Plain, known, Edits::new());
+            return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
         let before = self.pacing.next_id();
         if !self.pacing.is_resuming(incoming.client, &thread, before) {
@@ -50,7 +49,7 @@ impl Router {
         if self.is_wanted(&thread) {
             return self.answer_unsubscribe(client, &id, "unsubscribed");
         }
-        let kind = Kind::Unsubscribe { thread };
+        let kind = PendingKind::Unsubscribe { thread };
         let known = self.routes.request(b"thread/unsubscribe");
         self.dispatch(Incoming { client, id, id_span, line, params: None }, kind, known, Edits::new());
     }
@@ -71,8 +70,7 @@ impl Router {
         let ready =
             self.attribution.take_unsubscribes(thread, |d| !pacing.is_resuming(d.client, thread, d.before));
         for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
-            let params = member(&line, 0, b"params");
-            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params }, thread);
+            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params: None }, thread);
         }
     }
 
@@ -84,11 +82,11 @@ impl Router {
     /// Ends the upstream's subscription to a thread without subscribers, so that it can be unloaded.
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
         if !self.is_wanted(thread) {
-            let kind = Kind::Unsubscribe { thread: thread.clone() };
+            let kind = PendingKind::Unsubscribe { thread: thread.clone() };
             self.send_own("thread/unsubscribe", kind, |out| {
-                out.extend_from_slice(b"{\"threadId\":\"");
-                out.extend_from_slice(thread.as_bytes());
-                out.extend_from_slice(b"\"}");
+                out.extend_from_slice(b"{\"threadId\":");
+                write_text(out, thread.as_bytes());
+                out.push(b'}');
             });
         }
     }

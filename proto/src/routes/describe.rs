@@ -16,7 +16,7 @@ pub fn describe() -> String {
     out.push_str("### Notifications\n\n");
     let plain = table(&mut out, &["method", "who gets it"], NOTIFICATIONS.iter().map(notification));
     let _ = writeln!(out, "\nTo the subscribers of `params.threadId`, and nothing else: {plain}.\n");
-    out.push_str("### Questions of the upstream\n\n");
+    out.push_str("### Server requests\n\n");
     table(&mut out, &["method", "who is asked"], SERVER_REQUESTS.iter().map(server_request));
     out
 }
@@ -119,7 +119,7 @@ fn notification(notification: &Notification) -> (&'static str, Vec<String>) {
 fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
     let mut notes = vec![match request.audience {
         ServerRequestAudience::Thread => {
-            format!("subscribers of `params.{}`; parked while there is none", request.thread)
+            format!("subscribers of `params.{}`; unassigned while there is none", request.thread)
         }
         ServerRequestAudience::Broadcast => "every initialized client".to_owned(),
         ServerRequestAudience::OnlySubscriber => {

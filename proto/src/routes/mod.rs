@@ -7,6 +7,7 @@
 mod describe;
 mod notifications;
 mod order;
+mod params;
 mod requests;
 mod server_requests;
 
@@ -14,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 pub use describe::describe;
 pub use notifications::NOTIFICATIONS;
+pub(crate) use params::{LONGEST_ORDER, LONGEST_PARAM, param};
 pub use requests::REQUESTS;
 pub use server_requests::SERVER_REQUESTS;
 
@@ -47,13 +49,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// Tells whether it changes nothing, as its name says.
+    /// Returns whether it changes nothing, as its name says.
     pub fn only_reads(&self) -> bool {
         let verb = self.method.rsplit('/').next().unwrap_or_default();
         self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
     }
 
-    /// Tells whether its answer is a matter of moments.
+    /// Returns whether its answer is a matter of moments.
     ///
     /// A login waits for a person, and what starts something may wait for that.
     pub fn answers_soon(&self) -> bool {
@@ -294,7 +296,7 @@ pub enum Meaning {
     GoalReported,
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
-    /// A question of the upstream is settled.
+    /// A server request is settled.
     ServerRequestResolved,
     /// A process of `process/spawn` has ended.
     ProcessExited,
@@ -351,7 +353,7 @@ pub struct ServerRequest {
 /// Who is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerRequestAudience {
-    /// The subscribers of the thread; parked while there is none.
+    /// The subscribers of the thread; unassigned while there is none.
     Thread,
     /// Every initialized client.
     Broadcast,

@@ -79,7 +79,7 @@ fn room_ends_with_the_files_and_with_the_limit() {
 }
 
 #[test]
-fn whoever_only_asks_over_http_does_not_postpone_the_idle_exit() {
+fn an_http_request_does_not_postpone_the_idle_exit() {
     let idle = CoreSettings { idle_exit_ms: Some(10_000), ..settings() };
     let mut shell = Shell::serving(idle, Restart::Never);
     shell.pass(4_000);

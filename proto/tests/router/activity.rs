@@ -145,7 +145,7 @@ fn a_turn_without_subscribers_counts_when_it_ends() {
 }
 
 #[test]
-fn a_turn_counts_once_however_its_end_is_told() {
+fn a_turn_counts_once_however_its_end_is_reported() {
     let mut net = Net::new();
     let a = net.join();
     let t = net.start_thread(a, 1);

@@ -1,9 +1,9 @@
-//! Questions of the upstream.
+//! Server requests.
 
 use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
-use crate::net::{Net, approval, methods, note, question, status, thread, turn_completed};
+use crate::net::{Net, approval, methods, note, server_request, status, thread, turn_completed};
 
 const NONE: [&str; 0] = [];
 
@@ -15,7 +15,7 @@ fn resolved(t: &str, id: i64) -> String {
     note("serverRequest/resolved", &json!({"threadId": t, "requestId": id}))
 }
 
-/// Questions that are open, and how many of them nobody can see.
+/// Server requests that are open, and how many of them nobody can see.
 fn open(net: &Net) -> (usize, usize) {
     let mut report = StatusReport::default();
     net.router.fill_status(net.now, &mut report);
@@ -77,7 +77,7 @@ fn the_answer_of_a_client_that_is_not_subscribed_counts() {
 }
 
 #[test]
-fn approval_parked_when_nobody_left_and_replayed_to_who_resumes() {
+fn an_approval_without_subscribers_is_unassigned_and_replayed_to_the_client_that_resumes() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -97,7 +97,7 @@ fn approval_parked_when_nobody_left_and_replayed_to_who_resumes() {
 }
 
 #[test]
-fn a_resume_replays_pending_questions_to_the_requester_only() {
+fn a_resume_replays_pending_server_requests_to_the_requester_only() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -137,7 +137,7 @@ fn a_replay_for_a_client_that_has_gone_does_not_ask_the_others_again() {
 }
 
 #[test]
-fn a_replay_of_an_answered_question_is_not_shown() {
+fn a_replay_of_an_answered_server_request_is_not_delivered() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -150,7 +150,7 @@ fn a_replay_of_an_answered_question_is_not_shown() {
 }
 
 #[test]
-fn a_question_that_nobody_hears_of_any_more_is_forgotten_with_its_turn() {
+fn a_server_request_without_subscribers_is_forgotten_with_its_turn() {
     for answered in [false, true] {
         let mut net = Net::new();
         let (a, b) = (net.join(), net.join());
@@ -171,7 +171,7 @@ fn a_question_that_nobody_hears_of_any_more_is_forgotten_with_its_turn() {
 }
 
 #[test]
-fn a_question_of_a_thread_that_is_closed_is_forgotten() {
+fn a_server_request_of_a_thread_that_is_closed_is_forgotten() {
     let mut net = Net::new();
     let a = net.join();
     let t = net.start_thread(a, 1);
@@ -181,14 +181,14 @@ fn a_question_of_a_thread_that_is_closed_is_forgotten() {
 }
 
 #[test]
-fn a_question_without_a_settling_is_settled_by_its_answer_or_with_its_turn() {
+fn a_server_request_that_is_never_resolved_ends_with_its_answer_or_with_its_turn() {
     let mut net = Net::new();
     let a = net.join();
     let t = net.start_thread(a, 1);
-    net.feed(&question(0, "item/tool/call", &json!({"threadId": t})));
+    net.feed(&server_request(0, "item/tool/call", &json!({"threadId": t})));
     net.send(a, r#"{"id":0,"result":{}}"#);
     assert_eq!(open(&net), (0, 0));
-    net.feed(&question(1, "item/tool/call", &json!({"threadId": t})));
+    net.feed(&server_request(1, "item/tool/call", &json!({"threadId": t})));
     assert_eq!(open(&net), (1, 0));
     net.feed(&turn_completed(&t, "u"));
     assert_eq!(open(&net), (0, 0));
@@ -209,7 +209,7 @@ fn additional_permissions_are_stripped_for_clients_without_the_experimental_inte
 }
 
 #[test]
-fn a_question_before_the_response_of_a_fork_waits_for_it() {
+fn a_server_request_before_the_response_of_a_fork_waits_for_it() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let source = net.start_thread(a, 1);
@@ -224,7 +224,8 @@ fn a_question_before_the_response_of_a_fork_waits_for_it() {
 #[test]
 fn a_token_refresh_goes_to_everyone_and_fails_when_nobody_is_there() {
     let mut net = Net::new();
-    let ask = |id| question(id, "account/chatgptAuthTokens/refresh", &json!({"reason": "unauthorized"}));
+    let ask =
+        |id| server_request(id, "account/chatgptAuthTokens/refresh", &json!({"reason": "unauthorized"}));
     net.feed(&ask(0));
     let sent = net.sent();
     assert_eq!((sent[0]["id"].as_i64(), sent[0]["error"]["code"].as_i64()), (Some(0), Some(-32000)));
@@ -241,7 +242,7 @@ fn the_time_is_read_from_the_only_subscriber() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
-    let ask = |id| question(id, "currentTime/read", &json!({"threadId": t}));
+    let ask = |id| server_request(id, "currentTime/read", &json!({"threadId": t}));
     net.feed(&ask(0));
     assert_eq!(net.got_raw(a), [ask(0)]);
     net.send(a, r#"{"id":0,"result":{"time":1}}"#);
@@ -255,7 +256,7 @@ fn the_time_is_read_from_the_only_subscriber() {
 #[test]
 fn attestation_is_asked_of_the_oldest_client_that_can() {
     let mut net = Net::new();
-    let ask = |id| question(id, "attestation/generate", &json!({}));
+    let ask = |id| server_request(id, "attestation/generate", &json!({}));
     let _plain = net.join();
     net.feed(&ask(0));
     assert_eq!(net.sent()[0]["id"], 0);
@@ -278,7 +279,7 @@ fn answers_after_the_loss_go_nowhere() {
 }
 
 #[test]
-fn a_question_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() {
+fn a_server_request_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -295,10 +296,10 @@ fn a_question_answered_while_nobody_was_subscribed_is_forgotten_with_its_turn() 
 }
 
 #[test]
-fn a_question_for_clients_fails_when_the_last_one_that_was_asked_goes() {
+fn a_server_request_for_clients_fails_when_the_last_one_that_was_asked_goes() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
-    net.feed(&question(0, "account/chatgptAuthTokens/refresh", &json!({})));
+    net.feed(&server_request(0, "account/chatgptAuthTokens/refresh", &json!({})));
     net.leave(a);
     assert_eq!(net.sent_raw(), [""; 0]);
     net.leave(b);
@@ -309,11 +310,11 @@ fn a_question_for_clients_fails_when_the_last_one_that_was_asked_goes() {
 }
 
 #[test]
-fn a_question_for_the_only_subscriber_fails_when_it_goes() {
+fn a_server_request_for_the_only_subscriber_fails_when_it_goes() {
     let mut net = Net::new();
     let (a, _b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
-    net.feed(&question(3, "currentTime/read", &json!({"threadId": t})));
+    net.feed(&server_request(3, "currentTime/read", &json!({"threadId": t})));
     net.leave(a);
     let sent = net.sent();
     assert!(sent.iter().any(|l| l["id"] == 3 && l["error"].is_object()), "{sent:?}");
@@ -334,11 +335,11 @@ fn an_approval_does_not_fail_when_its_client_goes() {
 }
 
 #[test]
-fn a_question_fails_when_the_upstream_gives_it_up() {
+fn a_server_request_fails_when_the_upstream_gives_it_up() {
     for (method, within) in [("account/chatgptAuthTokens/refresh", 10_000), ("attestation/generate", 100)] {
         let mut net = Net::new();
         let a = net.join_with(&json!({"requestAttestation": true}));
-        net.feed(&question(5, method, &json!({})));
+        net.feed(&server_request(5, method, &json!({})));
         assert_eq!(net.router.poll_timeout().map(|t| t.since(net.now)), Some(within));
         net.pass(within - 1);
         assert_eq!(net.sent_raw(), [""; 0]);

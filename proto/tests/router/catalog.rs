@@ -36,7 +36,7 @@ fn only_methods_that_the_table_does_not_know_are_named() {
 }
 
 #[test]
-fn the_question_is_nothing_to_clients_and_no_reason_to_wait() {
+fn the_request_for_the_methods_is_hidden_from_clients_and_delays_nothing() {
     let (mut net, id) = asked();
     let client = net.join();
     net.hush(&[client]);

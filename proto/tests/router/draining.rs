@@ -16,7 +16,7 @@ fn draining() -> (Net, codexd_proto::id::ClientId, String, String) {
 }
 
 #[test]
-fn everyone_who_is_initialized_is_told_why_and_until_when() {
+fn every_initialized_client_is_notified_why_and_until_when() {
     let mut net = Net::new();
     let (a, early) = (net.join(), net.connect());
     let deaf = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/shuttingDown"]}));

@@ -258,7 +258,7 @@ fn opt_outs_count_for_notifications_only() {
     net.feed(&note("newer/notification", &json!({})));
     net.feed(&crate::net::delta(&t, 1));
     net.feed(&note("account/updated", &json!({})));
-    net.feed(&crate::net::question(3, "item/tool/call", &json!({"threadId": t})));
+    net.feed(&crate::net::server_request(3, "item/tool/call", &json!({"threadId": t})));
     assert_eq!(net.got_methods(client), ["account/updated", "item/tool/call"]);
 }
 
@@ -362,4 +362,21 @@ fn a_handshake_whose_result_is_no_object_is_refused() {
         );
         assert_eq!(net.got_raw(client), [] as [&str; 0]);
     }
+}
+
+#[test]
+fn an_initialize_of_extraordinary_length_is_refused_and_not_read_into_a_tree() {
+    let mut net = Net::new();
+    let a = net.connect();
+    let of = |length: usize| {
+        let more = " ".repeat(length);
+        format!(
+            r#"{{"id":1,"method":"initialize","params":{{"clientInfo":{{"name":"n","version":"1"}},{more}"x":0}}}}"#
+        )
+    };
+    net.send(a, &of(1 << 20));
+    let error = &net.got_one(a)["error"];
+    assert_eq!((&error["code"], &error["data"]["codexd"]["delivered"]), (&json!(-32600), &json!("no")));
+    net.send(a, &of((1 << 20) - 1000));
+    assert!(net.got_one(a).get("result").is_some());
 }

@@ -19,7 +19,7 @@ fn said(answer: &Value) -> (i64, &str, bool) {
 }
 
 #[test]
-fn each_request_is_told_whether_it_may_have_been_carried_out() {
+fn each_error_says_whether_its_request_may_have_been_carried_out() {
     let mut net = Net::limited(Limits { window: 2, ..Limits::default() });
     let (a, b) = (net.join(), net.join());
     net.request(a, "written", "turn/start", &json!({"threadId": "t"}));
@@ -230,7 +230,7 @@ fn a_completed_turn_whose_thread_is_idle_already_gets_no_second_status() {
 }
 
 #[test]
-fn pending_questions_are_settled_before_the_announcement() {
+fn pending_server_requests_are_resolved_before_the_shutdown_notice() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -316,7 +316,7 @@ fn an_unsubscribe_that_waited_for_a_resume_is_answered() {
 }
 
 #[test]
-fn a_sub_agents_turn_ends_for_everyone_who_hears_it() {
+fn a_sub_agents_turn_ends_for_all_its_subscribers() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     net.feed(&status(&thread(5), "active"));
@@ -347,7 +347,7 @@ fn no_timer_is_left_running_for_ever() {
 }
 
 #[test]
-fn a_turn_that_only_its_requester_heard_of_ends_for_the_requester_only() {
+fn a_turn_known_only_to_its_requester_ends_for_the_requester_only() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);

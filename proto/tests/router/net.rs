@@ -1,7 +1,7 @@
 //! A router with nothing around it: lines in, lines out.
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Action, Announcement, Config, Identity, Limits, Loss, Router};
+use codexd_proto::router::{Action, Config, Identity, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
@@ -20,15 +20,15 @@ pub(crate) fn note(method: &str, params: &Value) -> String {
     format!(r#"{{"method":"{method}","params":{params},"emittedAtMs":1760000000000}}"#)
 }
 
-/// A question as the upstream writes it.
-pub(crate) fn question(id: i64, method: &str, params: &Value) -> String {
+/// A server request as the upstream writes it.
+pub(crate) fn server_request(id: i64, method: &str, params: &Value) -> String {
     format!(r#"{{"method":"{method}","id":{id},"params":{params}}}"#)
 }
 
 /// An approval that the upstream asks for.
 pub(crate) fn approval(id: i64, thread: &str) -> String {
     let params = json!({"threadId": thread, "turnId": "u", "itemId": "i", "command": "ls"});
-    question(id, "item/commandExecution/requestApproval", &params)
+    server_request(id, "item/commandExecution/requestApproval", &params)
 }
 
 /// A delta with a number in it.
@@ -162,7 +162,7 @@ impl Net {
     pub(crate) fn got_raw(&mut self, client: ClientId) -> Vec<String> {
         let Some(outbox) = self.router.outbox(client) else { return Vec::new() };
         let text = String::from_utf8(outbox.pending().to_vec()).unwrap();
-        self.router.client_took(client, text.len(), false);
+        self.router.client_written(client, text.len(), false);
         assert!(text.is_empty() || text.ends_with('\n'));
         text.lines().map(str::to_owned).collect()
     }
@@ -260,14 +260,14 @@ impl Net {
 
     pub(crate) fn lose(&mut self) {
         let loss = Loss { reason: "upstreamLost", message: "codex app-server was killed".into() };
-        let announcement = Announcement { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1_000) };
-        self.router.upstream_lost(self.now, loss, &announcement);
+        let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1_000) };
+        self.router.upstream_lost(self.now, loss, &notice);
     }
 
     pub(crate) fn drain(&mut self) {
-        let announcement =
-            Announcement { reason: "stopping", deadline_ms: Some(30_000), retry_after_ms: Some(1_000) };
-        self.router.begin_drain(self.now, &announcement);
+        let notice =
+            ShutdownNotice { reason: "stopping", deadline_ms: Some(30_000), retry_after_ms: Some(1_000) };
+        self.router.begin_drain(self.now, &notice);
     }
 
     pub(crate) fn pass(&mut self, ms: u64) {

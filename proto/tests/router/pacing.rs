@@ -68,7 +68,7 @@ fn long_requests_fill_the_queue_by_their_bytes_but_the_first_is_taken() {
 }
 
 #[test]
-fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
+fn requests_above_the_queue_limit_are_refused_and_can_be_repeated() {
     let mut net = windowed(1);
     let (a, b) = (net.join(), net.join());
     flood(&mut net, a, 10);
@@ -83,7 +83,7 @@ fn requests_beyond_the_queue_are_refused_and_can_be_repeated() {
 }
 
 #[test]
-fn requests_that_take_long_give_their_place_back_once_the_upstream_has_taken_them() {
+fn slow_requests_release_their_slots_once_the_upstream_has_consumed_them() {
     let mut net = windowed(2);
     let a = net.join();
     net.request(a, 1, "command/exec", &json!({"command": ["sleep"], "processId": "p"}));
@@ -95,17 +95,17 @@ fn requests_that_take_long_give_their_place_back_once_the_upstream_has_taken_the
     net.pass(9);
     assert_eq!(net.sent(), [] as [Value; 0]);
     net.pass(1);
-    let marker = net.sent();
-    assert_eq!(methods(&marker), ["thread/loaded/list"], "codexd asks what is answered at once");
+    let barrier = net.sent();
+    assert_eq!(methods(&barrier), ["thread/loaded/list"], "codexd asks what is answered at once");
     assert_eq!(net.router.poll_timeout(), None, "and only once");
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     let sent = net.sent();
     assert_eq!(methods(&sent), ["thread/list", "model/list"], "both still run, and neither counts");
     assert_eq!(net.got(a), [] as [Value; 0]);
 }
 
 #[test]
-fn any_answer_tells_that_what_was_sent_before_it_was_taken() {
+fn any_answer_proves_that_everything_sent_before_it_was_consumed() {
     let mut net = windowed(2);
     let a = net.join();
     net.request(a, 1, "command/exec", &json!({"command": ["sleep"], "processId": "p"}));
@@ -129,9 +129,9 @@ fn an_unanswered_request_counts_as_long_after_a_while() {
     net.pass(1_999);
     assert_eq!(net.sent().len(), 0);
     net.pass(1);
-    let marker = net.sent();
-    assert_eq!(methods(&marker), ["thread/loaded/list"]);
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    let barrier = net.sent();
+    assert_eq!(methods(&barrier), ["thread/loaded/list"]);
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     net.pass(0);
     let second = net.sent();
     assert_eq!(methods(&second), ["thread/list"]);
@@ -166,12 +166,12 @@ fn notifications_take_their_place_and_their_turn() {
     net.request(b, 1, "thread/list", &json!({}));
     assert_eq!(methods(&net.sent()), ["some/notification"]);
     net.pass(10);
-    let marker = net.sent();
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    let barrier = net.sent();
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["some/notification"]);
     net.pass(10);
-    let marker = net.sent();
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    let barrier = net.sent();
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/list"], "the other client has its turn");
     assert_eq!(net.router.accounting().queued, 18, "none is dropped");
 }
@@ -181,20 +181,20 @@ fn a_client_that_sends_too_many_notifications_is_not_read_until_there_is_room() 
     let mut net = windowed(1);
     let (a, b) = (net.join(), net.join());
     for _ in 0..8 {
-        assert!(!net.router.is_held_up(a));
+        assert!(!net.router.is_reading_paused(a));
         net.send(a, r#"{"method":"some/notification"}"#);
     }
     net.send(a, r#"{"method":"some/notification"}"#);
-    assert!(net.router.is_held_up(a) && !net.router.is_held_up(b));
+    assert!(net.router.is_reading_paused(a) && !net.router.is_reading_paused(b));
     net.sent();
     net.pass(10);
-    let marker = net.sent();
-    net.reply(upstream_id(&marker[0]), &json!({}));
-    assert!(!net.router.is_held_up(a));
+    let barrier = net.sent();
+    net.reply(upstream_id(&barrier[0]), &json!({}));
+    assert!(!net.router.is_reading_paused(a));
     flood(&mut net, b, 9);
-    assert!(!net.router.is_held_up(b), "requests are refused instead");
+    assert!(!net.router.is_reading_paused(b), "requests are refused instead");
     net.lose();
-    assert!(!net.router.is_held_up(a));
+    assert!(!net.router.is_reading_paused(a));
 }
 
 #[test]
@@ -217,9 +217,9 @@ fn answers_do_not_wait_for_requests_and_do_not_fill_the_upstream_either() {
         let before = answered.len();
         answered.extend(answers.map(upstream_id));
         assert!(answered.len() - before <= 24);
-        let marker = sent.iter().find(|l| l["method"] == "thread/loaded/list");
-        if let Some(marker) = marker {
-            net.reply(upstream_id(marker), &json!({}));
+        let barrier = sent.iter().find(|l| l["method"] == "thread/loaded/list");
+        if let Some(barrier) = barrier {
+            net.reply(upstream_id(barrier), &json!({}));
         }
         net.pass(10);
     }
@@ -228,21 +228,21 @@ fn answers_do_not_wait_for_requests_and_do_not_fill_the_upstream_either() {
 }
 
 #[test]
-fn a_marker_that_is_refused_tells_nothing_and_is_sent_again_later() {
+fn a_refused_barrier_proves_nothing_and_is_sent_again_later() {
     let mut net = windowed(1);
     let a = net.join();
     net.request(a, 1, "command/exec", &json!({"command": ["sleep"]}));
     net.request(a, 2, "thread/list", &json!({}));
     net.sent();
     net.pass(10);
-    let marker = net.sent();
-    net.overloaded(upstream_id(&marker[0]));
+    let barrier = net.sent();
+    net.overloaded(upstream_id(&barrier[0]));
     net.pass(0);
     assert_eq!(net.sent(), [] as [Value; 0]);
     net.pass(10);
-    let marker = net.sent();
-    assert_eq!(methods(&marker), ["thread/loaded/list"]);
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    let barrier = net.sent();
+    assert_eq!(methods(&barrier), ["thread/loaded/list"]);
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/list"]);
 }
 
@@ -276,8 +276,8 @@ fn the_place_of_a_request_whose_client_has_gone_comes_back() {
     net.leave(a);
     flood(&mut net, b, 1);
     net.pass(2_000);
-    let marker = net.sent();
-    net.reply(upstream_id(&marker[0]), &json!({}));
+    let barrier = net.sent();
+    net.reply(upstream_id(&barrier[0]), &json!({}));
     net.pass(0);
     assert_eq!(methods(&net.sent()), ["thread/list"]);
     assert_eq!(net.router.accounting().window, 1, "{lost:?} are never answered");
@@ -296,7 +296,7 @@ fn requests_that_wait_go_with_their_client() {
 }
 
 #[test]
-fn goodbyes_to_the_upstream_are_paced_too() {
+fn unsubscribes_of_codexd_are_paced_too() {
     let mut net = windowed(2);
     let a = net.join();
     for n in 0..5 {
@@ -307,7 +307,7 @@ fn goodbyes_to_the_upstream_are_paced_too() {
 }
 
 #[test]
-fn a_probe_overtakes_what_waits() {
+fn a_health_check_overtakes_queued_requests() {
     let mut net = windowed(1);
     let a = net.join();
     flood(&mut net, a, 3);

@@ -200,14 +200,14 @@ fn messages_of_a_thread_wait_for_a_start_that_is_sent_again() {
 }
 
 #[test]
-fn a_goodbye_of_codexd_is_sent_again_unless_the_thread_is_wanted_by_then() {
+fn an_unsubscribe_of_codexd_is_sent_again_unless_the_thread_is_wanted_by_then() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let (one, two) = (net.start_thread(a, 1), net.start_thread(a, 2));
     net.leave(a);
-    let goodbyes = net.sent();
-    assert_eq!(methods(&goodbyes), ["thread/unsubscribe", "thread/unsubscribe"]);
-    for line in &goodbyes {
+    let unsubscribes = net.sent();
+    assert_eq!(methods(&unsubscribes), ["thread/unsubscribe", "thread/unsubscribe"]);
+    for line in &unsubscribes {
         net.overloaded(upstream_id(line));
     }
     net.request(b, 1, "thread/resume", &json!({"threadId": one}));
@@ -255,7 +255,7 @@ fn another_error_is_the_clients() {
 }
 
 #[test]
-fn a_goodbye_that_is_refused_for_too_long_is_codexds_to_say() {
+fn codexd_takes_over_an_unsubscribe_that_is_refused_for_too_long() {
     let mut net = Net::new();
     let a = net.join();
     let t = net.start_thread(a, 1);
@@ -272,14 +272,14 @@ fn a_goodbye_that_is_refused_for_too_long_is_codexds_to_say() {
 }
 
 #[test]
-fn a_refused_goodbye_of_a_client_that_went_is_said_all_the_same() {
+fn a_refused_unsubscribe_of_a_client_that_disconnected_is_sent_again() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.request(a, "u", "thread/unsubscribe", &json!({"threadId": t}));
-    let goodbye = net.sent();
+    let unsubscribe = net.sent();
     net.leave(a);
-    net.overloaded(upstream_id(&goodbye[0]));
+    net.overloaded(upstream_id(&unsubscribe[0]));
     assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
     assert_eq!(net.got(b), NONE);
 }

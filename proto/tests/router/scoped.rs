@@ -1,5 +1,6 @@
 //! Ids that mean something on one connection only.
 
+use codexd_proto::router::Limits;
 use serde_json::{Value, json};
 
 use crate::net::{Net, methods, note};
@@ -268,4 +269,38 @@ fn a_cancel_names_the_request_as_the_upstream_knows_it() {
     }
     net.request(a, 4, "thread/sample/cancel", &json!({"requestId": null}));
     assert_eq!(params_of(&net.sent()), &json!({"requestId": null}), "the upstream says what is wrong");
+}
+
+#[test]
+fn what_a_client_has_open_is_bounded_by_number_and_by_the_bytes_of_its_ids() {
+    let limits = Limits { resources_per_client: 2, resource_id_bytes_per_client: 10, ..Limits::default() };
+    let mut net = Net::limited(limits);
+    let (a, b) = (net.join(), net.join());
+    let watch = |id: &str| json!({"watchId": id, "path": "/"});
+    let refused = |net: &mut Net, client, id: &str| {
+        net.request(client, 1, "fs/watch", &watch(id));
+        assert_eq!(net.sent_raw(), NONE, "{id}");
+        let error = &net.got_one(client)["error"];
+        assert_eq!(
+            (&error["code"], &error["data"]["codexd"]["reason"]),
+            (&json!(-32001), &json!("tooManyOpen"))
+        );
+        assert_eq!(error["data"]["codexd"]["retryable"], true);
+    };
+    let opens = |net: &mut Net, client, id: &str| {
+        let up = net.forwarded(client, "fs/watch", &watch(id));
+        net.reply(up, &json!({"path": "/"}));
+        assert!(net.got_one(client).get("result").is_some(), "{id}");
+    };
+    refused(&mut net, a, "eleven byte");
+    opens(&mut net, a, "1");
+    refused(&mut net, a, "ten bytes.");
+    opens(&mut net, a, "2");
+    refused(&mut net, a, "3");
+    opens(&mut net, b, "3");
+    // What is closed counts no more, and closing is never refused.
+    let up = net.forwarded(a, "fs/unwatch", &json!({"watchId": "1"}));
+    net.reply(up, &json!({}));
+    net.got(a);
+    opens(&mut net, a, "3");
 }

@@ -27,7 +27,7 @@ fn with_a_blocked_one() -> (Net, ClientId, ClientId, String) {
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.resume_thread(b, &t);
-    net.router.client_took(b, 0, true);
+    net.router.client_written(b, 0, true);
     (net, a, b, t)
 }
 
@@ -36,7 +36,7 @@ fn waiting(net: &mut Net, client: ClientId) -> usize {
 }
 
 #[test]
-fn a_client_beyond_the_hard_limit_is_closed_and_nobody_else_notices() {
+fn a_client_above_the_hard_limit_is_closed_and_no_other_notices() {
     let (mut net, a, b, t) = with_a_blocked_one();
     let mut fed = Vec::new();
     while waiting(&mut net, b) <= 4_400 {
@@ -70,7 +70,7 @@ fn a_client_that_reads_but_not_fast_enough_has_a_higher_limit() {
         net.feed(&delta(&t, 1));
         assert_eq!(net.actions(), []);
         net.pass(10);
-        net.router.client_took(b, 1, true);
+        net.router.client_written(b, 1, true);
     }
     net.feed(&delta(&t, 1));
     assert_eq!(net.actions(), [too_slow(b)]);
@@ -83,7 +83,7 @@ fn one_message_of_any_size_is_taken() {
         crate::net::note("item/agentMessage/delta", &json!({"threadId": t, "delta": "x".repeat(9_000)}));
     net.feed(&huge);
     assert_eq!(net.actions(), []);
-    net.router.client_took(b, 9_000, false);
+    net.router.client_written(b, 9_000, false);
     net.got_raw(b);
     net.feed(&delta(&t, 1));
     assert_eq!((net.got_raw(b).len(), net.actions()), (1, vec![]));
@@ -113,7 +113,7 @@ fn a_client_that_catches_up_is_not_closed() {
         net.feed(&delta(&t, 1));
     }
     net.pass(4_000);
-    net.router.client_took(b, 1_000, true);
+    net.router.client_written(b, 1_000, true);
     assert_eq!(net.router.poll_timeout(), None);
     net.pass(60_000);
     assert_eq!(net.actions(), []);
@@ -132,7 +132,7 @@ fn a_client_that_reads_may_have_any_amount_waiting() {
 }
 
 #[test]
-fn the_announcement_of_a_drain_finds_a_blocked_client_too() {
+fn the_shutdown_notice_of_a_drain_reaches_a_blocked_client_too() {
     let (mut net, _, b, t) = with_a_blocked_one();
     while waiting(&mut net, b) <= 4_400 {
         net.feed(&delta(&t, 1));
@@ -163,7 +163,7 @@ fn a_slow_client_gets_the_reason_after_the_rest_of_a_begun_line() {
         net.feed(&delta(&t, 1));
     }
     let first = delta(&t, 1);
-    net.router.client_took(b, 10, true);
+    net.router.client_written(b, 10, true);
     net.pass(250);
     net.feed(&delta(&t, 1));
     assert_eq!(net.actions(), [too_slow(b)]);
@@ -182,7 +182,7 @@ fn a_slow_client_gets_the_reason_after_the_rest_of_a_begun_line() {
         }})
     );
     // Between two lines, there is nothing to be finished.
-    net.router.client_took(b, rest.len() + 1, true);
+    net.router.client_written(b, rest.len() + 1, true);
     assert!(
         net.router.last_lines(b, CloseReason::TooSlow).starts_with(b"{\"method\":\"notifications/broker/")
     );
@@ -200,6 +200,6 @@ fn an_opt_out_or_a_long_rest_of_a_begun_line_prevents_the_closing_notice() {
         "item/agentMessage/delta",
         &json!({"threadId": t, "delta": "x".repeat(1 << 20)}),
     ));
-    net.router.client_took(other, 1, true);
+    net.router.client_written(other, 1, true);
     assert_eq!(net.router.last_lines(other, CloseReason::TooSlow), b"");
 }

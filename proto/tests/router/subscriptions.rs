@@ -31,7 +31,7 @@ fn thread_started_and_status_go_to_everyone_who_is_initialized() {
 }
 
 #[test]
-fn two_subscribers_hear_the_same_and_a_goodbye_of_one_changes_nothing_for_the_other() {
+fn two_subscribers_receive_the_same_and_an_unsubscribe_of_one_changes_nothing_for_the_other() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -194,7 +194,7 @@ fn an_unsubscribe_waits_for_the_resume_of_the_same_client() {
         assert_eq!(methods(&got), ["<result>", "<result>"]);
         assert_eq!(word(&got[1]), "unsubscribed");
         net.feed(&delta(&t, 1));
-        assert_eq!(net.got_raw(b), NONE, "the last word was a goodbye");
+        assert_eq!(net.got_raw(b), NONE, "the last request was an unsubscribe");
     }
 }
 
@@ -369,7 +369,7 @@ fn what_no_response_explains_is_a_sub_agents() {
 }
 
 #[test]
-fn a_sub_agent_is_heard_by_everyone_initialized_when_it_was_first_seen() {
+fn all_clients_initialized_when_a_sub_agent_is_first_seen_are_subscribed_to_it() {
     let mut net = Net::new();
     let (a, b, silent) = (net.join(), net.join(), net.connect());
     let parent = net.start_thread(a, 1);
@@ -393,8 +393,8 @@ fn a_sub_agent_is_heard_by_everyone_initialized_when_it_was_first_seen() {
 }
 
 #[test]
-fn what_is_held_is_not_held_for_ever() {
-    let mut net = Net::limited(Limits { hold_ms: 500, ..Limits::default() });
+fn messages_are_not_deferred_for_ever() {
+    let mut net = Net::limited(Limits { deferral_ms: 500, ..Limits::default() });
     let (a, b) = (net.join(), net.join());
     net.forwarded(a, "thread/start", &json!({}));
     net.feed(&delta(&thread(2), 1));
@@ -407,7 +407,7 @@ fn what_is_held_is_not_held_for_ever() {
 }
 
 #[test]
-fn what_is_held_comes_out_when_the_request_it_waits_for_is_dropped_unsent() {
+fn deferred_messages_are_delivered_when_the_request_they_wait_for_is_dropped_unsent() {
     let mut net = Net::limited(Limits { window: 1, ..Limits::default() });
     let (a, b) = (net.join(), net.join());
     net.forwarded(b, "thread/list", &json!({}));
@@ -418,7 +418,7 @@ fn what_is_held_comes_out_when_the_request_it_waits_for_is_dropped_unsent() {
 }
 
 #[test]
-fn a_failed_resume_leaves_what_is_held_to_the_next_one() {
+fn a_failed_resume_leaves_deferred_messages_to_the_next_one() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let first = net.forwarded(a, "thread/resume", &json!({"threadId": thread(1)}));
@@ -696,7 +696,7 @@ fn the_answer_to_turn_start_opens_the_turn_unless_its_end_came_first() {
 }
 
 #[test]
-fn a_turn_that_nobody_hears_ends_with_the_threads_status() {
+fn a_turn_without_subscribers_ends_with_the_threads_status() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
@@ -765,7 +765,7 @@ fn an_unsubscribe_that_is_refused_changes_nothing() {
 }
 
 #[test]
-fn a_sub_agent_that_is_resumed_while_it_is_held_back_is_still_everyones() {
+fn a_sub_agent_that_is_resumed_while_it_is_deferred_is_still_everyones() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     net.forwarded(a, "thread/start", &json!({}));
@@ -779,7 +779,7 @@ fn a_sub_agent_that_is_resumed_while_it_is_held_back_is_still_everyones() {
 }
 
 #[test]
-fn a_sub_agent_that_nobody_hears_is_let_go() {
+fn a_sub_agent_without_subscribers_is_released() {
     let mut net = Net::new();
     net.feed(&status(&thread(9), "active"));
     let sent = net.sent();

@@ -107,7 +107,7 @@ fn blank_lines_are_nothing() {
 }
 
 #[test]
-fn a_line_beyond_the_limit_is_answered_without_an_id() {
+fn a_line_above_the_limit_is_answered_without_an_id() {
     let mut net = Net::new();
     let client = net.join();
     let now = net.now;
@@ -161,7 +161,7 @@ fn a_response_comes_down_byte_for_byte_but_for_its_id() {
 }
 
 #[test]
-fn notifications_and_questions_come_down_byte_for_byte() {
+fn notifications_and_server_requests_are_delivered_byte_for_byte() {
     let mut net = Net::new();
     let client = net.join();
     let t = net.start_thread(client, 1);
@@ -204,8 +204,8 @@ fn methods_that_are_not_known_follow_the_default_rule() {
     assert_eq!(net.got_one(b)["error"]["message"], "unknown variant");
     net.feed(&note("newer/note", &json!({"threadId": t})));
     net.feed(&note("newer/global", &json!({"x": 1})));
-    net.feed(&crate::net::question(1, "newer/question", &json!({"threadId": t})));
-    net.feed(&crate::net::question(2, "newer/global/question", &json!({})));
+    net.feed(&crate::net::server_request(1, "newer/question", &json!({"threadId": t})));
+    net.feed(&crate::net::server_request(2, "newer/global/question", &json!({})));
     assert_eq!(net.got_methods(a), ["newer/note", "newer/global", "newer/question", "newer/global/question"]);
     assert_eq!(net.got_methods(b), ["newer/global", "newer/global/question"]);
 }
@@ -242,7 +242,7 @@ fn answers_that_nobody_asked_for_reach_nobody() {
 }
 
 #[test]
-fn a_probe_is_answered_to_nobody() {
+fn the_answer_to_a_health_check_is_sent_to_no_client() {
     let mut net = Net::new();
     let client = net.join();
     let now = net.now;

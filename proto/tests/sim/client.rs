@@ -38,7 +38,7 @@ pub(crate) struct View {
     pub(crate) open: BTreeSet<String>,
     ended: BTreeSet<String>,
     pub(crate) asks: BTreeSet<i64>,
-    /// Questions that are to be asked again, because of its own resumes.
+    /// Server requests that are to be asked again, because of its own resumes.
     repeated: BTreeMap<i64, usize>,
     /// Its goodbye was cut off by the loss: it may have been subscribed, or not.
     uncertain: bool,
@@ -70,9 +70,9 @@ pub(crate) struct Client {
     pub(crate) commands: BTreeMap<String, u64>,
     pub(crate) watches: BTreeMap<String, u64>,
     pub(crate) next_broadcast: Option<u64>,
-    /// Questions that everybody is asked.
+    /// Server requests that everybody is asked.
     pub(crate) calls: BTreeSet<i64>,
-    pub(crate) announced: usize,
+    pub(crate) shutdown_notices: usize,
     /// Answers that say that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
     pub(crate) requests: usize,
@@ -103,7 +103,7 @@ impl Client {
             watches: BTreeMap::new(),
             next_broadcast: None,
             calls: BTreeSet::new(),
-            announced: 0,
+            shutdown_notices: 0,
             lost: Vec::new(),
             requests: 0,
             synthetic: None,
@@ -136,7 +136,7 @@ impl Client {
         let params = &line["params"];
         match (line["method"].as_str(), line.get("id")) {
             (None, Some(id)) => self.answer(id, line, coverage),
-            (Some(_), Some(id)) => self.question(id.as_i64().unwrap(), params, coverage),
+            (Some(_), Some(id)) => self.server_request(id.as_i64().unwrap(), params, coverage),
             (Some(method), None) => {
                 assert!(self.joined, "{method} before initialize");
                 self.notification(method, params, coverage);
@@ -296,9 +296,9 @@ impl Client {
         }
     }
 
-    fn question(&mut self, id: i64, params: &Value, coverage: &mut Coverage) {
+    fn server_request(&mut self, id: i64, params: &Value, coverage: &mut Coverage) {
         let Some(thread) = params["threadId"].as_str() else {
-            assert!(self.joined && self.calls.insert(id), "question {id} is asked twice");
+            assert!(self.joined && self.calls.insert(id), "server request {id} is asked twice");
             return;
         };
         let opening = self.outstanding.values().any(|r| r.opens(thread));
@@ -307,10 +307,10 @@ impl Client {
             *repeated -= 1;
             coverage.repeated_asks += 1;
         } else {
-            assert!(!view.asks.contains(&id), "question {id} is asked again without a reason");
+            assert!(!view.asks.contains(&id), "server request {id} is asked again without a reason");
             match view.next {
-                Some(next) => assert_eq!(params["after"], next, "question {id} is out of order"),
-                None => assert!(opening, "question {id} is for somebody else"),
+                Some(next) => assert_eq!(params["after"], next, "server request {id} is out of order"),
+                None => assert!(opening, "server request {id} is for somebody else"),
             }
         }
         view.asks.insert(id);
@@ -418,7 +418,7 @@ impl Client {
                 );
                 self.next_broadcast = Some(n + 1);
             }
-            "notifications/broker/shuttingDown" => self.announced += 1,
+            "notifications/broker/shuttingDown" => self.shutdown_notices += 1,
             "serverRequest/resolved" if synthetic => {
                 let view = self.view(&thread);
                 assert!(view.next.is_some() || view.uncertain);

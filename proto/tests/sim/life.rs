@@ -22,7 +22,7 @@ const SLEEP_MS: u64 = 100_000;
 /// How a run ends, unless it is let go on until everything is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    Settled,
+    Quiescent,
     /// The process ends; what it had written is read.
     Exit,
     /// Its output ends first.
@@ -45,9 +45,9 @@ pub(crate) enum Ending {
 }
 
 const ENDINGS: [Ending; 17] = [
-    Ending::Settled,
-    Ending::Settled,
-    Ending::Settled,
+    Ending::Quiescent,
+    Ending::Quiescent,
+    Ending::Quiescent,
     Ending::Exit,
     Ending::Exit,
     Ending::EofFirst,
@@ -242,9 +242,9 @@ impl World {
                 }
             }
             Effect::NotifyStopping | Effect::Sweep => {}
-            Effect::StopListening => self.door_open = false,
+            Effect::StopListening => self.listening = false,
             Effect::FinalRead => {
-                assert!(!self.door_open, "the last read comes before nobody new can connect");
+                assert!(!self.listening, "the last read comes before nobody new can connect");
                 for at in 0..self.clients.len() {
                     self.read_socket(at, usize::MAX);
                 }
@@ -278,7 +278,7 @@ impl World {
                 }
             }
             Effect::CloseAll => {
-                self.check_farewell();
+                self.check_resolved();
                 while !self.clients.is_empty() {
                     self.leave(0);
                 }
@@ -322,7 +322,7 @@ impl World {
             }
         }
         if to == State::Draining || (was_up && to == State::Interrupting) {
-            assert!(!self.door_open, "clients are notified before nobody new can connect");
+            assert!(!self.listening, "clients are notified before nobody new can connect");
             self.draining = true;
             self.coverage.drains += 1;
         }
@@ -340,13 +340,13 @@ impl World {
             }
             Fact::UpstreamMalformed | Fact::UpstreamLineTooLong => self.caused(ExitCode::UpstreamLost),
             Fact::HealthCheck => {
-                self.coverage.probes += 1;
+                self.coverage.health_checks += 1;
                 self.asked = self.now;
             }
             Fact::UpstreamUnresponsive(waited_ms) => {
-                assert!(self.now.since(self.asked) >= self.probe_timeout_ms, "judged too early");
-                assert!(*waited_ms >= self.probe_timeout_ms, "judged too early");
-                assert!(self.heard <= self.asked, "it had answered");
+                assert!(self.now.since(self.asked) >= self.health_timeout_ms, "judged too early");
+                assert!(*waited_ms >= self.health_timeout_ms, "judged too early");
+                assert!(self.last_output <= self.asked, "it had answered");
                 self.coverage.unresponsive += 1;
                 self.caused(ExitCode::UpstreamLost);
             }
@@ -442,7 +442,7 @@ impl World {
     pub(crate) fn turn_for_the_end(&mut self, ending: Ending) {
         self.note(format!("{ending:?}"));
         match ending {
-            Ending::Settled => {}
+            Ending::Quiescent => {}
             Ending::Exit => {
                 let statuses = [ChildStatus::Code(0), ChildStatus::Code(101), ChildStatus::Signal(9)];
                 let status = self.random.pick(&statuses).unwrap();
@@ -470,7 +470,7 @@ impl World {
                 let garbage = self.random.pick(&garbage).unwrap();
                 self.upstream.output.extend_from_slice(garbage);
                 self.upstream.output.push(b'\n');
-                self.coverage.garbled += 1;
+                self.coverage.malformed += 1;
             }
             Ending::TooLong => {
                 self.upstream.output.resize(self.upstream.output.len() + LINE_BYTES + 1, b' ');
@@ -573,7 +573,7 @@ impl World {
                 let waits = due.since(self.now) > SLEEP_MS;
                 if waits && self.state() == State::Draining {
                     self.heal_if_it_can();
-                    self.settle();
+                    self.run_to_quiescence();
                 } else {
                     self.now = due;
                 }
@@ -611,7 +611,7 @@ impl World {
 
     /// Something asks over HTTP how the daemon is, or only begins to.
     pub(crate) fn visit(&mut self) {
-        if !self.plan.visits || !self.door_open {
+        if !self.plan.visits || !self.listening {
             return;
         }
         match self.visitors.first().copied() {
@@ -638,7 +638,7 @@ impl World {
     }
 
     /// What everybody was owed is there, whether or not there was time to read it.
-    fn check_farewell(&mut self) {
+    fn check_resolved(&mut self) {
         for at in (0..self.clients.len()).rev() {
             if self.clients[at].detaching {
                 self.leave(at);
@@ -651,7 +651,10 @@ impl World {
             let client = &self.clients[at];
             assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
             assert_eq!(client.unreadable, 0);
-            assert_eq!(client.announced, usize::from(client.joined) * (1 + usize::from(self.draining)));
+            assert_eq!(
+                client.shutdown_notices,
+                usize::from(client.joined) * (1 + usize::from(self.draining))
+            );
             for (name, view) in client.views.iter().filter(|(_, v)| v.next.is_some()) {
                 assert!(view.open.is_empty(), "{}: {name} has a turn without an end", client.id);
             }

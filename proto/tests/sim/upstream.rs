@@ -1,4 +1,4 @@
-//! A model of the upstream on its one connection: threads, turns, questions, processes.
+//! A model of the upstream on its one connection: threads, turns, server requests, processes.
 //!
 //! Every message of a thread carries its number `seq` in that thread, counted whether or not the
 //! connection is subscribed; so a client that should have got it can tell that it is missing.
@@ -21,7 +21,7 @@ pub(crate) struct Thread {
     pub(crate) status_seq: u64,
     pub(crate) turn: Option<Turn>,
     last_turn: Option<String>,
-    /// Questions without an answer, with their line.
+    /// Server requests without an answer, with their line.
     pub(crate) asks: BTreeMap<i64, String>,
     pub(crate) sub_agent: bool,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Upstream {
     pub(crate) overloaded: Option<usize>,
     pub(crate) overloads: u64,
     pub(crate) notifications: u64,
-    /// Questions to everybody, without an answer.
+    /// Server requests to everybody, without an answer.
     pub(crate) open_calls: BTreeSet<i64>,
     pub(crate) calls: u64,
     pub(crate) failed_calls: u64,
@@ -196,17 +196,17 @@ impl Upstream {
 
     fn answered(&mut self, line: &Value) {
         let id = line["id"].as_i64().expect("questions have integer ids");
-        assert!(id < self.next_ask, "an answer to a question of nobody");
-        assert!(self.answered_asks.insert(id), "question {id} is answered twice");
+        assert!(id < self.next_ask, "an answer to a server request of nobody");
+        assert!(self.answered_asks.insert(id), "server request {id} is answered twice");
         if self.open_calls.remove(&id) {
             self.failed_calls += u64::from(line["error"]["code"] == -32000);
         }
         let Some(at) = self.threads.iter().position(|t| t.asks.contains_key(&id)) else { return };
         self.threads[at].asks.remove(&id);
-        self.settled(at, id);
+        self.resolved(at, id);
     }
 
-    fn settled(&mut self, at: usize, id: i64) {
+    fn resolved(&mut self, at: usize, id: i64) {
         self.thread_note(at, "serverRequest/resolved", json!({"requestId": id}));
     }
 
@@ -512,7 +512,7 @@ impl Upstream {
         self.threads[at].last_turn = Some(turn.id);
         self.thread_note(at, "turn/completed", json!({"turn": object}));
         for id in std::mem::take(&mut self.threads[at].asks).into_keys() {
-            self.settled(at, id);
+            self.resolved(at, id);
         }
     }
 
@@ -559,14 +559,14 @@ impl Upstream {
             return self.advance(at, random, winding_down);
         }
         // Threads that nobody hears are unloaded.
-        let unheard: Vec<usize> = (0..self.threads.len())
+        let unsubscribed: Vec<usize> = (0..self.threads.len())
             .filter(|t| {
                 let thread = &self.threads[*t];
                 thread.loaded && !thread.subscribed && thread.turn.is_none()
             })
             .filter(|t| !self.todo.iter().any(|todo| todo.begun.is_some() && todo.thread == Some(*t)))
             .collect();
-        if let Some(at) = random.pick(&unheard)
+        if let Some(at) = random.pick(&unsubscribed)
             && random.one_in(4)
         {
             self.threads[at].loaded = false;

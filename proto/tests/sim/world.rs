@@ -39,10 +39,10 @@ macro_rules! coverage {
 coverage! {
     answers, refused, errors, lost_requests, resumes, unsubscribes, early, numbered, asks, repeated_asks,
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
-    sub_agents, departures, waited, steps, floods, interrupts, probes, unresponsive, shutdowns, deaf, mute,
-    sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, garbled, too_long, frozen,
+    sub_agents, departures, waited, steps, floods, interrupts, health_checks, unresponsive, shutdowns, deaf, mute,
+    sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, malformed, too_long, frozen,
     idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
-    refused_handshakes, slow_starts, overloads, retried, held_up, notifications, calls, failed_calls, long_floods,
+    refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,
 }
 
 const MAX_CLIENTS: usize = 6;
@@ -63,7 +63,7 @@ pub(crate) struct World {
     pub(crate) ready: bool,
     pub(crate) draining: bool,
     pub(crate) lost: bool,
-    pub(crate) door_open: bool,
+    pub(crate) listening: bool,
     pub(crate) slept: bool,
     /// Nobody connects any more.
     nobody_comes: bool,
@@ -72,15 +72,15 @@ pub(crate) struct World {
     pub(crate) ends_since: Option<Time>,
     /// By how much timers of the lifecycle fired late since then.
     pub(crate) late_ms: u64,
-    pub(crate) probe_timeout_ms: u64,
+    pub(crate) health_timeout_ms: u64,
     pub(crate) asked: Time,
-    pub(crate) heard: Time,
+    pub(crate) last_output: Time,
     /// When a client was last connected.
     pub(crate) last_used: Time,
     pub(crate) timer_rounds: u64,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
-    /// Questions that somebody tried to answer at the end.
+    /// Server requests that somebody tried to answer at the end.
     tried: BTreeSet<i64>,
     pub(crate) log: VecDeque<String>,
     pub(crate) coverage: Coverage,
@@ -100,7 +100,7 @@ impl World {
             queued_requests_per_client: 2 + random.below(8),
             window: 1 + random.below(6),
             window_release_ms: if random.one_in(4) { 300 } else { 1_000_000 },
-            hold_ms: 1_000_000,
+            deferral_ms: 1_000_000,
             remembered_threads: 1 + random.below(20),
             max_message_bytes: LINE_BYTES,
             max_clients: 100,
@@ -110,7 +110,7 @@ impl World {
         let plan = Plan::new(&mut random);
         let mut upstream = Upstream::new();
         upstream.overloaded = random.one_in(3).then(|| 2 + random.below(10));
-        let probe_timeout_ms = 100 + random.below(300) as u64;
+        let health_timeout_ms = 100 + random.below(300) as u64;
         let interval = plan.watched.then(|| 200 + random.below(400) as u64);
         let config = CoreConfig {
             router: Config {
@@ -129,7 +129,7 @@ impl World {
             orphaned_turns: OrphanedTurns::Keep,
             drain_ms: plan.timeouts.drain_ms,
             health_interval_ms: interval,
-            health_timeout_ms: Some(probe_timeout_ms),
+            health_timeout_ms: Some(health_timeout_ms),
             idle_exit_ms: plan.idle_exit_ms,
         };
         World {
@@ -145,15 +145,15 @@ impl World {
             ready: false,
             draining: false,
             lost: false,
-            door_open: true,
+            listening: true,
             slept: false,
             nobody_comes: false,
             cause: None,
             ends_since: None,
             late_ms: 0,
-            probe_timeout_ms,
+            health_timeout_ms,
             asked: now,
-            heard: now,
+            last_output: now,
             last_used: now,
             timer_rounds: 0,
             known_sub_agents: BTreeSet::new(),
@@ -189,14 +189,14 @@ impl World {
         }
         if self.is_up() && !self.never_recovers() {
             self.heal();
-            self.settle();
+            self.run_to_quiescence();
         }
         if self.is_up() && !self.never_recovers() {
-            self.check_settled();
+            self.check_quiescent();
             match self.random.below(8) {
                 _ if self.plan.idle_exit_ms.is_some() => {
                     self.turn_for_the_end(Ending::Idle);
-                    self.settle();
+                    self.run_to_quiescence();
                     self.nobody_comes = true;
                     self.turn_for_the_end(Ending::Idle);
                     self.run_out();
@@ -214,7 +214,7 @@ impl World {
         }
         self.check_activities();
         if self.is_up() {
-            self.settle();
+            self.run_to_quiescence();
             for thread in &self.upstream.threads {
                 assert!(!thread.subscribed, "{} is kept loaded for nobody", thread.name);
             }
@@ -229,7 +229,7 @@ impl World {
                 self.clients[0].joined = true;
                 self.send(0, "initialize", None, None, json!({"clientInfo": {"name": "c", "version": "1"}}));
                 self.send(0, "thread/list", None, None, json!({}));
-                self.settle();
+                self.run_to_quiescence();
                 self.leave(0);
                 if self.upstream.overloads == refused {
                     break;
@@ -314,7 +314,7 @@ impl World {
     }
 
     fn connect(&mut self) {
-        if self.clients.len() < MAX_CLIENTS && self.door_open && !self.nobody_comes {
+        if self.clients.len() < MAX_CLIENTS && self.listening && !self.nobody_comes {
             let id = self.core.connect(self.now);
             self.core.handle(self.now, Event::ClientFraming { client: id, framing: Framing::Lines });
             self.note(format!("{id} connects"));
@@ -357,7 +357,7 @@ impl World {
     pub(crate) fn carry_down_bytes(&mut self, n: usize) {
         if n > 0 {
             self.core.handle(self.now, Event::UpstreamOutput);
-            self.heard = self.now;
+            self.last_output = self.now;
         }
         let bytes: Vec<u8> = self.upstream.output.drain(..n).collect();
         let mut chunk = &bytes[..];
@@ -441,7 +441,7 @@ impl World {
         }
         let at = self.random.below(self.clients.len());
         if !self.core.may_read(self.clients[at].id) {
-            self.coverage.held_up += 1;
+            self.coverage.reading_paused += 1;
             return;
         }
         if self.clients[at].half_closed {
@@ -557,7 +557,7 @@ impl World {
         }
     }
 
-    /// Answers a question that it was asked, or that somebody was.
+    /// Answers a server request that it was asked, or that somebody was.
     fn reply(&mut self, at: usize) {
         let seen: Vec<i64> = self.clients[at].views.values().flat_map(|v| v.asks.iter().copied()).collect();
         let open: Vec<i64> = self.upstream.threads.iter().flat_map(|t| t.asks.keys().copied()).collect();
@@ -638,7 +638,7 @@ impl World {
     // ---- ends --------------------------------------------------------------------------------------
 
     /// Everything under way comes to its end: nobody asks for anything new.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn run_to_quiescence(&mut self) {
         for round in 0.. {
             assert!(round < 10_000, "it never comes to an end");
             if !self.is_up() && self.state() != State::Draining {
@@ -668,14 +668,14 @@ impl World {
             }
             self.after();
             moved |= !self.core.upstream_pending().is_empty();
-            if !moved && !self.settle_time() && !self.settle_questions() {
+            if !moved && !self.advance_time() && !self.answer_open_requests() {
                 break;
             }
         }
     }
 
     /// What waits for a time that is near is waited for.
-    fn settle_time(&mut self) -> bool {
+    fn advance_time(&mut self) -> bool {
         let router = self.core.timers().filter(|(timer, _)| matches!(timer, Timer::Router(_)));
         match router.map(|(_, at)| at).min() {
             Some(due) if due.since(self.now) <= 10_000 => {
@@ -694,7 +694,7 @@ impl World {
     }
 
     /// Somebody answers what is still open; without anybody, turns are interrupted.
-    fn settle_questions(&mut self) -> bool {
+    fn answer_open_requests(&mut self) -> bool {
         let open: Vec<(i64, String)> = self
             .upstream
             .threads
@@ -711,7 +711,7 @@ impl World {
                     self.send(at, "thread/resume", Some(thread), None, params);
                 }
             }
-        } else if !open.is_empty() && self.door_open {
+        } else if !open.is_empty() && self.listening {
             // Somebody comes who can.
             let at = self.clients.len();
             self.connect();
@@ -722,9 +722,9 @@ impl World {
         !open.is_empty() || self.upstream.threads.iter().any(|t| t.turn.is_some())
     }
 
-    fn check_settled(&self) {
+    fn check_quiescent(&self) {
         assert!(self.upstream.is_idle() && self.upstream.output.is_empty());
-        assert!(self.upstream.open_calls.is_empty(), "a question that nobody answers");
+        assert!(self.upstream.open_calls.is_empty(), "a server request that nobody answers");
         for client in &self.clients {
             assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
             assert_eq!(client.unreadable, 0);

@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use codexd_tests::chaos::{Campaign, Report};
+use codexd_tests::chaos::{Campaign, RunReport};
 use codexd_tests::codex::{Codex, Version};
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn show(report: &Report) {
+fn show(report: &RunReport) {
     match report.is_good() {
         true => {
             let faults: Vec<String> = report.tried.iter().map(|fault| fault.name()).collect();

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::accounting::Trace;
 use super::fault::{Fault, Outcome};
-use super::ledger::Trace;
 use super::plan::Plan;
 use super::random::Random;
-use super::report::Report;
+use super::run_report::RunReport;
 use super::shared::Shared;
-use super::violation::{Kind, Violation};
+use super::violation::{Violation, ViolationKind};
 use crate::binary;
 use crate::client::TestClient;
 use crate::codex::Version;
@@ -25,13 +25,18 @@ use crate::output::Output;
 use crate::process;
 
 /// Waits for the end of the daemon and looks at its exit code.
-pub(crate) fn wait_for_end(daemon: &mut TestDaemon, outcome: Outcome, shared: &Shared, report: &mut Report) {
+pub(crate) fn wait_for_end(
+    daemon: &mut TestDaemon,
+    outcome: Outcome,
+    shared: &Shared,
+    report: &mut RunReport,
+) {
     let patience = shared.deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(5));
     let status = daemon.exit_within(patience);
     shared.set_gone();
     let Some(status) = status else {
         let processes = daemon.processes();
-        report.broken(Violation::new(Kind::Hang, format!("the daemon did not end: {processes:?}")));
+        report.broken(Violation::new(ViolationKind::Hang, format!("the daemon did not end: {processes:?}")));
         process::sweep(daemon.home().root(), Duration::ZERO);
         daemon.exit_within(Duration::from_secs(5));
         return;
@@ -42,38 +47,38 @@ pub(crate) fn wait_for_end(daemon: &mut TestDaemon, outcome: Outcome, shared: &S
         Outcome::Lives => false,
     };
     if !good {
-        report.broken(Violation::new(Kind::ExitCode, format!("{status}, promised: {outcome:?}")));
+        report.broken(Violation::new(ViolationKind::ExitCode, format!("{status}, promised: {outcome:?}")));
     }
 }
 
 /// Looks for what the daemon has left; its clients have ended before.
-pub(crate) fn is_clean(daemon: &mut TestDaemon, outcome: Outcome, report: &mut Report) {
+pub(crate) fn is_clean(daemon: &mut TestDaemon, outcome: Outcome, report: &mut RunReport) {
     let left = process::sweep(daemon.home().root(), ENDING);
     if !left.is_empty() {
-        report.broken(Violation::new(Kind::Orphan, format!("{left:?}")));
+        report.broken(Violation::new(ViolationKind::Orphan, format!("{left:?}")));
     }
     let Outcome::Ends(code) = outcome else { return };
     for socket in [daemon.socket(), daemon.control_socket()] {
         if socket.exists() {
-            report.broken(Violation::new(Kind::Restart, format!("`{}` is left", socket.display())));
+            report.broken(Violation::new(ViolationKind::Restart, format!("`{}` is left", socket.display())));
         }
     }
     let status: Value = daemon.ctl(&["status", "--json"]).json();
     if status["lastExit"]["code"] != code || status["state"] != "notRunning" {
         let text = format!("ctl status: {} {}, promised: {code}", status["state"], status["lastExit"]);
-        report.broken(Violation::new(Kind::ExitCode, text));
+        report.broken(Violation::new(ViolationKind::ExitCode, text));
     }
 }
 
 /// Compares what `fake-codex` received with what its clients were told of it.
-pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut Report) {
+pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunReport) {
     let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (position, line) in log.lines().enumerate() {
         if let Some(complaint) = line.strip_prefix("!!") {
             // Its turn may have been interrupted while the answer was on the way.
             let crossed = complaint.contains("an answer to") && report.plan.ending().is_some();
             if !crossed {
-                report.broken(Violation::new(Kind::Complaint, complaint.trim()));
+                report.broken(Violation::new(ViolationKind::Complaint, complaint.trim()));
             }
         }
         if let Some((_, rest)) = line.split_once("\"tag\":\"")
@@ -88,13 +93,13 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut Repor
             let (times, position) = seen.get(trace.tag.as_str()).copied().unwrap_or_default();
             let tag = &trace.tag;
             let broken = match (times, trace.done, trace.denied) {
-                (2.., ..) => Some((Kind::Doubled, format!("the upstream got {tag} {times} times"))),
-                (0, true, _) => Some((Kind::Lost, format!("{tag} was answered and never arrived"))),
+                (2.., ..) => Some((ViolationKind::Doubled, format!("the upstream got {tag} {times} times"))),
+                (0, true, _) => Some((ViolationKind::Lost, format!("{tag} was answered and never arrived"))),
                 (1, _, true) => {
-                    Some((Kind::Lost, format!("{tag} arrived, and its client was told it did not")))
+                    Some((ViolationKind::Lost, format!("{tag} arrived, and its client was told it did not")))
                 }
                 (1, ..) if trace.ordered && position < last => {
-                    Some((Kind::Reordered, format!("{tag} arrived before what was sent before it")))
+                    Some((ViolationKind::Reordered, format!("{tag} arrived before what was sent before it")))
                 }
                 _ => None,
             };
@@ -107,18 +112,18 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut Repor
 }
 
 /// Starts the next daemon in the same world and runs a turn on it.
-pub(crate) fn next_daemon_works(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
+pub(crate) fn next_daemon_works(plan: &Plan, home: &Arc<Home>, report: &mut RunReport) {
     let failing = matches!(plan.ending(), Some(Fault::HandshakeExit(_)));
     // Clients do not start one at once that has failed three times.
     let by_clients = !plan.real && !failing && Random::new(plan.seed ^ 0xc0de).one_in(4);
     let next = || if by_clients { started_by_clients(home) } else { started(plan, home) };
     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(next)) {
         let text = super::run::words(&*panic);
-        report.broken(Violation::new(Kind::Restart, format!("the next daemon: {text}")));
+        report.broken(Violation::new(ViolationKind::Restart, format!("the next daemon: {text}")));
     }
     let left = process::sweep(home.root(), ENDING);
     if !left.is_empty() {
-        report.broken(Violation::new(Kind::Orphan, format!("of the next daemon: {left:?}")));
+        report.broken(Violation::new(ViolationKind::Orphan, format!("of the next daemon: {left:?}")));
     }
 }
 

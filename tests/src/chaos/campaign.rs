@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::plan::Plan;
-use super::report::Report;
 use super::run::run;
+use super::run_report::RunReport;
 use super::table::Table;
 
 /// What a campaign is made of.
@@ -31,7 +31,7 @@ impl Campaign {
     }
 
     /// Carries out all runs and hands over each report as it comes.
-    pub fn run(&self, report: impl Fn(&Report) + Sync) -> Table {
+    pub fn run(&self, report: impl Fn(&RunReport) + Sync) -> Table {
         let (next, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
         let table = Mutex::new(Table::default());
         std::thread::scope(|scope| {

@@ -12,10 +12,10 @@ use super::fault::{Fault, Outcome};
 use super::guest;
 use super::plan::{Plan, hits_a_client};
 use super::random::Random;
-use super::report::Report;
 use super::run::{BOUND, LIMITS};
+use super::run_report::RunReport;
 use super::shared::{Hit, Shared};
-use super::violation::{Kind, Violation};
+use super::violation::{Violation, ViolationKind};
 use super::worker::Story;
 use crate::daemon::TestDaemon;
 use crate::wait;
@@ -55,7 +55,7 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
 
     /// Carries out the plan; after each fault that passes, all others have to go on. At the end the daemon has
     /// been given its reason to end.
-    pub(crate) fn direct(&mut self, report: &mut Report) {
+    pub(crate) fn direct(&mut self, report: &mut RunReport) {
         let shared = self.shared;
         if self.plan.ending() != Some(&Fault::UpstreamNeverReads) {
             wait::poll(BOUND, || (shared.all_ready() || is_late(shared)).then_some(()));
@@ -76,7 +76,7 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
     }
 
     /// Waits until each client that was not hit has done more work.
-    fn goes_on(&self, before: &[u64], fault: &Fault, report: &mut Report) {
+    fn goes_on(&self, before: &[u64], fault: &Fault, report: &mut RunReport) {
         let shared = self.shared;
         let lags = |client: usize| {
             let there = shared.is_hit(client).is_none() && !shared.has_left(client);
@@ -90,7 +90,7 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
         if done != Some(true) {
             let names: Vec<String> = lagging().map(|client| format!("c{client}")).collect();
             let text = format!("after {fault:?}, these did not go on: {names:?}");
-            report.broken(Violation::new(Kind::Hang, text));
+            report.broken(Violation::new(ViolationKind::Hang, text));
         }
     }
 
@@ -106,7 +106,7 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
         });
     }
 
-    fn inject(&mut self, fault: &Fault, report: &mut Report) {
+    fn inject(&mut self, fault: &Fault, report: &mut RunReport) {
         let (shared, socket) = (self.shared, self.daemon.socket());
         match fault {
             Fault::UpstreamSignal(signal) => self.daemon.signal_upstream(*signal),
@@ -191,13 +191,16 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
                 }
                 let status = self.daemon.ctl(&["status", "--json"]);
                 if status.code() != Some(0) {
-                    report.broken(Violation::new(Kind::Disturbed, format!("ctl beside garbage: {status}")));
+                    report.broken(Violation::new(
+                        ViolationKind::Disturbed,
+                        format!("ctl beside garbage: {status}"),
+                    ));
                 }
             }
             Fault::SocketRemoved => {
                 if let Err(error) = std::fs::remove_file(&socket) {
                     let text = format!("cannot remove the socket: {error}");
-                    report.broken(Violation::new(Kind::Harness, text));
+                    report.broken(Violation::new(ViolationKind::Harness, text));
                 }
             }
             Fault::ClientHalfCloses => shared.hit(self.victims.remove(0), Hit::HalfClose),
@@ -231,9 +234,12 @@ impl<'run, 'scope, 'env> Director<'run, 'scope, 'env> {
     }
 
     /// Writes the daemon's configuration file.
-    fn configure(&self, text: &str, report: &mut Report) {
+    fn configure(&self, text: &str, report: &mut RunReport) {
         if let Err(error) = self.daemon.home().write_config(text) {
-            report.broken(Violation::new(Kind::Harness, format!("cannot write the configuration: {error}")));
+            report.broken(Violation::new(
+                ViolationKind::Harness,
+                format!("cannot write the configuration: {error}"),
+            ));
         }
     }
 

@@ -131,7 +131,7 @@ impl Fault {
         }
     }
 
-    /// Tells whether it leaves running turns the time to end.
+    /// Returns whether it leaves running turns the time to end.
     pub(crate) fn lets_turns_end(&self) -> bool {
         match self {
             Fault::Signals(signals, _) => signals.len() == 1,
@@ -143,12 +143,12 @@ impl Fault {
         }
     }
 
-    /// Tells whether it happens before the daemon is ready.
+    /// Returns whether it happens before the daemon is ready.
     pub fn is_at_start(&self) -> bool {
         matches!(self, Fault::HandshakeRefused | Fault::HandshakeExit(_) | Fault::HandshakeHangs)
     }
 
-    /// Tells whether the health check has to find it.
+    /// Returns whether the health check has to find it.
     pub fn is_silence(&self) -> bool {
         matches!(
             self,
@@ -156,7 +156,7 @@ impl Fault {
         )
     }
 
-    /// Tells whether somebody has to connect for it.
+    /// Returns whether somebody has to connect for it.
     pub(crate) fn needs_socket(&self) -> bool {
         matches!(
             self,

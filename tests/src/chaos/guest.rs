@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::ledger::{Fate, Purpose};
+use super::accounting::{Fate, Purpose};
 use super::plan::LinkKind;
 use super::random::Random;
 use super::shared::Shared;
 use super::talk::Talk;
-use super::violation::{Kind, Violation};
+use super::violation::{Violation, ViolationKind};
 use super::worker::Story;
 use crate::client::TestClient;
 
@@ -28,7 +28,7 @@ impl<'a> Talk<'a> {
     /// Closes the connection and gives the story out of hand.
     pub(crate) fn into_story(self, fate: Option<Fate>) -> Story {
         let past = self.client.past(25).to_vec();
-        Story { ledger: self.ledger, fate, past }
+        Story { accounting: self.accounting, fate, past }
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn flood(name: &str, socket: &Path, shared: &Shared) -> Story {
         lines.push_str(&talk.enter("model/list", json!({}), Purpose::Flood).1);
     }
     talk.write(lines.as_bytes());
-    let served = talk.pump("the answers to its flood", |talk| talk.ledger.is_answered());
+    let served = talk.pump("the answers to its flood", |talk| talk.accounting.is_answered());
     talk.into_story(served.then_some(Fate::Served))
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn byte_by_byte(name: &str, socket: &Path, shared: &Shared) -> Story 
             talk.write(std::slice::from_ref(byte));
         }
     }
-    let served = talk.pump("the answers to its bytes", |talk| talk.ledger.is_answered());
+    let served = talk.pump("the answers to its bytes", |talk| talk.accounting.is_answered());
     talk.into_story(served.then_some(Fate::Served))
 }
 
@@ -103,8 +103,8 @@ pub(crate) fn shutdown(name: &str, socket: &Path, shared: &Shared) -> Story {
     let mut talk = Talk::guest(name, socket, shared, 0);
     let id = talk.ask("broker/shutdown", json!({}), Purpose::Any);
     talk.pump("the end after its shutdown", |_| false);
-    if talk.ledger.is_done(id) != Some(true) {
-        talk.break_promise(Kind::Unanswered, "broker/shutdown");
+    if talk.accounting.is_done(id) != Some(true) {
+        talk.break_promise(ViolationKind::Unanswered, "broker/shutdown");
     }
     talk.into_story(Some(Fate::Hit))
 }
@@ -130,7 +130,8 @@ pub(crate) fn early<'a>(name: &str, socket: &Path, shared: &'a Shared) -> Option
 
 /// Asks for 20 MB and does not read them; returns what is to be kept open until the end.
 pub(crate) fn never_reads(socket: &Path) -> Result<UnixStream, Violation> {
-    let broken = |error: std::io::Error| Violation::new(Kind::Disturbed, format!("never reads: {error}"));
+    let broken =
+        |error: std::io::Error| Violation::new(ViolationKind::Disturbed, format!("never reads: {error}"));
     let mut stream = UnixStream::connect(socket).map_err(broken)?;
     stream.set_read_timeout(Some(TIME)).map_err(broken)?;
     stream.set_write_timeout(Some(TIME)).map_err(broken)?;
@@ -145,7 +146,10 @@ pub(crate) fn never_reads(socket: &Path) -> Result<UnixStream, Violation> {
         let mut buffer = [0; 4096];
         let length = stream.read(&mut buffer).map_err(broken)?;
         if length == 0 {
-            return Err(Violation::new(Kind::Untold, "never reads: closed before its thread"));
+            return Err(Violation::new(
+                ViolationKind::WithoutNotice,
+                "never reads: closed before its thread",
+            ));
         }
         seen.extend_from_slice(&buffer[..length]);
         let found = seen.split(|byte| *byte == b'\n').find_map(|line| {
@@ -189,7 +193,7 @@ pub(crate) fn garbage(socket: &Path, random: &mut Random) -> Option<Violation> {
         }
     });
     let text = |error| format!("a client that sent garbage ({} bytes): {error}", bytes.len());
-    sent.err().map(|error| Violation::new(Kind::Hang, text(error)))
+    sent.err().map(|error| Violation::new(ViolationKind::Hang, text(error)))
 }
 
 /// Sends the control socket what it does not understand; returns connections that are to be kept open.
@@ -204,7 +208,7 @@ pub(crate) fn control_garbage(socket: &Path, random: &mut Random) -> Result<Vec<
     let noise = (0..1 + random.index(3000)).map(|_| random.below(256).to_le_bytes()[0]).collect();
     let pieces = [noise, b"GET / HTTP/1.1\r\n".to_vec(), b"{\"jsonrpc\":\"2.0\"}\n".to_vec(), Vec::new()];
     let streams: std::io::Result<Vec<UnixStream>> = pieces.into_iter().map(connect).collect();
-    streams.map_err(|error| Violation::new(Kind::Disturbed, format!("the control socket: {error}")))
+    streams.map_err(|error| Violation::new(ViolationKind::Disturbed, format!("the control socket: {error}")))
 }
 
 /// Sends half a line and goes.
@@ -212,7 +216,7 @@ pub(crate) fn torn_line(socket: &Path, random: &mut Random) -> Option<Violation>
     let line = b"{\"id\":1,\"method\":\"initialize\",\"params\":{\"clientInfo\":{\"name\":\"t\",\"version\":\"1\"}}}\n";
     let length = 1 + random.index(line.len() - 1);
     let sent = UnixStream::connect(socket).and_then(|mut stream| stream.write_all(&line[..length]));
-    sent.err().map(|error| Violation::new(Kind::Disturbed, format!("torn line: {error}")))
+    sent.err().map(|error| Violation::new(ViolationKind::Disturbed, format!("torn line: {error}")))
 }
 
 const FLOOD: usize = 5000;

@@ -126,7 +126,7 @@ impl Plan {
     }
 }
 
-/// Tells whether a fault is one of a client that works.
+/// Returns whether a fault is one of a client that works.
 pub(crate) fn hits_a_client(fault: &Fault) -> bool {
     matches!(
         fault,

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::accounting::{Fate, Trace};
 use super::after;
 use super::director::Director;
 use super::fault::{Fault, Outcome};
 use super::guest;
-use super::ledger::{Fate, Trace};
 use super::plan::{LinkKind, Plan};
 use super::random::Random;
-use super::report::Report;
+use super::run_report::RunReport;
 use super::shared::Shared;
-use super::violation::{Kind, Violation};
+use super::violation::{Violation, ViolationKind};
 use super::worker::{Story, Worker};
 use crate::client::TestClient;
 use crate::codex::Version;
@@ -24,19 +24,19 @@ use crate::wait;
 /// Carries out a plan and returns what came of it.
 ///
 /// It does not panic: what the harness has to complain about is a violation like any other.
-pub fn run(plan: &Plan) -> Report {
+pub fn run(plan: &Plan) -> RunReport {
     let start = Instant::now();
-    let mut report = Report::new(plan.clone());
+    let mut report = RunReport::new(plan.clone());
     let went = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| go(plan, &mut report)));
     if let Err(panic) = went {
-        report.broken(Violation::new(Kind::Harness, words(&*panic)));
+        report.broken(Violation::new(ViolationKind::Harness, words(&*panic)));
     }
     report.time = start.elapsed();
     report
 }
 
-fn go(plan: &Plan, report: &mut Report) {
-    let home = Arc::new(Home::new().expect("the temporary folder can be written"));
+fn go(plan: &Plan, report: &mut RunReport) {
+    let home = Arc::new(Home::new().expect("the temporary directory can be written"));
     if plan.ending().is_some_and(Fault::is_at_start) {
         start(plan, &home, report);
     } else {
@@ -46,7 +46,7 @@ fn go(plan: &Plan, report: &mut Report) {
 }
 
 /// The story of a daemon that does not get ready.
-fn start(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
+fn start(plan: &Plan, home: &Arc<Home>, report: &mut RunReport) {
     let Some(step) = plan.steps.last() else { return };
     report.tried(&step.fault);
     let times = if matches!(step.fault, Fault::HandshakeExit(_)) { 3 } else { 1 };
@@ -63,7 +63,7 @@ fn start(plan: &Plan, home: &Arc<Home>, report: &mut Report) {
             wait::until("the clients are known", || {
                 daemon.ctl(&["status", "--json"]).json()["clients"] == guests.len()
             });
-            guests.iter_mut().for_each(|guest| guest.ledger.prove());
+            guests.iter_mut().for_each(|guest| guest.accounting.prove());
             daemon.term();
         }
         after::wait_for_end(&mut daemon, step.fault.outcome(), &shared, report);
@@ -115,7 +115,7 @@ impl<'a> Run<'a> {
         Run { plan, daemon, shared, random: Random::new(!plan.seed) }
     }
 
-    fn whole(mut self, report: &mut Report) {
+    fn whole(mut self, report: &mut RunReport) {
         let Run { plan, daemon, shared, random } = &mut self;
         let (plan, shared) = (*plan, &*shared);
         let outcome = plan.ending().map_or(Outcome::Ends(0), Fault::outcome);
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
             }));
             let extras = director.extras;
             if let Err(panic) = directed {
-                report.broken(Violation::new(Kind::Harness, words(&*panic)));
+                report.broken(Violation::new(ViolationKind::Harness, words(&*panic)));
                 shared.set_gone();
                 process::sweep(daemon.home().root(), Duration::ZERO);
             }
@@ -153,7 +153,10 @@ impl<'a> Run<'a> {
                 if let Ok(Some(code)) = command.join()
                     && code != 0
                 {
-                    report.broken(Violation::new(Kind::ExitCode, format!("ctl stop exited with {code}")));
+                    report.broken(Violation::new(
+                        ViolationKind::ExitCode,
+                        format!("ctl stop exited with {code}"),
+                    ));
                 }
             }
         });
@@ -164,7 +167,7 @@ impl<'a> Run<'a> {
                     let decided = match (plan.ending().is_some(), outcome) {
                         (true, Outcome::Killed) => Fate::Cut,
                         (true, _) if plan.ending().is_some_and(Fault::lets_turns_end) => Fate::Drained,
-                        (true, _) => Fate::Told,
+                        (true, _) => Fate::Notified,
                         // Nobody had a reason to end the connection of a client that still worked.
                         (false, _) => Fate::Served,
                     };
@@ -173,7 +176,10 @@ impl<'a> Run<'a> {
                 }
                 Ok(None) => {}
                 Err(panic) => {
-                    report.broken(Violation::new(Kind::Harness, format!("{name}: {}", words(&*panic))));
+                    report.broken(Violation::new(
+                        ViolationKind::Harness,
+                        format!("{name}: {}", words(&*panic)),
+                    ));
                 }
             }
         }
@@ -197,8 +203,8 @@ fn connect(name: &str, link: LinkKind, daemon: &TestDaemon) -> TestClient {
 }
 
 /// Closes the books of a client.
-fn close(story: Story, fate: Fate, report: &mut Report) -> Vec<Trace> {
-    let (violations, sums, traces) = story.ledger.close(fate);
+fn close(story: Story, fate: Fate, report: &mut RunReport) -> Vec<Trace> {
+    let (violations, sums, traces) = story.accounting.close(fate);
     report.add(sums);
     if !violations.is_empty() {
         report.past.push(story.past);

@@ -80,7 +80,7 @@ impl Shared {
         self.clients[client].ready.store(true, Ordering::Relaxed);
     }
 
-    /// Tells whether each client works or has left.
+    /// Returns whether each client works or has left.
     pub(crate) fn all_ready(&self) -> bool {
         let there = |place: &Place| place.ready.load(Ordering::Relaxed) || place.left.load(Ordering::Relaxed);
         self.clients.iter().all(there)

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::accounting::Sums;
 use super::fault::Outcome;
-use super::ledger::Sums;
-use super::report::Report;
-use super::violation::Kind;
+use super::run_report::RunReport;
+use super::violation::ViolationKind;
 
 /// The sums of a campaign.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +18,7 @@ pub struct Table {
     longest: Duration,
     sums: Sums,
     faults: BTreeMap<String, Line>,
-    kinds: BTreeMap<Kind, u64>,
+    kinds: BTreeMap<ViolationKind, u64>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +31,7 @@ struct Line {
 
 impl Table {
     /// Enters a run.
-    pub fn add(&mut self, report: &Report) {
+    pub fn add(&mut self, report: &RunReport) {
         self.runs += 1;
         self.real += u64::from(report.plan.real);
         self.bad += u64::from(!report.is_good());
@@ -51,7 +51,7 @@ impl Table {
         }
     }
 
-    /// Tells whether there was no violation.
+    /// Returns whether there was no violation.
     pub fn is_good(&self) -> bool {
         self.bad == 0
     }
@@ -61,7 +61,7 @@ impl Table {
         self.runs
     }
 
-    fn of(&self, kinds: &[Kind]) -> u64 {
+    fn of(&self, kinds: &[ViolationKind]) -> u64 {
         kinds.iter().filter_map(|kind| self.kinds.get(kind)).sum()
     }
 }
@@ -73,35 +73,35 @@ impl fmt::Display for Table {
             let Line { tried, lived, ended, broken } = line;
             writeln!(f, "{name:<36} {tried:>6} {lived:>9} {ended:>9} {broken:>7}")?;
         }
-        let Sums { owed, given, turns, ends, deltas } = self.sums;
+        let Sums { expected, given, turns, ends, deltas } = self.sums;
         let lines = [
             ("runs", format!("{}, {} of them on the real codex", self.runs, self.real)),
             ("longest run", format!("{:.1} s", self.longest.as_secs_f32())),
-            ("answers", format!("{owed} owed, {given} given")),
-            ("ends of turns", format!("{turns} owed, {ends} given")),
+            ("answers", format!("{expected} expected, {given} received")),
+            ("ends of turns", format!("{turns} expected, {ends} received")),
             ("deltas", format!("{deltas} in order")),
-            ("hangs", self.of(&[Kind::Hang]).to_string()),
-            ("orphans", self.of(&[Kind::Orphan]).to_string()),
-            ("failed restarts", self.of(&[Kind::Restart]).to_string()),
-            ("wrong exit codes", self.of(&[Kind::ExitCode]).to_string()),
-            ("strays", self.of(&[Kind::Stray]).to_string()),
+            ("hangs", self.of(&[ViolationKind::Hang]).to_string()),
+            ("orphans", self.of(&[ViolationKind::Orphan]).to_string()),
+            ("failed restarts", self.of(&[ViolationKind::Restart]).to_string()),
+            ("wrong exit codes", self.of(&[ViolationKind::ExitCode]).to_string()),
+            ("strays", self.of(&[ViolationKind::Stray]).to_string()),
             (
                 "lost, doubled, reordered",
-                [Kind::Lost, Kind::Doubled, Kind::Reordered]
+                [ViolationKind::Lost, ViolationKind::Doubled, ViolationKind::Reordered]
                     .map(|kind| self.of(&[kind]).to_string())
                     .join(", "),
             ),
             (
                 "other violations",
                 self.of(&[
-                    Kind::Unanswered,
-                    Kind::AnsweredTwice,
-                    Kind::TurnWithoutEnd,
-                    Kind::TurnEndedTwice,
-                    Kind::Untold,
-                    Kind::Disturbed,
-                    Kind::Complaint,
-                    Kind::Harness,
+                    ViolationKind::Unanswered,
+                    ViolationKind::AnsweredTwice,
+                    ViolationKind::TurnWithoutEnd,
+                    ViolationKind::TurnEndedTwice,
+                    ViolationKind::WithoutNotice,
+                    ViolationKind::Disturbed,
+                    ViolationKind::Complaint,
+                    ViolationKind::Harness,
                 ])
                 .to_string(),
             ),

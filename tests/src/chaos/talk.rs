@@ -4,18 +4,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::ledger::{Ledger, Purpose};
+use super::accounting::{ClientAccounting, Purpose};
 use super::plan::LinkKind;
 use super::random::Random;
 use super::shared::Shared;
-use super::violation::Kind;
-use crate::client::{Heard, Message, TestClient};
+use super::violation::ViolationKind;
+use crate::client::{Message, Received, TestClient};
 
 /// A connected client and its books.
 pub(crate) struct Talk<'a> {
     pub(crate) name: String,
     pub(crate) client: TestClient,
-    pub(crate) ledger: Ledger,
+    pub(crate) accounting: ClientAccounting,
     pub(crate) link: LinkKind,
     pub(crate) shared: &'a Shared,
     pub(crate) random: Random,
@@ -35,7 +35,7 @@ impl<'a> Talk<'a> {
         Talk {
             name: name.to_owned(),
             client,
-            ledger: Ledger::new(name),
+            accounting: ClientAccounting::new(name),
             link,
             shared,
             random: Random::new(seed),
@@ -63,7 +63,7 @@ impl<'a> Talk<'a> {
         if !tag.is_empty() && params.is_object() {
             params["tag"] = json!(tag);
         }
-        self.ledger.sent(id, method, &tag, purpose);
+        self.accounting.sent(id, method, &tag, purpose);
         (id, format!("{}\n", json!({"id": id, "method": method, "params": params})))
     }
 
@@ -77,8 +77,8 @@ impl<'a> Talk<'a> {
         let info = json!({"name": self.name, "version": "1"});
         let params = json!({"clientInfo": info, "capabilities": {"experimentalApi": true}});
         let id = self.ask("initialize", params, Purpose::Any);
-        self.pump("the answer to initialize", |talk| talk.ledger.is_done(id).is_some());
-        if self.ledger.is_done(id) != Some(true) {
+        self.pump("the answer to initialize", |talk| talk.accounting.is_done(id).is_some());
+        if self.accounting.is_done(id) != Some(true) {
             return false;
         }
         self.write(b"{\"method\":\"initialized\"}\n");
@@ -91,10 +91,10 @@ impl<'a> Talk<'a> {
         if self.shared.real {
             params["approvalPolicy"] = json!("untrusted");
         }
-        let before: Vec<String> = self.ledger.threads().cloned().collect();
+        let before: Vec<String> = self.accounting.threads().cloned().collect();
         let id = self.ask("thread/start", params, Purpose::Thread);
-        self.pump("a thread", |talk| talk.ledger.is_done(id).is_some());
-        self.ledger.threads().find(|thread| !before.contains(thread)).cloned()
+        self.pump("a thread", |talk| talk.accounting.is_done(id).is_some());
+        self.accounting.threads().find(|thread| !before.contains(thread)).cloned()
     }
 
     /// Starts a turn of this prompt, whose deltas carry this word.
@@ -116,7 +116,7 @@ impl<'a> Talk<'a> {
                 return false;
             }
             if Instant::now() >= self.shared.deadline {
-                self.ledger.hang(what);
+                self.accounting.hang(what);
                 self.over = true;
                 return false;
             }
@@ -126,23 +126,23 @@ impl<'a> Talk<'a> {
 
     /// Takes at most one message.
     pub(crate) fn listen(&mut self, time: Duration) {
-        match self.client.hear(time) {
-            Heard::Message(message) => self.take(&message),
-            Heard::End => {
+        match self.client.receive(time) {
+            Received::Message(message) => self.take(&message),
+            Received::End => {
                 let how = self.client.close_frame().map(|(code, reason)| format!("{code} {reason}"));
-                self.ledger.end(&how.unwrap_or_else(|| "end of file".to_owned()));
+                self.accounting.end(&how.unwrap_or_else(|| "end of file".to_owned()));
                 self.over = true;
             }
             // A bridge that has lost its daemon, and nothing that lived in it, waits for the next one.
-            Heard::Silence if self.link == LinkKind::Connect && self.shared.is_gone() => {
-                self.over = self.ledger.is_answered() && self.ledger.threads().next().is_none();
+            Received::Silence if self.link == LinkKind::Connect && self.shared.is_gone() => {
+                self.over = self.accounting.is_answered() && self.accounting.threads().next().is_none();
             }
-            Heard::Silence => {}
+            Received::Silence => {}
         }
     }
 
     fn take(&mut self, message: &Message) {
-        self.ledger.received(message);
+        self.accounting.received(message);
         if message.is_server_request() && message.method().is_some_and(|it| it.ends_with("/requestApproval"))
         {
             let decision = self.random.pick(&["accept", "decline"]);
@@ -152,8 +152,8 @@ impl<'a> Talk<'a> {
     }
 
     /// Enters a broken promise together with the last lines of this client.
-    pub(crate) fn break_promise(&mut self, kind: Kind, text: &str) {
-        self.ledger.break_promise(kind, text);
+    pub(crate) fn break_promise(&mut self, kind: ViolationKind, text: &str) {
+        self.accounting.break_promise(kind, text);
     }
 }
 

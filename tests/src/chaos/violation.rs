@@ -6,14 +6,14 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Which promise.
-    pub kind: Kind,
+    pub kind: ViolationKind,
     /// Who, what, and what was there instead.
     pub text: String,
 }
 
 /// The promises as this campaign can see them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum ViolationKind {
     /// A request without an answer.
     Unanswered,
     /// A second answer to a request.
@@ -31,7 +31,7 @@ pub enum Kind {
     /// Something came to the wrong client.
     Stray,
     /// A connection ended and nobody had said so.
-    Untold,
+    WithoutNotice,
     /// A client that was not concerned noticed something.
     Disturbed,
     /// Something did not come to its end in time.
@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 impl Violation {
-    pub(crate) fn new(kind: Kind, text: impl Into<String>) -> Violation {
+    pub(crate) fn new(kind: ViolationKind, text: impl Into<String>) -> Violation {
         Violation { kind, text: text.into() }
     }
 }

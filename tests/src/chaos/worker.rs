@@ -5,11 +5,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::ledger::{Fate, Ledger, Purpose};
+use super::accounting::{ClientAccounting, Fate, Purpose};
 use super::plan::{ClientPlan, LinkKind};
 use super::shared::{Hit, Shared};
 use super::talk::Talk;
-use super::violation::Kind;
+use super::violation::ViolationKind;
 use crate::client::TestClient;
 
 /// A client of a plan, connected.
@@ -25,7 +25,7 @@ pub(crate) struct Worker<'a> {
 
 /// The end of a client's story.
 pub(crate) struct Story {
-    pub(crate) ledger: Ledger,
+    pub(crate) accounting: ClientAccounting,
     /// What it has made of its end; `None` when the daemon decided.
     pub(crate) fate: Option<Fate>,
     /// Its last lines, for people.
@@ -48,11 +48,11 @@ impl<'a> Worker<'a> {
     pub(crate) fn run(mut self) -> Story {
         let fate = self.work();
         let past = self.talk.client.past(SHOWN).to_vec();
-        let Talk { ledger, client, .. } = self.talk;
+        let Talk { accounting, client, .. } = self.talk;
         // Ends the connection, or the bridge.
         drop(client);
         self.talk.shared.set_left(self.index);
-        Story { ledger, fate, past }
+        Story { accounting, fate, past }
     }
 
     fn work(&mut self) -> Option<Fate> {
@@ -85,12 +85,12 @@ impl<'a> Worker<'a> {
             if shared.is_stopped() {
                 return self.leave();
             }
-            let announced = self.talk.ledger.is_announced();
-            if self.idle || announced && !self.plan.eager || self.threads.is_empty() {
+            let notified = self.talk.accounting.has_shutdown_notice();
+            if self.idle || notified && !self.plan.eager || self.threads.is_empty() {
                 self.talk.pump("the end", |talk| {
                     shared.is_stopped()
                         || shared.is_hit(self.index).is_some()
-                        || talk.ledger.is_announced() != announced
+                        || talk.accounting.has_shutdown_notice() != notified
                 });
             } else {
                 self.task();
@@ -114,9 +114,9 @@ impl<'a> Worker<'a> {
         // Its answer proves that all before it was read.
         self.talk.ask("broker/status", json!({}), Purpose::Any);
         let index = self.index;
-        self.talk.pump("its work", |talk| talk.ledger.is_settled() || shared.is_hit(index).is_some());
+        self.talk.pump("its work", |talk| talk.accounting.is_complete() || shared.is_hit(index).is_some());
         if let Some(thread) = self.threads.first()
-            && self.talk.ledger.has_ended_turn(thread)
+            && self.talk.accounting.has_ended_turn(thread)
         {
             shared.show_thread(self.index, thread);
         }
@@ -132,7 +132,7 @@ impl<'a> Worker<'a> {
     }
 
     fn free_thread(&self) -> Option<String> {
-        self.threads.iter().find(|thread| !self.talk.ledger.is_busy(thread)).cloned()
+        self.threads.iter().find(|thread| !self.talk.accounting.is_busy(thread)).cloned()
     }
 
     /// Returns a word that nobody else says, and that ends with a letter.
@@ -221,8 +221,9 @@ impl<'a> Worker<'a> {
         let prompt = format!("[[deltas:3:0:{word}]][[hang]]");
         let id = self.talk.start_turn(&thread, &word, 3, &prompt);
         let index = self.index;
-        self.talk.pump("a turn", |talk| talk.ledger.is_done(id).is_some() || shared.is_hit(index).is_some());
-        if let Some((turn, thread)) = self.talk.ledger.turn_with(&word) {
+        self.talk
+            .pump("a turn", |talk| talk.accounting.is_done(id).is_some() || shared.is_hit(index).is_some());
+        if let Some((turn, thread)) = self.talk.accounting.turn_with(&word) {
             let params = json!({"threadId": thread, "turnId": turn});
             self.talk.ask("turn/interrupt", params, Purpose::Interrupt(turn.clone()));
         }
@@ -232,10 +233,10 @@ impl<'a> Worker<'a> {
     fn leave(&mut self) -> Option<Fate> {
         if self.plan.command {
             self.talk.ask("command/exec/terminate", json!({"processId": "all the time"}), Purpose::Any);
-            self.talk.pump("the end of its command", |talk| talk.ledger.is_answered());
+            self.talk.pump("the end of its command", |talk| talk.accounting.is_answered());
         }
-        let settled = self.talk.pump("its last answers", |talk| talk.ledger.is_settled());
-        (settled && !self.talk.over).then_some(Fate::Served)
+        let complete = self.talk.pump("its last answers", |talk| talk.accounting.is_complete());
+        (complete && !self.talk.over).then_some(Fate::Served)
     }
 
     /// Does to itself what the plan says.
@@ -256,7 +257,8 @@ impl<'a> Worker<'a> {
                 if self.plan.link == LinkKind::Connect {
                     let status = self.talk.client.wait_exit();
                     if status.code() != Some(0) {
-                        self.talk.break_promise(Kind::ExitCode, &format!("codexd connect: {status}"));
+                        self.talk
+                            .break_promise(ViolationKind::ExitCode, &format!("codexd connect: {status}"));
                     }
                 }
                 Fate::HalfClosed

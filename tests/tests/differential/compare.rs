@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use crate::exceptions::{Exception, Kind};
+use crate::exceptions::{DifferenceKind, Exception};
 use crate::lanes::{self, Lane};
 use crate::normal::Names;
 
@@ -107,9 +107,9 @@ impl Exception {
         self.client == difference.client
             && self.method == name_of(message)
             && match self.kind {
-                Kind::Missing => right.is_none(),
-                Kind::Extra => left.is_none(),
-                Kind::Value(path) => match (left, right) {
+                DifferenceKind::Missing => right.is_none(),
+                DifferenceKind::Extra => left.is_none(),
+                DifferenceKind::Value(path) => match (left, right) {
                     (Some(left), Some(right)) => {
                         let paths = different_paths(left, right);
                         !paths.is_empty() && paths.iter().all(|(found, _, _)| found == path)

@@ -9,7 +9,7 @@ pub(crate) struct Exception {
     pub(crate) client: &'static str,
     /// Method of the message, or of the request that is answered.
     pub(crate) method: &'static str,
-    pub(crate) kind: Kind,
+    pub(crate) kind: DifferenceKind,
     /// Whether it depends on the moment, so that its absence is fine, too.
     pub(crate) sometimes: bool,
     #[allow(dead_code, reason = "for people, and printed when the exception is not needed")]
@@ -19,7 +19,7 @@ pub(crate) struct Exception {
 /// How it differs.
 #[derive(Clone, Copy, Debug)]
 #[allow(dead_code, reason = "a list of exceptions need not use every kind")]
-pub(crate) enum Kind {
+pub(crate) enum DifferenceKind {
     /// Only the oracle sends it.
     Missing,
     /// Only codexd sends it.
@@ -33,7 +33,7 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         script: "before_initialize",
         client: "B",
         method: "no/such",
-        kind: Kind::Value("/error/message"),
+        kind: DifferenceKind::Value("/error/message"),
         sometimes: false,
         reason: "codexd checks the handshake before anything is decoded, which only the upstream could do",
     },
@@ -41,7 +41,7 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         script: "resume_unsubscribe_and_turn_at_once",
         client: "B",
         method: "thread/tokenUsage/updated",
-        kind: Kind::Missing,
+        kind: DifferenceKind::Missing,
         sometimes: false,
         reason: "an unsubscribe sent behind a resume without an answer is answered together with it, before the \
                  copy of the token usage that follows",
@@ -50,7 +50,7 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         script: "resume_unsubscribe_and_turn_at_once",
         client: "B",
         method: "thread/tokenUsage/updated",
-        kind: Kind::Extra,
+        kind: DifferenceKind::Extra,
         sometimes: false,
         reason: "the same copy, behind the answer to the unsubscribe",
     },

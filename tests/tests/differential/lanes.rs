@@ -13,7 +13,7 @@ pub(crate) struct Lane {
     pub(crate) name: String,
 }
 
-/// Returns the lane of a notification or of a question of the server.
+/// Returns the lane of a notification or of a server request.
 pub(crate) fn lane(message: &Value) -> Lane {
     let method = message["method"].as_str().unwrap_or_default();
     let params = &message["params"];
@@ -27,7 +27,7 @@ pub(crate) fn lane(message: &Value) -> Lane {
         (_, "warning") => "warning".to_owned(),
         // The goal is read from a database behind the answer to a resume; live events do not wait for it.
         (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
-        // Written by the task that takes the answer to the question, beside the thread's own.
+        // Written by the task that takes the answer to the server request, beside the thread's own.
         (Some(_), "item/completed") if never_ran(&params["item"]) => "never ran".to_owned(),
         (Some(_), _) => String::new(),
         // Processes, watches and searches run beside each other.
@@ -216,7 +216,7 @@ pub(crate) fn decode(text: &str) -> String {
 }
 
 #[test]
-fn output_that_is_told_at_the_end_is_left_out_and_other_output_is_not() {
+fn output_that_is_repeated_at_the_end_is_left_out_and_other_output_is_not() {
     let delta = |item: &str, text: &str| {
         let params = json!({"itemId": item, "delta": text});
         json!({"method": "item/commandExecution/outputDelta", "params": params})

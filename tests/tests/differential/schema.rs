@@ -11,12 +11,12 @@ use codexd_tests::home::Home;
 fn the_order_of_parameters_is_that_of_the_schema() {
     let Some(codex) = Codex::for_test(Version::Current) else { return };
     let home = Home::new().unwrap();
-    let folder = home.root().join("schema");
+    let directory = home.root().join("schema");
     let mut command = home.command(&codex.native);
-    command.args(["app-server", "generate-ts", "--experimental", "--out"]).arg(&folder);
+    command.args(["app-server", "generate-ts", "--experimental", "--out"]).arg(&directory);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let requests = fs::read_to_string(folder.join("ClientRequest.ts")).unwrap();
+    let requests = fs::read_to_string(directory.join("ClientRequest.ts")).unwrap();
     let mut checked = 0;
     for request in REQUESTS.iter().filter(|request| !request.order.is_empty()) {
         // One of several shapes, told apart by the first member.
@@ -26,15 +26,15 @@ fn the_order_of_parameters_is_that_of_the_schema() {
         let start = format!("\"method\": \"{}\", id: RequestId, params: ", request.method);
         let (_, rest) = requests.split_once(&start).unwrap();
         let name = rest.split([',', ' ']).next().unwrap();
-        assert_eq!(request.order, members(&folder, name), "{}", request.method);
+        assert_eq!(request.order, members(&directory, name), "{}", request.method);
         checked += 1;
     }
     assert!(checked > 30, "{checked}");
 }
 
 /// Returns the names of the members of a type, in their order.
-fn members(folder: &Path, name: &str) -> Vec<String> {
-    let text = fs::read_to_string(folder.join(format!("v2/{name}.ts"))).unwrap();
+fn members(directory: &Path, name: &str) -> Vec<String> {
+    let text = fs::read_to_string(directory.join(format!("v2/{name}.ts"))).unwrap();
     let (_, text) = text.split_once(&format!("export type {name} = ")).unwrap();
     let mut names = Vec::new();
     let (mut depth, mut word) = (0, String::new());

@@ -72,7 +72,7 @@ impl<'a> Stage<'a> {
 
     /// Ends a client's connection, without a word.
     pub(crate) fn leave(&mut self, who: Who) {
-        self.settle(who);
+        self.barrier(who);
         drop(self.actors[who.0].client.take());
     }
 
@@ -128,9 +128,9 @@ impl<'a> Stage<'a> {
         self.answer_to(&asked)
     }
 
-    /// Answers a question of the server.
-    pub(crate) fn reply(&mut self, who: Who, question: &Value, result: Value) {
-        self.say(who, json!({"id": question["id"], "result": result}));
+    /// Answers a server request.
+    pub(crate) fn reply(&mut self, who: Who, server_request: &Value, result: Value) {
+        self.say(who, json!({"id": server_request["id"], "result": result}));
     }
 
     // Waiting.
@@ -142,7 +142,7 @@ impl<'a> Stage<'a> {
         self.wait(asked.who, "an answer", from, |it| it["id"] == id && it["method"].is_null())
     }
 
-    /// Waits for a notification or question with this method that no step has waited for yet.
+    /// Waits for a notification or server request with this method that no step has waited for yet.
     #[track_caller]
     pub(crate) fn see(&mut self, who: Who, method: &str) -> Value {
         self.wait(who, method, 0, |it| it["method"] == method)
@@ -185,7 +185,7 @@ impl<'a> Stage<'a> {
 
     /// Receives all that was sent to a client by now: the answer to a cheap request comes behind it.
     #[track_caller]
-    pub(crate) fn settle(&mut self, who: Who) {
+    pub(crate) fn barrier(&mut self, who: Who) {
         let asked = self.ask_as(who, json!("barrier"), "thread/loaded/list", json!({}));
         self.answer_to(&asked);
     }
@@ -237,7 +237,7 @@ impl<'a> Stage<'a> {
         thread
     }
 
-    /// Waits for a notification or question with this method at each of these clients.
+    /// Waits for a notification or server request with this method at each of these clients.
     #[track_caller]
     pub(crate) fn all_see(&mut self, all: &[Who], method: &str) {
         for who in all {
@@ -263,7 +263,7 @@ impl<'a> Stage<'a> {
     #[track_caller]
     pub(crate) fn resume_with(&mut self, who: Who, params: Value) -> Value {
         // What follows the resume of another client comes to this one, too.
-        self.settle(who);
+        self.barrier(who);
         let asked = self.ask(who, "thread/resume", params);
         let answer = self.answer_to(&asked);
         if answer["error"].is_null() {
@@ -282,7 +282,7 @@ impl<'a> Stage<'a> {
         turn
     }
 
-    /// The project's folder.
+    /// The project's directory.
     pub(crate) fn project(&self) -> String {
         self.world.home().project().display().to_string()
     }
@@ -296,7 +296,7 @@ impl<'a> Stage<'a> {
     pub(crate) fn finish(mut self) -> Transcript {
         for index in 0..self.actors.len() {
             if self.actors[index].client.is_some() {
-                self.settle(Who(index));
+                self.barrier(Who(index));
             }
         }
         Transcript {

@@ -73,9 +73,9 @@ impl World {
         let server = match side {
             Side::Native => Server::Native(Box::new(NativeListener::start(codex, home, &config))),
             Side::Lines | Side::WebSocket => {
-                let folder = home.config().join("codexd");
-                fs::create_dir_all(&folder).unwrap();
-                fs::write(folder.join("config.toml"), format!("client_name = {FIRST:?}\n")).unwrap();
+                let directory = home.config().join("codexd");
+                fs::create_dir_all(&directory).unwrap();
+                fs::write(directory.join("config.toml"), format!("client_name = {FIRST:?}\n")).unwrap();
                 let daemon = TestDaemon::real(setup.version()).unwrap();
                 let daemon = daemon.home(home).codex_config(|it| *it = config).ready();
                 Server::Codexd(Box::new(daemon))
@@ -109,7 +109,7 @@ impl World {
     }
 }
 
-/// Copies what is in a folder.
+/// Copies what is in a directory.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {

@@ -64,7 +64,7 @@ impl Activated {
     }
 }
 
-/// Tells whether somebody listens at a path, without connecting: that would start the daemon. The file is
+/// Returns whether somebody listens at a path, without connecting: that would start the daemon. The file is
 /// there a moment before (`/proc/net/unix`, `proc_net(5)`: the flag 0x10000 marks a listening socket).
 fn is_listening(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/net/unix").unwrap();
@@ -117,7 +117,7 @@ fn the_socket_is_known_by_its_name() {
 }
 
 #[test]
-fn a_permanent_failure_is_told_to_who_waits() {
+fn a_permanent_failure_is_reported_to_a_waiting_client() {
     let Some(mut it) = Activated::listen(&[("s", "codexd")], "no_such_key = 1\n") else { return };
     let ask = |line: &str| {
         let mut stream = UnixStream::connect(it.socket("s")).unwrap();
@@ -145,13 +145,13 @@ fn clients_that_come_during_a_drain_are_left_for_the_next_daemon() {
     client.initialize();
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, "[[approve]] go");
-    let question = client.take("the approval", |message| message.is_server_request());
+    let approval = client.take("the approval", |message| message.is_server_request());
     it.term();
     client.take_method("notifications/broker/shuttingDown");
     // Taken by the system, and by nobody else: nothing is read and nothing closed.
     let mut late = TestClient::connect("late", &it.socket("s"));
     late.send_request("initialize", json!({"clientInfo": {"name": "t", "version": "1"}}));
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(it.exit_code(), Some(0));
     assert_eq!(late.recv_to_end(), []);

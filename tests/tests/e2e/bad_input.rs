@@ -18,7 +18,7 @@ fn strict() -> TestDaemon {
 #[track_caller]
 fn answers_to(client: &mut TestClient, bytes: &[u8]) -> Vec<Message> {
     client.send_bytes(bytes).unwrap();
-    client.settle()
+    client.recv_to_barrier()
 }
 
 /// Checks that each line gets one error with this code and id, and the connection stays usable.
@@ -64,7 +64,6 @@ fn a_line_that_is_not_json_gets_a_parse_error() {
         b"{\"id\":1,\"method\":\"model/list\"} // comment",
         b"{\"id\":01,\"method\":\"model/list\"}",
         b"{\"id\":1,\"method\":\"model/list\",\"params\":{\"a\":NaN}}",
-        b"{\"id\":1,\"method\":\"model/list\",\"params\":{\"a\":1e999}}",
         b"{\"id\":1,\"method\":\"model/list\",\"params\":{\"a\":\"\x01\"}}",
         b"{\"id\":1,\"method\":\"model/list\",\"params\":{\"a\":\"\x00\"}}",
         b"{\"id\":1,\"method\":\"model/list\"}\x00",
@@ -148,7 +147,6 @@ fn an_id_that_is_none_is_an_invalid_request() {
         "5.5",
         "5.0",
         "1e3",
-        "-0",
         "9223372036854775808",
         "-9223372036854775809",
         "123456789012345678901234567890",
@@ -179,6 +177,76 @@ fn a_member_given_twice_is_an_invalid_request() {
     ];
     each_is_refused(&mut client, -32600, &cases);
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
+}
+
+#[test]
+fn a_trace_that_the_upstream_cannot_read_is_an_invalid_request() {
+    let daemon = strict();
+    let mut client = quiet_client(&daemon, "bad");
+    let traces = [
+        "5",
+        "\"x\"",
+        r#"{"traceparent":5}"#,
+        r#"{"tracestate":["x"]}"#,
+        r#"{"traceparent":"x","trace\u0070arent":"x"}"#,
+        r#"["x","y","z"]"#,
+        r#"{},"trace":{}"#,
+    ];
+    let lines = traces.map(|trace| format!(r#"{{"id":"t","method":"model/list","trace":{trace}}}"#));
+    let cases: Vec<(&[u8], Value)> = lines.iter().map(|line| (line.as_bytes(), json!("t"))).collect();
+    each_is_refused(&mut client, -32600, &cases);
+    assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
+}
+
+#[test]
+fn an_object_that_the_upstream_reads_as_another_thing_is_refused() {
+    let daemon = strict();
+    let mut client = quiet_client(&daemon, "bad");
+    let params = [
+        r#"{"$serde_json::private::RawValue":"{\"threadId\":\"x\"}"}"#,
+        r#"{"a":[{"\u0024serde_json::private::Number":"x"}]}"#,
+    ];
+    let lines = params.map(|params| format!(r#"{{"id":"r","method":"turn/start","params":{params}}}"#));
+    let cases: Vec<(&[u8], Value)> = lines.iter().map(|line| (line.as_bytes(), json!("r"))).collect();
+    each_is_refused(&mut client, -32600, &cases);
+    assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
+}
+
+#[test]
+fn an_id_of_more_than_64_kib_is_refused_without_it() {
+    let daemon = strict();
+    let mut client = quiet_client(&daemon, "bad");
+    let line = |bytes: usize| format!(r#"{{"id":"{}","method":"model/list"}}"#, "x".repeat(bytes - 2));
+    each_is_refused(&mut client, -32600, &[(line((64 << 10) + 1).as_bytes(), Value::Null)]);
+    assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
+    client.send_line(&line(64 << 10));
+    client.take("the answer", |message| message["id"].as_str().is_some_and(|id| id.len() == (64 << 10) - 2));
+}
+
+#[test]
+fn names_and_methods_in_escapes_are_what_they_spell() {
+    let daemon = strict();
+    let mut client = quiet_client(&daemon, "odd");
+    client.send_line(r#"{"\u0069d":"\u0061\/","m\u0065thod":"model\/list","p\u0061rams":{}}"#);
+    let answer = client.take("the answer", |message| message["id"] == "a/");
+    assert!(answer.outcome().is_ok() && answer.raw.contains(r#""id":"\u0061\/""#), "{}", answer.raw);
+    // Without the experimental interface, what needs it is refused in any spelling.
+    let mut plain = daemon.raw_client("plain");
+    plain.initialize_with(json!({}));
+    plain.send_line(r#"{"id":1,"method":"server\/diagnostics","params":{}}"#);
+    let error = plain.response(1).unwrap_err();
+    assert_eq!(error.message, "server/diagnostics requires experimentalApi capability");
+    plain.send_line(r#"{"id":2,"method":"thr\u0065ad/start","params":{"dynamic\u0054ools":[]}}"#);
+    let error = plain.response(2).unwrap_err();
+    assert_eq!(error.message, "thread/start.dynamicTools requires experimentalApi capability");
+    // A second client does not become a subscriber of a thread that is started so.
+    let mut other = quiet_client(&daemon, "other");
+    client.send_line(r#"{"id":3,"method":"thread\/start","params":{}}"#);
+    let thread = client.response(3).unwrap()["thread"]["id"].as_str().unwrap().to_owned();
+    let turn = client.start_turn(&thread, "[[deltas:3]]");
+    assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
+    let got = other.recv_to_barrier();
+    assert_eq!(deltas(&got), [] as [&str; 0], "{got:?}");
 }
 
 #[test]
@@ -264,7 +332,7 @@ fn a_torn_last_line_is_dropped() {
         client.finish_sending();
         assert_eq!(client.recv_to_end(), []);
     }
-    assert_eq!(quiet_client(&daemon, "other").settle(), []);
+    assert_eq!(quiet_client(&daemon, "other").recv_to_barrier(), []);
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }
 
@@ -275,7 +343,7 @@ fn an_unknown_method_gets_the_upstreams_own_error() {
     let error = client.try_request("no/such", json!({})).unwrap_err();
     assert_eq!((error.code, &error.data), (-32600, &Value::Null));
     assert!(error.message.starts_with("Invalid request: unknown variant `no/such`"), "{}", error.message);
-    assert_eq!(client.settle(), []);
+    assert_eq!(client.recv_to_barrier(), []);
 }
 
 #[test]
@@ -290,7 +358,7 @@ fn before_initialize_nothing_else_is_possible() {
     client.notify("no/such", json!({}));
     client.send_line(r#"{"id":0,"result":{"decision":"accept"}}"#);
     client.initialize();
-    client.settle();
+    client.recv_to_barrier();
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }
 
@@ -329,7 +397,7 @@ fn a_bad_introduction_is_refused_and_can_be_repeated() {
         assert!(error.message.starts_with(words), "{params}: {}", error.message);
     }
     client.initialize();
-    client.settle();
+    client.recv_to_barrier();
     assert_eq!(daemon.fake_log().matches("\"initialize\"").count(), 1);
 }
 
@@ -352,7 +420,7 @@ fn another_client_does_not_notice_a_bad_one() {
     let turn = good.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), deltas(&turn.seen).len()), ("completed", 101));
     assert!(turn.seen.iter().all(|message| message["error"].is_null()));
-    assert_eq!(good.settle().iter().filter(|message| !message["error"].is_null()).count(), 0);
+    assert_eq!(good.recv_to_barrier().iter().filter(|message| !message["error"].is_null()).count(), 0);
 }
 
 #[test]
@@ -383,7 +451,7 @@ fn noise_on_many_connections_disturbs_nobody() {
         // The daemon answers each line; nobody reads some of the answers.
         let _ = bad.send_bytes(&noise);
         drop(bad);
-        assert_eq!(good.settle(), []);
+        assert_eq!(good.recv_to_barrier(), []);
     }
     assert_eq!(methods_upstream(&daemon), expected_methods(&[]));
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{
-    Owed, TURN_END, deltas, expect_end, expect_farewell, handled, quiet_client, reason, status,
+    TURN_END, Unresolved, deltas, expect_end, expect_resolved, handled, quiet_client, reason, status,
     wait_for_state, waiting_turn, with_method,
 };
 
@@ -26,14 +26,14 @@ fn dies_in_a_turn(prompt: &str, turn_status: &str, why: &str) -> Value {
     let thread = client.start_thread(json!({}));
     let pending = client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     let turn = client.start_turn(&thread, prompt);
-    let owed = Owed { turns: &[&turn], turn_status, requests: &[pending], reason: why };
-    let seen = expect_farewell(&mut client, &owed);
+    let unresolved = Unresolved { turns: &[&turn], turn_status, requests: &[pending], reason: why };
+    let seen = expect_resolved(&mut client, &unresolved);
     assert_eq!(deltas(&seen)[..2], ["tok0 ", "tok1 "], "all that was said before the end comes before it");
     if turn_status == "completed" {
         let end = with_method(&seen, TURN_END)[0];
         assert_eq!(end["params"]["turn"]["items"][0]["text"], "tok0 tok1 | echo: ", "{}", end.raw);
     }
-    expect_farewell(&mut other, &Owed { turns: &[], turn_status, requests: &[], reason: why });
+    expect_resolved(&mut other, &Unresolved { turns: &[], turn_status, requests: &[], reason: why });
     expect_end(&mut daemon, 1);
     status(&daemon)["lastExit"].clone()
 }
@@ -48,8 +48,8 @@ fn dies_idle(mut daemon: TestDaemon, signal: Signal) -> Value {
         // The stand-in's runtime steps aside at the first one.
         daemon.signal_upstream(signal);
     }
-    let owed = Owed { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" };
-    expect_farewell(&mut client, &owed);
+    let unresolved = Unresolved { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" };
+    expect_resolved(&mut client, &unresolved);
     expect_end(&mut daemon, 1);
     status(&daemon)["lastExit"].clone()
 }
@@ -98,9 +98,9 @@ fn any_exit_code_of_an_idle_upstream_is_a_loss() {
         let processes = daemon.processes();
         let inner = processes.iter().find(|process| process.command.starts_with(&fake)).unwrap();
         kill(Pid::from_raw(inner.pid), Signal::SIGTERM).unwrap();
-        expect_farewell(
+        expect_resolved(
             &mut client,
-            &Owed { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" },
+            &Unresolved { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" },
         );
         expect_end(&mut daemon, 1);
         assert_eq!(status(&daemon)["lastExit"]["upstream"], format!("exited with code {code}"));
@@ -177,20 +177,21 @@ fn each_client_gets_the_end_of_its_own_turn_only() {
     let mut watcher = daemon.client("watcher");
     daemon.signal_upstream(Signal::SIGKILL);
     for (client, turn) in clients.iter_mut().zip(&turns) {
-        let owed = Owed { turns: &[turn], turn_status: "failed", requests: &[], reason: "upstreamLost" };
-        let seen = expect_farewell(client, &owed);
-        // The question will not be answered any more.
+        let unresolved =
+            Unresolved { turns: &[turn], turn_status: "failed", requests: &[], reason: "upstreamLost" };
+        let seen = expect_resolved(client, &unresolved);
+        // The server request will not be answered any more.
         assert_eq!(with_method(&seen, "serverRequest/resolved").len(), 1);
     }
-    expect_farewell(
+    expect_resolved(
         &mut watcher,
-        &Owed { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" },
+        &Unresolved { turns: &[], turn_status: "", requests: &[], reason: "upstreamLost" },
     );
     expect_end(&mut daemon, 1);
 }
 
 #[test]
-fn every_request_without_an_answer_gets_its_error_and_those_held_back_may_be_repeated() {
+fn every_request_without_an_answer_gets_its_error_and_queued_ones_can_be_repeated() {
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
@@ -202,10 +203,11 @@ fn every_request_without_an_answer_gets_its_error_and_those_held_back_may_be_rep
     handled(&mut client);
     handled(&mut other);
     daemon.signal_upstream(Signal::SIGKILL);
-    let owed = Owed { turns: &[&turn], turn_status: "failed", requests: &requests, reason: "upstreamLost" };
-    let seen = expect_farewell(&mut client, &owed);
-    let owed = Owed { turns: &[], turn_status: "", requests: &others, reason: "upstreamLost" };
-    let seen_by_other = expect_farewell(&mut other, &owed);
+    let unresolved =
+        Unresolved { turns: &[&turn], turn_status: "failed", requests: &requests, reason: "upstreamLost" };
+    let seen = expect_resolved(&mut client, &unresolved);
+    let unresolved = Unresolved { turns: &[], turn_status: "", requests: &others, reason: "upstreamLost" };
+    let seen_by_other = expect_resolved(&mut other, &unresolved);
     let delivered = |word: &str| {
         let answers = seen.iter().chain(&seen_by_other);
         answers.filter(|message| message["error"]["data"]["codexd"]["delivered"] == word).count()
@@ -222,9 +224,13 @@ fn an_upstream_that_does_not_answer_is_lost() {
     let thread = client.start_thread(json!({}));
     let pending = client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     let turn = client.start_turn(&thread, "[[freeze]]");
-    let owed =
-        Owed { turns: &[&turn], turn_status: "failed", requests: &[pending], reason: "upstreamUnresponsive" };
-    expect_farewell(&mut client, &owed);
+    let unresolved = Unresolved {
+        turns: &[&turn],
+        turn_status: "failed",
+        requests: &[pending],
+        reason: "upstreamUnresponsive",
+    };
+    expect_resolved(&mut client, &unresolved);
     expect_end(&mut daemon, 1);
     assert_eq!(status(&daemon)["lastExit"]["reason"], "codex app-server does not answer any more");
 }
@@ -235,28 +241,30 @@ fn a_silent_upstream_that_answers_lives_on_however_slow_one_request_is() {
     let mut daemon = builder.ready();
     let mut client = daemon.client("one");
     client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
-    codexd_tests::wait::until("some probes", || daemon.fake_log().matches("thread/loaded/list").count() >= 5);
-    client.settle();
-    quiet_client(&daemon, "other").settle();
+    codexd_tests::wait::until("some health checks", || {
+        daemon.fake_log().matches("thread/loaded/list").count() >= 5
+    });
+    client.recv_to_barrier();
+    quiet_client(&daemon, "other").recv_to_barrier();
     // A drain would wait for its command.
     drop(client);
     assert_eq!(daemon.stop(), 0);
 }
 
 #[test]
-fn a_busy_upstream_that_answers_no_probe_is_not_dead() {
+fn a_busy_upstream_that_answers_no_health_check_is_not_dead() {
     // Everything lasts longer than the timeout, and the pauses in between are far below it.
     let builder = TestDaemon::fake("[[strict]]").args(["--probe-interval", "20ms", "--probe-timeout", "4s"]);
     let mut daemon = builder.ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
-    let probes = || daemon.fake_log().matches("thread/loaded/list").count();
+    let health_checks = || daemon.fake_log().matches("thread/loaded/list").count();
     let turn = client.start_turn(&thread, "[[busy]][[deltas:60:100]]");
-    let before = probes();
+    let before = health_checks();
     let turn = client.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), turn.deltas.len()), ("completed", 61));
-    assert!(probes() > before + 5, "it was asked all the while");
-    client.settle();
+    assert!(health_checks() > before + 5, "it was asked all the while");
+    client.recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -280,7 +288,7 @@ fn a_machine_that_was_suspended_is_no_death() {
     assert!(waited().is_some_and(|ms| ms < 15_000));
     daemon.signal_upstream(Signal::SIGCONT);
     assert_eq!(client.turn(&thread, "hello").status, "completed");
-    client.settle();
+    client.recv_to_barrier();
     assert_eq!(status(&daemon)["warnings"], json!([]));
     assert_eq!(daemon.stop(), 0);
 }
@@ -302,9 +310,9 @@ fn a_frozen_upstream_with_a_full_input_is_found_and_everybody_is_answered() {
         .collect();
     for (n, (client, requests)) in clients.iter_mut().zip(&requests).enumerate() {
         let turns: &[&str] = if n == 0 { &[&turn] } else { &[] };
-        expect_farewell(
+        expect_resolved(
             client,
-            &Owed { turns, turn_status: "failed", requests, reason: "upstreamUnresponsive" },
+            &Unresolved { turns, turn_status: "failed", requests, reason: "upstreamUnresponsive" },
         );
     }
     expect_end(&mut daemon, 1);

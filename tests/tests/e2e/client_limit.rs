@@ -62,14 +62,14 @@ fn a_client_above_the_limit_gets_the_reason_in_its_framing_and_the_others_stay()
     let tungstenite::Error::Http(answer) = *error else { panic!("{error}") };
     assert_eq!((answer.status().as_u16(), &answer.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     for client in &mut clients {
-        client.settle();
+        client.recv_to_barrier();
     }
     assert_eq!(status(&daemon)["counters"]["clientsRefused"], 5);
     // The log has the first of many.
     assert_eq!(daemon.stderr().matches("refused a client").count(), 1, "{}", daemon.stderr());
     clients.pop();
     wait::until("there is room", || status(&daemon)["clients"] == 2);
-    daemon.websocket_client("another").settle();
+    daemon.websocket_client("another").recv_to_barrier();
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn silent_connections_above_the_limit_keep_no_other_from_its_response() {
         .collect();
     assert!(get(&daemon, "/healthz").ends_with("ok\n"));
     expect_refusal(&daemon, "1 client is connected");
-    clients[0].settle();
+    clients[0].recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     drop((silent, half));
 }
@@ -151,7 +151,7 @@ fn a_daemon_that_runs_out_of_files_refuses_new_clients_and_serves_the_connected_
     assert_eq!(status(&daemon)["clients"], 48);
     drop(others);
     wait::until("all is well", || status(&daemon)["warnings"] == json!([]));
-    daemon.client("last").settle();
+    daemon.client("last").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -169,7 +169,7 @@ fn connect_says_at_once_what_it_waits_for_and_is_served_when_a_client_leaves() {
     wait::until("it tries again", || status(&daemon)["counters"]["clientsRefused"].as_u64() > Some(3));
     let said = stderr();
     assert_eq!((said.lines().count(), said.matches("trying again for up to 60 s").count()), (1, 1), "{said}");
-    clients[0].settle();
+    clients[0].recv_to_barrier();
     clients.clear();
     assert!(bridge.response(id).is_ok());
     assert_eq!(stderr().lines().count(), 1, "{}", stderr());

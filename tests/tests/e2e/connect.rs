@@ -44,7 +44,7 @@ fn a_running_daemon_is_used() {
 }
 
 #[test]
-fn large_messages_pass_in_both_directions_whoever_is_slow() {
+fn large_messages_pass_in_both_directions_whichever_side_is_slow() {
     let world = World::fake("");
     let mut client = world.client("large");
     let thread = client.start_thread(json!({}));
@@ -149,8 +149,8 @@ fn codex_takes_over_from_a_daemon_that_cannot_come_back() {
     let world = World::fake("");
     let mut client = world.client("client");
     world.kill9();
-    let folder = world.home().runtime().join("codexd");
-    std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    let directory = world.home().runtime().join("codexd");
+    std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
     let thread = client.start_thread(json!({}));
     assert_eq!(client.turn(&thread, "hello").status, "completed");
     assert!(client.stderr().contains("running codex directly"), "{}", client.stderr());
@@ -175,14 +175,14 @@ fn a_daemon_that_drains_is_waited_for_and_not_used() {
     let mut first = world.client("first");
     let thread = first.start_thread(json!({}));
     let turn = first.start_turn(&thread, "[[approve]] go");
-    let question = first.take("the question", |message| message.is_server_request());
+    let approval = first.take("the approval", |message| message.is_server_request());
     kill(Pid::from_raw(world.daemon()), Signal::SIGTERM).unwrap();
     first.take_method("notifications/broker/shuttingDown");
     let mut second = world.raw_client("second", &[]);
     let info = json!({"clientInfo": {"name": "second", "version": "1"}, "capabilities": null});
     let id = second.send_request("initialize", info);
     // The turn goes on until it is answered, and the other client waits for that.
-    first.answer(&question, json!({"decision": "accept"}));
+    first.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(first.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(generation(&second.response(id).unwrap()), 2);
     // The first one had a thread and is told.
@@ -219,7 +219,7 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
     assert_eq!(world.daemons(), []);
     assert_eq!(client.request("thread/list", json!({}))["data"], json!([]));
     let _ = world.run(&["ctl", "stop"]).expect_code(0);
-    client.settle();
+    client.recv_to_barrier();
     world.kill9();
     let thread = client.start_thread(json!({}));
     assert_eq!(client.turn(&thread, "hello").status, "completed");
@@ -270,19 +270,19 @@ fn the_end_of_a_handshake_is_no_reason_to_start_a_daemon() {
 }
 
 #[test]
-fn requests_without_a_folder_get_the_clients() {
+fn requests_without_a_directory_get_the_clients() {
     let world = World::fake("");
-    let folder = world.home().root().join("else where");
-    std::fs::create_dir(&folder).unwrap();
-    let mut client = world.spawn("client", world.command(&["connect"]).current_dir(&folder));
+    let directory = world.home().root().join("else where");
+    std::fs::create_dir(&directory).unwrap();
+    let mut client = world.spawn("client", world.command(&["connect"]).current_dir(&directory));
     client.initialize();
     let started = client.request("thread/start", json!({}));
-    assert_eq!(started["cwd"], json!(folder));
+    assert_eq!(started["cwd"], json!(directory));
     assert_eq!(client.request("thread/start", json!({"cwd": "/"}))["cwd"], json!("/"));
     client.request("command/exec", json!({"command": ["true"], "cwd": null}));
     let log = std::fs::read_to_string(world.home().root().join("fake-codex.log")).unwrap();
     let exec = log.lines().find(|line| line.contains("\"command/exec\"")).unwrap();
-    assert!(exec.contains(&format!("\"cwd\":{}", json!(folder))), "{exec}");
+    assert!(exec.contains(&format!("\"cwd\":{}", json!(directory))), "{exec}");
     assert_eq!(client.finish(), 0);
 }
 
@@ -436,7 +436,7 @@ fn full_turn(world: &World, name: &str) -> usize {
     unreachable!("the attempts are not counted to an end")
 }
 
-/// Tells whether it came to its end; otherwise checks that the truth was told about each request.
+/// Returns whether it came to its end; otherwise checks that the truth was told about each request.
 fn one_turn(client: &mut Bridge) -> bool {
     let info = json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": null});
     let id = client.send_request("initialize", info);

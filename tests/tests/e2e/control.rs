@@ -12,7 +12,7 @@ use crate::support::{TURN_END, expect_end, status, wait_for_state, waiting_turn}
 fn status_for_people_is_one_screen_with_the_facts() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (_, _, _question) = waiting_turn(&mut client, "");
+    let (_, _, _approval) = waiting_turn(&mut client, "");
     let output = daemon.ctl(&["status"]).expect_code(0);
     let line = |label: &str| {
         let found = output.stdout.lines().find(|line| line.starts_with(&format!("{label} ")));
@@ -30,7 +30,7 @@ fn status_for_people_is_one_screen_with_the_facts() {
         "{output}"
     );
     has("clients", "1 connected, 1 thread loaded, 1 turn open");
-    has("requests", "0 in flight; 0 held back");
+    has("requests", "0 in flight; 0 queued");
     has("approvals", "1 pending, 0 of them with nobody to answer");
     has("last exit", "no record of an earlier daemon");
     assert!(output.stdout.contains(&daemon.codex().display().to_string()), "{output}");
@@ -42,7 +42,7 @@ fn status_for_people_is_one_screen_with_the_facts() {
 fn status_for_programs_has_the_members_of_the_contract() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (_, _, _question) = waiting_turn(&mut client, "");
+    let (_, _, _approval) = waiting_turn(&mut client, "");
     let now = status(&daemon);
     assert_eq!(now["state"], "serving");
     assert_eq!(now["ready"], true);
@@ -66,7 +66,7 @@ fn status_follows_requests_and_clients() {
     for _ in 0..100 {
         client.send_request("model/list", json!({}));
     }
-    wait::until("requests in flight and held back", || {
+    wait::until("requests in flight and queued", || {
         let now = status(&daemon);
         now["inFlight"].as_u64() > Some(0) && now["queuedRequests"].as_u64() > Some(0)
     });
@@ -94,12 +94,12 @@ fn a_daemon_that_is_not_ready_is_running_and_exits_1() {
 fn a_draining_daemon_is_running_and_exits_1() {
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     daemon.term();
     wait_for_state(&daemon, "draining");
     let now = daemon.ctl(&["status", "--json"]).expect_code(1).json();
     assert_eq!((&now["ready"], &now["openTurns"]), (&json!(false), &json!(1)));
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     client.finish_turn(&thread, &turn);
     expect_end(&mut daemon, 0);
 }
@@ -172,7 +172,7 @@ fn files(daemon: &TestDaemon) -> usize {
 fn forty_waiting_commands_lock_out_neither_status_nor_stop() {
     let mut daemon = TestDaemon::fake("[[strict]]").args(["--drain-timeout", "never"]).ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     let before = files(&daemon);
     let in_background = |arguments: &[&str]| {
         let mut command = daemon.command(&[&["ctl"], arguments].concat());
@@ -190,7 +190,7 @@ fn forty_waiting_commands_lock_out_neither_status_nor_stop() {
     assert_eq!(daemon.ctl(&["status", "--json"]).expect_code(1).json()["state"], "draining");
     let late = daemon.ctl(&["stop", "--json", "--timeout", "1ms"]).expect_code(1).json();
     assert_eq!(late["receipt"]["alreadyStopping"], true);
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     client.finish_turn(&thread, &turn);
     for outcome in waiting.into_iter().chain(stopping) {
         let _ = outcome.join().unwrap().expect_code(0);
@@ -236,14 +236,14 @@ fn a_stop_tells_its_outcome_to_programs() {
 fn a_second_stop_says_that_the_first_is_under_way() {
     let mut daemon = TestDaemon::fake("").args(["--drain-timeout", "20s"]).ready();
     let mut client = daemon.client("one");
-    let (_, _, question) = waiting_turn(&mut client, "");
+    let (_, _, approval) = waiting_turn(&mut client, "");
     let first = daemon.ctl(&["stop", "--json", "--timeout", "1ms"]).expect_code(1).json();
     assert_eq!(first["receipt"]["alreadyStopping"], false);
     let second = daemon.ctl(&["stop", "--json", "--timeout", "1ms"]).expect_code(1).json();
     assert_eq!(second["receipt"]["alreadyStopping"], true);
     assert_eq!(second["receipt"]["openTurns"], 1);
     assert!((1..=20_000).contains(&second["receipt"]["deadlineMs"].as_u64().unwrap()), "{second}");
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     client.take_method(TURN_END);
     expect_end(&mut daemon, 0);
 }
@@ -303,7 +303,7 @@ fn noise_and_silence_on_the_control_socket_disturb_nobody() {
     // The library below would keep silent ones for 30 seconds.
     let told = || (daemon.ctl(&["status"]).code() == Some(0)).then_some(());
     assert!(wait::poll(std::time::Duration::from_secs(20), told).is_some(), "no status");
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     drop(silent);
 }

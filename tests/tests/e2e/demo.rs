@@ -28,6 +28,6 @@ fn an_interrupted_demonstration_leaves_nothing() {
         kill(Pid::from_raw(i32::try_from(demo.0.id()).unwrap()), signal).unwrap();
         assert_eq!(demo.exit_code(), Some(code));
         process::assert_no_process_left(home.root());
-        assert_eq!(std::fs::read_dir(home.runtime()).unwrap().count(), 0, "its folder is gone");
+        assert_eq!(std::fs::read_dir(home.runtime()).unwrap().count(), 0, "its directory is gone");
     }
 }

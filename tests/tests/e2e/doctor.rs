@@ -48,21 +48,21 @@ fn what_keeps_a_daemon_from_starting_fails_with_its_remedy() {
     assert!(find(&findings, "socketPath")["fix"].as_str().unwrap().contains("--socket"));
     let findings = doctor(&home, 1, &[("CODEXD_CONFIG", "/nowhere/config.toml")]);
     assert_eq!(find(&findings, "settings")["level"], "fail");
-    let folder = home.runtime().join("codexd");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let directory = home.runtime().join("codexd");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o755)).unwrap();
     let findings = doctor(&home, 1, &[]);
-    assert_eq!(find(&findings, "runtimeFolder")["fix"], format!("chmod 700 {}", folder.display()));
+    assert_eq!(find(&findings, "runtimeFolder")["fix"], format!("chmod 700 {}", directory.display()));
 }
 
 #[test]
-fn what_a_killed_daemon_left_is_told() {
+fn what_a_killed_daemon_left_is_reported() {
     let home = Home::new().unwrap();
-    let folder = home.runtime().join("codexd");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
-    drop(UnixListener::bind(folder.join("x.sock")).unwrap());
-    std::fs::write(folder.join("x.lock"), "1\n").unwrap();
+    let directory = home.runtime().join("codexd");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+    drop(UnixListener::bind(directory.join("x.sock")).unwrap());
+    std::fs::write(directory.join("x.lock"), "1\n").unwrap();
     let findings = doctor(&home, 0, &[("CODEXD_INSTANCE", "x")]);
     assert_eq!(find(&findings, "staleSocket")["level"], "warn");
     assert_eq!(find(&findings, "staleLock")["level"], "warn");

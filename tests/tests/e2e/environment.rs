@@ -13,7 +13,7 @@ const TESTS: [&str; 7] = [
     "connect::the_first_client_starts_the_daemon_and_the_next_one_shares_it",
     "fake_codex::it_ends_as_the_script_says",
     "http::curl_is_answered",
-    "ownership::sockets_are_private_and_in_a_private_folder",
+    "ownership::sockets_are_private_and_in_a_private_directory",
     "real::a_change_is_shown_from_the_project_on",
     "tui::the_terminal_interface_notices_the_end_of_the_daemon",
     "units::sandbox::a_daemon_that_cannot_be_reached_is_not_called_absent::as_an_ordinary_user",

@@ -41,43 +41,43 @@ struct Case {
     code: i32,
     says: &'static str,
     spoil: fn(&Home),
-    mend: fn(&Home),
+    fix: fn(&Home),
     flags: &'static [&'static str],
 }
 
 fn cases() -> Vec<Case> {
     let nothing: fn(&Home) = |_| {};
     vec![
-        Case { code: 64, says: "--bogus", spoil: nothing, mend: nothing, flags: &["--bogus"] },
+        Case { code: 64, says: "--bogus", spoil: nothing, fix: nothing, flags: &["--bogus"] },
         Case {
             code: 69,
             says: "/nowhere/codex",
             spoil: nothing,
-            mend: nothing,
+            fix: nothing,
             flags: &["--codex", "/nowhere/codex"],
         },
         Case {
             code: 73,
-            says: "not a folder",
+            says: "not a directory",
             spoil: |home| {
                 std::fs::remove_dir_all(home.runtime().join("codexd")).unwrap();
                 std::fs::write(home.runtime().join("codexd"), "").unwrap();
             },
-            mend: |home| std::fs::remove_file(home.runtime().join("codexd")).unwrap(),
+            fix: |home| std::fs::remove_file(home.runtime().join("codexd")).unwrap(),
             flags: &[],
         },
         Case {
             code: 77,
             says: "not safe",
             spoil: |home| set_mode(&home.runtime().join("codexd"), 0o755),
-            mend: |home| set_mode(&home.runtime().join("codexd"), 0o700),
+            fix: |home| set_mode(&home.runtime().join("codexd"), 0o700),
             flags: &[],
         },
         Case {
             code: 78,
             says: "bogus",
             spoil: |home| home.write_config("bogus = 1\n").unwrap(),
-            mend: |home| home.write_config("").unwrap(),
+            fix: |home| home.write_config("").unwrap(),
             flags: &[],
         },
     ]
@@ -85,7 +85,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn each_failed_start_is_the_last_exit_with_its_code_and_reason() {
-    for Case { code, says, spoil, mend, flags } in cases() {
+    for Case { code, says, spoil, fix, flags } in cases() {
         let home = Home::new().unwrap();
         lives_and_stops(&home);
         spoil(&home);
@@ -101,7 +101,7 @@ fn each_failed_start_is_the_last_exit_with_its_code_and_reason() {
         );
         assert!(now["lastExit"]["reason"].as_str().unwrap().contains(says), "{now}");
         assert_eq!(now["failedStart"]["otherDaemon"], false);
-        mend(&home);
+        fix(&home);
         // The next one begins with it, and from its own end on it is history.
         let mut daemon = Started::of(codexd(&home, &["serve"]).stderr(std::process::Stdio::null()));
         let _ = Output::of(&mut codexd(&home, &["ctl", "wait", "ready"])).expect_code(0);
@@ -114,7 +114,7 @@ fn each_failed_start_is_the_last_exit_with_its_code_and_reason() {
 }
 
 #[test]
-fn a_failed_start_is_told_where_no_daemon_has_ever_run() {
+fn a_failed_start_is_reported_where_no_daemon_has_ever_run() {
     let home = Home::new().unwrap();
     let mut daemon = TestDaemon::program(Path::new("/nowhere/codex")).home(home).start();
     assert_eq!(daemon.wait_exit().code(), Some(69));
@@ -144,7 +144,7 @@ fn under_launchd_the_code_is_in_the_status_although_the_process_exits_0() {
 }
 
 #[test]
-fn a_start_beside_a_living_daemon_changes_nothing_of_its_and_is_told_beside_it() {
+fn a_start_beside_a_living_daemon_changes_nothing_of_its_and_is_reported_beside_it() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let record = std::path::PathBuf::from(status(&daemon)["recordFile"].as_str().unwrap());
     let before = std::fs::read(&record).unwrap();
@@ -160,7 +160,7 @@ fn a_start_beside_a_living_daemon_changes_nothing_of_its_and_is_told_beside_it()
         let told = daemon.ctl(&["status"]).expect_code(0);
         assert!(told.stdout.contains(&format!("failed start exit {code} (")), "{told}");
     }
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     let now = status(&daemon);
     assert_eq!((&now["lastExit"]["code"], &now["failedStart"]["code"]), (&json!(0), &json!(64)), "{now}");

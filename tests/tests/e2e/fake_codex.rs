@@ -120,7 +120,7 @@ fn an_approval_is_resolved_once_and_replayed_to_a_resume() {
     assert!(
         items.into_iter().any(|item| item["type"] == "commandExecution" && item["status"] == "completed")
     );
-    fake.client.settle();
+    fake.client.recv_to_barrier();
     assert_eq!(fake.complaints().len(), 1);
 }
 
@@ -270,7 +270,7 @@ fn a_final_answer_without_an_end_of_the_turn() {
     fake.client.take("the final answer", |message| {
         message.method() == Some("item/completed") && message["params"]["item"]["phase"] == "final_answer"
     });
-    let rest = fake.client.settle();
+    let rest = fake.client.recv_to_barrier();
     assert!(rest.iter().all(|message| message.method() != Some("turn/completed")));
 }
 
@@ -311,7 +311,7 @@ fn input_that_is_not_utf8_ends_it_and_other_bad_lines_do_not() {
     {
         fake.client.send_line(line);
     }
-    assert!(fake.client.settle().iter().all(|message| message["id"].is_null()));
+    assert!(fake.client.recv_to_barrier().iter().all(|message| message["id"].is_null()));
     assert_eq!(fake.complaints().len(), 5);
     fake.client.send_bytes(b"{\"method\":\"\xff\"}\n").unwrap();
     assert_eq!(fake.client.wait_exit().code(), Some(0));
@@ -328,7 +328,7 @@ fn a_strict_one_ends_on_what_it_did_not_expect() {
 fn a_stubborn_one_ends_only_by_force() {
     let mut fake = fake("[[ignore-term]][[ignore-eof]]");
     fake.signal(Signal::SIGTERM);
-    fake.client.settle();
+    fake.client.recv_to_barrier();
     fake.client.finish_sending();
     assert!(process::marked(fake.home.root()).len() == 1);
     fake.signal(Signal::SIGKILL);

@@ -121,7 +121,7 @@ fn what_a_client_speaks_may_come_late_and_byte_by_byte() {
         for byte in text.bytes() {
             stream.write_all(&[byte]).unwrap();
             // Until it was taken: so each byte is a read of its own.
-            client.settle();
+            client.recv_to_barrier();
         }
     };
     slowly(&mut http, "GET /healthz HTTP/1.1\r\n\r\n");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 fn is_missing(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    !std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    !std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 fn dry_run(home: &Home, arguments: &[&str]) -> String {
@@ -51,8 +51,8 @@ fn a_dry_run_changes_nothing() {
     {
         assert!(dry_run(&home, arguments).contains("# "));
     }
-    for folder in [home.config(), home.home(), home.runtime(), home.state()] {
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "{}", folder.display());
+    for directory in [home.config(), home.home(), home.runtime(), home.state()] {
+        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "{}", directory.display());
     }
 }
 
@@ -63,22 +63,22 @@ fn the_units_are_read_by_systemd_without_a_word() {
     }
     let home = Home::new().unwrap();
     let shown = dry_run(&home, &["install", "--systemd"]);
-    let folder = home.root().join("units");
-    std::fs::create_dir(&folder).unwrap();
+    let directory = home.root().join("units");
+    std::fs::create_dir(&directory).unwrap();
     let mut verify = home.command(Path::new("systemd-analyze"));
     // Unknown keys are warnings, and only this makes them errors.
     verify.args(["verify", "--user", "--recursive-errors=yes"]);
     let files = files(&shown);
     assert_eq!(files.len(), 2, "{shown}");
     for (path, text) in &files {
-        let path = folder.join(Path::new(path).file_name().unwrap());
+        let path = directory.join(Path::new(path).file_name().unwrap());
         std::fs::write(&path, text).unwrap();
         verify.arg(path);
     }
     let verified = Output::of(&mut verify).expect_code(0);
     assert_eq!((verified.stdout.as_str(), verified.stderr.as_str()), ("", ""), "{shown}");
     // The check itself is worth something.
-    let socket = folder.join(Path::new(&files[1].0).file_name().unwrap());
+    let socket = directory.join(Path::new(&files[1].0).file_name().unwrap());
     std::fs::write(socket, format!("{}\n[Socket]\nListenStraem=/x\n", files[1].1)).unwrap();
     let _ = Output::of(&mut verify).expect_code(1);
 }
@@ -139,7 +139,7 @@ fn the_agent_has_only_keys_that_launchd_knows() {
 }
 
 #[test]
-fn the_wrong_system_is_told_so() {
+fn the_wrong_system_is_reported() {
     if cfg!(target_os = "macos") {
         return;
     }

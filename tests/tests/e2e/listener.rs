@@ -68,7 +68,7 @@ fn killed_in_a_turn_native_says_nothing_and_codexd_ends_turn_and_request() {
 }
 
 #[test]
-fn told_to_stop_in_a_turn_native_breaks_off_and_codexd_announces_it_and_ends_the_turn() {
+fn stopped_in_a_turn_native_breaks_off_and_codexd_sends_a_notice_and_finishes_the_turn() {
     let Some(mut it) = native() else { return };
     let mut client = it.client("a");
     start_turn(&mut client);
@@ -119,10 +119,10 @@ fn of_many_requests_at_once_native_refuses_some_and_codexd_none() {
 
 #[test]
 fn lines_and_health_pages_are_for_codexd_only() {
-    fn answer(socket: &Path, question: &str) -> String {
+    fn answer(socket: &Path, request: &str) -> String {
         let mut stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.write_all(question.as_bytes()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         stream.shutdown(std::net::Shutdown::Write).unwrap();
         let mut text = String::new();
         // A connection that breaks off has answered as little as one that ends.

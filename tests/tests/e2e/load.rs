@@ -199,7 +199,7 @@ fn a_flood_of_requests_is_answered_completely_and_holds_up_nobody() {
         let id = message["id"].as_str().unwrap().to_owned();
         assert!(answers.insert(id, message).is_none(), "a request was answered twice");
     }
-    assert_eq!(client.settle(), []);
+    assert_eq!(client.recv_to_barrier(), []);
     let mut done = 0;
     for answer in answers.values() {
         match answer.outcome() {
@@ -247,8 +247,8 @@ fn a_flood_that_asks_for_no_answer_waits_in_its_sender() {
     assert!(healthy.ends_with("ok\n"), "{healthy}");
     daemon.signal_upstream(Signal::SIGCONT);
     let mut client = sending.join().unwrap();
-    other.settle();
-    client.settle();
+    other.recv_to_barrier();
+    client.recv_to_barrier();
     assert_eq!(daemon.fake_log().matches("\"no/such\"").count(), NUMBER);
     if let (Some(before), Some(most)) = (before, memory_kib(&daemon, "VmHWM")) {
         assert!(most < before + 64 * 1024, "{before} KiB before, {most} KiB at the most");
@@ -300,7 +300,7 @@ fn a_huge_line_passes_both_ways() {
     let turn = client.turn(&thread, &format!("[[big:{bytes}]]"));
     assert_eq!(turn.status, "completed");
     assert_eq!(deltas(&turn.seen)[0].len(), bytes);
-    client.settle();
+    client.recv_to_barrier();
     print_memory(&format!("after {} MiB both ways", bytes >> 20), &daemon);
 }
 
@@ -349,7 +349,7 @@ fn half_open_connections_and_single_bytes_disturb_nobody() {
         })
         .collect();
     wait::until("all are in", || status(&daemon)["counters"]["clientsAccepted"] == open.len() + 1);
-    assert_eq!(good.settle(), []);
+    assert_eq!(good.recv_to_barrier(), []);
     // A line in 20,000 pieces.
     let mut slow = connect(&daemon);
     introduce(&mut slow, "slow");
@@ -358,7 +358,7 @@ fn half_open_connections_and_single_bytes_disturb_nobody() {
         slow.get_mut().write_all(&[byte]).unwrap();
     }
     assert!(answer(&mut slow, &json!("long"))["result"].is_object());
-    assert_eq!(good.settle(), []);
+    assert_eq!(good.recv_to_barrier(), []);
     // They do not hold up the end either.
     assert_eq!(daemon.stop(), 0);
     drop(open);

@@ -22,6 +22,7 @@ mod listener;
 mod load;
 mod manager;
 mod many;
+mod mutations;
 mod obstacles;
 mod orphans;
 mod others;

@@ -13,13 +13,13 @@ fn said(daemon: &TestDaemon, wanted: &str) -> usize {
 }
 
 fn write_config(daemon: &TestDaemon, text: &str) {
-    let folder = daemon.home().config().join("codexd");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("config.toml"), text).unwrap();
+    let directory = daemon.home().config().join("codexd");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::write(directory.join("config.toml"), text).unwrap();
 }
 
 #[test]
-fn the_watchdog_hears_of_a_living_core_and_of_no_frozen_one() {
+fn a_running_core_notifies_the_watchdog_and_a_frozen_one_does_not() {
     let mut daemon = TestDaemon::fake("").env("WATCHDOG_USEC", "200000").ready();
     wait::until("three pings", || said(&daemon, "WATCHDOG=1") >= 3);
     daemon.signal(Signal::SIGSTOP);
@@ -51,13 +51,13 @@ fn a_drain_asks_for_time_and_a_stop_says_so() {
     let mut client = daemon.client("a");
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, "[[approve]] go");
-    let question = client.take("the approval", |message| message.is_server_request());
+    let approval = client.take("the approval", |message| message.is_server_request());
     daemon.term();
     let asked = daemon.notify().wait_for(PATIENCE, |line| line.starts_with("EXTEND_TIMEOUT_USEC="));
     assert_eq!(asked.as_deref(), Some("EXTEND_TIMEOUT_USEC=20000000"));
     // Again while it goes on: the time that was given is no more than a part of it.
     wait::until("more time is asked for", || said(&daemon, "EXTEND_TIMEOUT_USEC=20000000") >= 2);
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(daemon.wait_exit().code(), Some(0));
     assert_eq!(said(&daemon, "STOPPING=1"), 1);

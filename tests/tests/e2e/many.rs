@@ -37,7 +37,8 @@ const IDS: [&str; 17] = [
 fn every_legal_id_comes_back_as_it_was_written() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = quiet_client(&daemon, "ids");
-    let long = format!("\"{}\"", "long ".repeat(20_000));
+    // The longest one that there may be.
+    let long = format!("\"{}\"", "x".repeat((64 << 10) - 2));
     let ids: Vec<&str> = IDS.into_iter().chain([long.as_str()]).collect();
     // All at once: answers and errors.
     for id in &ids {
@@ -63,7 +64,7 @@ fn equal_ids_of_several_clients_and_of_one_do_not_meet() {
     let daemon = TestDaemon::fake("[[strict]][[slow:20]]").ready();
     let mut clients: Vec<TestClient> = (0..5).map(|n| daemon.client(&format!("client {n}"))).collect();
     for client in &mut clients {
-        client.settle();
+        client.recv_to_barrier();
         // The same id twice in flight: both run, as with codex itself.
         for method in ["model/list", "thread/loaded/list"] {
             client.send_line(&format!("{{\"id\":\"same\",\"method\":\"{method}\"}}"));
@@ -74,7 +75,7 @@ fn equal_ids_of_several_clients_and_of_one_do_not_meet() {
         assert_eq!((&first["id"], &second["id"]), (&json!("same"), &json!("same")));
         assert_eq!(first["result"]["data"][0]["id"], "fake-model");
         assert_eq!(second["result"]["data"], json!([]));
-        assert_eq!(client.settle(), []);
+        assert_eq!(client.recv_to_barrier(), []);
     }
 }
 
@@ -111,11 +112,11 @@ fn messages_of_the_upstream_are_the_same_for_all_who_see_them() {
     let (thread, turn, _) = waiting_turn(&mut one, "[[deltas:50]]é \u{1f600} \"quoted\" \\ ");
     let mut two = daemon.client("two");
     two.request("thread/resume", json!({"threadId": thread}));
-    let question = two.take_method("item/commandExecution/requestApproval");
-    two.settle();
-    one.settle();
+    let approval = two.take_method("item/commandExecution/requestApproval");
+    two.recv_to_barrier();
+    one.recv_to_barrier();
     // Who only looks on may answer.
-    two.answer(&question, json!({"decision": "accept"}));
+    two.answer(&approval, json!({"decision": "accept"}));
     let raw = |client: &mut TestClient| -> Vec<String> {
         let seen = client.finish_turn(&thread, &turn).seen;
         let behind = seen.iter().position(|it| it.method() == Some("serverRequest/resolved")).unwrap();
@@ -130,14 +131,14 @@ fn messages_of_the_upstream_are_the_same_for_all_who_see_them() {
 fn the_first_answer_wins_and_only_it_is_passed_on() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     let mut one = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut one, "");
+    let (thread, turn, approval) = waiting_turn(&mut one, "");
     let mut others: Vec<TestClient> = (0..4).map(|n| daemon.client(&format!("other {n}"))).collect();
     for other in &mut others {
         other.request("thread/resume", json!({"threadId": thread}));
         other.take_method("item/commandExecution/requestApproval");
     }
     for client in others.iter_mut().chain([&mut one]) {
-        client.answer(&question, json!({"decision": "accept"}));
+        client.answer(&approval, json!({"decision": "accept"}));
     }
     for client in others.iter_mut().chain([&mut one]) {
         let seen = client.finish_turn(&thread, &turn);
@@ -232,7 +233,7 @@ fn a_client_that_does_not_read_its_errors_is_closed() {
         matches!(error.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset),
         "{error}"
     );
-    daemon.client("other").settle();
+    daemon.client("other").recv_to_barrier();
     assert_eq!(status(&daemon)["counters"]["clientsTooSlow"], 1);
 }
 
@@ -263,8 +264,8 @@ fn a_client_that_vanishes_in_its_turn_leaves_it_to_the_next() {
     assert_eq!(of, [Some(1), Some(1)], "{now}");
     let mut next = daemon.client("next");
     next.request("thread/resume", json!({"threadId": thread}));
-    let question = next.take_method("item/commandExecution/requestApproval");
-    next.answer(&question, json!({"decision": "accept"}));
+    let approval = next.take_method("item/commandExecution/requestApproval");
+    next.answer(&approval, json!({"decision": "accept"}));
     let turn = next.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), turn.deltas.len()), ("completed", 11));
 }
@@ -384,7 +385,7 @@ fn expect_results(client: &mut TestClient, ids: &[i64]) {
 fn connections_that_come_and_go_leave_nothing() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     let files = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).map_or(0, Iterator::count);
-    daemon.client("first").settle();
+    daemon.client("first").recv_to_barrier();
     wait::until("the first is gone", || status(&daemon)["clients"] == 0);
     let before = files();
     for n in 0..100 {
@@ -407,7 +408,7 @@ fn connections_that_come_and_go_leave_nothing() {
 }
 
 #[test]
-fn clients_hear_of_their_own_threads_only() {
+fn clients_receive_messages_of_their_own_threads_only() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     let mut clients: Vec<TestClient> = (0..8).map(|n| daemon.client(&format!("client {n}"))).collect();
     let threads: Vec<String> = clients.iter_mut().map(|client| client.start_thread(json!({}))).collect();
@@ -422,7 +423,7 @@ fn clients_hear_of_their_own_threads_only() {
         let expected: Vec<String> =
             (0..200).map(|index| format!("tok{index} ")).chain([format!("| echo: secret {n}")]).collect();
         assert_eq!(turn.deltas, expected);
-        for message in client.settle() {
+        for message in client.recv_to_barrier() {
             let strange = message["params"]["threadId"].as_str().is_some_and(|it| it != threads[n]);
             let method = message.method().unwrap_or_default();
             assert!(
@@ -435,23 +436,23 @@ fn clients_hear_of_their_own_threads_only() {
 }
 
 #[test]
-fn sticky_words_of_the_upstream_are_told_to_each_client() {
+fn sticky_notifications_of_the_upstream_are_sent_to_each_client() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     for _ in 0..3 {
         let mut client = daemon.raw_client("one");
         client.initialize();
-        let seen = client.settle();
+        let seen = client.recv_to_barrier();
         let methods: Vec<Option<&str>> = seen.iter().map(Message::method).collect();
         assert_eq!(methods, [Some("configWarning"), Some("remoteControl/status/changed")]);
     }
     let mut client = daemon.raw_client("quiet");
     client.initialize_with(json!({"optOutNotificationMethods": ["configWarning"]}));
-    let seen = client.settle();
+    let seen = client.recv_to_barrier();
     assert!(with_method(&seen, "configWarning").is_empty(), "{seen:?}");
 }
 
 #[test]
-fn a_client_is_told_who_serves_it() {
+fn a_client_gets_the_identity_of_its_daemon() {
     let daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.raw_client("one");
     let result = client.initialize();

@@ -130,7 +130,7 @@ fn a_configuration_that_becomes_a_fifo_does_not_stop_a_daemon_that_reads_it_agai
     let output = daemon.ctl(&["reload"]).expect_code(1);
     assert!(output.stderr.contains("a FIFO"), "{output}");
     daemon.signal(Signal::SIGHUP);
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     assert_eq!(status(&daemon)["warnings"][0]["code"], "settingsNotReloaded");
     assert_eq!(daemon.stop(), 0);
     expect_end(&mut daemon, 0);

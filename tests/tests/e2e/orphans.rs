@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::expect_end;
 
-/// Tells whether something runs that is neither the daemon nor its upstream.
+/// Returns whether something runs that is neither the daemon nor its upstream.
 fn orphans(daemon: &TestDaemon) -> usize {
     let hold = format!("{} hold", binary::fake_codex().display());
     daemon.processes().iter().filter(|process| process.command == hold).count()

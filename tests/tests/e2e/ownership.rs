@@ -32,16 +32,16 @@ fn mode(path: &Path) -> u32 {
 fn a_second_daemon_exits_75_and_the_first_lives_on() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     for _ in 0..3 {
         let output = daemon.run(&["serve"]).expect_code(75);
         assert!(output.stderr.contains(&format!("running already: pid {}", daemon.pid())), "{output}");
         assert!(output.stderr.contains("hint: "), "{output}");
     }
     assert_eq!(daemon.processes().len(), 2, "the daemon and its upstream");
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
-    daemon.client("two").settle();
+    daemon.client("two").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
 }
 
@@ -53,7 +53,7 @@ fn the_same_socket_under_another_instance_exits_75() {
     let other = ["serve", "--instance", "other", "--control-socket", control];
     let output = daemon.run(&other).expect_code(75);
     assert!(output.stderr.contains("codexd: "), "{output}");
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
 }
 
 #[test]
@@ -83,14 +83,14 @@ fn after_a_hard_kill_the_next_one_starts_at_once() {
 }
 
 #[test]
-fn a_daemon_whose_starter_has_blocked_signals_hears_them() {
+fn a_daemon_whose_starter_has_blocked_signals_receives_them() {
     // A program inherits the mask of the thread that starts it; this thread keeps its own.
     let daemon = std::thread::spawn(|| {
         SigSet::all().thread_block().unwrap();
         TestDaemon::fake("[[strict]]").start()
     });
     let mut daemon = daemon.join().unwrap().wait_ready();
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     expect_end(&mut daemon, 0);
 }
@@ -136,27 +136,27 @@ fn daemons_that_follow_each_other_never_overlap_and_count_up() {
 }
 
 #[test]
-fn sockets_are_private_and_in_a_private_folder() {
+fn sockets_are_private_and_in_a_private_directory() {
     let home = Home::new().unwrap();
     let mut daemon = Started::of(serve(&home).stderr(Stdio::null()));
     let ctl = |arguments: &[&str]| Output::of(home.command(&binary::codexd()).arg("ctl").args(arguments));
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let now = ctl(&["status", "--json"]).json();
-    let folder = home.runtime().join("codexd");
-    assert_eq!(mode(&folder), 0o700);
+    let directory = home.runtime().join("codexd");
+    assert_eq!(mode(&directory), 0o700);
     for name in ["socket", "controlSocket", "lockFile"] {
         let path = std::path::PathBuf::from(now[name].as_str().unwrap());
-        assert_eq!(path.parent(), Some(folder.as_path()), "{name}");
+        assert_eq!(path.parent(), Some(directory.as_path()), "{name}");
         assert_eq!(mode(&path), 0o600, "{name}");
     }
     assert_eq!(ctl(&["get-socket"]).stdout.trim_end(), now["socket"].as_str().unwrap());
     daemon.terminate();
     assert_eq!(daemon.exit_code(), Some(0));
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left in the folder");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0, "nothing is left in the directory");
 }
 
 #[test]
-fn a_folder_that_others_can_write_to_exits_77() {
+fn a_directory_that_others_can_write_to_exits_77() {
     let home = Home::new().unwrap();
     std::fs::set_permissions(home.runtime(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let mut daemon = TestDaemon::fake("").home(home).start();
@@ -165,7 +165,7 @@ fn a_folder_that_others_can_write_to_exits_77() {
 }
 
 #[test]
-fn a_folder_that_leads_elsewhere_exits_77() {
+fn a_directory_that_leads_elsewhere_exits_77() {
     let home = Home::new().unwrap();
     let elsewhere = home.root().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
@@ -178,7 +178,7 @@ fn a_folder_that_leads_elsewhere_exits_77() {
 #[test]
 fn what_is_in_the_way_exits_73_and_stays() {
     let plain = |path: &Path| std::fs::write(path, "precious").unwrap();
-    let folder = |path: &Path| std::fs::create_dir(path).unwrap();
+    let directory = |path: &Path| std::fs::create_dir(path).unwrap();
     let link = |path: &Path| {
         std::fs::write(path.with_extension("target"), "precious").unwrap();
         std::os::unix::fs::symlink(path.with_extension("target"), path).unwrap();
@@ -188,7 +188,7 @@ fn what_is_in_the_way_exits_73_and_stays() {
         drop(UnixListener::bind(path.with_extension("target")).unwrap());
         std::os::unix::fs::symlink(path.with_extension("target"), path).unwrap();
     };
-    let kinds: [&dyn Fn(&Path); 5] = [&plain, &folder, &link, &dangling, &linked_socket];
+    let kinds: [&dyn Fn(&Path); 5] = [&plain, &directory, &link, &dangling, &linked_socket];
     for (n, kind) in kinds.into_iter().enumerate() {
         for name in ["s", "c"] {
             let home = Home::new().unwrap();
@@ -214,7 +214,7 @@ fn sockets_that_nobody_listens_on_are_replaced() {
     }
     let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
     assert_eq!(status(&daemon)["warnings"], json!([]));
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     expect_end(&mut daemon, 0);
     assert!(!daemon.home().runtime().join("s.new").exists());
@@ -236,7 +236,7 @@ fn a_process_that_is_only_named_in_a_file_is_never_signalled() {
 
     let mut daemon = TestDaemon::fake("[[strict]]").home(home).ready();
     assert_eq!(status(&daemon)["lastExit"]["reason"], "left no record (killed?)");
-    daemon.client("one").settle();
+    daemon.client("one").recv_to_barrier();
     let _ = daemon.ctl(&["stop"]).expect_code(0);
     expect_end(&mut daemon, 0);
     assert_eq!(stranger.0.try_wait().unwrap(), None, "the stranger lives");
@@ -275,28 +275,28 @@ fn a_clock_that_was_set_back_disturbs_nobody() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_exits_77() {
+fn a_directory_of_somebody_else_exits_77() {
     let home = Home::new().unwrap();
-    let folder = home.runtime().join("codexd");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
-    if let Err(error) = std::os::unix::fs::chown(&folder, Some(12_345), None) {
-        skip::say(&format!("only root can give a folder away: {error}"));
+    let directory = home.runtime().join("codexd");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+    if let Err(error) = std::os::unix::fs::chown(&directory, Some(12_345), None) {
+        skip::say(&format!("only root can give a directory away: {error}"));
         return;
     }
     let output = Output::of(&mut serve(&home)).expect_code(77);
     assert!(output.stderr.contains("it belongs to user 12345"), "{output}");
     assert!(output.stderr.contains("hint: "), "{output}");
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
 }
 
 #[test]
-fn an_own_folder_that_others_can_look_into_exits_77() {
+fn an_own_directory_that_others_can_look_into_exits_77() {
     for mode in [0o755, 0o701, 0o770] {
         let home = Home::new().unwrap();
-        let folder = home.runtime().join("codexd");
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        let directory = home.runtime().join("codexd");
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
         let output = Output::of(&mut serve(&home)).expect_code(77);
         assert!(output.stderr.contains(&format!("its mode is {mode:04o}")), "{output}");
         assert!(output.stderr.contains("hint: chmod 700 "), "{output}");
@@ -337,7 +337,7 @@ fn a_socket_that_was_removed_is_a_warning_and_those_who_are_in_stay() {
     let now = status(&daemon);
     assert_eq!(now["warnings"][0]["code"], "socketReplaced");
     assert!(daemon.ctl(&["status"]).stdout.contains("was removed or replaced"));
-    client.settle();
+    client.recv_to_barrier();
     // One that somebody else puts there stays when the daemon goes.
     let _other = UnixListener::bind(daemon.socket()).unwrap();
     assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");

@@ -192,12 +192,12 @@ fn the_plugin_shows_why_its_job_was_lost_with_codex() {
 
 /// Returns a task for the script itself of this checkout of the plugin; `codex` is in its `PATH`.
 fn task(plugin: &OsStr, daemon: &TestDaemon, codex: &Codex, prompt: &str) -> Command {
-    let folder = daemon.home().root().join("bin");
-    if std::fs::create_dir(&folder).is_ok() {
-        symlink(&codex.native, folder.join("codex")).unwrap();
+    let directory = daemon.home().root().join("bin");
+    if std::fs::create_dir(&directory).is_ok() {
+        symlink(&codex.native, directory.join("codex")).unwrap();
     }
     let mut node = daemon.home().command(Path::new("node"));
-    node.env("PATH", environment::path_after([folder]))
+    node.env("PATH", environment::path_after([directory]))
         .env("CODEX_COMPANION_APP_SERVER_ENDPOINT", format!("unix:{}", daemon.socket().display()))
         .env("CLAUDE_PLUGIN_DATA", daemon.home().state())
         .arg(Path::new(plugin).join("plugins/codex/scripts/codex-companion.mjs"))
@@ -228,17 +228,17 @@ fn the_script_of_the_plugin_itself_shows_why_its_job_was_lost_with_codex() {
 }
 
 #[test]
-fn a_question_that_the_plugin_refuses_to_answer_does_not_hang_its_turn() {
+fn a_server_request_that_the_plugin_refuses_to_answer_does_not_hang_its_turn() {
     let Some(builder) = TestDaemon::real(Version::Current) else { return };
     let mut daemon = builder.ready();
     let mut job = connect(&daemon, "the job");
     let thread = start_thread(&mut job, &daemon, "on-request");
     let command = "[[shell:echo it;;sandbox_permissions=\"require_escalated\"]] do it";
     start_turn(&mut job, &thread, command);
-    let question = job.take("the question", Message::is_server_request);
-    let method = question.method().unwrap();
+    let server_request = job.take("the server request", Message::is_server_request);
+    let method = server_request.method().unwrap();
     assert_eq!(method, "item/commandExecution/requestApproval");
-    job.send(&json!({"id": question["id"],
+    job.send(&json!({"id": server_request["id"],
         "error": {"code": -32601, "message": format!("Unsupported server request: {method}")}}));
     let end = job.take_method("turn/completed");
     assert_ne!(end["params"]["turn"]["status"], "inProgress");

@@ -10,7 +10,9 @@ use codexd_tests::wait;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{ANNOUNCEMENT, Owed, expect_end, expect_farewell, handled, status, with_method};
+use crate::support::{
+    SHUTDOWN_NOTICE, Unresolved, expect_end, expect_resolved, handled, status, with_method,
+};
 
 fn real() -> Option<Builder> {
     TestDaemon::real(Version::Current)
@@ -37,7 +39,7 @@ fn a_change_is_shown_from_the_project_on() {
     assert!(diff.starts_with("diff --git a/made.txt b/made.txt\n"), "{diff}");
 }
 
-/// Tells whether a message is about what happens in another thread than `own`.
+/// Returns whether a message is about what happens in another thread than `own`.
 fn is_strange(message: &Value, own: &str) -> bool {
     let method = message["method"].as_str().unwrap_or_default();
     let inner = ["item/", "turn/", "error", "thread/tokenUsage"].iter().any(|it| method.starts_with(it));
@@ -66,7 +68,7 @@ fn eight_clients_stream_at_once_and_each_sees_its_own_turn_only() {
         let turn = client.finish_turn(&threads[n], &id);
         assert_eq!(turn.status, "completed");
         assert_eq!(turn.deltas, tokens(40, &format!("of {n}")));
-        let rest = client.settle();
+        let rest = client.recv_to_barrier();
         let strange: Vec<_> = rest.iter().filter(|message| is_strange(message, &threads[n])).collect();
         assert!(strange.is_empty(), "client {n} heard {strange:?}");
     }
@@ -106,7 +108,7 @@ fn an_approval_is_answered_by_its_client() {
     assert!(turn.methods().contains(&"item/commandExecution/requestApproval"), "{:?}", turn.methods());
     assert_eq!(turn.methods().iter().filter(|it| **it == "serverRequest/resolved").count(), 1);
     assert_eq!(std::fs::read_to_string(project.join("made.txt")).unwrap(), "yes\n");
-    assert!(!other.settle().iter().any(|message| message.is_server_request()));
+    assert!(!other.recv_to_barrier().iter().any(|message| message.is_server_request()));
 
     client.answer_approvals("decline");
     let turn = client.turn(&thread, "[[shell:echo no > not.txt]] go");
@@ -140,7 +142,7 @@ fn two_subscribers_see_the_same_turn() {
     two.take_method("thread/tokenUsage/updated");
     for client in [&mut one, &mut two] {
         client.take_method("thread/goal/cleared");
-        client.settle();
+        client.recv_to_barrier();
     }
     let id = one.start_turn(&thread, "[[deltas:40]]both");
     let (by_one, by_two) = (one.finish_turn(&thread, &id), two.finish_turn(&thread, &id));
@@ -150,7 +152,7 @@ fn two_subscribers_see_the_same_turn() {
     // The second one leaves; the first does not notice.
     two.request("thread/unsubscribe", json!({"threadId": thread}));
     assert_eq!(one.turn(&thread, "alone").status, "completed");
-    assert!(!two.settle().iter().any(|message| message.method() == Some("turn/completed")));
+    assert!(!two.recv_to_barrier().iter().any(|message| message.method() == Some("turn/completed")));
 }
 
 #[test]
@@ -160,7 +162,7 @@ fn bad_input_does_not_end_the_real_codex() {
     let mut bad = daemon.client("bad");
     bad.send_bytes(b"{\n\xff\xfe\n[]\n{\"id\":null,\"method\":\"x\"}\n{\"id\":1.5,\"method\":\"x\"}\n")
         .unwrap();
-    let errors = bad.settle().iter().filter(|message| !message["error"].is_null()).count();
+    let errors = bad.recv_to_barrier().iter().filter(|message| !message["error"].is_null()).count();
     assert_eq!(errors, 5);
     let error = bad.try_request("no/such", json!({})).unwrap_err();
     assert!(error.message.starts_with("Invalid request: unknown variant `no/such`"), "{}", error.message);
@@ -184,10 +186,11 @@ fn killed_in_a_turn(builder: Builder) {
     handled(&mut client);
     handled(&mut other);
     daemon.signal_upstream(Signal::SIGKILL);
-    let owed = Owed { turns: &[&turn], turn_status: "failed", requests: &requests, reason: "upstreamLost" };
-    expect_farewell(&mut client, &owed);
-    let owed = Owed { turns: &[], turn_status: "", requests: &[asked], reason: "upstreamLost" };
-    expect_farewell(&mut other, &owed);
+    let unresolved =
+        Unresolved { turns: &[&turn], turn_status: "failed", requests: &requests, reason: "upstreamLost" };
+    expect_resolved(&mut client, &unresolved);
+    let unresolved = Unresolved { turns: &[], turn_status: "", requests: &[asked], reason: "upstreamLost" };
+    expect_resolved(&mut other, &unresolved);
     expect_end(&mut daemon, 1);
     assert_eq!(status(&daemon)["lastExit"]["upstream"], "was killed by signal 9 (SIGKILL)");
 }
@@ -262,7 +265,7 @@ fn stopped_idle(builder: Builder) {
     let mut daemon = builder.ready();
     let mut client = daemon.client("one");
     daemon.term();
-    assert!(!with_method(&client.recv_to_end(), ANNOUNCEMENT).is_empty());
+    assert!(!with_method(&client.recv_to_end(), SHUTDOWN_NOTICE).is_empty());
     expect_end(&mut daemon, 0);
     let exit = &status(&daemon)["lastExit"];
     assert_eq!((&exit["code"], &exit["upstream"]), (&json!(0), &json!("exited with code 0")));

@@ -169,7 +169,7 @@ fn nothing_of_anybody_else_is_replaced_or_removed() {
 }
 
 #[test]
-fn a_shim_that_is_not_first_in_path_is_told_with_the_remedy() {
+fn a_shim_that_is_not_first_in_path_is_reported_with_the_remedy() {
     let user = User::fake();
     let late = user.home.root().join("late");
     let installed = user.codexd(&["install", "--shim", "--shim-dir", late.to_str().unwrap()], 0);

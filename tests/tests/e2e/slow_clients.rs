@@ -94,7 +94,7 @@ fn a_client_of_lines_that_does_not_read_gets_the_reason_after_what_it_was_sent()
         assert!(line.contains(&part), "{part}: {line}");
     }
     assert_eq!(log.matches("does not read").count(), 1, "{log}");
-    client.settle();
+    client.recv_to_barrier();
 }
 
 /// A bridge whose output the test reads or not.

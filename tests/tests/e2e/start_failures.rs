@@ -342,8 +342,9 @@ fn check_doctor(case: &Case) {
     codexd_tests::process::assert_no_process_left(world.home.root());
 }
 
-fn listing(folder: &Path) -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path()).collect();
+fn listing(directory: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path()).collect();
     names.sort_unstable();
     names
 }

@@ -8,14 +8,14 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ANNOUNCEMENT, TURN_END, expect_end, handled, quiet_client, reason, status, wait_for_state, waiting_turn,
-    with_method,
+    SHUTDOWN_NOTICE, TURN_END, expect_end, handled, quiet_client, reason, status, wait_for_state,
+    waiting_turn, with_method,
 };
 
-/// Takes the announcement and returns its parameters.
+/// Takes the shutdown notice and returns its parameters.
 #[track_caller]
-fn announced(client: &mut TestClient) -> Value {
-    client.take_method(ANNOUNCEMENT)["params"].clone()
+fn shutdown_notice(client: &mut TestClient) -> Value {
+    client.take_method(SHUTDOWN_NOTICE)["params"].clone()
 }
 
 #[track_caller]
@@ -33,7 +33,7 @@ fn an_idle_daemon_ends_at_a_signal() {
         let mut client = daemon.client("one");
         daemon.signal(signal);
         let seen = client.recv_to_end();
-        let words = with_method(&seen, ANNOUNCEMENT);
+        let words = with_method(&seen, SHUTDOWN_NOTICE);
         assert_eq!(words[0]["params"]["reason"], format!("codexd is stopping ({name})"));
         // It was started by hand: nobody starts it again.
         assert!(words[0]["params"]["retryAfterMs"].is_null(), "{}", words[0].raw);
@@ -46,11 +46,11 @@ fn an_idle_daemon_ends_at_a_signal() {
 fn a_running_turn_is_finished_first() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "[[deltas:20:2]]hello");
+    let (thread, turn, approval) = waiting_turn(&mut client, "[[deltas:20:2]]hello");
     daemon.term();
-    let words = announced(&mut client);
+    let words = shutdown_notice(&mut client);
     assert!(words["deadlineMs"].as_u64() > Some(0), "{words}");
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     let turn = client.finish_turn(&thread, &turn);
     assert_eq!((turn.status.as_str(), turn.deltas.len()), ("completed", 21));
     let end = &turn.seen.last().unwrap()["params"];
@@ -66,11 +66,11 @@ fn while_draining_new_work_is_refused_and_what_runs_is_served() {
     let mut other = daemon.client("other");
     let mut late = daemon.raw_client("late");
     handled(&mut late);
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     let idle = other.start_thread(json!({}));
     daemon.term();
-    announced(&mut client);
-    announced(&mut other);
+    shutdown_notice(&mut client);
+    shutdown_notice(&mut other);
     let input = json!([{"type": "text", "text": "more"}]);
     expect_draining(&mut other, "turn/start", json!({"threadId": idle, "input": input}));
     expect_draining(&mut other, "thread/start", json!({}));
@@ -86,7 +86,7 @@ fn while_draining_new_work_is_refused_and_what_runs_is_served() {
     assert_eq!(client.request("broker/status", Value::Null)["state"], "draining");
     // Nobody new can come.
     assert!(!daemon.socket().exists());
-    client.answer(&question, json!({"decision": "decline"}));
+    client.answer(&approval, json!({"decision": "decline"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     for client in [&mut client, &mut other, &mut late] {
         client.recv_to_end();
@@ -95,10 +95,10 @@ fn while_draining_new_work_is_refused_and_what_runs_is_served() {
 }
 
 #[test]
-fn a_client_that_waits_at_the_door_is_told_to_come_again() {
+fn a_client_in_the_backlog_is_asked_to_connect_again() {
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     // The daemon cannot accept: connections queue up, and then the stop comes first.
     daemon.signal(Signal::SIGSTOP);
     let mut waiting = daemon.raw_client("waiting");
@@ -107,7 +107,7 @@ fn a_client_that_waits_at_the_door_is_told_to_come_again() {
     daemon.signal(Signal::SIGCONT);
     let error = waiting.response(id).unwrap_err();
     assert_eq!((error.code, reason(&error)), (-32001, "draining"));
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     client.finish_turn(&thread, &turn);
     expect_end(&mut daemon, 0);
 }
@@ -119,7 +119,7 @@ fn at_the_deadline_running_turns_are_interrupted() {
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, "[[hang]]");
     daemon.term();
-    assert_eq!(announced(&mut client)["deadlineMs"], 200);
+    assert_eq!(shutdown_notice(&mut client)["deadlineMs"], 200);
     let turn = client.finish_turn(&thread, &turn);
     assert_eq!(turn.status, "interrupted");
     assert!(turn.seen.last().unwrap()["params"]["codexd"].is_null());
@@ -136,7 +136,7 @@ fn a_second_signal_does_not_wait_for_running_turns() {
     let pending = client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     handled(&mut client);
     daemon.term();
-    assert_eq!(announced(&mut client)["deadlineMs"], Value::Null);
+    assert_eq!(shutdown_notice(&mut client)["deadlineMs"], Value::Null);
     daemon.signal(Signal::SIGINT);
     let turn = client.finish_turn(&thread, &turn);
     assert_eq!(turn.status, "failed");
@@ -155,7 +155,7 @@ fn a_third_signal_kills_an_upstream_that_ignores_the_end_of_its_input_and_sigter
     let thread = client.start_thread(json!({}));
     client.start_turn(&thread, "[[hang]]");
     daemon.term();
-    announced(&mut client);
+    shutdown_notice(&mut client);
     daemon.term();
     wait_for_state(&daemon, "stopping");
     daemon.term();
@@ -209,7 +209,7 @@ fn a_client_that_shuts_down_beside_another_is_only_detached() {
     let mut other = daemon.client("other");
     let thread = other.start_thread(json!({}));
     assert_eq!(client.request("broker/shutdown", Value::Null), json!({}));
-    assert_eq!(with_method(&client.recv_to_end(), ANNOUNCEMENT).len(), 0);
+    assert_eq!(with_method(&client.recv_to_end(), SHUTDOWN_NOTICE).len(), 0);
     assert_eq!(other.turn(&thread, "still here").status, "completed");
     assert_eq!(daemon.stop(), 0);
 }
@@ -224,8 +224,8 @@ fn a_client_that_shuts_down_during_its_turn_is_only_detached() {
     // The turn waits for who comes next.
     let mut next = daemon.client("next");
     next.request("thread/resume", json!({"threadId": thread}));
-    let question = next.take_method("item/commandExecution/requestApproval");
-    next.answer(&question, json!({"decision": "accept"}));
+    let approval = next.take_method("item/commandExecution/requestApproval");
+    next.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(next.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(daemon.stop(), 0);
 }
@@ -236,13 +236,13 @@ fn the_settings_say_what_a_shutdown_by_a_client_does() {
     let mut client = daemon.client("one");
     client.request("broker/shutdown", Value::Null);
     client.recv_to_end();
-    quiet_client(&daemon, "other").settle();
+    quiet_client(&daemon, "other").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
 
     let mut daemon = TestDaemon::fake("").config("client_shutdown = \"always\"").ready();
     let mut other = daemon.client("other");
     daemon.client("one").request("broker/shutdown", Value::Null);
-    assert_eq!(announced(&mut other)["reason"], "codexd is stopping (client shutdown)");
+    assert_eq!(shutdown_notice(&mut other)["reason"], "codexd is stopping (client shutdown)");
     other.recv_to_end();
     expect_end(&mut daemon, 0);
 }
@@ -252,17 +252,17 @@ fn only_a_signal_shortens_a_drain() {
     let mut daemon = TestDaemon::fake("").config("client_shutdown = \"always\"").ready();
     let mut client = daemon.client("one");
     let (mut second, mut third) = (daemon.client("two"), daemon.client("three"));
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     // Each of them wants the same, and none of them means the turn.
     second.request("broker/shutdown", Value::Null);
-    announced(&mut client);
+    shutdown_notice(&mut client);
     third.request("broker/shutdown", Value::Null);
     third.recv_to_end();
     for _ in 0..2 {
         assert_eq!(daemon.ctl(&["stop", "--timeout", "50ms"]).code(), Some(1));
     }
     assert_eq!(status(&daemon)["state"], "draining");
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     expect_end(&mut daemon, 0);
 }
@@ -271,11 +271,11 @@ fn only_a_signal_shortens_a_drain() {
 fn ctl_stop_waits_for_the_end_and_for_running_turns() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     let mut stop = daemon.command(&["ctl", "stop"]);
     let stopping = std::thread::spawn(move || codexd_tests::output::Output::of(&mut stop));
-    announced(&mut client);
-    client.answer(&question, json!({"decision": "accept"}));
+    shutdown_notice(&mut client);
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     client.recv_to_end();
     let output = stopping.join().unwrap().expect_code(0);
@@ -318,18 +318,18 @@ fn an_approval_that_nobody_can_answer_holds_no_drain() {
     // The drain would take 30 s; the test would fail by its own time limit.
     let output = daemon.ctl(&["stop", "--timeout", "20s"]).expect_code(0);
     assert!(!output.stderr.contains("running turn"), "{output}");
-    announced(&mut watcher);
+    shutdown_notice(&mut watcher);
     expect_end(&mut daemon, 0);
 }
 
 #[test]
-fn the_service_manager_hears_of_each_step_in_order() {
+fn the_service_manager_is_notified_of_each_step_in_order() {
     let mut daemon = TestDaemon::fake("[[strict]]").ready();
     let mut client = daemon.client("one");
-    let (thread, turn, question) = waiting_turn(&mut client, "");
+    let (thread, turn, approval) = waiting_turn(&mut client, "");
     daemon.term();
-    announced(&mut client);
-    client.answer(&question, json!({"decision": "accept"}));
+    shutdown_notice(&mut client);
+    client.answer(&approval, json!({"decision": "accept"}));
     client.finish_turn(&thread, &turn);
     expect_end(&mut daemon, 0);
     let lines = daemon.notify().lines();
@@ -373,7 +373,7 @@ fn a_daemon_with_a_client_does_not_end_by_itself() {
     let thread = client.start_thread(json!({}));
     let turn = client.turn(&thread, "[[wait:2500]]");
     assert_eq!(turn.status, "completed");
-    assert_eq!(with_method(&client.settle(), ANNOUNCEMENT).len(), 0);
+    assert_eq!(with_method(&client.recv_to_barrier(), SHUTDOWN_NOTICE).len(), 0);
     drop(client);
     expect_end(&mut daemon, 0);
 }

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// The notification that says that the daemon goes.
-pub(crate) const ANNOUNCEMENT: &str = "notifications/broker/shuttingDown";
+pub(crate) const SHUTDOWN_NOTICE: &str = "notifications/broker/shuttingDown";
 
 /// The end of a turn.
 pub(crate) const TURN_END: &str = "turn/completed";
@@ -58,7 +58,7 @@ pub(crate) fn deltas(messages: &[Message]) -> Vec<&str> {
 #[track_caller]
 pub(crate) fn quiet_client(daemon: &TestDaemon, name: &str) -> TestClient {
     let mut client = daemon.client(name);
-    client.settle();
+    client.recv_to_barrier();
     client
 }
 
@@ -80,13 +80,13 @@ pub(crate) fn handled(client: &mut TestClient) {
     client.request("broker/status", Value::Null);
 }
 
-/// Starts a turn that waits for an approval, and returns thread, turn and question.
+/// Starts a turn that waits for an approval, and returns thread, turn and approval.
 #[track_caller]
 pub(crate) fn waiting_turn(client: &mut TestClient, prompt: &str) -> (String, String, Message) {
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, &format!("[[approve]]{prompt}"));
-    let question = client.take_method("item/commandExecution/requestApproval");
-    (thread, turn, question)
+    let approval = client.take_method("item/commandExecution/requestApproval");
+    (thread, turn, approval)
 }
 
 /// Checks how the daemon ends: with this exit code, and nothing is left.
@@ -102,7 +102,7 @@ pub(crate) fn expect_end(daemon: &mut TestDaemon, code: i32) {
 }
 
 /// What a client is owed when the upstream is lost.
-pub(crate) struct Owed<'a> {
+pub(crate) struct Unresolved<'a> {
     /// Its open turns.
     pub(crate) turns: &'a [&'a str],
     /// How these end.
@@ -114,38 +114,38 @@ pub(crate) struct Owed<'a> {
 }
 
 /// Reads to the end of the connection and checks that the client got what it is owed: each answer and each
-/// end of a turn exactly once, then the announcement, then nothing.
+/// end of a turn exactly once, then the shutdown notice, then nothing.
 #[track_caller]
-pub(crate) fn expect_farewell(client: &mut TestClient, owed: &Owed<'_>) -> Vec<Message> {
+pub(crate) fn expect_resolved(client: &mut TestClient, unresolved: &Unresolved<'_>) -> Vec<Message> {
     let seen = client.recv_to_end();
     let ends = with_method(&seen, TURN_END);
     let mut ended: Vec<&str> = ends.iter().filter_map(|end| end["params"]["turn"]["id"].as_str()).collect();
-    let mut expected = owed.turns.to_vec();
+    let mut expected = unresolved.turns.to_vec();
     ended.sort_unstable();
     expected.sort_unstable();
     assert_eq!(ended, expected, "turns that ended, of client {}", client.name());
     for end in ends {
         expect_native_order(&seen, end);
-        assert_eq!(end["params"]["turn"]["status"], owed.turn_status, "{}", end.raw);
+        assert_eq!(end["params"]["turn"]["status"], unresolved.turn_status, "{}", end.raw);
         let mark = &end["params"]["codexd"];
         assert_eq!(mark["synthetic"], true, "{}", end.raw);
-        assert_eq!(mark["inferred"], owed.turn_status == "completed", "{}", end.raw);
+        assert_eq!(mark["inferred"], unresolved.turn_status == "completed", "{}", end.raw);
         assert_eq!(&end["params"]["turn"]["codexd"], mark, "{}", end.raw);
     }
-    for id in owed.requests {
+    for id in unresolved.requests {
         let answers: Vec<&Message> = seen.iter().filter(|message| message.is_answer_to(*id)).collect();
         assert_eq!(answers.len(), 1, "answers to request {id}");
         let error = answers[0].outcome().expect_err("the upstream is lost");
-        assert_eq!((error.code, reason(&error)), (-32010, owed.reason), "{error:?}");
+        assert_eq!((error.code, reason(&error)), (-32010, unresolved.reason), "{error:?}");
         let mark = &error.data["codexd"];
         let delivered = mark["delivered"].as_str().unwrap_or_default();
         assert!(["no", "maybe"].contains(&delivered), "{error:?}");
         assert_eq!(mark["retryable"], delivered == "no", "{error:?}");
         assert!(mark["generation"].as_u64() > Some(0), "{error:?}");
     }
-    assert_eq!(with_method(&seen, ANNOUNCEMENT).len(), 1);
+    assert_eq!(with_method(&seen, SHUTDOWN_NOTICE).len(), 1);
     let last = seen.last().and_then(|message| message.method());
-    assert_eq!(last, Some(ANNOUNCEMENT), "the last message of client {}", client.name());
+    assert_eq!(last, Some(SHUTDOWN_NOTICE), "the last message of client {}", client.name());
     seen
 }
 

@@ -69,7 +69,7 @@ fn clients_and_turns_have_one_line_when_they_come_and_one_when_they_go() {
 }
 
 #[test]
-fn what_codex_says_at_its_end_is_told_without_prompts() {
+fn what_codex_says_at_its_end_is_reported_without_prompts() {
     let mut daemon = TestDaemon::fake("").ready();
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
@@ -111,7 +111,7 @@ fn an_end_that_was_asked_for_is_not_explained() {
 }
 
 #[test]
-fn no_secret_is_told() {
+fn no_secret_is_reported() {
     // `$3` is the setting, behind `app-server -c`.
     let text = "#!/bin/sh\n{ echo \"Error: bad key $MY_API_KEY and $3 at $https_proxy\"\n\
                 echo 'authorization: Bearer abcdefghijklmnop1'\n\
@@ -135,7 +135,7 @@ fn no_secret_is_told() {
 }
 
 #[test]
-fn what_codex_warns_of_in_its_configuration_is_told() {
+fn what_codex_warns_of_in_its_configuration_is_reported() {
     let Some(builder) = TestDaemon::real(Version::Current) else { return };
     // It goes on, with the defaults in place of the whole file.
     let mut daemon =
@@ -188,7 +188,7 @@ fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
 }
 
 #[test]
-fn a_refused_handshake_is_told_in_the_words_of_codex() {
+fn a_refused_handshake_is_reported_in_the_words_of_codex() {
     let mut daemon = TestDaemon::fake("[[init-error:-32603]]").start();
     expect_end(&mut daemon, 76);
     let told = "codex app-server refused the handshake with codexd: initialize is refused by the script";
@@ -242,14 +242,14 @@ fn a_hangup_during_a_stop_is_logged_as_ignored() {
     let mut client = daemon.client("one");
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, "[[approve]]");
-    let question = client.take("the approval", |message| message.is_server_request());
+    let approval = client.take("the approval", |message| message.is_server_request());
     daemon.term();
     wait_for_state(&daemon, "draining");
     daemon.signal(Signal::SIGHUP);
     wait::until("it is logged", || {
         !lines(&daemon.stderr(), "WARN", "the settings were not read again").is_empty()
     });
-    client.answer(&question, json!({"decision": "accept"}));
+    client.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(daemon.wait_exit().code(), Some(0));
 }

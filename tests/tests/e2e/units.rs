@@ -59,12 +59,12 @@ fn ask(lab: &Lab, line: &str) -> String {
 const INITIALIZE: &str =
     r#"{"id":1,"method":"initialize","params":{"clientInfo":{"name":"t","version":"1"}}}"#;
 
-/// Starts a turn that runs until its approval is answered, and returns thread, turn and the question.
+/// Starts a turn that runs until its approval is answered, and returns thread, turn and approval.
 fn begin_turn(client: &mut TestClient) -> (String, String, codexd_tests::client::Message) {
     let thread = client.start_thread(json!({}));
     let turn = client.start_turn(&thread, "[[approve]] go");
-    let question = client.take("the approval", |message| message.is_server_request());
-    (thread, turn, question)
+    let approval = client.take("the approval", |message| message.is_server_request());
+    (thread, turn, approval)
 }
 
 as_both! {
@@ -223,14 +223,14 @@ as_both! {
     fn a_stop_lets_a_running_turn_finish(lab) {
         lab.start();
         let mut client = lab.client("a");
-        let (thread, turn, question) = begin_turn(&mut client);
+        let (thread, turn, approval) = begin_turn(&mut client);
         lab.expect_systemctl(0, &["stop", "--no-block", SERVICE]);
         client.take_method("notifications/broker/shuttingDown");
         assert_eq!(lab.show(SERVICE, "ActiveState"), "deactivating");
         // Who comes now waits for the next daemon, at the same socket.
         let mut next = lab.raw_client("next");
         let asked = next.send_request("initialize", json!({"clientInfo": {"name": "n", "version": "1"}}));
-        client.answer(&question, json!({"decision": "accept"}));
+        client.answer(&approval, json!({"decision": "accept"}));
         assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
         let answer = next.response(asked).unwrap();
         assert_eq!(answer["codexd"]["generation"], 2, "{answer}");
@@ -244,14 +244,14 @@ as_both! {
         lab.drop_in(SERVICE, "[Service]\nTimeoutStopSec=2\n");
         lab.expect_systemctl(0, &["start", SERVICE]);
         let mut client = lab.client("a");
-        let (thread, turn, question) = begin_turn(&mut client);
+        let (thread, turn, approval) = begin_turn(&mut client);
         lab.expect_systemctl(0, &["stop", "--no-block", SERVICE]);
         let since = Instant::now();
         client.take_method("notifications/broker/shuttingDown");
         // Longer than the timeout, and than the next time that was asked for.
         wait::until("the timeout has passed", || since.elapsed() > Duration::from_secs(4));
         assert_eq!(lab.show(SERVICE, "ActiveState"), "deactivating");
-        client.answer(&question, json!({"decision": "accept"}));
+        client.answer(&approval, json!({"decision": "accept"}));
         assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
         lab.wait_for(SERVICE, "ActiveState", "inactive");
         assert_eq!(lab.show(SERVICE, "Result"), "success");
@@ -341,7 +341,7 @@ as_both! {
         let doctor = lab.run(&["codexd", "doctor", "--json"]).expect_code(0).json();
         let service = doctor["findings"].as_array().unwrap().iter().find(|it| it["check"] == "service").unwrap();
         assert_eq!(service["level"], "ok", "{service}");
-        // Something that a client leaves in the folder of the sockets.
+        // Something that a client leaves in the directory of the sockets.
         lab.expect(0, &["codexd", "ctl", "stop"]);
         lab.expect_systemctl(0, &["stop", SOCKET, SERVICE]);
         lab.expect(0, &["codexd", "connect"]);

@@ -109,7 +109,7 @@ fn attack(mark: &Path) -> [String; 2] {
 
 /// Checks that no message of a page reached the router or codex.
 fn expect_untouched(daemon: &TestDaemon, mark: &Path) {
-    daemon.client("other").settle();
+    daemon.client("other").recv_to_barrier();
     let log = daemon.fake_log();
     assert!(!log.contains("command/exec"), "{log}");
     assert!(!mark.exists(), "the program ran");

@@ -75,7 +75,7 @@ fn both_kinds_of_clients_share_a_thread() {
     // What the one got as lines, the other one got as frames, byte for byte.
     let of_turn = |turn: &codexd_tests::client::Turn| -> Vec<String> {
         let start = turn.seen.iter().position(|m| m.method() == Some("turn/started")).unwrap();
-        // The question was taken out by the one who answered.
+        // The server request was taken out by the one who answered.
         let seen = turn.seen[start..].iter().filter(|message| !message.is_server_request());
         seen.map(|message| message.raw.clone()).collect()
     };
@@ -102,7 +102,7 @@ fn fragments_pings_and_binary_messages_are_handled() {
 fn what_is_no_message_is_answered_and_the_connection_stays() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = daemon.websocket_client("web");
-    client.settle();
+    client.recv_to_barrier();
     let cases = [
         ("not JSON", -32700),
         ("{\"id\":1,\"method\":\"a\"}{\"id\":2,\"method\":\"b\"}", -32700),
@@ -135,7 +135,7 @@ fn who_breaks_the_protocol_is_closed_and_nobody_else_notices() {
     ];
     for (frame, code) in cases {
         let mut client = daemon.websocket_client("web");
-        client.settle();
+        client.recv_to_barrier();
         client.send_frame(frame);
         client.recv_to_end();
         assert_eq!(client.close_frame().map(|(code, _)| code), Some(code));
@@ -172,7 +172,7 @@ fn big_messages_pass_both_ways() {
 fn a_close_of_the_client_is_answered() {
     let daemon = TestDaemon::fake("").ready();
     let mut client = daemon.websocket_client("web");
-    client.settle();
+    client.recv_to_barrier();
     client.finish_sending();
     assert_eq!(client.recv_to_end(), []);
     assert_eq!(client.close_frame(), Some((1005, "")));

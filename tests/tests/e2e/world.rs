@@ -67,9 +67,9 @@ impl World {
 
     /// Writes codexd's configuration.
     pub(crate) fn configured(self, text: &str) -> World {
-        let folder = self.home.config().join("codexd");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join("config.toml"), text).unwrap();
+        let directory = self.home.config().join("codexd");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("config.toml"), text).unwrap();
         self
     }
 
@@ -127,8 +127,8 @@ impl World {
 
     /// Returns what the record of the last daemon says.
     pub(crate) fn record(&self) -> Value {
-        let folder = fs::read_dir(self.home.state().join("codexd")).unwrap();
-        let path = folder
+        let directory = fs::read_dir(self.home.state().join("codexd")).unwrap();
+        let path = directory
             .flatten()
             .map(|entry| entry.path())
             .find(|path| path.extension().is_some_and(|e| e == "json"));

@@ -21,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::dial::{self, Wait};
 use super::ledger::{Kind, Ledger, Outgoing, Verdict};
-use super::lines::{Lines, Piece};
+use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
 use crate::os::end_watch::EndWatch;
@@ -35,11 +35,11 @@ const READ_BYTES: usize = 64 << 10;
 /// Bytes written to the client at once: what a pipe that is ready takes without blocking.
 const WRITE_BYTES: usize = 4096;
 /// How long a daemon may take to answer `initialize`: longer than codex may take to start.
-const GREETING_WITHIN: Duration = Duration::from_secs(45);
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(45);
 /// How long outstanding answers are waited for when the client has ended its input.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long the client may take to read the last lines.
-const FAREWELL_WITHIN: Duration = Duration::from_secs(5);
+const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -48,7 +48,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Bridge<'a> {
     target: &'a Target<'a>,
     may_run_codex: bool,
-    /// The client's folder, where it is text.
+    /// The client's directory, where it is text.
     cwd: Option<String>,
     ledger: Ledger,
     link: Link,
@@ -62,7 +62,7 @@ pub(super) struct Bridge<'a> {
     to_client_written: usize,
     client_ended: bool,
     /// The daemon is gone and was not missed: the next one is looked for when the client says something.
-    parked: bool,
+    awaits_client: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
     /// The reason why the client is not served that stderr has already.
@@ -78,7 +78,7 @@ struct Link {
     /// codex itself, if it is no daemon.
     codex: Option<Child>,
     /// When `initialize` was written.
-    greeted_at: Option<Instant>,
+    initialize_written_at: Option<Instant>,
     /// When the sending direction was closed.
     shut_at: Option<Instant>,
     /// Stderr has why the daemon closes it.
@@ -86,7 +86,7 @@ struct Link {
     /// Reports the end while nothing is read; created when that is first needed.
     end_watch: Option<EndWatch>,
     /// It has ended with this event, which is handled when the client has read enough.
-    ended: Option<Event>,
+    ended: Option<LinkEvent>,
 }
 
 /// A row of daemons that did not serve.
@@ -96,7 +96,7 @@ struct Search {
 }
 
 /// What happened to the link.
-enum Event {
+enum LinkEvent {
     Lost,
     NotServing,
     /// There is no daemon and there will be none: the reason, and the line that said so.
@@ -118,15 +118,15 @@ impl<'a> Bridge<'a> {
             cwd,
             ledger: Ledger::new(orphaned_turns),
             link: Link::to(stream, None),
-            from_client: Lines::default(),
-            from_daemon: Lines::default(),
+            from_client: Lines::new(FROM_CLIENT_BYTES),
+            from_daemon: Lines::new(FROM_DAEMON_BYTES),
             to_daemon: VecDeque::new(),
             to_daemon_bytes: 0,
             first_written: 0,
             to_client: Vec::new(),
             to_client_written: 0,
             client_ended: false,
-            parked: false,
+            awaits_client: false,
             search: None,
             noted_refusal: None,
             since_unix_ms,
@@ -138,13 +138,13 @@ impl<'a> Bridge<'a> {
     /// Passes bytes until one side ends; returns the exit code.
     pub(super) fn run(mut self) -> u8 {
         loop {
-            if self.parked && self.needs_daemon() {
-                self.parked = false;
+            if self.awaits_client && self.needs_daemon() {
+                self.awaits_client = false;
                 if let Some(code) = self.move_on() {
-                    return self.farewell(code);
+                    return self.flush_client(code);
                 }
-            } else if self.parked && self.client_ended {
-                return self.farewell(0);
+            } else if self.awaits_client && self.client_ended {
+                return self.flush_client(0);
             }
             let mut event = self.write_daemon();
             if event.is_none() && self.reads_daemon() {
@@ -169,20 +169,22 @@ impl<'a> Bridge<'a> {
                     }
                 }
                 if event.is_none()
-                    && self
-                        .overdue(self.link.greeted_at.filter(|_| self.ledger.is_greeting()), GREETING_WITHIN)
+                    && self.overdue(
+                        self.link.initialize_written_at.filter(|_| self.ledger.is_greeting()),
+                        HANDSHAKE_WITHIN,
+                    )
                 {
-                    event = Some(Event::NotServing);
+                    event = Some(LinkEvent::NotServing);
                 }
             }
             if self.overdue(self.link.shut_at, ANSWERS_WITHIN) {
                 note(&format!("codexd: {} requests were not answered in time", self.ledger.unanswered()));
-                return self.farewell(0);
+                return self.flush_client(0);
             }
             if let Some(event) = event
                 && let Some(code) = self.lost(event)
             {
-                return self.farewell(code);
+                return self.flush_client(code);
             }
         }
     }
@@ -199,7 +201,7 @@ impl<'a> Bridge<'a> {
     /// Waits until something can be done.
     fn wait(&mut self) -> Ready {
         let reads_daemon = self.reads_daemon();
-        let linked = !self.parked && self.link.ended.is_none();
+        let linked = !self.awaits_client && self.link.ended.is_none();
         if linked && !reads_daemon && self.link.end_watch.is_none() {
             // Without it, the end is noticed when the client reads again.
             self.link.end_watch = EndWatch::of(&self.link.stream).ok();
@@ -227,7 +229,10 @@ impl<'a> Bridge<'a> {
             fds.push(PollFd::new(watch.as_fd(), EndWatch::FLAGS));
         }
         let deadlines = [
-            self.link.greeted_at.filter(|_| self.ledger.is_greeting()).map(|at| at + GREETING_WITHIN),
+            self.link
+                .initialize_written_at
+                .filter(|_| self.ledger.is_greeting())
+                .map(|at| at + HANDSHAKE_WITHIN),
             self.link.shut_at.map(|at| at + ANSWERS_WITHIN),
         ];
         let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
@@ -285,30 +290,32 @@ impl<'a> Bridge<'a> {
         self.to_daemon.push_back(line);
     }
 
-    /// Tells whether there is something to write. Behind `initialize` nothing is, until it is answered:
+    /// Returns whether there is something to write. Behind `initialize` nothing is, until it is answered:
     /// a daemon that does not serve must not have got more than that.
     fn may_write_daemon(&self) -> bool {
-        let held = self.link.greeted_at.is_some() && self.ledger.is_greeting();
-        !(self.to_daemon.is_empty() || self.parked || held || self.link.ended.is_some())
+        let deferred = self.link.initialize_written_at.is_some() && self.ledger.is_greeting();
+        !(self.to_daemon.is_empty() || self.awaits_client || deferred || self.link.ended.is_some())
     }
 
-    /// Tells whether something waits that is more than a part of the handshake, which is repeated anyway.
+    /// Returns whether something waits that is more than a part of the handshake, which is repeated anyway.
     fn needs_daemon(&self) -> bool {
         self.to_daemon.iter().any(|line| line.kind == Kind::Other)
     }
 
-    fn write_daemon(&mut self) -> Option<Event> {
+    fn write_daemon(&mut self) -> Option<LinkEvent> {
         while self.may_write_daemon() {
             let line = self.to_daemon.front()?;
             match (&self.link.stream).write(&line.bytes[self.first_written..]) {
                 Ok(length) => {
-                    self.ledger.written(line);
+                    if self.first_written == 0 {
+                        self.ledger.written(line);
+                    }
                     self.first_written += length;
                     if self.first_written == line.bytes.len() {
-                        self.link.greeted_at = if line.kind == Kind::Initialize {
+                        self.link.initialize_written_at = if line.kind == Kind::Initialize {
                             Some(Instant::now())
                         } else {
-                            self.link.greeted_at
+                            self.link.initialize_written_at
                         };
                         self.to_daemon_bytes -= line.bytes.len();
                         self.to_daemon.pop_front();
@@ -328,7 +335,11 @@ impl<'a> Bridge<'a> {
 
     /// Tells the daemon that the client will say nothing more.
     fn finish_sending(&mut self) {
-        if self.client_ended && self.to_daemon.is_empty() && !self.parked && self.link.shut_at.is_none() {
+        if self.client_ended
+            && self.to_daemon.is_empty()
+            && !self.awaits_client
+            && self.link.shut_at.is_none()
+        {
             self.link.shut_at = Some(Instant::now());
             // Of a connection that has ended, reading tells.
             let _ = self.link.stream.shutdown(Shutdown::Write);
@@ -338,19 +349,19 @@ impl<'a> Bridge<'a> {
     // From the daemon to the client.
 
     /// Reads what is left in a connection that cannot be written to.
-    fn read_rest(&mut self) -> Option<Event> {
+    fn read_rest(&mut self) -> Option<LinkEvent> {
         loop {
             if let Some(event) = self.read_daemon() {
                 return Some(event);
             }
             let mut fds = [PollFd::new(self.link.stream.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, PollTimeout::ZERO) == Ok(0) {
-                return Some(Event::Lost);
+                return Some(LinkEvent::Lost);
             }
         }
     }
 
-    fn read_daemon(&mut self) -> Option<Event> {
+    fn read_daemon(&mut self) -> Option<LinkEvent> {
         let length = match (&self.link.stream).read(&mut self.scratch) {
             Ok(length) => length,
             Err(error) => match error.kind() {
@@ -359,7 +370,7 @@ impl<'a> Bridge<'a> {
             },
         };
         if length == 0 {
-            return Some(Event::Lost);
+            return Some(LinkEvent::Lost);
         }
         let scratch = std::mem::take(&mut self.scratch);
         let mut chunk = &scratch[..length];
@@ -374,7 +385,7 @@ impl<'a> Bridge<'a> {
         event
     }
 
-    fn deliver(&mut self, piece: &Piece) -> Option<Event> {
+    fn deliver(&mut self, piece: &Piece) -> Option<LinkEvent> {
         match piece {
             Piece::Line(line) => {
                 let greeting = self.ledger.is_greeting();
@@ -382,11 +393,11 @@ impl<'a> Bridge<'a> {
                 match &verdict {
                     Verdict::Elsewhere => {
                         self.note_refusal();
-                        return Some(Event::NotServing);
+                        return Some(LinkEvent::NotServing);
                     }
                     Verdict::NoDaemon(why) => {
                         let why = Error::new(ExitCode::Unavailable, why);
-                        return Some(Event::NoDaemon(why, line.clone()));
+                        return Some(LinkEvent::NoDaemon(why, line.clone()));
                     }
                     Verdict::Deliver | Verdict::Swallow => {}
                 }
@@ -394,7 +405,7 @@ impl<'a> Bridge<'a> {
                 if greeting && !self.ledger.is_greeting() {
                     self.search = None;
                     self.noted_refusal = None;
-                    self.link.greeted_at = None;
+                    self.link.initialize_written_at = None;
                     self.compare_environments();
                 }
                 if verdict == Verdict::Deliver {
@@ -455,14 +466,14 @@ impl<'a> Bridge<'a> {
     // When the daemon is gone.
 
     /// Finds another daemon, or says how this ends.
-    fn lost(&mut self, event: Event) -> Option<u8> {
+    fn lost(&mut self, event: LinkEvent) -> Option<u8> {
         if let Some(codex) = &mut self.link.codex {
             let code =
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
-            return Some(self.settle("codex app-server ended", code.unwrap_or(1)));
+            return Some(self.resolve_pending("codex app-server ended", code.unwrap_or(1)));
         }
         let done = self.client_ended && self.to_daemon.is_empty() && self.ledger.unanswered() == 0;
-        if matches!(event, Event::Lost) && done {
+        if matches!(event, LinkEvent::Lost) && done {
             return Some(0);
         }
         if !self.ledger.can_move()
@@ -474,16 +485,16 @@ impl<'a> Bridge<'a> {
                 (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
                 (None, None) => "the connection to codexd was lost".to_owned(),
             };
-            return Some(self.settle(&what, 1));
+            return Some(self.resolve_pending(&what, 1));
         }
-        if let Event::NoDaemon(why, answer) = event {
+        if let LinkEvent::NoDaemon(why, answer) = event {
             if !self.may_run_codex && self.ledger.refused() {
                 self.to_client.extend_from_slice(&answer);
             }
             return self.run_codex(why);
         }
         if !self.ledger.is_greeting() && !self.needs_daemon() {
-            self.parked = true;
+            self.awaits_client = true;
             return None;
         }
         self.move_on()
@@ -525,7 +536,7 @@ impl<'a> Bridge<'a> {
         let unavailable = ExitCode::Unavailable.number();
         if !self.may_run_codex {
             note_error(&why);
-            return Some(self.settle("no daemon can be had", unavailable));
+            return Some(self.resolve_pending("no daemon can be had", unavailable));
         }
         let Target { settings, environment, codex_args, .. } = self.target;
         let started = direct::prepare(settings, codex_args, environment).and_then(direct::spawn);
@@ -538,7 +549,7 @@ impl<'a> Bridge<'a> {
             }
             Err(error) => {
                 note_error(&direct::neither(why, error));
-                Some(self.settle("no daemon can be had", unavailable))
+                Some(self.resolve_pending("no daemon can be had", unavailable))
             }
         }
     }
@@ -546,7 +557,7 @@ impl<'a> Bridge<'a> {
     /// Begins anew at another end, which is told what the last one was told.
     fn begin(&mut self, link: Link) {
         self.link = link;
-        self.from_daemon = Lines::default();
+        self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
         self.first_written = 0;
         self.to_daemon.retain(|line| line.kind == Kind::Other);
         for line in self.ledger.replay().into_iter().rev() {
@@ -556,7 +567,7 @@ impl<'a> Bridge<'a> {
     }
 
     /// Tells the client what it is owed, and people what to do; returns `code`.
-    fn settle(&mut self, what: &str, code: u8) -> u8 {
+    fn resolve_pending(&mut self, what: &str, code: u8) -> u8 {
         // What has come of a line cannot be read any more.
         if self.from_daemon.is_inside_long_line() {
             self.to_client.push(b'\n');
@@ -576,8 +587,8 @@ impl<'a> Bridge<'a> {
     }
 
     /// Gives the client the last lines, for as long as it takes some.
-    fn farewell(mut self, code: u8) -> u8 {
-        let until = Instant::now() + FAREWELL_WITHIN;
+    fn flush_client(mut self, code: u8) -> u8 {
+        let until = Instant::now() + FLUSH_WITHIN;
         while !self.to_client.is_empty() {
             let stdout = io::stdout();
             let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::POLLOUT)];
@@ -617,7 +628,7 @@ impl Link {
         Link {
             stream,
             codex,
-            greeted_at: None,
+            initialize_written_at: None,
             shut_at: None,
             noted_closing: false,
             end_watch: None,
@@ -626,7 +637,7 @@ impl Link {
     }
 }
 
-/// Tells whether nobody reads the standard output any more.
+/// Returns whether nobody reads the standard output any more.
 pub(super) fn client_gone() -> bool {
     let stdout = io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];

@@ -38,7 +38,7 @@ pub(crate) struct Wait<'a> {
     pub(crate) until: Instant,
     /// Since when a failed start counts as one's own, in milliseconds since the epoch.
     pub(crate) since_unix_ms: u64,
-    /// Tells whether the client is gone.
+    /// Returns whether the client is gone.
     pub(crate) client_gone: &'a dyn Fn() -> bool,
 }
 

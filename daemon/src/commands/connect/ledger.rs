@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use codexd_proto::json::edit::write_string;
-use codexd_proto::json::scan::{Members, member_at, string_inner};
+use codexd_proto::id::RequestId;
+use codexd_proto::json::edit::{write_string, write_text};
+use codexd_proto::json::scan::{Members, member_at};
+use codexd_proto::json::text::decoded;
+use codexd_proto::json::{is_text, text};
 use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{Announcement, CLOSING, OrphanedTurns, UPSTREAM_LOST};
+use codexd_proto::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
 use serde_json::Value;
 
 use super::{cwd, orphaned_turns};
@@ -14,10 +17,10 @@ use super::{cwd, orphaned_turns};
 /// The bridge's memory.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
-    /// Requests without an answer, by the JSON text of their id; whether a byte of them was written.
-    unanswered: BTreeMap<Box<[u8]>, bool>,
+    /// Requests without an answer, by their id. Nothing keeps a client from giving one to several.
+    unanswered: BTreeMap<Id, Vec<Unanswered>>,
     /// The client's `initialize`, with its line feed, and its id.
-    initialize: Option<(Vec<u8>, Box<[u8]>)>,
+    initialize: Option<(Vec<u8>, Id)>,
     /// The client's `initialized`.
     initialized: Option<Vec<u8>>,
     greeting: Greeting,
@@ -32,6 +35,31 @@ pub(super) struct Ledger {
     generation: u64,
     /// What the client's `initialize` is to declare of its turns, if it declares nothing.
     orphaned_turns: Option<OrphanedTurns>,
+}
+
+/// An id as JSON text that is the same for all spellings: `"a"` and `"\u0061"` are one id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Id(Box<[u8]>);
+
+impl Id {
+    /// Reads the JSON text of an id; `None` if it is not a legal one.
+    fn read(text: &[u8]) -> Option<Id> {
+        let mut same = Vec::new();
+        match RequestId::from_json(text)? {
+            RequestId::Text(text) => write_text(&mut same, &decoded(&text[1..text.len() - 1])),
+            number @ RequestId::Number(_) => number.write(&mut same),
+        }
+        Some(Id(same.into()))
+    }
+}
+
+/// A request without an answer.
+#[derive(Debug)]
+struct Unanswered {
+    /// The JSON text of its id, as the client wrote it.
+    id: Box<[u8]>,
+    /// Whether a byte of it was written.
+    written: bool,
 }
 
 /// Where the handshake with the daemon is.
@@ -52,8 +80,8 @@ enum Greeting {
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) bytes: Vec<u8>,
-    /// The JSON text of the id, of a request.
-    request: Option<Box<[u8]>>,
+    /// The id, of a request.
+    request: Option<Id>,
     /// It makes the daemon keep something for the client.
     attaches: bool,
     pub(super) kind: Kind,
@@ -99,29 +127,31 @@ impl Ledger {
         let mut outgoing = Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: Kind::Other };
         match ClientMessage::read(&line) {
             Ok(Some(ClientMessage::Request { id_span, method, params, .. })) => {
-                let id: Box<[u8]> = id_span.of(&line).into();
-                let method = method.of(&line);
-                outgoing.attaches = !is_passing(method);
-                self.unanswered.insert(id.clone(), false);
-                if method == b"initialize" && self.greeting == Greeting::None {
+                let spelled = id_span.of(&line);
+                outgoing.attaches = !is_passing(&method);
+                outgoing.request = self.asked(spelled);
+                if *method == *b"initialize" && self.greeting == Greeting::None {
                     outgoing.kind = Kind::Initialize;
-                    let declared =
-                        self.orphaned_turns.and_then(|it| orphaned_turns::declare(&line, params, it));
+                    let declared = self
+                        .orphaned_turns
+                        .and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
                     line = declared.unwrap_or(line);
-                    self.initialize = Some((line.clone(), id.clone()));
+                    self.initialize = outgoing.request.clone().map(|id| (line.clone(), id));
                     self.greeting = Greeting::Asked;
-                } else if let Some(changed) = cwd.and_then(|cwd| cwd::insert(&line, method, params, cwd)) {
+                } else if let Some(changed) =
+                    cwd.and_then(|cwd| cwd::insert(&line, &method, params.as_ref(), cwd))
+                {
                     line = changed;
                 }
-                outgoing.request = Some(id);
             }
-            Ok(Some(ClientMessage::Notification { method })) => match method.of(&line) {
-                b"initialized" => {
+            Ok(Some(ClientMessage::Notification { method })) => {
+                if *method == *b"initialized" {
                     outgoing.kind = Kind::Initialized;
                     self.initialized = Some(line.clone());
+                } else {
+                    outgoing.attaches = true;
                 }
-                _ => outgoing.attaches = true,
-            },
+            }
             // The daemon answers what is no message.
             _ => {}
         }
@@ -133,19 +163,38 @@ impl Ledger {
     ///
     /// Its id is found if it stands before what makes the line long, as it does in all known clients.
     pub(super) fn outgoing_start(&mut self, start: Vec<u8>) -> Outgoing {
-        let (id, method) = head(&start);
-        let request = method.and(id).map(Box::from);
-        if let Some(id) = &request {
-            self.unanswered.insert(Box::clone(id), false);
-        }
+        let head = head(&start);
+        let request = head.id.filter(|_| head.has_method).and_then(|id| self.asked(id));
         Outgoing { bytes: start, request, attaches: true, kind: Kind::Other }
     }
 
-    /// Takes note that a byte of a line was written.
+    /// Takes note of a request, given the JSON text of its id.
+    fn asked(&mut self, spelled: &[u8]) -> Option<Id> {
+        let id = Id::read(spelled)?;
+        let unanswered = Unanswered { id: spelled.into(), written: false };
+        self.unanswered.entry(id.clone()).or_default().push(unanswered);
+        Some(id)
+    }
+
+    /// Takes note of an answer, given the JSON text of its id.
+    fn answered(&mut self, spelled: &[u8]) {
+        let Some(id) = Id::read(spelled) else { return };
+        let Some(requests) = self.unanswered.get_mut(&id) else { return };
+        // codexd repeats the spelling of the client, codex itself does not.
+        let at = requests.iter().position(|request| *request.id == *spelled).unwrap_or(0);
+        requests.remove(at);
+        if requests.is_empty() {
+            self.unanswered.remove(&id);
+        }
+    }
+
+    /// Takes note that the first byte of a line was written.
     pub(super) fn written(&mut self, line: &Outgoing) {
         self.attached |= line.attaches;
-        if let Some(written) = line.request.as_ref().and_then(|id| self.unanswered.get_mut(id)) {
-            *written = true;
+        let requests = line.request.as_ref().and_then(|id| self.unanswered.get_mut(id));
+        // Those with one id are written in their order.
+        if let Some(request) = requests.into_iter().flatten().find(|request| !request.written) {
+            request.written = true;
         }
     }
 
@@ -154,26 +203,26 @@ impl Ledger {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         match UpstreamMessage::read(text) {
             Some(UpstreamMessage::Response { id_span, failed, body, .. }) => {
-                let id = id_span.of(text);
-                let ours = self.initialize.as_ref().is_some_and(|(_, own)| **own == *id);
-                if self.is_greeting() && ours {
-                    return self.greeted(id, text, failed, body.start);
+                let spelled = id_span.of(text);
+                let own = self.initialize.as_ref().filter(|_| self.is_greeting()).map(|(_, own)| own);
+                if own.is_some_and(|own| Id::read(spelled).is_some_and(|id| id == *own)) {
+                    return self.greeted(spelled, text, failed, body.start);
                 }
-                self.unanswered.remove(id);
+                self.answered(spelled);
                 Verdict::Deliver
             }
             // A daemon on its way out says so to everyone; whom it has not greeted goes elsewhere.
             Some(UpstreamMessage::Notification { method, .. })
-                if self.is_greeting() && method.of(text) == Announcement::METHOD =>
+                if self.is_greeting() && *method == *ShutdownNotice::METHOD =>
             {
                 Verdict::Swallow
             }
-            Some(UpstreamMessage::Notification { method, .. }) if method.of(text) == Announcement::METHOD => {
+            Some(UpstreamMessage::Notification { method, .. }) if *method == *ShutdownNotice::METHOD => {
                 let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
                 self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
                 Verdict::Deliver
             }
-            Some(UpstreamMessage::Notification { method, params }) if method.of(text) == CLOSING => {
+            Some(UpstreamMessage::Notification { method, params }) if *method == *CLOSING => {
                 let why = params.and_then(|params| member_at(text, params, &["message"]));
                 let why = why.and_then(|why| serde_json::from_slice(why.of(text)).ok());
                 self.closing = Some(why.unwrap_or_else(|| "without a reason".to_owned()));
@@ -185,8 +234,8 @@ impl Ledger {
 
     /// Judges the beginning of a long line from the daemon: it is always for the client.
     pub(super) fn incoming_start(&mut self, start: &[u8]) {
-        if let (Some(id), None) = head(start) {
-            self.unanswered.remove(id);
+        if let Head { id: Some(id), has_method: false } = head(start) {
+            self.answered(id);
         }
     }
 
@@ -194,7 +243,7 @@ impl Ledger {
         let again = || {
             let retryable = member_at(line, body, &["data", "codexd", "retryable"])?;
             let delivered = member_at(line, body, &["data", "codexd", "delivered"])?;
-            (retryable.of(line) == b"true" && delivered.of(line) == b"\"no\"").then_some(())
+            (retryable.of(line) == b"true" && is_text(line, delivered, b"no")).then_some(())
         };
         if failed && again().is_some() {
             let message = member_at(line, body, &["message"]).map(|span| span.of(line));
@@ -219,7 +268,7 @@ impl Ledger {
         if repeated {
             return if failed { Verdict::Elsewhere } else { Verdict::Swallow };
         }
-        self.unanswered.remove(id);
+        self.answered(id);
         Verdict::Deliver
     }
 
@@ -234,7 +283,7 @@ impl Ledger {
         let asked = self.greeting == Greeting::Asked;
         self.greeting = Greeting::None;
         if let Some((_, id)) = self.initialize.take().filter(|_| asked) {
-            self.unanswered.remove(&id);
+            self.answered(&id.0);
         }
         asked
     }
@@ -242,7 +291,10 @@ impl Ledger {
     /// Tells whether another daemon can go on where one was lost, without the client noticing.
     pub(super) fn can_move(&self) -> bool {
         let owed = self.initialize.as_ref().filter(|_| self.greeting == Greeting::Asked).map(|(_, id)| id);
-        !self.attached && self.unanswered.iter().all(|(id, written)| !written || Some(id) == owed)
+        let lost = |(id, requests): (&Id, &Vec<Unanswered>)| {
+            Some(id) != owed && requests.iter().any(|request| request.written)
+        };
+        !self.attached && !self.unanswered.iter().any(lost)
     }
 
     /// Returns what the next daemon is to be told first, instead of such lines that wait.
@@ -276,7 +328,7 @@ impl Ledger {
 
     /// Returns the number of requests without an answer.
     pub(super) fn unanswered(&self) -> usize {
-        self.unanswered.len()
+        self.unanswered.values().map(Vec::len).sum()
     }
 
     /// Tells whether the daemon kept something for the client that ended with it.
@@ -287,7 +339,7 @@ impl Ledger {
     /// Answers what nobody else will answer any more.
     pub(super) fn settle(&mut self, message: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        for (id, written) in std::mem::take(&mut self.unanswered) {
+        for Unanswered { id, written } in std::mem::take(&mut self.unanswered).into_values().flatten() {
             out.extend_from_slice(b"{\"id\":");
             out.extend_from_slice(&id);
             out.extend_from_slice(format!(",\"error\":{{\"code\":{UPSTREAM_LOST},\"message\":").as_bytes());
@@ -310,7 +362,7 @@ impl Ledger {
 /// so before it exits.
 fn cannot_start(line: &[u8], body: usize) -> Option<String> {
     let reason = member_at(line, body, &["data", "codexd", "reason"])?;
-    if reason.of(line) != b"\"startFailed\"" {
+    if !is_text(line, reason, b"startFailed") {
         return None;
     }
     let value = |path: &[&str]| serde_json::from_slice::<Value>(member_at(line, body, path)?.of(line)).ok();
@@ -321,17 +373,23 @@ fn cannot_start(line: &[u8], body: usize) -> Option<String> {
     Some(format!("the daemon did not start (exit code {code}): {why}"))
 }
 
-/// Returns id and method of a line of which only the beginning is known.
-fn head(start: &[u8]) -> (Option<&[u8]>, Option<&[u8]>) {
-    let (mut id, mut method) = (None, None);
+/// What is found of a line of which only the beginning is known.
+struct Head<'a> {
+    /// The JSON text of its id.
+    id: Option<&'a [u8]>,
+    has_method: bool,
+}
+
+fn head(start: &[u8]) -> Head<'_> {
+    let mut head = Head { id: None, has_method: false };
     for found in Members::new(start, 0) {
-        match found.key.of(start) {
-            b"id" => id = Some(found.value.of(start)),
-            b"method" => method = string_inner(start, found.value).map(|span| span.of(start)),
-            _ => {}
+        if found.is(start, b"id") {
+            head.id = Some(found.value.of(start));
+        } else if found.is(start, b"method") {
+            head.has_method = text(start, found.value).is_some();
         }
     }
-    (id, method)
+    head
 }
 
 /// Tells whether a request leaves nothing behind in the daemon: it only reads. Of methods that are not
@@ -460,13 +518,76 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_one_however_they_are_spelled_and_come_back_as_they_were() {
+        let mut ledger = greeted();
+        for line in [
+            r#"{"id":"a","method":"turn\/start","params":{}}"#,
+            r#"{"\u0069d":"\u0061","method":"turn/start","params":{}}"#,
+            r#"{"id":-0,"method":"turn/start","params":{}}"#,
+        ] {
+            send(&mut ledger, line);
+        }
+        assert_eq!(ledger.unanswered(), 3);
+        // codexd repeats the spelling; codex itself does not.
+        assert_eq!(ledger.incoming(br#"{"id":"\u0061","result":{}}"#), Verdict::Deliver);
+        assert_eq!(ledger.incoming(br#"{"id":0,"result":{}}"#), Verdict::Deliver);
+        assert_eq!(ledger.unanswered(), 1);
+        let text = String::from_utf8(ledger.settle("gone")).unwrap();
+        assert!(text.starts_with(r#"{"id":"a","error""#) && text.lines().count() == 1, "{text}");
+        send(&mut ledger, r#"{"id":"\u0062\/","method":"turn/start","params":{}}"#);
+        assert!(String::from_utf8(ledger.settle("gone")).unwrap().starts_with(r#"{"id":"\u0062\/","error""#));
+    }
+
+    #[test]
+    fn requests_with_one_id_get_an_answer_each() {
+        let mut ledger = greeted();
+        let line = br#"{"id":1,"method":"turn/start","params":{}}"#;
+        let first = ledger.outgoing(line.to_vec(), None);
+        ledger.outgoing(line.to_vec(), None);
+        ledger.written(&first);
+        assert_eq!(ledger.unanswered(), 2);
+        let text = String::from_utf8(ledger.settle("gone")).unwrap();
+        let delivered: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .map(|answer| answer["error"]["data"]["codexd"]["delivered"].clone())
+            .collect();
+        assert_eq!(delivered, ["maybe", "no"]);
+    }
+
+    #[test]
+    fn the_handshake_is_known_however_it_is_spelled() {
+        let mut ledger = Ledger::default();
+        send(
+            &mut ledger,
+            r#"{"\u0069d":"\u0069","m\u0065thod":"initi\u0061lize","params":{"clientInfo":{}}}"#,
+        );
+        assert!(ledger.is_greeting());
+        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
+        assert!(!ledger.is_greeting());
+        send(&mut ledger, r#"{"method":"initi\u0061lized"}"#);
+        assert_eq!(ledger.replay().len(), 2);
+        // What is left behind in the daemon is known, too.
+        send(&mut ledger, r#"{"id":1,"method":"model\/list"}"#);
+        assert_eq!(ledger.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
+        assert!(ledger.can_move());
+    }
+
+    #[test]
     fn long_lines_are_known_by_their_beginning() {
         let mut ledger = greeted();
         let outgoing = ledger.outgoing_start(br#"{"id":5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
-        assert_eq!(outgoing.request.as_deref(), Some(&b"5"[..]));
+        assert_eq!(outgoing.request, Id::read(b"5"));
         ledger.incoming_start(br#"{"method":"item/completed","id":5,"params":{"x"#);
         assert_eq!(ledger.unanswered(), 1);
         ledger.incoming_start(br#"{"id":5,"result":{"x":"yyy"#);
+        assert_eq!(ledger.unanswered(), 0);
+        ledger
+            .outgoing_start(br#"{"\u0069d":"\u0061","m\u0065thod":"turn/start","params":{"x":"yyy"#.to_vec());
+        ledger.incoming_start(br#"{"id":"a","result":{"x":"yyy"#);
+        assert_eq!(ledger.unanswered(), 0);
+        // The daemon gives no answer to such an id.
+        ledger.outgoing_start(br#"{"id":1.5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
         assert_eq!(ledger.unanswered(), 0);
     }
 }

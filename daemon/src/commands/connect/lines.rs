@@ -2,28 +2,36 @@
 
 use memchr::memchr;
 
-/// Bytes of a line up to which it is kept whole: more passes in pieces, so that memory stays bounded.
-pub(super) const WHOLE_BYTES: usize = 1 << 20;
+/// Bytes of a line from the daemon up to which it is kept whole: more passes in pieces, so that memory stays bounded.
+pub(super) const FROM_DAEMON_BYTES: usize = 1 << 20;
+/// The same for a line from the client: what the bridge adds to a request cannot be added to a piece of it.
+pub(super) const FROM_CLIENT_BYTES: usize = 16 << 20;
 
 /// A part of a stream; put together they are the stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     /// A line with its line feed.
     Line(Vec<u8>),
-    /// The beginning of a line that is longer than [`WHOLE_BYTES`].
+    /// The beginning of a line that is longer than what is kept whole.
     Start(Vec<u8>),
     /// More of that line, up to and with its line feed.
     More(Vec<u8>),
 }
 
 /// The cutter.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines {
     partial: Vec<u8>,
     long: bool,
+    whole_bytes: usize,
 }
 
 impl Lines {
+    /// Makes a cutter that keeps lines of this length whole.
+    pub(super) fn new(whole_bytes: usize) -> Lines {
+        Lines { partial: Vec::new(), long: false, whole_bytes }
+    }
+
     /// Takes the next piece from `chunk`, which is moved forward; `None` when it is used up.
     pub(super) fn next(&mut self, chunk: &mut &[u8]) -> Option<Piece> {
         if chunk.is_empty() {
@@ -40,7 +48,7 @@ impl Lines {
         if end.is_some() {
             return Some(Piece::Line(std::mem::take(&mut self.partial)));
         }
-        if self.partial.len() <= WHOLE_BYTES {
+        if self.partial.len() <= self.whole_bytes {
             return None;
         }
         self.long = true;
@@ -52,7 +60,7 @@ impl Lines {
         std::mem::take(&mut self.partial)
     }
 
-    /// Tells whether a long line has begun and not ended.
+    /// Returns whether a long line has begun and not ended.
     pub(super) fn is_inside_long_line(&self) -> bool {
         self.long
     }
@@ -62,8 +70,10 @@ impl Lines {
 mod tests {
     use super::*;
 
+    const WHOLE_BYTES: usize = FROM_DAEMON_BYTES;
+
     fn pieces(stream: &[u8], size: usize) -> (Vec<Piece>, Lines) {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(WHOLE_BYTES);
         let mut seen = Vec::new();
         for mut chunk in stream.chunks(size) {
             while let Some(piece) = lines.next(&mut chunk) {

@@ -2,19 +2,27 @@
 
 use codexd_proto::json::Span;
 use codexd_proto::json::edit::Edits;
-use codexd_proto::json::scan::{Members, member};
+use codexd_proto::json::scan::Members;
+use codexd_proto::message::Params;
 
-/// Returns the line with the member `name` put into the object at `object` where it is absent or null; `None` where
-/// there is nothing to do, or no object. `value` is JSON text.
-pub(super) fn put_if_absent(line: &[u8], object: Span, name: &str, value: Vec<u8>) -> Option<Vec<u8>> {
-    if line.get(object.start) != Some(&b'{') {
-        return None;
-    }
+/// Returns the line with the parameter `name` put in where it is absent or null; `None` where there is nothing to do.
+/// `value` is JSON text, `order` has the names by position.
+///
+/// By position, only a null is replaced: nothing is put behind parameters that end before it.
+pub(super) fn put_if_absent(
+    line: &[u8],
+    params: &Params,
+    name: &str,
+    order: &[&str],
+    value: Vec<u8>,
+) -> Option<Vec<u8>> {
+    let object = params.span;
     let added = name.len() + value.len() + 4;
     let mut edits = Edits::new();
-    match member(line, object.start, name.as_bytes()) {
+    match params.get(name, order) {
         Some(span) if span.of(line) == b"null" => edits.replace_owned(span, value),
         Some(_) => return None,
+        None if line.get(object.start) != Some(&b'{') => return None,
         None => {
             let mut text = format!("\"{name}\":").into_bytes();
             text.extend_from_slice(&value);

@@ -5,7 +5,7 @@
 //!
 //! A connection is had before anything is read from the client ([`dial`]), so that this process can still
 //! become codex itself if no daemon can be had ([`direct`]). Then bytes are passed through ([`bridge`]),
-//! whole lines at a time, untouched but for the client's folder ([`cwd`]). What passes is remembered as
+//! whole lines at a time, untouched but for the client's directory ([`cwd`]). What passes is remembered as
 //! far as the truth needs it once the daemon is gone ([`ledger`]).
 
 mod bridge;

@@ -1,16 +1,16 @@
 //! What becomes of turns when the client has left: a program that spawns `codex app-server` expects its turns to end
 //! with it.
 
-use codexd_proto::json::Span;
+use codexd_proto::message::Params;
 use codexd_proto::router::OrphanedTurns;
 
 use super::member::put_if_absent;
 
 /// Returns the line of an `initialize` with the declaration `codexd.orphanedTurns` put into its parameters; `None`
 /// where the client says something to codexd itself, or where there is no place for it.
-pub(super) fn declare(line: &[u8], params: Option<Span>, policy: OrphanedTurns) -> Option<Vec<u8>> {
+pub(super) fn declare(line: &[u8], params: Option<&Params>, policy: OrphanedTurns) -> Option<Vec<u8>> {
     let declaration = format!("{{\"orphanedTurns\":\"{}\"}}", policy.word());
-    put_if_absent(line, params?, "codexd", declaration.into_bytes())
+    put_if_absent(line, params?, "codexd", &[], declaration.into_bytes())
 }
 
 #[cfg(test)]
@@ -23,7 +23,7 @@ mod tests {
         let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
             panic!("{line}")
         };
-        let out = declare(line.as_bytes(), params, OrphanedTurns::Interrupt)?;
+        let out = declare(line.as_bytes(), params.as_ref(), OrphanedTurns::Interrupt)?;
         Some(String::from_utf8(out).unwrap())
     }
 
@@ -38,6 +38,7 @@ mod tests {
                 None,
             ),
             (r#"{"id":1,"method":"initialize","params":{"clientInfo":{},"codexd":{}}}"#, None),
+            (r#"{"id":1,"method":"initialize","params":{"codexd":null,"\u0063odexd":{}}}"#, None),
             (r#"{"id":1,"method":"initialize"}"#, None),
             (r#"{"id":1,"method":"initialize","params":[]}"#, None),
         ] {

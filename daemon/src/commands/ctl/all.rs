@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use super::{ANSWER_WITHIN, nobody_listens, runtime};
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::{ControlConnection, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
 use crate::instance::record::{self, Former};
@@ -56,7 +56,8 @@ async fn ask(former: &Former) -> Result<Answer, Unreachable> {
         return Err(Unreachable::NotRunning);
     }
     let status = async {
-        let connection = Connection::open(&former.control_socket, ANSWER_WITHIN, ANSWER_WITHIN).await?;
+        let connection =
+            ControlConnection::open(&former.control_socket, ANSWER_WITHIN, ANSWER_WITHIN).await?;
         answer(&connection).await
     };
     match status.await {
@@ -70,7 +71,7 @@ async fn ask(former: &Former) -> Result<Answer, Unreachable> {
 }
 
 /// Asks a daemon how it is.
-pub(super) async fn answer(connection: &Connection) -> Result<Answer, Unreachable> {
+pub(super) async fn answer(connection: &ControlConnection) -> Result<Answer, Unreachable> {
     let json = connection.status_json().await?;
     let report = serde_json::from_value(json.clone()).map_err(|error| {
         Unreachable::CannotTell(Error::os("cannot read the daemon's status").because(error))

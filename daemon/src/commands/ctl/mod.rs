@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{CtlArgs, ServeArgs, Verb};
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::{ControlConnection, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
 use crate::instance::record::{self, Former};
@@ -62,9 +62,9 @@ impl Context {
     ///
     /// Nobody listening is not yet nobody running: the daemon may be at its very start or end, or its
     /// socket may have been removed. The lock tells.
-    async fn connect(&self) -> Result<Connection, Unreachable> {
+    async fn connect(&self) -> Result<ControlConnection, Unreachable> {
         let path = &self.settings.paths.control_socket;
-        match Connection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await {
+        match ControlConnection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await {
             Err(Unreachable::NotRunning) => match record::former(&self.settings.paths) {
                 Some(former) if !lock::is_free(&former.lock) => {
                     let hint = if former.control_socket == *path {

@@ -50,7 +50,7 @@ pub(super) fn report(report: &StatusReport) -> String {
     if let Some(oldest) = report.oldest_request_ms.filter(|_| report.in_flight > 0) {
         let _ = write!(requests, ", the oldest for {}", duration(oldest));
     }
-    let _ = write!(requests, "; {} held back", report.queued_requests);
+    let _ = write!(requests, "; {} queued", report.queued_requests);
     screen.line("requests", &requests);
     screen.line(
         "approvals",

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
 use crate::cli::{WaitArgs, WaitFor};
-use crate::control::client::{Connection, States, Unreachable};
+use crate::control::client::{ControlConnection, States, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
 use crate::terminal::note;
@@ -152,7 +152,7 @@ async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error>
 /// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
 pub(super) async fn until_gone(
     context: &Context,
-    mut connection: Connection,
+    mut connection: ControlConnection,
     before: &StatusReport,
     until: Until,
 ) -> Waited {

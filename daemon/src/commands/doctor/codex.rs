@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_version_on_disk_is_told() {
+    fn another_version_on_disk_is_reported() {
         let restart = || "restart it".to_owned();
         assert_eq!(differ("codex-cli 0.169.0", "0.169.0", restart), None);
         let finding = differ("codex-cli 0.170.0", "0.169.0", restart).unwrap();

@@ -81,7 +81,7 @@ fn blocked(path: &Path, error: &io::Error) -> Option<Finding> {
         Finding::fail(
             "sandbox",
             format!("this process may not connect to `{}` ({error}); the daemon may well be running", path.display()),
-            "run this outside of the sandbox, or allow Unix sockets in it; if there is none, see the folder's owner and mode",
+            "run this outside of the sandbox, or allow Unix sockets in it; if there is none, see the directory's owner and mode",
         )
     })
 }
@@ -112,7 +112,7 @@ fn stale(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Tells whether somebody listens at a path, without a connection: for a service manager, that would be a
+/// Returns whether somebody listens at a path, without a connection: for a service manager, that would be a
 /// reason to start the daemon (`proc_net(5)`: the flag 0x10000 marks a listening socket).
 #[cfg(target_os = "linux")]
 fn may_be_listened_on(path: &Path) -> bool {

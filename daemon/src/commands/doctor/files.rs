@@ -1,4 +1,4 @@
-//! Folders, paths and descriptors.
+//! Directories, paths and descriptors.
 
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_descriptors_are_told_with_what_can_be_done() {
+    fn few_descriptors_are_reported_with_what_can_be_done() {
         assert_eq!(descriptors(1024 + BESIDE_CLIENTS, 1024).level, Level::Ok);
         assert!(descriptors(1023 + BESIDE_CLIENTS, 1024).fix.unwrap().contains("max_clients"));
     }

@@ -1,4 +1,4 @@
-//! `codexd doctor`: what keeps the daemon from working, each finding with the command that mends it.
+//! `codexd doctor`: what keeps the daemon from working, each finding with the command that fixes it.
 //!
 //! Nothing is changed. codex is started for one `initialize` in a directory of its own, see
 //! [`trial`](crate::serve::upstream::trial), and ended again; no daemon is. A check that cannot be made here (another system, no

@@ -68,7 +68,7 @@ fn state(service: &str, socket: &str) -> Finding {
                 "service",
                 format!("{unit} has failed: {result}{code}"),
                 format!(
-                    "journalctl --user -u {service} -n 20; mend it; systemctl --user reset-failed {service} {socket}; systemctl --user restart {socket}"
+                    "journalctl --user -u {service} -n 20; fix it; systemctl --user reset-failed {service} {socket}; systemctl --user restart {socket}"
                 ),
             );
         }

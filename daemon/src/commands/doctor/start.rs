@@ -59,12 +59,12 @@ fn findings(settings: &Settings, tried: Tried, serves: bool) -> Vec<Finding> {
 
 /// Says what went wrong and what to do about it.
 fn problem(outcome: &Outcome, config: &dyn std::fmt::Display) -> Option<(String, String)> {
-    let mend = || {
-        format!("mend what it says, usually in `{config}` or in `codex_args`, and run `codexd doctor` again")
+    let fix = || {
+        format!("fix what it says, usually in `{config}` or in `codex_args`, and run `codexd doctor` again")
     };
     Some(match outcome {
         Outcome::Answered => return None,
-        Outcome::Refused(why) => (format!("refused the handshake: {why}"), mend()),
+        Outcome::Refused(why) => (format!("refused the handshake: {why}"), fix()),
         Outcome::NoMessage(line) => (
             format!("wrote something that is no message: `{line}`"),
             "name codex itself with `--codex PATH` or CODEXD_CODEX; a wrapper must write to stderr"
@@ -78,8 +78,8 @@ fn problem(outcome: &Outcome, config: &dyn std::fmt::Display) -> Option<(String,
             status.to_string(),
             "install what it misses, or codex again: `npm install --global @openai/codex`".to_owned(),
         ),
-        Outcome::Ended(status) => (status.to_string(), mend()),
-        Outcome::OutputEnded => ("closed its output".to_owned(), mend()),
+        Outcome::Ended(status) => (status.to_string(), fix()),
+        Outcome::OutputEnded => ("closed its output".to_owned(), fix()),
         Outcome::Silent => (
             "did not answer the handshake in time".to_owned(),
             "run `codex app-server` in a terminal and look what it waits for".to_owned(),

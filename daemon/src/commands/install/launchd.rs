@@ -13,7 +13,7 @@ fn agent_path(facts: &Facts) -> PathBuf {
     facts.home.join("Library/LaunchAgents").join(format!("{}.plist", label(&facts.settings.instance)))
 }
 
-fn log_folder(facts: &Facts) -> PathBuf {
+fn log_directory(facts: &Facts) -> PathBuf {
     facts.home.join("Library/Logs/codexd")
 }
 
@@ -47,7 +47,7 @@ fn agent(facts: &Facts) -> Result<String, Error> {
             ("PERMANENT_EXIT_ZERO", "--permanent-exit-zero".to_owned()),
             ("ENVIRONMENT", environment.join("\n")),
             ("SOCKET", text("socket", socket)?),
-            ("LOG", text("log", &log_folder(facts).join(format!("{instance}.log")))?),
+            ("LOG", text("log", &log_directory(facts).join(format!("{instance}.log")))?),
         ],
     ))
 }
@@ -60,9 +60,9 @@ fn agent(facts: &Facts) -> Result<String, Error> {
 pub(super) fn install(facts: &Facts, now: bool) -> Result<Vec<Step>, Error> {
     let path = agent_path(facts);
     let mut steps = vec![
-        // launchd makes the socket and the log, and no folders.
-        Step::Folder { path: log_folder(facts) },
-        Step::Folder { path: facts.settings.paths.runtime_dir.clone() },
+        // launchd makes the socket and the log, and no directories.
+        Step::Directory { path: log_directory(facts) },
+        Step::Directory { path: facts.settings.paths.runtime_dir.clone() },
         Step::Write { path: path.clone(), contents: agent(facts)? },
     ];
     if now {
@@ -82,8 +82,8 @@ pub(super) fn uninstall(facts: &Facts) -> Vec<Step> {
         Step::try_run(&["launchctl", "bootout", &format!("{}/{}", domain(), label(instance))]),
         Step::Remove { path: agent_path(facts) },
         Step::Remove { path: facts.settings.paths.socket.clone() },
-        Step::Remove { path: log_folder(facts).join(format!("{instance}.log")) },
-        Step::RemoveEmpty { path: log_folder(facts) },
+        Step::Remove { path: log_directory(facts).join(format!("{instance}.log")) },
+        Step::RemoveEmpty { path: log_directory(facts) },
         Step::RemoveEmpty { path: facts.settings.paths.runtime_dir.clone() },
     ]
 }

@@ -88,7 +88,7 @@ impl Facts {
         let codexd = own_program(environment)?;
         let home = environment
             .absolute_path("HOME")
-            .ok_or_else(|| Error::config("HOME is not set").hint("set HOME to your home folder"))?;
+            .ok_or_else(|| Error::config("HOME is not set").hint("set HOME to your home directory"))?;
         let config_home =
             environment.absolute_path("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config"));
         let mut variables = Vec::new();
@@ -160,7 +160,7 @@ pub(crate) fn install(args: &InstallArgs, environment: &Environment) -> Result<E
     let stale = supervisor == Supervisor::Systemd && !args.supervisor.dry_run && systemd::is_active(&facts);
     let updated = carry_out(&steps, args.supervisor.dry_run)?;
     if supervisor == Supervisor::Systemd && !args.supervisor.dry_run {
-        systemd::farewell(&facts, args.now, stale && updated)?;
+        systemd::print_next_steps(&facts, args.now, stale && updated)?;
     }
     Ok(ExitCode::Stopped)
 }

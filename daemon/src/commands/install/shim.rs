@@ -36,14 +36,14 @@ pub(super) fn install(args: &ShimArgs, dry_run: bool, environment: &Environment)
         None => choose(environment)?,
     }
     .join(NAME);
-    let book = Book::open(environment)?;
-    let mut all = book.entries();
+    let record = ShimRecord::open(environment)?;
+    let mut all = record.entries();
     if !all.contains(&path) {
         all.push(path.clone());
     }
-    let steps = [Step::Link { path: path.clone(), target: own_program(environment)? }, book.keeping(&all)?];
+    let steps = [Step::Link { path: path.clone(), target: own_program(environment)? }, record.keeping(&all)?];
     if !dry_run {
-        book.make_room()?;
+        record.make_room()?;
     }
     carry_out(&steps, dry_run)?;
     if dry_run {
@@ -84,8 +84,8 @@ pub(super) fn uninstall(
     dry_run: bool,
     environment: &Environment,
 ) -> Result<ExitCode, Error> {
-    let book = Book::open(environment)?;
-    let all = book.entries();
+    let record = ShimRecord::open(environment)?;
+    let all = record.entries();
     let named = args.shim_dir.as_deref().map(paths::absolute).transpose()?.map(|dir| dir.join(NAME));
     let (gone, kept): (Vec<PathBuf>, Vec<PathBuf>) =
         all.into_iter().partition(|path| named.as_ref().is_none_or(|named| named == path));
@@ -95,7 +95,7 @@ pub(super) fn uninstall(
         say("no shim is installed")?;
     }
     let mut steps: Vec<Step> = gone.into_iter().map(|path| Step::Unlink { path }).collect();
-    steps.push(book.keeping(&kept)?);
+    steps.push(record.keeping(&kept)?);
     carry_out(&steps, dry_run)?;
     Ok(ExitCode::Stopped)
 }
@@ -107,7 +107,7 @@ pub(crate) fn export(dir: &Path) -> String {
 
 /// Returns where shims were installed that are still there.
 pub(crate) fn installed(environment: &Environment) -> Vec<PathBuf> {
-    let entries = Book::open(environment).map(|book| book.entries()).unwrap_or_default();
+    let entries = ShimRecord::open(environment).map(|record| record.entries()).unwrap_or_default();
     entries.into_iter().filter(|path| matches!(Link::at(path), Link::ToCodexd(_))).collect()
 }
 
@@ -139,15 +139,15 @@ fn choose(environment: &Environment) -> Result<PathBuf, Error> {
 }
 
 /// The file that says where links were made.
-struct Book {
+struct ShimRecord {
     path: PathBuf,
 }
 
-impl Book {
-    fn open(environment: &Environment) -> Result<Book, Error> {
+impl ShimRecord {
+    fn open(environment: &Environment) -> Result<ShimRecord, Error> {
         // What stands in a configuration file, and whether it is in order, makes no difference.
         let settings = Settings::load_without_file(&ServeArgs::default(), environment)?;
-        Ok(Book { path: settings.paths.state_dir.join("shims") })
+        Ok(ShimRecord { path: settings.paths.state_dir.join("shims") })
     }
 
     /// Makes its directory, closed to others as the daemon makes it.

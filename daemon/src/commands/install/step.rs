@@ -15,8 +15,8 @@ use crate::settings::environment::lend_runtime_dir;
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Make a folder, with those above it.
-    Folder { path: PathBuf },
+    /// Make a directory, with those above it.
+    Directory { path: PathBuf },
     /// Make a file be so.
     Write { path: PathBuf, contents: String },
     /// Have a symbolic link there; one that leads to codexd already is led here.
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Unlink { path: PathBuf },
     /// Have no file there.
     Remove { path: PathBuf },
-    /// Have no folder there, if it is empty.
+    /// Have no directory there, if it is empty.
     RemoveEmpty { path: PathBuf },
     /// Run a program to its end.
     Run { words: Vec<String>, failure: OnFailure },
@@ -87,7 +87,7 @@ impl Step {
     /// Describes the step: for a file, all of it.
     pub(super) fn shown(&self) -> String {
         match self {
-            Step::Folder { path } => format!("# mkdir -p {}", path.display()),
+            Step::Directory { path } => format!("# mkdir -p {}", path.display()),
             Step::Write { path, contents } => format!("# write {}\n{contents}", path.display()),
             Step::Link { path, target } => format!("# ln -s {} {}", target.display(), path.display()),
             Step::Unlink { path } => format!("# rm -f {} (if it leads to codexd)", path.display()),
@@ -104,7 +104,7 @@ impl Step {
     /// With exit code 73 when a file cannot be written, 69 when a program is missing, 71 when one fails.
     pub(super) fn carry_out(&self) -> Result<Done, Error> {
         match self {
-            Step::Folder { path } => {
+            Step::Directory { path } => {
                 std::fs::create_dir_all(path).map_err(|error| cannot("create", path, error))?;
                 Ok(Done::Nothing)
             }
@@ -148,8 +148,8 @@ fn write(path: &Path, contents: &str) -> Result<Done, Error> {
         return Ok(Done::Unchanged { path: owned });
     }
     let done = if path.exists() { Done::Updated { path: owned } } else { Done::Wrote { path: owned } };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| cannot("create", directory, error))?;
     }
     let new = crate::os::file_name::with_suffix(path, &format!(".{}.new", std::process::id()));
     std::fs::write(&new, contents).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
@@ -196,8 +196,8 @@ fn link(path: &Path, target: &Path) -> Result<Done, Error> {
             .hint("name another directory with `--shim-dir`; it has to come before this one in PATH"));
         }
     };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| cannot("create", folder, error))?;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| cannot("create", directory, error))?;
     }
     let new = crate::os::file_name::with_suffix(path, &format!(".{}.new", std::process::id()));
     std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, path)).map_err(|error| {
@@ -243,9 +243,9 @@ mod tests {
         let remove = Step::Remove { path: path.clone() };
         assert_eq!(done(&remove), Done::Removed { path: path.clone() });
         assert_eq!(done(&remove), Done::Nothing);
-        let folder = path.parent().unwrap().to_owned();
-        let remove = Step::RemoveEmpty { path: folder.clone() };
-        assert_eq!(done(&remove), Done::Removed { path: folder });
+        let directory = path.parent().unwrap().to_owned();
+        let remove = Step::RemoveEmpty { path: directory.clone() };
+        assert_eq!(done(&remove), Done::Removed { path: directory });
         assert_eq!(done(&remove), Done::Nothing);
     }
 

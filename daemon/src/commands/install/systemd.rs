@@ -51,16 +51,16 @@ impl Units {
             ("ENVIRONMENT", environment.join("\n")),
             ("SOCKET", socket_path(facts)?),
         ];
-        let folder = unit_folder(facts);
+        let directory = unit_directory(facts);
         Ok(Units {
-            service: (folder.join(format!("{name}.service")), template::fill(SERVICE, &values)),
-            socket: (folder.join(format!("{name}.socket")), template::fill(SOCKET, &values)),
+            service: (directory.join(format!("{name}.service")), template::fill(SERVICE, &values)),
+            socket: (directory.join(format!("{name}.socket")), template::fill(SOCKET, &values)),
             name,
         })
     }
 }
 
-fn unit_folder(facts: &Facts) -> PathBuf {
+fn unit_directory(facts: &Facts) -> PathBuf {
     facts.config_home.join("systemd/user")
 }
 
@@ -120,7 +120,7 @@ fn refuse_stranger(facts: &Facts, service: &str) -> Result<(), Error> {
     .hint("`codexd ctl stop` lets running turns finish and ends it; then install again"))
 }
 
-/// Tells whether the service runs.
+/// Returns whether the service runs.
 pub(super) fn is_active(facts: &Facts) -> bool {
     let service = format!("{}.service", unit_name(&facts.settings.instance));
     show(&service, "ActiveState").as_deref() == Some("active")
@@ -132,7 +132,7 @@ pub(super) fn is_active(facts: &Facts) -> bool {
 /// # Errors
 ///
 /// When stdout cannot be written.
-pub(super) fn farewell(facts: &Facts, now: bool, stale: bool) -> Result<(), Error> {
+pub(super) fn print_next_steps(facts: &Facts, now: bool, stale: bool) -> Result<(), Error> {
     let name = unit_name(&facts.settings.instance);
     if now {
         say(&format!("clients connect to {}", facts.settings.paths.socket.display()))?;
@@ -157,19 +157,19 @@ pub(super) fn farewell(facts: &Facts, now: bool, stale: bool) -> Result<(), Erro
 pub(super) fn uninstall(facts: &Facts) -> Vec<Step> {
     let name = unit_name(&facts.settings.instance);
     let (service, socket) = (format!("{name}.service"), format!("{name}.socket"));
-    let folder = unit_folder(facts);
+    let directory = unit_directory(facts);
     let mut steps = vec![
         // The socket with the service: it would start the service again.
         Step::try_run(&["systemctl", "--user", "disable", "--now", &socket, &service]),
-        Step::Remove { path: folder.join("sockets.target.wants").join(&socket) },
-        Step::Remove { path: folder.join("default.target.wants").join(&service) },
-        Step::Remove { path: folder.join(&socket) },
-        Step::Remove { path: folder.join(&service) },
+        Step::Remove { path: directory.join("sockets.target.wants").join(&socket) },
+        Step::Remove { path: directory.join("default.target.wants").join(&service) },
+        Step::Remove { path: directory.join(&socket) },
+        Step::Remove { path: directory.join(&service) },
         Step::try_run(&["systemctl", "--user", "daemon-reload"]),
         Step::try_run(&["systemctl", "--user", "reset-failed", &service, &socket]),
     ];
-    for folder in ["sockets.target.wants", "default.target.wants"].map(|wants| folder.join(wants)) {
-        steps.push(Step::RemoveEmpty { path: folder });
+    for directory in ["sockets.target.wants", "default.target.wants"].map(|wants| directory.join(wants)) {
+        steps.push(Step::RemoveEmpty { path: directory });
     }
     steps.push(Step::Remove { path: facts.settings.paths.start_lock() });
     steps.push(Step::RemoveEmpty { path: facts.settings.paths.runtime_dir.clone() });
@@ -192,13 +192,13 @@ pub(super) fn check_manager() -> Result<(), Error> {
         ))
 }
 
-/// Tells whether the user's services outlive the last session; `None` where that cannot be told, or where
+/// Returns whether the user's services outlive the last session; `None` where that cannot be told, or where
 /// there are no sessions (no logind).
 pub(crate) fn linger() -> Option<bool> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
-    let folder = Path::new("/var/lib/systemd/linger");
+    let directory = Path::new("/var/lib/systemd/linger");
     let sessions = Path::new("/run/systemd/seats").is_dir();
-    ask_linger(&user.name).or_else(|| noted_linger(folder, &user.name, sessions))
+    ask_linger(&user.name).or_else(|| noted_linger(directory, &user.name, sessions))
 }
 
 /// Asks logind. It answers for users that have a session or linger, and only over the system's D-Bus.
@@ -212,8 +212,8 @@ fn ask_linger(user: &str) -> Option<bool> {
 }
 
 /// Looks at the files that logind keeps, one for each user that lingers, and goes by when it starts.
-fn noted_linger(folder: &Path, user: &str, sessions: bool) -> Option<bool> {
-    (sessions || folder.is_dir()).then(|| folder.join(user).exists())
+fn noted_linger(directory: &Path, user: &str, sessions: bool) -> Option<bool> {
+    (sessions || directory.is_dir()).then(|| directory.join(user).exists())
 }
 
 #[cfg(test)]
@@ -271,14 +271,14 @@ mod tests {
     #[test]
     fn lingering_is_looked_up_where_logind_notes_it() {
         let dir = crate::os::test_dir::test_dir();
-        let folder = dir.path().join("linger");
-        assert_eq!(noted_linger(&folder, "x", false), None);
-        // The folder is made for the first one who lingers.
-        assert_eq!(noted_linger(&folder, "x", true), Some(false));
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("x"), "").unwrap();
-        assert_eq!(noted_linger(&folder, "x", false), Some(true));
-        assert_eq!(noted_linger(&folder, "y", false), Some(false));
+        let directory = dir.path().join("linger");
+        assert_eq!(noted_linger(&directory, "x", false), None);
+        // The directory is made for the first one who lingers.
+        assert_eq!(noted_linger(&directory, "x", true), Some(false));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::write(directory.join("x"), "").unwrap();
+        assert_eq!(noted_linger(&directory, "x", false), Some(true));
+        assert_eq!(noted_linger(&directory, "y", false), Some(false));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::ctl::{print, print_json};
 use crate::cli::{CtlCommon, JobLogsArgs, JobVerb, JobsArgs, PruneArgs, ServeArgs};
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::{ControlConnection, Unreachable};
 use crate::error::Error;
 use crate::ledger::{JobLine, JobRow, Reader};
 use crate::os::unix_time::unix_ms;
@@ -181,14 +181,17 @@ impl Jobs<'_> {
     }
 
     /// Asks the daemon.
-    fn ask<T>(&self, question: impl AsyncFnOnce(&Connection) -> Result<T, Unreachable>) -> Result<T, Error> {
+    fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&ControlConnection) -> Result<T, Unreachable>,
+    ) -> Result<T, Error> {
         let path = &self.settings.paths.control_socket;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| Error::os("cannot start the runtime").because(error))?;
         let answer = runtime.block_on(async {
-            let daemon = Connection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await?;
+            let daemon = ControlConnection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await?;
             question(&daemon).await
         });
         answer.map_err(|unreachable| match unreachable {

@@ -10,7 +10,7 @@ use super::super::connect::{PATIENCE, unavailable};
 use super::super::ctl::print;
 use super::arguments;
 use crate::cli::{RunArgs, ServeArgs};
-use crate::control::client::{Connection, Unreachable};
+use crate::control::client::{ControlConnection, Unreachable};
 use crate::error::Error;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unix_time::unix_ms;
@@ -57,7 +57,7 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
         .map_err(|error| Error::os("cannot start the runtime").because(error))?;
     let path = &settings.paths.control_socket;
     let started = runtime.block_on(async {
-        Connection::open(path, ANSWER_WITHIN, ANSWER_WITHIN)
+        ControlConnection::open(path, ANSWER_WITHIN, ANSWER_WITHIN)
             .await?
             .start_job(&request, timeout.as_millis())
             .await

@@ -22,7 +22,7 @@ impl Ending {
         Ending { output, sent: 0 }
     }
 
-    /// Tells whether the last byte is written.
+    /// Returns whether the last byte is written.
     pub(crate) fn is_written(&self) -> bool {
         self.sent == self.output.len()
     }

@@ -121,7 +121,7 @@ impl FrameWriter {
         count
     }
 
-    /// Takes note that `sent` bytes of the planned frames are written.
+    /// Records that `sent` bytes of the planned frames are written.
     fn advance(&mut self, parts: &mut [Part], mut sent: usize, taken: &mut usize) {
         for part in parts {
             if sent == 0 {
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_beyond_the_longest_frame_is_sent_in_fragments() {
+    fn a_message_longer_than_a_frame_is_sent_in_fragments() {
         let mut outbox = vec![b'z'; MAX_FRAME_BYTES + 3];
         outbox.extend_from_slice(b"\nnext\n");
         let out = written(&outbox, 5 << 20);

@@ -58,7 +58,7 @@ impl Head {
     /// is incomplete.
     pub(crate) fn read(&mut self, chunk: &mut &[u8]) -> Option<Request> {
         let before = self.bytes.len();
-        // One byte beyond the limit shows that it is passed.
+        // One byte above the limit shows that it is passed.
         let all = *chunk;
         let new = &all[..all.len().min(MAX_HEAD_BYTES + 1 - before)];
         self.bytes.extend_from_slice(new);

@@ -32,8 +32,8 @@ pub(super) fn text(report: &StatusReport) -> String {
         "Age of the oldest request without an answer.",
         &seconds(report.oldest_request_ms.unwrap_or_default()),
     );
-    gauge("approvals_pending", "Questions that nobody has answered.", &report.pending_approvals);
-    gauge("approvals_parked", "Questions that no client can see.", &report.parked_approvals);
+    gauge("approvals_pending", "Server requests without an answer.", &report.pending_approvals);
+    gauge("approvals_parked", "Server requests that no client can see.", &report.parked_approvals);
     gauge("client_queue_bytes", "Bytes that wait for clients.", &report.queued_to_clients_bytes);
     gauge("upstream_queue_bytes", "Bytes that wait for the upstream.", &report.queued_to_upstream_bytes);
     let counters = &report.counters;

@@ -34,7 +34,7 @@ use codexd_proto::frame::LineDecoder;
 pub(crate) use ending::Ending;
 pub(crate) use http::{Head, Request, Response};
 pub(crate) use socket::Socket;
-pub(crate) use websocket::{Input, WebSocket, close_frame, farewell};
+pub(crate) use websocket::{Input, WebSocket, close_frame, shutdown_close_frame};
 
 /// What a connection speaks, and how far it is with it.
 pub(crate) enum Wire {
@@ -86,7 +86,7 @@ impl Wire {
         }
     }
 
-    /// Tells whether something waits that is not in the outbox.
+    /// Returns whether something waits that is not in the outbox.
     pub(crate) fn has_own_output(&self) -> bool {
         match self {
             Wire::WebSocket(socket) => socket.has_own_output(),

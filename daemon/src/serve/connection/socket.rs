@@ -129,7 +129,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes note that the socket took everything: it is watched for reading only.
+    /// Records that the socket took everything: it is watched for reading only.
     ///
     /// # Errors
     /// When the system cannot watch it any more.

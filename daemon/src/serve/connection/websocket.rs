@@ -103,7 +103,7 @@ impl WebSocket {
         None
     }
 
-    /// Tells whether something waits that is not in the outbox.
+    /// Returns whether something waits that is not in the outbox.
     pub(super) fn has_own_output(&self) -> bool {
         !self.control.is_empty()
     }
@@ -184,7 +184,7 @@ pub(super) fn frame(code: CloseCode, reason: &str) -> CloseFrame {
 
 /// Returns the close frame for the end of the daemon: 1001 when it was asked to stop, 1011 when the
 /// upstream was lost.
-pub(crate) fn farewell(asked: bool, reason: &str) -> CloseFrame {
+pub(crate) fn shutdown_close_frame(asked: bool, reason: &str) -> CloseFrame {
     frame(if asked { CloseCode::Away } else { CloseCode::Error }, reason)
 }
 

@@ -11,7 +11,9 @@ use codexd_proto::router::CloseReason;
 use tungstenite::protocol::CloseFrame;
 
 use super::Hub;
-use crate::serve::connection::{Ending, Request, Response, WebSocket, Wire, close_frame, farewell};
+use crate::serve::connection::{
+    Ending, Request, Response, WebSocket, Wire, close_frame, shutdown_close_frame,
+};
 
 impl Hub {
     /// Closes a connection because the core wants it; without a reason, because everything is answered.
@@ -119,7 +121,7 @@ impl Hub {
     /// Ends all connections. A WebSocket whose socket takes it gets the reason.
     pub(super) fn disconnect_all(&mut self) {
         let asked = matches!(self.core.intent(), Some(Intent::Stop(_)));
-        let why = farewell(asked, &self.core.reason());
+        let why = shutdown_close_frame(asked, &self.core.reason());
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for client in clients {
             if let Some(last) = self.take_websocket(client, Some(why.clone()))

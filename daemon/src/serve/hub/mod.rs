@@ -43,9 +43,9 @@ use tokio_util::sync::CancellationToken;
 use crate::control::Publisher;
 use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
-use crate::serve::upstream::process::{Pipes, Signals};
+use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::settings::reload::Reloader;
-use crate::start::Report;
+use crate::start::StartupNotifier;
 use client_io::ClientIo;
 use upstream_io::UpstreamIo;
 
@@ -89,7 +89,7 @@ pub(crate) struct Hub {
     base_status: StatusReport,
     publisher: Publisher,
     reloader: Reloader,
-    start: Report,
+    start: StartupNotifier,
     max_message_bytes: usize,
     ledger: Ledger,
 }
@@ -99,14 +99,14 @@ pub(crate) struct Parts {
     pub(crate) clock: Instant,
     pub(crate) core: Core,
     pub(crate) pipes: Pipes,
-    pub(crate) signals: Signals,
+    pub(crate) signals: SignalSender,
     /// `None` where an inherited socket has no path.
     pub(crate) socket_file: Option<SocketFile>,
     pub(crate) inherited: bool,
     pub(crate) base_status: StatusReport,
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
-    pub(crate) start: Report,
+    pub(crate) start: StartupNotifier,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
     pub(crate) ledger: Ledger,

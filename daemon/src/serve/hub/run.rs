@@ -16,7 +16,7 @@ use super::{Hub, SharedHub, accept, upstream_io};
 use crate::control::{Command, StopMode, StopReceipt};
 use crate::error::Error;
 use crate::os::service_manager;
-use crate::os::signals::{Signals, Wish};
+use crate::os::signals::{SignalAction, SignalStream};
 use crate::serve::upstream::{Process, sweep};
 
 /// How long what the upstream left behind may take to die, and how often it is looked for.
@@ -32,7 +32,7 @@ const EXTEND_BY: Duration = Duration::from_secs(20);
 pub(crate) struct Run {
     pub(crate) listener: UnixListener,
     pub(crate) process: Process,
-    pub(crate) signals: Signals,
+    pub(crate) signals: SignalStream,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Connections of jobs.
     pub(crate) jobs: mpsc::UnboundedReceiver<UnixStream>,
@@ -74,10 +74,10 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         let deadline = hub.borrow_mut().sleep_deadline();
         tokio::select! {
             biased;
-            wish = run.signals.next() => match wish {
-                Wish::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
-                Wish::Reload => drop(hub.borrow_mut().reload()),
-                Wish::ChildEnded => {
+            action = run.signals.next() => match action {
+                SignalAction::Stop(source) => hub.borrow_mut().stop(source, StopMode::Drain),
+                SignalAction::Reload => drop(hub.borrow_mut().reload()),
+                SignalAction::ChildEnded => {
                     let upstream = (!child_ended).then(|| run.process.pid());
                     sweep::reap_ended(upstream);
                 }

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 
 use super::{Hub, SharedHub};
-use crate::serve::upstream::process::{Pipes, Signals};
+use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::serve::upstream::stderr::Stderr;
 
 /// Reads of the upstream before clients have their turn.
@@ -27,14 +27,14 @@ pub(super) struct UpstreamIo {
     stdout: Option<pipe::Receiver>,
     stderr: Stderr,
     decoder: LineDecoder,
-    signals: Signals,
+    signals: SignalSender,
     waker: Option<Waker>,
     /// The pipe took less than there was: the task waits until it takes more.
     blocked: bool,
 }
 
 impl UpstreamIo {
-    pub(super) fn new(pipes: Pipes, signals: Signals, max_message_bytes: usize) -> UpstreamIo {
+    pub(super) fn new(pipes: Pipes, signals: SignalSender, max_message_bytes: usize) -> UpstreamIo {
         UpstreamIo {
             stdin: Some(pipes.stdin),
             stdout: Some(pipes.stdout),
@@ -47,7 +47,7 @@ impl UpstreamIo {
         }
     }
 
-    pub(super) fn signals(&self) -> &Signals {
+    pub(super) fn signals(&self) -> &SignalSender {
         &self.signals
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::instance::life::Token;
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{Held, belonging, find, parent, processes};
+pub(super) use linux::{Leftover, belonging, find, parent, processes};
 
 /// How long what a killed daemon has left may take to end by itself once it was asked to. Codex ends its commands
 /// then, and writes what it has to.
@@ -30,7 +30,7 @@ pub(crate) fn end(lives: &[Token]) -> usize {
     if first.is_empty() {
         return 0;
     }
-    let pids: Vec<i32> = first.iter().map(Held::pid).collect();
+    let pids: Vec<i32> = first.iter().map(Leftover::pid).collect();
     tracing::warn!(processes.pids = ?pids, "ending what a daemon before this one has left behind");
     for process in &first {
         process.terminate();
@@ -55,11 +55,11 @@ pub(crate) fn end(lives: &[Token]) -> usize {
 
 /// Returns the ids of the processes that carry one of these tokens, for people.
 pub(crate) fn pids(lives: &[Token]) -> Vec<i32> {
-    find(lives).iter().map(Held::pid).collect()
+    find(lives).iter().map(Leftover::pid).collect()
 }
 
 /// Waits until they have ended.
-fn wait_for(processes: &[Held], patience: Duration) {
+fn wait_for(processes: &[Leftover], patience: Duration) {
     let until = std::time::Instant::now() + patience;
     for process in processes {
         process.wait(until.saturating_duration_since(std::time::Instant::now()));
@@ -80,14 +80,14 @@ mod linux {
 
     /// A process that carries a token, held.
     #[derive(Debug)]
-    pub(crate) struct Held {
+    pub(crate) struct Leftover {
         pid: Pid,
         handle: OwnedFd,
     }
 
-    impl Held {
+    impl Leftover {
         /// Looks at a process, holds it, and looks again.
-        fn of(pid: Pid, lives: &[Token]) -> Option<Held> {
+        fn of(pid: Pid, lives: &[Token]) -> Option<Leftover> {
             let carries = || matches!(belonging(pid), Some(Belonging::To(token)) if lives.contains(&token));
             if !carries() {
                 return None;
@@ -103,7 +103,7 @@ mod linux {
                     return None;
                 }
             };
-            carries().then_some(Held { pid, handle })
+            carries().then_some(Leftover { pid, handle })
         }
 
         /// Returns its id, for people.
@@ -141,12 +141,12 @@ mod linux {
 
     /// Finds and holds the processes of this user that carry one of these tokens, but this one and those from
     /// which it descends: who starts a daemon from within a command of an earlier one is at work there.
-    pub(crate) fn find(lives: &[Token]) -> Vec<Held> {
+    pub(crate) fn find(lives: &[Token]) -> Vec<Leftover> {
         if lives.is_empty() {
             return Vec::new();
         }
         let above = ancestors();
-        processes().filter(|pid| !above.contains(pid)).filter_map(|pid| Held::of(pid, lives)).collect()
+        processes().filter(|pid| !above.contains(pid)).filter_map(|pid| Leftover::of(pid, lives)).collect()
     }
 
     /// This process, its parent, and so on.
@@ -189,7 +189,7 @@ mod linux {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) use elsewhere::{Held, belonging, find};
+pub(super) use elsewhere::{Leftover, belonging, find};
 
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
@@ -202,9 +202,9 @@ mod elsewhere {
 
     /// A process that carries a token: none is found here.
     #[derive(Debug)]
-    pub(crate) struct Held(Infallible);
+    pub(crate) struct Leftover(Infallible);
 
-    impl Held {
+    impl Leftover {
         pub(crate) fn pid(&self) -> i32 {
             match self.0 {}
         }
@@ -226,7 +226,7 @@ mod elsewhere {
         }
     }
 
-    pub(crate) fn find(_lives: &[Token]) -> Vec<Held> {
+    pub(crate) fn find(_lives: &[Token]) -> Vec<Leftover> {
         Vec::new()
     }
 
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_above_this_process_is_left_alone() {
+    fn ancestors_of_this_process_are_left_alone() {
         // As if this process had been started by a command of that life: it and all above it carry the token.
         let life = Token::random().unwrap();
         let own = std::env::current_exe().unwrap();
@@ -301,7 +301,7 @@ mod tests {
             assert_eq!(pids(&[life]), [0_i32; 0]);
             return;
         }
-        let name = "serve::upstream::leftovers::tests::whoever_is_above_this_process_is_left_alone";
+        let name = "serve::upstream::leftovers::tests::ancestors_of_this_process_are_left_alone";
         let script = format!("'{}' --exact {name} && echo unharmed", own.display());
         let output = Command::new("sh")
             .args(["-c", &script])

@@ -128,7 +128,7 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
 }
 
-/// Tells whether a file is text without an interpreter. The system refuses to run that (ENOEXEC, `execve(2)`);
+/// Returns whether a file is text without an interpreter. The system refuses to run that (ENOEXEC, `execve(2)`);
 /// the C library would hand it to a shell instead, and whatever that made of it would pass for codex
 /// (`exec(3)`). A file that cannot be read is left to the system.
 fn is_bare_script(path: &Path) -> bool {

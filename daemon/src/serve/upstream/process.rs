@@ -53,7 +53,7 @@ pub(crate) struct Launch<'a> {
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    signals: Signals,
+    signals: SignalSender,
     stderr: Stderr,
     /// How it ended and when that was found out, from then on.
     ended: Option<(ChildStatus, Instant)>,
@@ -96,7 +96,7 @@ impl Process {
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         // INVARIANT: a child that was not waited for has its id.
         let pid = pid.ok_or_else(|| Error::new(ExitCode::Software, "the new child has no process id"))?;
-        let signals = Signals { pid, gone: Rc::default() };
+        let signals = SignalSender { pid, gone: Rc::default() };
         Ok((Process { child, signals, stderr, ended: None }, pipes))
     }
 
@@ -136,7 +136,7 @@ impl Process {
     }
 
     /// Returns the handle for signals, which stays usable while somebody waits for the end.
-    pub(crate) fn signals(&self) -> Signals {
+    pub(crate) fn signals(&self) -> SignalSender {
         self.signals.clone()
     }
 }
@@ -196,13 +196,13 @@ fn is_unusable(errno: Errno) -> bool {
 
 /// Sends signals to a process that was not waited for: its id is its own. Afterwards nothing is sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Signals {
+pub(crate) struct SignalSender {
     pid: Pid,
     /// It was waited for: its id may be somebody else's by now. Set before the lifecycle is told of the end.
     gone: Rc<Cell<bool>>,
 }
 
-impl Signals {
+impl SignalSender {
     /// Asks the process to end.
     pub(crate) fn terminate(&self) {
         self.send(|pid| kill(pid, Signal::SIGTERM));

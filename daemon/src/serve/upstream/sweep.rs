@@ -70,13 +70,13 @@ pub(crate) fn sweep(except: Option<u32>) -> usize {
 /// Kills what carries the token of this life and was adopted by somebody else. Returns how many there are.
 fn sweep_elsewhere() -> usize {
     let Some(ours) = OURS.get() else { return 0 };
-    let mut held = leftovers::find(&[ours.life]);
-    held.retain(|process| !process.is_child());
-    for process in &held {
+    let mut leftovers = leftovers::find(&[ours.life]);
+    leftovers.retain(|process| !process.is_child());
+    for process in &leftovers {
         tracing::info!(process.pid = process.pid(), "killing what codex app-server left behind elsewhere");
         process.kill();
     }
-    held.len()
+    leftovers.len()
 }
 
 /// Kills what is left when nothing is started any more, however the life has ended, and waits for it. Returns whether

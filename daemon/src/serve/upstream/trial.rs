@@ -259,7 +259,7 @@ impl Output {
 
     fn warnings(&self) -> impl Iterator<Item = String> {
         self.lines().filter_map(|line| match UpstreamMessage::read(line) {
-            Some(UpstreamMessage::Notification { method, .. }) => config_warning(method.of(line), line),
+            Some(UpstreamMessage::Notification { method, .. }) => config_warning(&method, line),
             _ => None,
         })
     }

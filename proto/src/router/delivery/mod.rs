@@ -309,7 +309,7 @@ impl Delivery {
         }
     }
 
-    // ---- questions -----------------------------------------------------------------------------
+    // ---- queries ------------------------------------------------------------------------------
 
     /// Whether bytes wait for some client.
     pub(super) fn has_unwritten(&self) -> bool {

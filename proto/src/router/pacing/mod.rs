@@ -35,7 +35,7 @@ use crate::json::check;
 use crate::json::edit::write_string;
 use crate::time::Time;
 
-pub(super) use pending::{Kind, Origin, Part, Pending};
+pub(super) use pending::{Origin, Part, Pending, PendingKind};
 pub(super) use retained::is_overload;
 
 use pending::{PendingTable, Progress};
@@ -97,7 +97,7 @@ pub(super) struct Abandoned {
     /// Requests that were not sent, or not accepted: they have no effect.
     pub(super) unsent: Vec<(UpstreamId, Pending)>,
     /// What its requests that were sent will change once they are answered, oldest first.
-    pub(super) orphans: Vec<Kind>,
+    pub(super) orphans: Vec<PendingKind>,
 }
 
 /// A client's request that will not be answered by the upstream.
@@ -248,7 +248,7 @@ impl Pacing {
         &mut self,
         now: Time,
         method: &str,
-        kind: Kind,
+        kind: PendingKind,
         params: impl FnOnce(&mut Vec<u8>),
     ) {
         let urgent = kind.is_urgent();
@@ -347,7 +347,7 @@ impl Pacing {
                 self.window.wait(waiter);
             }
             if let Some(id) = queued.id
-                && let Some(Pending { kind: Kind::Unsubscribe { thread }, .. }) = self.pending.get(id)
+                && let Some(Pending { kind: PendingKind::Unsubscribe { thread }, .. }) = self.pending.get(id)
                 && is_wanted(thread)
             {
                 if let Some(pending) = self.pending.remove(id) {
@@ -388,7 +388,7 @@ impl Pacing {
         }
         self.retained.forget(pending.take_line());
         self.forget_unanswered(&pending);
-        if pending.kind == Kind::Barrier {
+        if pending.kind == PendingKind::Barrier {
             self.window.set_barrier(false, now);
         }
         if overloaded { Completion::Rejected(pending) } else { Completion::Answered(pending) }
@@ -448,7 +448,7 @@ impl Pacing {
     /// unsubscribe is not sent any more once its thread is wanted again.
     fn would_overtake(&self, waiter: Waiter, id: UpstreamId, pending: &Pending) -> bool {
         let Waiter::Client(client) = waiter else { return false };
-        !matches!(pending.kind, Kind::Unsubscribe { .. })
+        !matches!(pending.kind, PendingKind::Unsubscribe { .. })
             && !pending.known.is_some_and(|known| known.only_reads())
             && self.clients.get(&client).is_none_or(|c| c.newest_sent.is_some_and(|newest| newest > id))
     }
@@ -490,7 +490,7 @@ impl Pacing {
     /// answered in milliseconds (measured).
     pub(super) fn send_barrier(&mut self, now: Time) {
         self.window.set_barrier(true, now);
-        self.send_own(now, "thread/loaded/list", Kind::Barrier, |out| out.extend_from_slice(b"{}"));
+        self.send_own(now, "thread/loaded/list", PendingKind::Barrier, |out| out.extend_from_slice(b"{}"));
     }
 
     /// Returns when the next pause is over.
@@ -549,7 +549,7 @@ impl Pacing {
         failed
     }
 
-    // ---- questions -----------------------------------------------------------------------------
+    // ---- queries ------------------------------------------------------------------------------
 
     /// Returns the id that the next request gets.
     pub(super) fn next_id(&self) -> UpstreamId {
@@ -568,12 +568,11 @@ impl Pacing {
     /// takes the requests about a thread one after the other.
     pub(super) fn reloads(&self, thread: &ThreadId) -> Option<&Origin> {
         let oldest = self.pending.oldest_sent(|p| match &p.kind {
-            Kind::Subscribe { thread: t, reloads: true } | Kind::DropSubscriptions { thread: t } => {
-                t == thread
-            }
+            PendingKind::Subscribe { thread: t, reloads: true }
+            | PendingKind::DropSubscriptions { thread: t } => t == thread,
             _ => false,
         })?;
-        matches!(oldest.kind, Kind::Subscribe { .. }).then_some(&oldest.origin)
+        matches!(oldest.kind, PendingKind::Subscribe { .. }).then_some(&oldest.origin)
     }
 
     /// Iterates over the requests of connected clients that have no response.

@@ -39,7 +39,7 @@ impl Origin {
 
 /// What the response changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::router) enum Kind {
+pub(in crate::router) enum PendingKind {
     /// Nothing that codexd keeps.
     Plain,
     /// The one handshake with the upstream.
@@ -72,26 +72,33 @@ pub(in crate::router) enum Kind {
     Resource { resource: Resource, id: Box<[u8]>, part: Part },
 }
 
-impl Kind {
+impl PendingKind {
     /// Whether it bypasses the in-flight window: at most one of each is unanswered.
     pub(super) fn is_urgent(&self) -> bool {
-        matches!(self, Kind::Initialize | Kind::Ping | Kind::Barrier)
+        matches!(self, PendingKind::Initialize | PendingKind::Ping | PendingKind::Barrier)
     }
 
     /// Whether its success repeats a thread's turns, which may cause a `deprecationNotice`.
     pub(in crate::router) fn reads_turns(&self) -> bool {
-        matches!(self, Kind::ReadTurns | Kind::Fork { replays: true } | Kind::Resume { replays: true, .. })
+        matches!(
+            self,
+            PendingKind::ReadTurns
+                | PendingKind::Fork { replays: true }
+                | PendingKind::Resume { replays: true, .. }
+        )
     }
 
     /// Whether its response may cause a `configWarning`.
     pub(in crate::router) fn reads_configuration(&self) -> bool {
-        matches!(self, Kind::Start | Kind::Fork { .. } | Kind::Resume { .. })
+        matches!(self, PendingKind::Start | PendingKind::Fork { .. } | PendingKind::Resume { .. })
     }
 
     /// Returns the thread that its client is or may be subscribed to after the response, if that is known before.
     pub(in crate::router) fn subscribes_to(&self) -> Option<&ThreadId> {
         match self {
-            Kind::Resume { target: Some(thread), .. } | Kind::Subscribe { thread, .. } => Some(thread),
+            PendingKind::Resume { target: Some(thread), .. } | PendingKind::Subscribe { thread, .. } => {
+                Some(thread)
+            }
             _ => None,
         }
     }
@@ -100,23 +107,23 @@ impl Kind {
     pub(in crate::router) fn is_attributed(&self) -> bool {
         matches!(
             self,
-            Kind::Start
-                | Kind::Fork { .. }
-                | Kind::Resume { .. }
-                | Kind::Subscribe { .. }
-                | Kind::WindowsSetup
+            PendingKind::Start
+                | PendingKind::Fork { .. }
+                | PendingKind::Resume { .. }
+                | PendingKind::Subscribe { .. }
+                | PendingKind::WindowsSetup
         ) || self.reads_turns()
     }
 
     /// Returns how many bytes of the client's text it holds.
     fn text_bytes(&self) -> usize {
         match self {
-            Kind::Resume { target: Some(thread), .. }
-            | Kind::Subscribe { thread, .. }
-            | Kind::DropSubscriptions { thread }
-            | Kind::Unsubscribe { thread }
-            | Kind::StartTurn { thread, .. } => thread.as_bytes().len(),
-            Kind::Resource { id, .. } => id.len(),
+            PendingKind::Resume { target: Some(thread), .. }
+            | PendingKind::Subscribe { thread, .. }
+            | PendingKind::DropSubscriptions { thread }
+            | PendingKind::Unsubscribe { thread }
+            | PendingKind::StartTurn { thread, .. } => thread.as_bytes().len(),
+            PendingKind::Resource { id, .. } => id.len(),
             _ => 0,
         }
     }
@@ -156,7 +163,7 @@ pub(super) enum Progress {
 #[derive(Clone, Debug)]
 pub(in crate::router) struct Pending {
     pub(in crate::router) origin: Origin,
-    pub(in crate::router) kind: Kind,
+    pub(in crate::router) kind: PendingKind,
     pub(in crate::router) since: Time,
     /// What the routing table knows of it.
     pub(in crate::router) known: Option<&'static Request>,
@@ -168,7 +175,7 @@ pub(in crate::router) struct Pending {
 impl Pending {
     pub(in crate::router) fn new(
         origin: Origin,
-        kind: Kind,
+        kind: PendingKind,
         known: Option<&'static Request>,
         since: Time,
     ) -> Pending {
@@ -280,7 +287,7 @@ impl PendingTable {
 
     /// Makes orphans of a client's requests; returns what each was to change and the line that was
     /// kept of it, oldest first.
-    pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(Kind, Option<Vec<u8>>)> {
+    pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(PendingKind, Option<Vec<u8>>)> {
         let mut orphans: Vec<_> = self
             .table
             .iter_mut()

@@ -60,7 +60,7 @@ fn show(world: &World) -> Outcome<Duration> {
 
     let start = Instant::now();
     let builder = TestDaemon::real(Version::Current).ok_or_else(|| "no codex".to_owned())?;
-    let home = Home::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+    let home = Home::new().map_err(|error| format!("cannot make a temporary directory: {error}"))?;
     world.begin(home.root());
     let daemon = builder.home(home).codexd(&codexd).ready();
     step("model", &format!("scripted, at {}", daemon.model().address()));
@@ -147,12 +147,12 @@ fn one_upstream(daemon: &TestDaemon) -> Outcome<()> {
 /// No client has heard from the other's thread.
 fn strangers(clients: &[Talk]) -> Outcome<()> {
     for talk in clients {
-        let strange = talk.heard.iter().find(|(thread, method)| {
+        let strange = talk.received.iter().find(|(thread, method)| {
             *thread != talk.thread && (method.starts_with("item/") || method.starts_with("turn/"))
         });
         promise(
             strange.is_none(),
-            &format!("{} heard {strange:?} of the other's thread", talk.client.name()),
+            &format!("{} received {strange:?} of the other's thread", talk.client.name()),
         )?;
     }
     Ok(())

@@ -13,7 +13,7 @@ pub(crate) struct Talk {
     /// Id of its thread; empty until it is started.
     pub(crate) thread: String,
     /// Thread and method of each message that belongs to a thread.
-    pub(crate) heard: Vec<(String, String)>,
+    pub(crate) received: Vec<(String, String)>,
 }
 
 /// Where the conversation is shown.
@@ -46,7 +46,7 @@ impl Pane {
 
 impl Talk {
     pub(crate) fn new(client: TestClient) -> Talk {
-        Talk { client, thread: String::new(), heard: Vec::new() }
+        Talk { client, thread: String::new(), received: Vec::new() }
     }
 
     pub(crate) fn start(&mut self, params: Value) {
@@ -79,7 +79,7 @@ impl Talk {
             let message = self.client.recv();
             let (Some(method), params) = (message.method(), &message["params"]) else { continue };
             let Some(thread) = params["threadId"].as_str() else { continue };
-            self.heard.push((thread.to_owned(), method.to_owned()));
+            self.received.push((thread.to_owned(), method.to_owned()));
             if thread != self.thread {
                 continue;
             }

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getsid};
 use serde_json::Value;
 
-use crate::input::Event;
+use crate::input::InputEvent;
 use crate::rpc::Refusal;
 
 /// First argument with which this program runs itself as a detached grandchild.
@@ -69,7 +69,7 @@ impl Commands {
         key: Key,
         request: Option<Value>,
         params: &Value,
-        events: &Sender<Event>,
+        events: &Sender<InputEvent>,
     ) -> Result<(), Refusal> {
         if self.running.contains_key(&key) {
             return Err(Refusal::new(match &key {
@@ -87,8 +87,8 @@ impl Commands {
         // The real one gives each command a session; a group is enough to end it as a whole.
         command.args(arguments).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(folder) = params["cwd"].as_str() {
-            command.current_dir(folder);
+        if let Some(directory) = params["cwd"].as_str() {
+            command.current_dir(directory);
         }
         let child = command.spawn().map_err(|error| Refusal {
             code: -32603,
@@ -128,7 +128,7 @@ impl Commands {
 }
 
 /// Reads a command to its end and then reports it, so that all output comes before.
-fn follow(mut child: Child, key: Key, request: Option<Value>, streams: bool, events: &Sender<Event>) {
+fn follow(mut child: Child, key: Key, request: Option<Value>, streams: bool, events: &Sender<InputEvent>) {
     let read = |pipe: Option<Box<dyn Read + Send>>, stream: &'static str| {
         let (key, events) = (key.clone(), events.clone());
         std::thread::spawn(move || {
@@ -138,7 +138,7 @@ fn follow(mut child: Child, key: Key, request: Option<Value>, streams: bool, eve
             while let Ok(length @ 1..) = pipe.read(&mut buffer) {
                 if streams {
                     let bytes = buffer[..length].to_vec();
-                    let _ = events.send(Event::Output(Output { key: key.clone(), stream, bytes }));
+                    let _ = events.send(InputEvent::Output(Output { key: key.clone(), stream, bytes }));
                 } else {
                     whole.extend_from_slice(&buffer[..length]);
                 }
@@ -157,7 +157,7 @@ fn follow(mut child: Child, key: Key, request: Option<Value>, streams: bool, eve
         Ok(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         Err(_) => -1,
     };
-    let _ = events.send(Event::Exited(Exited { key, request, code, stdout, stderr }));
+    let _ = events.send(InputEvent::Exited(Exited { key, request, code, stdout, stderr }));
 }
 
 /// Starts a grandchild that detaches itself into a session of its own and sleeps; with `hold_stdout` it

@@ -9,7 +9,7 @@ use crate::exec::{Exited, Output};
 
 /// One thing that happened.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum InputEvent {
     /// A line of input, without its end.
     Line(Vec<u8>),
     /// No more input will come: its end, or a line that is not UTF-8.
@@ -25,7 +25,7 @@ pub(crate) enum Event {
 /// Reads standard input in a thread of its own.
 ///
 /// With `only_first`, reading stops for good behind the first line, that is behind `initialize`.
-pub(crate) fn read_lines(events: Sender<Event>, only_first: bool) {
+pub(crate) fn read_lines(events: Sender<InputEvent>, only_first: bool) {
     std::thread::spawn(move || {
         let mut input = BufReader::new(std::io::stdin());
         loop {
@@ -33,10 +33,10 @@ pub(crate) fn read_lines(events: Sender<Event>, only_first: bool) {
             // A last line without its end is no message; the real server does not answer it either.
             let complete = matches!(input.read_until(b'\n', &mut line), Ok(1..)) && line.pop() == Some(b'\n');
             if !complete || std::str::from_utf8(&line).is_err() {
-                let _ = events.send(Event::InputEnded);
+                let _ = events.send(InputEvent::InputEnded);
                 return;
             }
-            if events.send(Event::Line(line)).is_err() {
+            if events.send(InputEvent::Line(line)).is_err() {
                 return;
             }
             if only_first {
@@ -49,7 +49,7 @@ pub(crate) fn read_lines(events: Sender<Event>, only_first: bool) {
 }
 
 /// Turns SIGTERM into an event. Call it before any other thread is started: they inherit the mask.
-pub(crate) fn watch_signals(events: Sender<Event>) {
+pub(crate) fn watch_signals(events: Sender<InputEvent>) {
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);
     if let Err(error) = term.thread_block() {
@@ -58,7 +58,7 @@ pub(crate) fn watch_signals(events: Sender<Event>) {
     }
     std::thread::spawn(move || {
         while term.wait().is_ok() {
-            if events.send(Event::Terminate).is_err() {
+            if events.send(InputEvent::Terminate).is_err() {
                 return;
             }
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::behaviour::Behaviour;
 use crate::exec::{self, Commands, Key};
-use crate::input::Event;
+use crate::input::InputEvent;
 use crate::rpc::{self, Incoming, Refusal};
 use crate::thread::Thread;
 use crate::wire::{Wire, now_ms};
@@ -22,14 +22,14 @@ use crate::wire::{Wire, now_ms};
 pub(crate) struct Server {
     behaviour: Behaviour,
     wire: Wire,
-    events: Sender<Event>,
+    events: Sender<InputEvent>,
     initialized: bool,
     experimental: bool,
     requests: u64,
     /// Messages that wait for their time, see `[[slow:MS]]`.
     waiting: VecDeque<(Instant, Incoming)>,
     /// Messages that wait for the end of a turn, see `[[busy]]`.
-    unheard: Option<Vec<Incoming>>,
+    unread: Option<Vec<Incoming>>,
     threads: BTreeMap<String, Thread>,
     watches: BTreeMap<String, String>,
     commands: Commands,
@@ -40,7 +40,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(behaviour: Behaviour, events: Sender<Event>) -> Server {
+    pub(crate) fn new(behaviour: Behaviour, events: Sender<InputEvent>) -> Server {
         Server {
             behaviour,
             wire: Wire::new(),
@@ -49,7 +49,7 @@ impl Server {
             experimental: false,
             requests: 0,
             waiting: VecDeque::new(),
-            unheard: None,
+            unread: None,
             threads: BTreeMap::new(),
             watches: BTreeMap::new(),
             commands: Commands::default(),
@@ -60,7 +60,7 @@ impl Server {
     }
 
     /// Serves until something ends the process.
-    pub(crate) fn run(mut self, events: &Receiver<Event>) -> ExitCode {
+    pub(crate) fn run(mut self, events: &Receiver<InputEvent>) -> ExitCode {
         loop {
             let event = match self.next_due() {
                 Some(due) if due <= Instant::now() => events.try_recv().map_err(|error| match error {
@@ -91,9 +91,9 @@ impl Server {
     }
 
     /// Takes one event; `Some` ends the process with that code.
-    fn handle(&mut self, event: Event) -> Option<u8> {
+    fn handle(&mut self, event: InputEvent) -> Option<u8> {
         match event {
-            Event::Line(line) => {
+            InputEvent::Line(line) => {
                 self.wire.log(&line);
                 if line.trim_ascii().is_empty() {
                     return None;
@@ -107,14 +107,14 @@ impl Server {
                 }
                 None
             }
-            Event::InputEnded if self.behaviour.ignore_eof => None,
-            Event::Terminate if self.behaviour.ignore_term => None,
-            Event::InputEnded | Event::Terminate => {
+            InputEvent::InputEnded if self.behaviour.ignore_eof => None,
+            InputEvent::Terminate if self.behaviour.ignore_term => None,
+            InputEvent::InputEnded | InputEvent::Terminate => {
                 // As the real one: commands are ended, turns vanish without a word.
                 self.commands.kill_all();
                 Some(0)
             }
-            Event::Output(output) => {
+            InputEvent::Output(output) => {
                 let mut params = json!({"stream": output.stream, "deltaBase64": exec::base64(&output.bytes),
                                         "capReached": false});
                 match output.key {
@@ -130,7 +130,7 @@ impl Server {
                 }
                 None
             }
-            Event::Exited(exited) => {
+            InputEvent::Exited(exited) => {
                 self.commands.forget(&exited.key);
                 match (exited.key, exited.request) {
                     (Key::Spawned(handle), _) => self.wire.notify(
@@ -172,8 +172,8 @@ impl Server {
             self.wire
                 .complain(&format!("`{method}`: the id {id} belongs to a request that is not answered yet"));
         }
-        if let Some(unheard) = &mut self.unheard {
-            unheard.push(message);
+        if let Some(unread) = &mut self.unread {
+            unread.push(message);
             return None;
         }
         match self.behaviour.slow {

@@ -15,7 +15,7 @@ fn child_ends(it: &mut Stage<'_>, who: Who, parent: &str) -> String {
 }
 
 #[test]
-fn a_sub_agent_is_heard_by_everyone() {
+fn every_client_is_subscribed_to_a_sub_agent() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({}));
@@ -50,9 +50,9 @@ fn an_approval_of_a_sub_agent() {
         it.turn(a, &thread, "first");
         it.turn_start(a, &thread, "[[spawn:task {{shell:touch child.txt}}]] go");
         it.see(a, "item/commandExecution/requestApproval");
-        let question = it.see(b, "item/commandExecution/requestApproval");
+        let server_request = it.see(b, "item/commandExecution/requestApproval");
         it.see_end(a, &thread);
-        it.reply(b, &question, json!({"decision": "accept"}));
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         child_ends(it, a, &thread);
         child_ends(it, b, &thread);
     });
@@ -66,19 +66,19 @@ fn a_command_of_a_sub_agent_is_declined() {
         it.turn(a, &thread, "first");
         it.turn_start(a, &thread, "[[spawn:task {{shell:touch child.txt}}]] go");
         it.see(a, "item/commandExecution/requestApproval");
-        let question = it.see(b, "item/commandExecution/requestApproval");
+        let server_request = it.see(b, "item/commandExecution/requestApproval");
         it.see_end(a, &thread);
-        let child = question["params"]["threadId"].as_str().unwrap().to_owned();
+        let child = server_request["params"]["threadId"].as_str().unwrap().to_owned();
         let c = it.join("C");
         it.resume(c, &child);
-        let question = it.see(c, "item/commandExecution/requestApproval");
-        it.reply(c, &question, json!({"decision": "decline"}));
+        let server_request = it.see(c, "item/commandExecution/requestApproval");
+        it.reply(c, &server_request, json!({"decision": "decline"}));
         it.all_see_end(&[a, b, c], &child);
     });
 }
 
 #[test]
-fn a_sub_agent_of_a_thread_that_nobody_hears() {
+fn a_sub_agent_of_a_thread_without_subscribers() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.shared(a, &[], json!({}));

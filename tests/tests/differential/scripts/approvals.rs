@@ -1,4 +1,4 @@
-//! Questions of the server: who is asked, who answers, and what is told about it.
+//! Server requests: who is asked, who answers, and what is told about it.
 
 use serde_json::{Value, json};
 
@@ -23,12 +23,12 @@ fn approval_answered_by_the_other_client() {
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         it.see(a, APPROVAL);
-        let question = it.see(b, APPROVAL);
-        it.reply(b, &question, json!({"decision": "accept"}));
+        let server_request = it.see(b, APPROVAL);
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
         // Too late, and of no effect.
-        it.reply(a, &question, json!({"decision": "decline"}));
+        it.reply(a, &server_request, json!({"decision": "decline"}));
         it.turn(a, &thread, "last");
         it.see_end(b, &thread);
     });
@@ -40,15 +40,15 @@ fn approval_answered_by_a_client_that_was_not_asked() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = careful(it, a);
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
-        it.reply(b, &question, json!({"decision": "accept"}));
+        let server_request = it.see(a, APPROVAL);
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_status(b, &thread, "idle");
     });
 }
 
 #[test]
-fn approval_parked_and_replayed() {
+fn an_unassigned_approval_is_replayed() {
     differential(&Setup::default(), |it| {
         let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let thread = careful(it, a);
@@ -58,8 +58,8 @@ fn approval_parked_and_replayed() {
         it.resume(b, &thread);
         it.see(b, APPROVAL);
         it.resume(c, &thread);
-        let question = it.see(c, APPROVAL);
-        it.reply(c, &question, json!({"decision": "accept"}));
+        let server_request = it.see(c, APPROVAL);
+        it.reply(c, &server_request, json!({"decision": "accept"}));
         it.see_end(b, &thread);
         it.see_end(c, &thread);
     });
@@ -78,8 +78,8 @@ fn resume_with_a_pending_approval() {
         it.resume(b, &thread);
         it.see(b, APPROVAL);
         it.resume(a, &thread);
-        let question = it.see(a, APPROVAL);
-        it.reply(a, &question, json!({"decision": "decline"}));
+        let server_request = it.see(a, APPROVAL);
+        it.reply(a, &server_request, json!({"decision": "decline"}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -100,9 +100,9 @@ fn decisions_and_broken_answers() {
         ];
         for (index, mut answer) in answers.into_iter().enumerate() {
             it.turn_start(a, &thread, &format!("[[shell:touch made{index}.txt]] go"));
-            let question = it.see(a, APPROVAL);
+            let server_request = it.see(a, APPROVAL);
             it.see(b, APPROVAL);
-            answer["id"] = question["id"].clone();
+            answer["id"] = server_request["id"].clone();
             it.say(b, answer);
             it.see_end(a, &thread);
             it.see_end(b, &thread);
@@ -118,11 +118,11 @@ fn interrupt_while_an_approval_is_pending() {
         it.resume(b, &thread);
         let turn = it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         it.see(a, APPROVAL);
-        let question = it.see(b, APPROVAL);
+        let server_request = it.see(b, APPROVAL);
         it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
         it.see(a, "serverRequest/resolved");
         it.see(b, "serverRequest/resolved");
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.turn(a, &thread, "after");
         it.see_end(b, &thread);
         it.see_end(b, &thread);
@@ -158,8 +158,8 @@ fn a_file_change_is_approved() {
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[write:made.txt:a line]] go");
         it.see(a, "item/fileChange/requestApproval");
-        let question = it.see(b, "item/fileChange/requestApproval");
-        it.reply(b, &question, json!({"decision": "accept"}));
+        let server_request = it.see(b, "item/fileChange/requestApproval");
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -179,9 +179,9 @@ fn user_input() {
                    "collaborationMode": {"mode": "plan", "settings": settings}})
         };
         it.call(a, "turn/start", params("[[ask:Pick]]"));
-        let question = it.see(a, "item/tool/requestUserInput");
+        let server_request = it.see(a, "item/tool/requestUserInput");
         it.see(b, "item/tool/requestUserInput");
-        it.reply(a, &question, json!({"answers": {"q1": {"answers": ["Yes"]}}}));
+        it.reply(a, &server_request, json!({"answers": {"q1": {"answers": ["Yes"]}}}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -198,9 +198,9 @@ fn a_dynamic_tool() {
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[call:dyn:{}]] go");
         it.see(a, "item/tool/call");
-        let question = it.see(b, "item/tool/call");
+        let server_request = it.see(b, "item/tool/call");
         let content = json!([{"type": "inputText", "text": "ok"}]);
-        it.reply(b, &question, json!({"success": true, "contentItems": content}));
+        it.reply(b, &server_request, json!({"success": true, "contentItems": content}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -229,11 +229,11 @@ fn an_elicitation() {
         it.turn_start(a, &thread, "[[call:mcp__mk.elicit:{}]] go");
         // Whether the tool may be called, and then what the tool asks.
         it.see(b, "mcpServer/elicitation/request");
-        let question = it.see(a, "mcpServer/elicitation/request");
-        it.reply(a, &question, json!({"action": "accept", "content": {}}));
+        let server_request = it.see(a, "mcpServer/elicitation/request");
+        it.reply(a, &server_request, json!({"action": "accept", "content": {}}));
         it.see(a, "mcpServer/elicitation/request");
-        let question = it.see(b, "mcpServer/elicitation/request");
-        it.reply(b, &question, json!({"action": "accept", "content": {"name": "Bob"}}));
+        let server_request = it.see(b, "mcpServer/elicitation/request");
+        it.reply(b, &server_request, json!({"action": "accept", "content": {"name": "Bob"}}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -248,12 +248,12 @@ fn an_elicitation_of_a_tool_that_a_client_calls() {
         let call = |tool: &str| json!({"threadId": thread, "server": "mk", "tool": tool, "arguments": {}});
         it.call(b, "mcpServer/tool/call", call("echo"));
         let asked = it.ask(b, "mcpServer/tool/call", call("elicit"));
-        let question = it.see(a, "mcpServer/elicitation/request");
+        let server_request = it.see(a, "mcpServer/elicitation/request");
         it.see(b, "mcpServer/elicitation/request");
         it.call(b, "thread/name/set", json!({"threadId": thread, "name": "not blocked"}));
         it.see(a, "thread/name/updated");
         it.see(b, "thread/name/updated");
-        it.reply(a, &question, json!({"action": "decline"}));
+        it.reply(a, &server_request, json!({"action": "decline"}));
         it.answer_to(&asked);
         it.see(a, "serverRequest/resolved");
         it.see(b, "serverRequest/resolved");

@@ -50,7 +50,7 @@ fn one_client_on_three_threads() {
 }
 
 #[test]
-fn usage_is_told_to_who_resumes() {
+fn usage_is_sent_to_the_client_that_resumes() {
     differential(&Setup::default(), |it| {
         let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let thread = it.shared(a, &[], json!({}));
@@ -91,10 +91,10 @@ fn resume_in_the_first_turn_with_an_approval() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] first");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.resume(b, &thread);
         it.see(b, APPROVAL);
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.all_see_end(&[a, b], &thread);
     });
 }
@@ -110,8 +110,8 @@ fn all_leave_in_a_turn() {
         it.call(a, "thread/unsubscribe", json!({"threadId": thread}));
         it.call(c, "turn/start", turn(&thread, "joins"));
         it.resume(c, &thread);
-        let question = it.see(c, APPROVAL);
-        it.reply(c, &question, json!({"decision": "accept"}));
+        let server_request = it.see(c, APPROVAL);
+        it.reply(c, &server_request, json!({"decision": "accept"}));
         it.see_end(c, &thread);
         it.see_status(a, &thread, "idle");
         it.see_status(a, &thread, "idle");
@@ -119,7 +119,7 @@ fn all_leave_in_a_turn() {
 }
 
 #[test]
-fn subscribers_that_hear_different_things() {
+fn subscribers_that_receive_different_things() {
     differential(&Setup::default(), |it| {
         let a = it.join("A");
         let b = it.join_with("B", json!({"optOutNotificationMethods": ["turn/completed", "item/started"]}));
@@ -133,9 +133,9 @@ fn subscribers_that_hear_different_things() {
         let thread = it.shared(a, &[b, d], json!({"approvalPolicy": "untrusted"}));
         it.call(c, "thread/resume", json!({"threadId": thread}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] second");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.all_see(&[b, c, d], APPROVAL);
-        it.reply(d, &question, json!({"decision": "accept"}));
+        it.reply(d, &server_request, json!({"decision": "accept"}));
         it.all_see_end(&[a, c, d], &thread);
         it.call(b, "thread/name/set", json!({"threadId": thread, "name": "x"}));
         it.all_see(&[a, b, d], "thread/name/updated");

@@ -13,9 +13,9 @@ fn a_command_is_declined_for_two_subscribers() {
         let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let thread = it.shared(a, &[b], json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.see(b, APPROVAL);
-        it.reply(c, &question, json!({"decision": "decline"}));
+        it.reply(c, &server_request, json!({"decision": "decline"}));
         it.all_see_end(&[a, b], &thread);
         it.see_status(c, &thread, "idle");
         it.see_status(c, &thread, "idle");
@@ -31,8 +31,8 @@ fn a_command_is_declined_by_one_that_came_later() {
         it.all_see(&[a, b], APPROVAL);
         it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
         it.resume(c, &thread);
-        let question = it.see(c, APPROVAL);
-        it.reply(c, &question, json!({"decision": "decline"}));
+        let server_request = it.see(c, APPROVAL);
+        it.reply(c, &server_request, json!({"decision": "decline"}));
         it.all_see_end(&[a, c], &thread);
         it.see_status(b, &thread, "idle");
         it.see_status(b, &thread, "idle");
@@ -47,8 +47,8 @@ fn a_command_is_cancelled_by_one_that_came_later() {
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         it.see(a, APPROVAL);
         it.resume(b, &thread);
-        let question = it.see(b, APPROVAL);
-        it.reply(b, &question, json!({"decision": "cancel"}));
+        let server_request = it.see(b, APPROVAL);
+        it.reply(b, &server_request, json!({"decision": "cancel"}));
         it.all_see_end(&[a, b], &thread);
         it.turn(b, &thread, "after");
         it.see_end(a, &thread);
@@ -56,7 +56,7 @@ fn a_command_is_cancelled_by_one_that_came_later() {
 }
 
 #[test]
-fn a_parked_command_is_declined() {
+fn an_unassigned_command_is_declined() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.shared(a, &[], json!({"approvalPolicy": "untrusted"}));
@@ -64,8 +64,8 @@ fn a_parked_command_is_declined() {
         it.see(a, APPROVAL);
         it.leave(a);
         it.resume(b, &thread);
-        let question = it.see(b, APPROVAL);
-        it.reply(b, &question, json!({"decision": "decline"}));
+        let server_request = it.see(b, APPROVAL);
+        it.reply(b, &server_request, json!({"decision": "decline"}));
         it.see_end(b, &thread);
     });
 }
@@ -81,8 +81,8 @@ fn a_file_change_is_declined_by_one_that_came_later() {
             it.turn_start(a, &thread, &format!("[[write:{decision}.txt:a line]] go"));
             it.see(a, "item/fileChange/requestApproval");
             it.resume(b, &thread);
-            let question = it.see(b, "item/fileChange/requestApproval");
-            it.reply(b, &question, json!({"decision": decision}));
+            let server_request = it.see(b, "item/fileChange/requestApproval");
+            it.reply(b, &server_request, json!({"decision": decision}));
             it.all_see_end(&[a, b], &thread);
             it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
         }
@@ -96,8 +96,8 @@ fn a_command_is_allowed_for_the_session() {
         let thread = it.shared(a, &[b], json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] one");
         it.see(a, APPROVAL);
-        let question = it.see(b, APPROVAL);
-        it.reply(b, &question, json!({"decision": "acceptForSession"}));
+        let server_request = it.see(b, APPROVAL);
+        it.reply(b, &server_request, json!({"decision": "acceptForSession"}));
         it.all_see_end(&[a, b], &thread);
         it.turn(b, &thread, "[[shell:touch made.txt]] two");
         it.see_end(a, &thread);
@@ -119,8 +119,8 @@ fn broken_answers_of_one_that_came_later() {
             it.turn_start(a, &thread, &format!("[[shell:touch made{index}.txt]] go"));
             it.see(a, APPROVAL);
             it.resume(b, &thread);
-            let question = it.see(b, APPROVAL);
-            answer["id"] = question["id"].clone();
+            let server_request = it.see(b, APPROVAL);
+            answer["id"] = server_request["id"].clone();
             it.say(b, answer);
             it.all_see_end(&[a, b], &thread);
             it.call(b, "thread/unsubscribe", json!({"threadId": thread}));

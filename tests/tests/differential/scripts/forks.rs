@@ -130,10 +130,10 @@ fn a_fork_with_a_pending_approval() {
         let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
         it.turn(a, &thread, "first");
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, "item/commandExecution/requestApproval");
+        let server_request = it.see(a, "item/commandExecution/requestApproval");
         let fork = fork(it, b, &[a, b], json!({"threadId": thread}));
         it.turn(b, &fork, "in the fork");
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_status(b, &thread, "idle");
         it.see_status(b, &thread, "idle");

@@ -6,7 +6,7 @@ use crate::differential;
 use crate::world::Setup;
 
 #[test]
-fn a_goal_is_told_to_everyone() {
+fn a_goal_is_sent_to_every_client() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let c = it.join_with("C", json!({}));

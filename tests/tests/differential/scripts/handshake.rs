@@ -211,8 +211,8 @@ fn opt_outs() {
         it.turn(a, &thread, "first");
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[shell:touch made.txt]] second");
-        let question = it.see(b, "item/commandExecution/requestApproval");
-        it.reply(b, &question, json!({"decision": "accept"}));
+        let server_request = it.see(b, "item/commandExecution/requestApproval");
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.see_end(b, &thread);
         it.see_end(a, &thread);
         it.see_status(c, &thread, "idle");
@@ -302,10 +302,10 @@ fn ids_of_requests() {
         // What the server asks has ids of its own, which may be the same.
         let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, "item/commandExecution/requestApproval");
-        let same = it.ask_as(a, question["id"].clone(), "thread/loaded/list", json!({}));
+        let server_request = it.see(a, "item/commandExecution/requestApproval");
+        let same = it.ask_as(a, server_request["id"].clone(), "thread/loaded/list", json!({}));
         it.answer_to(&same);
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_status(b, &thread, "idle");
     });

@@ -176,11 +176,11 @@ fn a_delete_with_a_pending_approval() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.shared(a, &[b], json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.see(b, APPROVAL);
         it.call(b, "thread/delete", json!({"threadId": thread}));
         it.all_see(&[a, b], "thread/deleted");
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.call(a, "thread/read", json!({"threadId": thread}));
     });
 }
@@ -192,10 +192,10 @@ fn an_archive_with_a_pending_approval() {
         let thread = it.shared(a, &[b], json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         it.see(a, APPROVAL);
-        let question = it.see(b, APPROVAL);
+        let server_request = it.see(b, APPROVAL);
         it.call(a, "thread/archive", json!({"threadId": thread}));
         it.all_see(&[a, b], "thread/archived");
-        it.reply(b, &question, json!({"decision": "accept"}));
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.call(a, "thread/unarchive", json!({"threadId": thread}));
         it.all_see(&[a, b], "thread/unarchived");
         // It is not asked again.

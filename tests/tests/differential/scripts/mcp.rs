@@ -93,11 +93,11 @@ fn an_elicitation_is_asked_again_at_a_resume() {
         let asked = it.ask(b, "mcpServer/tool/call", call(&thread, "elicit"));
         it.see(a, ELICITATION);
         it.resume(c, &thread);
-        let question = it.see(c, ELICITATION);
-        it.reply(c, &question, json!({"action": "accept", "content": {"name": "é\u{2028}"}}));
+        let server_request = it.see(c, ELICITATION);
+        it.reply(c, &server_request, json!({"action": "accept", "content": {"name": "é\u{2028}"}}));
         it.answer_to(&asked);
         it.all_see(&[a, c], "serverRequest/resolved");
-        it.reply(a, &question, json!({"action": "cancel"}));
+        it.reply(a, &server_request, json!({"action": "cancel"}));
         it.turn(a, &thread, "after");
         it.see_end(c, &thread);
     });
@@ -116,9 +116,9 @@ fn broken_answers_to_elicitations() {
         ];
         for mut answer in answers {
             let asked = it.ask(b, "mcpServer/tool/call", call(&thread, "elicit"));
-            let question = it.see(a, ELICITATION);
+            let server_request = it.see(a, ELICITATION);
             it.see(b, ELICITATION);
-            answer["id"] = question["id"].clone();
+            answer["id"] = server_request["id"].clone();
             it.say(a, answer);
             it.answer_to(&asked);
             it.all_see(&[a, b], "serverRequest/resolved");
@@ -132,10 +132,10 @@ fn an_elicitation_outlives_who_called_the_tool() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = thread(it, a, &[b]);
         let _ = it.ask(b, "mcpServer/tool/call", call(&thread, "elicit"));
-        let question = it.see(a, ELICITATION);
+        let server_request = it.see(a, ELICITATION);
         it.see(b, ELICITATION);
         it.leave(b);
-        it.reply(a, &question, json!({"action": "decline"}));
+        it.reply(a, &server_request, json!({"action": "decline"}));
         it.see(a, "serverRequest/resolved");
         it.turn(a, &thread, "after");
     });

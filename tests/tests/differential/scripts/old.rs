@@ -35,8 +35,8 @@ fn old_approval_and_interrupt() {
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
         it.see(a, "item/commandExecution/requestApproval");
         it.call(b, "thread/resume", json!({"threadId": thread}));
-        let question = it.see(b, "item/commandExecution/requestApproval");
-        it.reply(b, &question, json!({"decision": "accept"}));
+        let server_request = it.see(b, "item/commandExecution/requestApproval");
+        it.reply(b, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
         let turn = it.hang(b, &thread, "long");

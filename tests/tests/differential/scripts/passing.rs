@@ -59,20 +59,20 @@ fn files() {
     differential(&setup, |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let path = |name: &str| json!({"path": format!("{}/{name}", it.project())});
-        let (alpha, beta, folder, none) = (path("alpha.txt"), path("beta.txt"), path(""), path("none"));
+        let (alpha, beta, directory, none) = (path("alpha.txt"), path("beta.txt"), path(""), path("none"));
         it.call(a, "fs/readFile", alpha.clone());
         it.call(b, "fs/readFile", none.clone());
         it.call(a, "fs/getMetadata", alpha.clone());
         it.call(b, "fs/writeFile", json!({"path": beta["path"], "dataBase64": "YmV0YQo="}));
         it.call(a, "fs/readFile", beta.clone());
-        it.call(a, "fs/readDirectory", path_of(&folder));
+        it.call(a, "fs/readDirectory", path_of(&directory));
         it.call(b, "fs/remove", beta);
         it.call(a, "fs/getMetadata", none);
     });
 }
 
-fn path_of(folder: &Value) -> Value {
-    let path = folder["path"].as_str().unwrap_or_default();
+fn path_of(directory: &Value) -> Value {
+    let path = directory["path"].as_str().unwrap_or_default();
     json!({"path": path.trim_end_matches('/')})
 }
 
@@ -215,7 +215,7 @@ fn terminals_in_the_background() {
 }
 
 #[test]
-fn folders() {
+fn directories() {
     let setup = Setup { files: &[("alpha.txt", "alpha\n")], ..Setup::default() };
     differential(&setup, |it| {
         let (a, b) = (it.join("A"), it.join("B"));

@@ -71,7 +71,7 @@ fn ways_to_run_a_process() {
             (json!(["/no/such/program"]), json!({})),
             (json!([]), json!({})),
             (json!(["true"]), json!({"cwd": "relative"})),
-            (json!(["true"]), json!({"cwd": "/no/such/folder"})),
+            (json!(["true"]), json!({"cwd": "/no/such/directory"})),
             (json!(["true"]), json!({"size": {"rows": 1, "cols": 1}})),
             (json!(["true"]), json!({"timeoutMs": -1})),
         ];
@@ -203,7 +203,7 @@ fn ways_to_run_a_command() {
             shell("printf 123456789", json!({"outputBytesCap": 4, "disableOutputCap": true})),
             shell("true", json!({"timeoutMs": 5, "disableTimeout": true})),
             shell("true", json!({"size": {"rows": 1, "cols": 1}})),
-            shell("true", json!({"cwd": "/no/such/folder"})),
+            shell("true", json!({"cwd": "/no/such/directory"})),
             shell("touch made.txt", json!({"sandboxPolicy": {"type": "dangerFullAccess"}, "cwd": project})),
             shell("kill -9 $$", json!({"processId": "p"})),
             shell("exit 7", json!({"processId": "p", "streamStdoutStderr": true})),

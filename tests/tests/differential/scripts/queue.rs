@@ -43,12 +43,12 @@ fn what_is_queued_runs_behind_the_turn() {
         let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let thread = it.shared(a, &[b], json!({"approvalPolicy": "untrusted"}));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, "item/commandExecution/requestApproval");
+        let server_request = it.see(a, "item/commandExecution/requestApproval");
         it.see(b, "item/commandExecution/requestApproval");
         add(it, b, &thread, "one");
         // Not even subscribed.
         add(it, c, &thread, "two");
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         for _ in 0..3 {
             it.all_see_end(&[a, b], &thread);
         }

@@ -16,7 +16,7 @@ fn of(thread: &str, mut params: Value) -> Value {
 }
 
 #[test]
-fn settings_of_a_thread_are_heard_by_its_subscribers() {
+fn settings_of_a_thread_are_sent_to_its_subscribers() {
     differential(&Setup::default(), |it| {
         let (a, b, c) = (it.join("A"), it.join("B"), it.join("C"));
         let d = it.join_with("D", json!({}));
@@ -27,9 +27,9 @@ fn settings_of_a_thread_are_heard_by_its_subscribers() {
         it.all_see(&[a, b], "thread/settings/updated");
         it.call(d, "thread/settings/update", of(&thread, json!({"model": "gpt-5.5"})));
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.all_see(&[b, d], APPROVAL);
-        it.reply(d, &question, json!({"decision": "accept"}));
+        it.reply(d, &server_request, json!({"decision": "accept"}));
         it.all_see_end(&[a, b, d], &thread);
     });
 }

@@ -8,23 +8,23 @@ use crate::world::Setup;
 
 const SKILL: &str = "---\nname: greet\ndescription: Greets.\n---\n\nSay hello.\n";
 
-/// Puts a skill into a folder of the project and returns the folder.
+/// Puts a skill into a directory of the project and returns the directory.
 fn skill(it: &Stage<'_>) -> String {
-    let folder = it.world().home().project().join("more");
-    std::fs::create_dir_all(folder.join("greet")).unwrap();
-    std::fs::write(folder.join("greet/SKILL.md"), SKILL).unwrap();
-    folder.display().to_string()
+    let directory = it.world().home().project().join("more");
+    std::fs::create_dir_all(directory.join("greet")).unwrap();
+    std::fs::write(directory.join("greet/SKILL.md"), SKILL).unwrap();
+    directory.display().to_string()
 }
 
 #[test]
 fn skills_come_and_go() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
-        let folder = skill(it);
-        it.call(b, "skills/extraRoots/set", json!({"extraRoots": [folder]}));
+        let directory = skill(it);
+        it.call(b, "skills/extraRoots/set", json!({"extraRoots": [directory]}));
         it.all_see(&[a, b], "skills/changed");
         it.call(a, "skills/list", json!({"cwds": [it.project()], "forceReload": true}));
-        let path = format!("{folder}/greet/SKILL.md");
+        let path = format!("{directory}/greet/SKILL.md");
         it.call(a, "skills/config/write", json!({"path": path, "enabled": false}));
         it.call(a, "skills/config/write", json!({"name": "none", "enabled": false}));
         it.call(a, "skills/config/write", json!({"enabled": false}));
@@ -39,11 +39,11 @@ fn skills_come_and_go() {
 fn a_turn_with_a_skill() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
-        let folder = skill(it);
-        it.call(b, "skills/extraRoots/set", json!({"extraRoots": [folder]}));
+        let directory = skill(it);
+        it.call(b, "skills/extraRoots/set", json!({"extraRoots": [directory]}));
         it.all_see(&[a, b], "skills/changed");
         let thread = it.shared(a, &[b], json!({}));
-        let skill = json!({"type": "skill", "name": "greet", "path": format!("{folder}/greet/SKILL.md")});
+        let skill = json!({"type": "skill", "name": "greet", "path": format!("{directory}/greet/SKILL.md")});
         let text = json!({"type": "text", "text": "$greet"});
         it.call(a, "turn/start", json!({"threadId": thread, "input": [text, skill]}));
         it.all_see_end(&[a, b], &thread);

@@ -31,12 +31,12 @@ fn a_tool_is_called_again_at_a_resume() {
         it.resume(b, &thread);
         it.see(b, CALL);
         it.resume(c, &thread);
-        let question = it.see(c, CALL);
+        let server_request = it.see(c, CALL);
         let image = json!({"type": "inputImage", "imageUrl": "data:image/png;base64,AAAA"});
         let content = json!([{"type": "inputText", "text": "one"}, image]);
-        it.reply(c, &question, json!({"success": true, "contentItems": content}));
+        it.reply(c, &server_request, json!({"success": true, "contentItems": content}));
         it.all_see_end(&[b, c], &thread);
-        it.reply(b, &question, json!({"success": false, "contentItems": []}));
+        it.reply(b, &server_request, json!({"success": false, "contentItems": []}));
         it.turn(b, &thread, "after");
         it.see_end(c, &thread);
     });
@@ -56,8 +56,8 @@ fn broken_answers_to_calls_of_tools() {
         for mut answer in answers {
             ask(it, a, &thread);
             it.see(a, CALL);
-            let question = it.see(b, CALL);
-            answer["id"] = question["id"].clone();
+            let server_request = it.see(b, CALL);
+            answer["id"] = server_request["id"].clone();
             it.say(b, answer);
             it.all_see_end(&[a, b], &thread);
         }
@@ -70,11 +70,11 @@ fn a_call_of_a_tool_in_a_turn_that_is_interrupted() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.shared(a, &[b], tools());
         let turn = ask(it, a, &thread);
-        let question = it.see(a, CALL);
+        let server_request = it.see(a, CALL);
         it.see(b, CALL);
         it.call(b, "turn/interrupt", json!({"threadId": thread, "turnId": turn}));
         it.all_see_end(&[a, b], &thread);
-        it.reply(a, &question, json!({"success": true, "contentItems": []}));
+        it.reply(a, &server_request, json!({"success": true, "contentItems": []}));
         it.turn(b, &thread, "after");
         it.see_end(a, &thread);
     });
@@ -88,9 +88,9 @@ fn tools_in_a_namespace() {
         let thread = it.shared(a, &[b, c], tools());
         it.turn_start(a, &thread, "[[call:space.inner:{}]] go");
         it.all_see(&[a, b], CALL);
-        let question = it.see(c, CALL);
+        let server_request = it.see(c, CALL);
         let content = json!([{"type": "inputText", "text": "inner"}]);
-        it.reply(c, &question, json!({"success": true, "contentItems": content}));
+        it.reply(c, &server_request, json!({"success": true, "contentItems": content}));
         it.all_see_end(&[a, b, c], &thread);
         it.call(a, "thread/start", json!({"dynamicTools": [{"type": "function", "name": "no name!"}]}));
         it.call(a, "thread/start", json!({"dynamicTools": {}}));
@@ -108,21 +108,21 @@ fn what_the_user_is_asked_is_answered_by_another() {
             json!({"threadId": thread, "input": input(prompt),
                    "collaborationMode": {"mode": "plan", "settings": settings}})
         };
-        let question_of = |it: &mut Stage<'_>| {
+        let user_input_of = |it: &mut Stage<'_>| {
             it.see(b, "item/tool/requestUserInput");
             it.see(a, "item/tool/requestUserInput")
         };
         it.call(a, "turn/start", start("[[ask:One]] 1"));
-        let question = question_of(it);
-        it.reply(c, &question, json!({"answers": {"q1": {"answers": ["No", "é"]}}}));
+        let server_request = user_input_of(it);
+        it.reply(c, &server_request, json!({"answers": {"q1": {"answers": ["No", "é"]}}}));
         it.all_see_end(&[a, b], &thread);
         it.call(a, "turn/start", start("[[ask:Two]] 2"));
-        let question = question_of(it);
-        it.reply(b, &question, json!({"answers": "none"}));
+        let server_request = user_input_of(it);
+        it.reply(b, &server_request, json!({"answers": "none"}));
         it.all_see_end(&[a, b], &thread);
         it.call(b, "turn/start", start("[[ask:Three]] 3"));
-        let question = question_of(it);
-        it.say(a, json!({"id": question["id"], "error": {"code": 1, "message": "no"}}));
+        let server_request = user_input_of(it);
+        it.say(a, json!({"id": server_request["id"], "error": {"code": 1, "message": "no"}}));
         it.all_see_end(&[a, b], &thread);
     });
 }

@@ -61,12 +61,12 @@ fn steer_from_another_client() {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({"approvalPolicy": "untrusted"}));
         let running = it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         let steer =
             |turn: &str| json!({"threadId": thread, "input": input("steered"), "expectedTurnId": turn});
         it.call(b, "turn/steer", steer("00000000-0000-7000-8000-000000000000"));
         it.call(b, "turn/steer", steer(&running));
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.call(b, "turn/steer", steer(&running));
     });
@@ -80,10 +80,10 @@ fn turn_start_joins_a_running_turn() {
         it.turn(a, &thread, "first");
         it.resume(b, &thread);
         it.turn_start(a, &thread, "[[shell:touch made.txt]] go");
-        let question = it.see(a, APPROVAL);
+        let server_request = it.see(a, APPROVAL);
         it.see(b, APPROVAL);
         it.call(b, "turn/start", turn(&thread, "more"));
-        it.reply(a, &question, json!({"decision": "accept"}));
+        it.reply(a, &server_request, json!({"decision": "accept"}));
         it.see_end(a, &thread);
         it.see_end(b, &thread);
     });
@@ -122,7 +122,7 @@ fn disconnect_in_a_turn_and_resume_by_another() {
 }
 
 #[test]
-fn a_turn_that_nobody_hears_runs_to_its_end() {
+fn a_turn_without_subscribers_runs_to_its_end() {
     differential(&Setup::default(), |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let thread = it.start(a, json!({}));

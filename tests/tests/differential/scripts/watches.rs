@@ -45,21 +45,21 @@ fn odd_watch_ids() {
 }
 
 #[test]
-fn a_watch_of_a_file_and_of_a_folder() {
+fn a_watch_of_a_file_and_of_a_directory() {
     let setup = Setup { files: &[("alpha.txt", "alpha\n")], ..Setup::default() };
     differential(&setup, |it| {
         let (a, b) = (it.join("A"), it.join("B"));
         let file = format!("{}/alpha.txt", it.project());
         it.call(a, "fs/watch", json!({"watchId": "file", "path": file}));
-        it.call(b, "fs/watch", json!({"watchId": "folder", "path": it.project()}));
+        it.call(b, "fs/watch", json!({"watchId": "directory", "path": it.project()}));
         it.call(a, "fs/writeFile", json!({"path": file, "dataBase64": "YmV0YQo="}));
         changed(it, a, "file", "alpha.txt");
-        changed(it, b, "folder", "alpha.txt");
+        changed(it, b, "directory", "alpha.txt");
         it.call(a, "fs/unwatch", json!({"watchId": "file"}));
         it.call(a, "fs/unwatch", json!({"watchId": "file"}));
         // An id is free again, for another path.
         it.call(a, "fs/watch", json!({"watchId": "file", "path": it.project()}));
-        it.call(b, "fs/unwatch", json!({"watchId": "folder"}));
+        it.call(b, "fs/unwatch", json!({"watchId": "directory"}));
         write(it, "beta.txt");
         changed(it, a, "file", "beta.txt");
     });

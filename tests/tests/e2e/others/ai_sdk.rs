@@ -28,11 +28,11 @@ model.dispose();
 /// Returns the program with this prompt; the `codex` that it finds in `PATH` is codexd.
 fn program(world: &World, prompt: &str) -> Option<Command> {
     let modules = skip::unless_found(clients::node_modules())?;
-    let folder = world.home().root().join("bin");
-    let _ = std::fs::create_dir(&folder);
-    let _ = symlink(binary::codexd(), folder.join("codex"));
+    let directory = world.home().root().join("bin");
+    let _ = std::fs::create_dir(&directory);
+    let _ = symlink(binary::codexd(), directory.join("codex"));
     let mut node = world.program("node");
-    node.env("PATH", environment::path_after([folder])).args(["--input-type=module", "--eval", PROGRAM]);
+    node.env("PATH", environment::path_after([directory])).args(["--input-type=module", "--eval", PROGRAM]);
     node.arg(modules.join("ai-sdk-provider-codex-app-server/dist/index.js")).arg(prompt);
     Some(node)
 }
@@ -49,7 +49,7 @@ fn two_programs_with_the_ai_sdk_run_turns_at_once_on_one_codex() {
 }
 
 #[test]
-fn a_program_with_the_ai_sdk_is_told_why_its_turn_was_lost_with_codex() {
+fn a_program_with_the_ai_sdk_gets_the_reason_why_its_turn_was_lost_with_codex() {
     let Some(world) = World::real() else { return };
     let Some(command) = program(&world, ENDLESS) else { return };
     let said = run_and_kill_codex(&world, command).expect_code(0).json();

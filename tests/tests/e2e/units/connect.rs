@@ -136,7 +136,7 @@ as_both! {
         assert_eq!(lab.show(SERVICE, "ActiveState"), "active");
     }
 
-    fn the_end_of_a_crash_loop_is_told_to_who_waits_for_it(lab) {
+    fn the_end_of_a_crash_loop_is_reported_to_a_waiting_client(lab) {
         lab.install();
         lab.drop_in(SERVICE, "[Unit]\nStartLimitBurst=3\n[Service]\nRestartSec=20ms\n");
         lab.script_codex("[[init-exit:0]]");

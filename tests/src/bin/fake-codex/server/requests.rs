@@ -67,7 +67,7 @@ impl Server {
         }
         let result = match method {
             "thread/start" => {
-                let thread = Thread::new(self.uuid(), &folder(params));
+                let thread = Thread::new(self.uuid(), &directory(params));
                 return self.loaded(id, thread);
             }
             "thread/fork" => {
@@ -262,7 +262,7 @@ fn scripted(prompt: &str) -> Result<VecDeque<Step>, Refusal> {
     turn::steps(prompt).map_err(|reason| Refusal::new(format!("fake-codex: {reason}")))
 }
 
-fn folder(params: &Value) -> String {
-    let own = || std::env::current_dir().map(|folder| folder.display().to_string());
+fn directory(params: &Value) -> String {
+    let own = || std::env::current_dir().map(|directory| directory.display().to_string());
     params["cwd"].as_str().map_or_else(|| own().unwrap_or_default(), str::to_owned)
 }

@@ -115,7 +115,7 @@ impl Server {
             }
             Step::Freeze => self.wire.frozen = true,
             Step::Busy => {
-                self.unheard.get_or_insert_default();
+                self.unread.get_or_insert_default();
             }
             Step::FsChange => {
                 for (watch, path) in &self.watches {
@@ -224,7 +224,7 @@ impl Server {
         if let Some((request, _)) = turn.approval {
             self.wire.notify("serverRequest/resolved", json!({"threadId": thread_id, "requestId": request}));
         }
-        for message in self.unheard.take().unwrap_or_default() {
+        for message in self.unread.take().unwrap_or_default() {
             let _ = self.take(message);
         }
     }

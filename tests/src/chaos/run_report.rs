@@ -3,14 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::accounting::Sums;
 use super::fault::Fault;
-use super::ledger::Sums;
 use super::plan::Plan;
 use super::violation::Violation;
 
 /// The report of a run.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct RunReport {
     /// What was meant to happen.
     pub plan: Plan,
     /// What was broken; empty is good.
@@ -27,9 +27,9 @@ pub struct Report {
     pub past: Vec<Vec<String>>,
 }
 
-impl Report {
-    pub(crate) fn new(plan: Plan) -> Report {
-        Report {
+impl RunReport {
+    pub(crate) fn new(plan: Plan) -> RunReport {
+        RunReport {
             plan,
             violations: Vec::new(),
             sums: Sums::default(),
@@ -63,13 +63,13 @@ impl Report {
         self.log.extend(tail.iter().map(|line| (*line).to_owned()));
     }
 
-    /// Tells whether every promise was kept.
+    /// Returns whether every promise was kept.
     pub fn is_good(&self) -> bool {
         self.violations.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.plan)?;
         writeln!(f, "  {} broken, after {:.1} s:", self.violations.len(), self.time.as_secs_f32())?;

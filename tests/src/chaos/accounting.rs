@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::violation::{Kind, Violation};
+use super::violation::{Violation, ViolationKind};
 
 /// How a client's story was meant to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +15,10 @@ pub enum Fate {
     /// It left by itself and has everything; nothing may have disturbed it.
     Served,
     /// The daemon ended and has told it before.
-    Told,
-    /// As [`Fate::Told`], and its turns ended by themselves or were interrupted: the upstream was there to say so.
+    Notified,
+    /// As [`Fate::Notified`], and its turns ended by themselves or were interrupted: the upstream was there to say so.
     Drained,
-    /// As [`Fate::Told`], but the daemon may have ended before it had heard of the client.
+    /// As [`Fate::Notified`], but the daemon may have ended before it had heard of the client.
     Late,
     /// The daemon was killed: the connection ends, and nothing more is promised.
     Cut,
@@ -69,7 +69,7 @@ pub enum Purpose {
 
 /// The books of one client.
 #[derive(Clone, Debug)]
-pub struct Ledger {
+pub struct ClientAccounting {
     name: String,
     requests: BTreeMap<i64, Request>,
     /// Those without an answer.
@@ -82,13 +82,13 @@ pub struct Ledger {
     turns: BTreeMap<String, Turn>,
     processes: BTreeMap<String, (i64, u32)>,
     paths: BTreeSet<String>,
-    questions: BTreeMap<String, (u32, u32)>,
+    server_requests: BTreeMap<String, (u32, u32)>,
     /// Threads of messages that came before it was known whose they are.
     foreign: BTreeMap<String, String>,
     interrupted: BTreeSet<String>,
     /// The last status of each thread.
     statuses: BTreeMap<String, String>,
-    announced: u32,
+    shutdown_notices: u32,
     ended: Option<String>,
     violations: Vec<Violation>,
 }
@@ -136,7 +136,7 @@ pub struct Trace {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     /// Answers owed.
-    pub owed: u64,
+    pub expected: u64,
     /// Answers given.
     pub given: u64,
     /// Turns that were opened and whose end was owed.
@@ -149,7 +149,7 @@ pub struct Sums {
 
 impl Sums {
     pub(crate) fn add(&mut self, more: Sums) {
-        self.owed += more.owed;
+        self.expected += more.expected;
         self.given += more.given;
         self.turns += more.turns;
         self.ends += more.ends;
@@ -157,10 +157,10 @@ impl Sums {
     }
 }
 
-impl Ledger {
+impl ClientAccounting {
     /// Opens the books of a client.
-    pub fn new(name: &str) -> Ledger {
-        Ledger {
+    pub fn new(name: &str) -> ClientAccounting {
+        ClientAccounting {
             name: name.to_owned(),
             requests: BTreeMap::new(),
             open: BTreeSet::new(),
@@ -171,11 +171,11 @@ impl Ledger {
             turns: BTreeMap::new(),
             processes: BTreeMap::new(),
             paths: BTreeSet::new(),
-            questions: BTreeMap::new(),
+            server_requests: BTreeMap::new(),
             foreign: BTreeMap::new(),
             interrupted: BTreeSet::new(),
             statuses: BTreeMap::new(),
-            announced: 0,
+            shutdown_notices: 0,
             ended: None,
             violations: Vec::new(),
         }
@@ -216,11 +216,11 @@ impl Ledger {
             self.open_requests().map(|(id, it)| format!("{} ({id})", it.method)).collect();
         let turns: Vec<&String> = self.open_turns().collect();
         let text = format!("waits for {what}; open requests: {open:?}, open turns: {turns:?}");
-        self.break_promise(Kind::Hang, &text);
+        self.break_promise(ViolationKind::Hang, &text);
     }
 
     /// Notes what else went wrong for this client.
-    pub fn break_promise(&mut self, kind: Kind, text: &str) {
+    pub fn break_promise(&mut self, kind: ViolationKind, text: &str) {
         self.violations.push(Violation::new(kind, format!("client {}: {text}", self.name)));
     }
 
@@ -229,10 +229,12 @@ impl Ledger {
     /// Takes a message.
     pub fn received(&mut self, message: &Value) {
         match (message["method"].as_str(), message.get("id")) {
-            (Some(method), Some(id)) => self.question(method, &id.to_string(), &message["params"]),
+            (Some(method), Some(id)) => self.server_request(method, &id.to_string(), &message["params"]),
             (Some(method), None) => self.notification(method, &message["params"]),
             (None, Some(id)) => self.answer(id, message),
-            (None, None) => self.break_promise(Kind::Stray, &format!("neither method nor id: {message}")),
+            (None, None) => {
+                self.break_promise(ViolationKind::Stray, &format!("neither method nor id: {message}"))
+            }
         }
     }
 
@@ -240,7 +242,7 @@ impl Ledger {
         let known = id.as_i64().and_then(|id| self.requests.get_mut(&id));
         let Some(request) = known else {
             let text = format!("an answer to {id}, which was never asked: {}", short(message));
-            return self.break_promise(Kind::Stray, &text);
+            return self.break_promise(ViolationKind::Stray, &text);
         };
         request.answers += 1;
         self.proven = self.proven.max(request.serial);
@@ -249,7 +251,7 @@ impl Ledger {
         }
         if request.answers > 1 {
             let text = format!("`{}` ({id}) was answered {} times", request.method, request.answers);
-            return self.break_promise(Kind::AnsweredTwice, &text);
+            return self.break_promise(ViolationKind::AnsweredTwice, &text);
         }
         let error = &message["error"];
         if !error.is_null() {
@@ -268,44 +270,48 @@ impl Ledger {
                 if let Some(id) = result["thread"]["id"].as_str() {
                     self.threads.insert(id.to_owned());
                 } else {
-                    self.break_promise(Kind::Stray, &format!("`{method}` gave {}", short(result)));
+                    self.break_promise(ViolationKind::Stray, &format!("`{method}` gave {}", short(result)));
                 }
             }
             Purpose::Turn { thread, word, deltas } => {
                 let Some(id) = result["turn"]["id"].as_str() else {
-                    return self.break_promise(Kind::Stray, &format!("`{method}` gave {}", short(result)));
+                    return self
+                        .break_promise(ViolationKind::Stray, &format!("`{method}` gave {}", short(result)));
                 };
                 let turn = self.turns.entry(id.to_owned()).or_default();
                 (turn.thread, turn.own, turn.word, turn.deltas) = (thread, true, word, deltas);
             }
             Purpose::Read(thread) | Purpose::Watch(thread) if result["thread"]["id"] != thread.as_str() => {
                 let text = format!("`{method}` of {thread} gave {}", short(result));
-                self.break_promise(Kind::Stray, &text);
+                self.break_promise(ViolationKind::Stray, &text);
             }
             Purpose::Says(text) if !result.to_string().contains(&text) => {
                 let text = format!("`{method}` should say {text} and gave {}", short(result));
-                self.break_promise(Kind::Stray, &text);
+                self.break_promise(ViolationKind::Stray, &text);
             }
             _ => {}
         }
     }
 
-    fn question(&mut self, method: &str, id: &str, params: &Value) {
+    fn server_request(&mut self, method: &str, id: &str, params: &Value) {
         let thread = params["threadId"].as_str().unwrap_or_default();
         self.belongs(method, thread);
-        let (asked, _) = self.questions.entry(id.to_owned()).or_default();
+        let (asked, _) = self.server_requests.entry(id.to_owned()).or_default();
         *asked += 1;
         let asked = *asked;
         // Who looks on is told again what was open when it came.
         if asked > 1 && !self.watched.contains(thread) {
-            self.break_promise(Kind::Doubled, &format!("the question {id} was asked {asked} times"));
+            self.break_promise(
+                ViolationKind::Doubled,
+                &format!("the server request {id} was asked {asked} times"),
+            );
         }
     }
 
     fn notification(&mut self, method: &str, params: &Value) {
         let thread = params["threadId"].as_str().unwrap_or_default();
         match method {
-            "notifications/broker/shuttingDown" => self.announced += 1,
+            "notifications/broker/shuttingDown" => self.shutdown_notices += 1,
             "item/agentMessage/delta" => {
                 let text = params["delta"].as_str().unwrap_or_default().to_owned();
                 if let Some(turn) = self.turn_of(method, thread, &params["turnId"]) {
@@ -324,7 +330,10 @@ impl Ledger {
                 thread.clone_into(&mut turn.thread);
                 let ends = turn.ends;
                 if ends > 1 {
-                    self.break_promise(Kind::TurnEndedTwice, &format!("turn {id} ended {ends} times"));
+                    self.break_promise(
+                        ViolationKind::TurnEndedTwice,
+                        &format!("turn {id} ended {ends} times"),
+                    );
                 }
                 if synthetic {
                     self.synthetic_end(id, thread, end);
@@ -336,7 +345,10 @@ impl Ledger {
                 if let Some(turn) = self.turn_of(method, thread, &params["turnId"])
                     && turn.reason.replace(reason).is_some()
                 {
-                    self.break_promise(Kind::Doubled, &format!("the error of turn {}", params["turnId"]));
+                    self.break_promise(
+                        ViolationKind::Doubled,
+                        &format!("the error of turn {}", params["turnId"]),
+                    );
                 }
             }
             "thread/status/changed" => {
@@ -350,11 +362,11 @@ impl Ledger {
             }
             "serverRequest/resolved" => {
                 self.belongs(method, thread);
-                let (_, resolved) = self.questions.entry(params["requestId"].to_string()).or_default();
+                let (_, resolved) = self.server_requests.entry(params["requestId"].to_string()).or_default();
                 *resolved += 1;
                 if *resolved > 1 {
-                    let text = format!("the question {} was resolved twice", params["requestId"]);
-                    self.break_promise(Kind::Doubled, &text);
+                    let text = format!("the server request {} was resolved twice", params["requestId"]);
+                    self.break_promise(ViolationKind::Doubled, &text);
                 }
             }
             "process/exited" => {
@@ -367,14 +379,16 @@ impl Ledger {
                         self.processes.insert(handle.to_owned(), (code.unwrap_or_default(), 1));
                         return;
                     }
-                    Some(_) => return self.break_promise(Kind::Doubled, &format!("twice: {params}")),
+                    Some(_) => {
+                        return self.break_promise(ViolationKind::Doubled, &format!("twice: {params}"));
+                    }
                 };
-                self.break_promise(Kind::Stray, &text);
+                self.break_promise(ViolationKind::Stray, &text);
             }
             "fs/changed" => {
                 let path = params["changedPaths"][0].as_str().unwrap_or_default();
                 if !self.paths.contains(path) {
-                    self.break_promise(Kind::Stray, &format!("a change of {path}"));
+                    self.break_promise(ViolationKind::Stray, &format!("a change of {path}"));
                 }
             }
             _ if method.starts_with("item/") => {
@@ -399,7 +413,7 @@ impl Ledger {
         if !as_native {
             let text =
                 format!("turn {id} ended behind the status {status:?} and the error {reason:?}: {end}");
-            self.break_promise(Kind::Untold, &text);
+            self.break_promise(ViolationKind::WithoutNotice, &text);
         }
     }
 
@@ -409,7 +423,10 @@ impl Ledger {
         let id = id.as_str()?.to_owned();
         let ended = self.turns.get(&id).is_some_and(|turn| turn.ends > 0);
         if ended {
-            self.break_promise(Kind::TurnEndedTwice, &format!("`{method}` behind the end of turn {id}"));
+            self.break_promise(
+                ViolationKind::TurnEndedTwice,
+                &format!("`{method}` behind the end of turn {id}"),
+            );
             return None;
         }
         let turn = self.turns.entry(id).or_default();
@@ -436,7 +453,7 @@ impl Ledger {
         self.threads.iter()
     }
 
-    /// Tells whether a turn of this thread is open, of whomever.
+    /// Returns whether a turn of this thread is open, of whomever.
     pub fn is_busy(&self, thread: &str) -> bool {
         let asked = self
             .open_requests()
@@ -450,27 +467,27 @@ impl Ledger {
         found.map(|(id, turn)| (id.clone(), turn.thread.clone()))
     }
 
-    /// Tells whether a turn of this thread has come to its end.
+    /// Returns whether a turn of this thread has come to its end.
     pub fn has_ended_turn(&self, thread: &str) -> bool {
         self.turns.values().any(|turn| turn.thread == thread && turn.ends > 0)
     }
 
-    /// Tells whether everything that was asked is answered and every own turn and process ended; what may
+    /// Returns whether everything that was asked is answered and every own turn and process ended; what may
     /// run in the background is not looked at.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.open_requests().all(|(_, request)| request.purpose == Purpose::Background)
             && self.open_turns().next().is_none()
             && self.open_processes().next().is_none()
     }
 
-    /// Tells whether every request has its answer, also those in the background.
+    /// Returns whether every request has its answer, also those in the background.
     pub fn is_answered(&self) -> bool {
         self.open_requests().next().is_none()
     }
 
-    /// Tells whether the daemon has said that it goes.
-    pub fn is_announced(&self) -> bool {
-        self.announced > 0
+    /// Returns whether the daemon has said that it goes.
+    pub fn has_shutdown_notice(&self) -> bool {
+        self.shutdown_notices > 0
     }
 
     fn deltas(&self) -> usize {
@@ -501,28 +518,31 @@ impl Ledger {
     pub fn close(mut self, fate: Fate) -> (Vec<Violation>, Sums, Vec<Trace>) {
         self.check_owners();
         self.check_deltas();
-        let owed: Vec<i64> = self.owed(fate);
-        let sums = self.sums(&owed, fate);
+        let expected: Vec<i64> = self.expected(fate);
+        let sums = self.sums(&expected, fate);
         match fate {
             Fate::Served => self.check_served(),
-            Fate::Told | Fate::Drained if self.announced == 0 => {
-                let text = format!("the connection ended ({:?}) without an announcement", self.ended);
-                self.break_promise(Kind::Untold, &text);
+            Fate::Notified | Fate::Drained if self.shutdown_notices == 0 => {
+                let text = format!("the connection ended ({:?}) without a shutdown notice", self.ended);
+                self.break_promise(ViolationKind::WithoutNotice, &text);
             }
             Fate::HalfClosed if self.ended.is_none() => {
-                self.break_promise(Kind::Hang, "the connection did not end after the half-close");
+                self.break_promise(ViolationKind::Hang, "the connection did not end after the half-close");
             }
             _ => {}
         }
         // Once when the drain begins, and once at the end.
-        if self.announced > 2 {
-            self.break_promise(Kind::Doubled, &format!("the announcement came {} times", self.announced));
+        if self.shutdown_notices > 2 {
+            self.break_promise(
+                ViolationKind::Doubled,
+                &format!("the shutdown notice came {} times", self.shutdown_notices),
+            );
         }
-        for id in owed {
+        for id in expected {
             let Some(request) = self.requests.get(&id) else { continue };
             if request.answers == 0 {
                 let text = format!("`{}` ({id}, {})", request.method, request.tag);
-                self.break_promise(Kind::Unanswered, &text);
+                self.break_promise(ViolationKind::Unanswered, &text);
             }
         }
         if fate == Fate::Drained {
@@ -530,20 +550,26 @@ impl Ledger {
             let cut: Vec<String> =
                 cut.map(|(id, turn)| format!("turn {id} ended as {}", turn.status)).collect();
             for text in cut {
-                self.break_promise(Kind::Disturbed, &format!("{text} in the drain, and not by the upstream"));
+                self.break_promise(
+                    ViolationKind::Disturbed,
+                    &format!("{text} in the drain, and not by the upstream"),
+                );
             }
         }
-        if matches!(fate, Fate::Served | Fate::Told | Fate::Drained) {
+        if matches!(fate, Fate::Served | Fate::Notified | Fate::Drained) {
             let open: Vec<String> = self.open_turns().cloned().collect();
             for turn in open {
-                self.break_promise(Kind::TurnWithoutEnd, &turn);
+                self.break_promise(ViolationKind::TurnWithoutEnd, &turn);
             }
         }
-        if matches!(fate, Fate::Told | Fate::Drained) {
+        if matches!(fate, Fate::Notified | Fate::Drained) {
             let active: Vec<String> =
                 self.statuses.iter().filter(|(_, it)| *it == "active").map(|(id, _)| id.clone()).collect();
             for thread in active {
-                self.break_promise(Kind::Lost, &format!("the status of thread {thread} after `active`"));
+                self.break_promise(
+                    ViolationKind::Lost,
+                    &format!("the status of thread {thread} after `active`"),
+                );
             }
         }
         let traces = self.requests.values().filter(|request| !request.tag.is_empty());
@@ -551,23 +577,23 @@ impl Ledger {
         (self.violations, sums, traces)
     }
 
-    fn owed(&self, fate: Fate) -> Vec<i64> {
-        let owes = |request: &Request| match fate {
+    fn expected(&self, fate: Fate) -> Vec<i64> {
+        let is_expected = |request: &Request| match fate {
             Fate::Served => request.purpose != Purpose::Background,
             Fate::HalfClosed => true,
-            Fate::Told | Fate::Drained | Fate::Late => request.serial <= self.proven,
+            Fate::Notified | Fate::Drained | Fate::Late => request.serial <= self.proven,
             Fate::Cut | Fate::Hit => false,
         };
-        self.requests.iter().filter(|(_, request)| owes(request)).map(|(id, _)| *id).collect()
+        self.requests.iter().filter(|(_, request)| is_expected(request)).map(|(id, _)| *id).collect()
     }
 
-    fn sums(&self, owed: &[i64], fate: Fate) -> Sums {
+    fn sums(&self, expected: &[i64], fate: Fate) -> Sums {
         let own = || self.turns.values().filter(|turn| turn.own);
-        let due = matches!(fate, Fate::Served | Fate::Told | Fate::Drained);
+        let due = matches!(fate, Fate::Served | Fate::Notified | Fate::Drained);
         let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
-        let given = owed.iter().filter(|id| self.requests.get(id).is_some_and(|it| it.answers > 0));
+        let given = expected.iter().filter(|id| self.requests.get(id).is_some_and(|it| it.answers > 0));
         Sums {
-            owed: count(owed.len()),
+            expected: count(expected.len()),
             given: count(given.count()),
             turns: if due { count(own().count()) } else { 0 },
             ends: if due { count(own().filter(|turn| turn.ends > 0).count()) } else { 0 },
@@ -578,7 +604,10 @@ impl Ledger {
     /// Nothing may have disturbed a client that was not concerned.
     fn check_served(&mut self) {
         if let Some(how) = self.ended.clone() {
-            self.break_promise(Kind::Untold, &format!("the connection ended while it worked: {how}"));
+            self.break_promise(
+                ViolationKind::WithoutNotice,
+                &format!("the connection ended while it worked: {how}"),
+            );
         }
         let errors: Vec<String> = self
             .requests
@@ -600,11 +629,11 @@ impl Ledger {
             .map(|(id, turn)| format!("turn {id} ended as {} ({})", turn.status, turn.synthetic))
             .collect();
         for text in errors.into_iter().chain(ends) {
-            self.break_promise(Kind::Disturbed, &text);
+            self.break_promise(ViolationKind::Disturbed, &text);
         }
         let left: Vec<String> = self.open_processes().cloned().collect();
         for handle in left {
-            self.break_promise(Kind::Lost, &format!("the end of process {handle}"));
+            self.break_promise(ViolationKind::Lost, &format!("the end of process {handle}"));
         }
     }
 
@@ -614,14 +643,14 @@ impl Ledger {
                 // A start that was not answered any more has a thread, too.
                 let starting = self.open_requests().any(|(_, it)| it.purpose == Purpose::Thread);
                 if !starting {
-                    self.break_promise(Kind::Stray, &format!("`{method}` of the thread {thread}"));
+                    self.break_promise(ViolationKind::Stray, &format!("`{method}` of the thread {thread}"));
                 }
             }
         }
     }
 
     fn check_deltas(&mut self) {
-        let broken: Vec<(Kind, String)> = self
+        let broken: Vec<(ViolationKind, String)> = self
             .turns
             .iter()
             .filter_map(|(id, turn)| turn.check().map(|(kind, text)| (kind, format!("turn {id}: {text}"))))
@@ -646,7 +675,7 @@ impl Request {
 
 impl Turn {
     /// Deltas are `WORD0 `, `WORD1 `, ... and at last the echo.
-    fn check(&self) -> Option<(Kind, String)> {
+    fn check(&self) -> Option<(ViolationKind, String)> {
         let (mut word, mut next) = match self.own {
             true => (self.word.clone(), Some(0)),
             // Who looks on may have come in the middle.
@@ -655,11 +684,11 @@ impl Turn {
         let mut echoed = false;
         for delta in &self.seen {
             if echoed {
-                return Some((Kind::Doubled, format!("{delta:?} behind the echo")));
+                return Some((ViolationKind::Doubled, format!("{delta:?} behind the echo")));
             }
             if delta.starts_with("| echo: ") {
                 if self.own && next != Some(self.deltas) {
-                    return Some((Kind::Lost, format!("the echo came behind delta {next:?}")));
+                    return Some((ViolationKind::Lost, format!("the echo came behind delta {next:?}")));
                 }
                 echoed = true;
                 continue;
@@ -668,25 +697,27 @@ impl Turn {
             let digits = text.len() - text.trim_end_matches(|it: char| it.is_ascii_digit()).len();
             let (own, number) = text.split_at(text.len() - digits);
             let Ok(number) = number.parse::<usize>() else {
-                return Some((Kind::Stray, format!("{delta:?}")));
+                return Some((ViolationKind::Stray, format!("{delta:?}")));
             };
             if word.is_empty() {
                 own.clone_into(&mut word);
             }
             if word != own {
-                return Some((Kind::Stray, format!("{delta:?} among those of {word}")));
+                return Some((ViolationKind::Stray, format!("{delta:?} among those of {word}")));
             }
             match next {
-                Some(next) if number > next => return Some((Kind::Lost, format!("{delta:?}, not {next}"))),
+                Some(next) if number > next => {
+                    return Some((ViolationKind::Lost, format!("{delta:?}, not {next}")));
+                }
                 Some(next) if number < next => {
-                    return Some((Kind::Doubled, format!("{delta:?}, not {next}")));
+                    return Some((ViolationKind::Doubled, format!("{delta:?}, not {next}")));
                 }
                 _ => next = Some(number + 1),
             }
         }
         let complete = self.ends > 0 && self.status == "completed";
         if complete && !echoed && (self.own || !self.seen.is_empty()) {
-            return Some((Kind::Lost, format!("completed without its echo, after {next:?} deltas")));
+            return Some((ViolationKind::Lost, format!("completed without its echo, after {next:?} deltas")));
         }
         None
     }
@@ -702,8 +733,8 @@ mod tests {
 
     use super::*;
 
-    fn kinds(ledger: Ledger, fate: Fate) -> Vec<Kind> {
-        ledger.close(fate).0.into_iter().map(|violation| violation.kind).collect()
+    fn kinds(accounting: ClientAccounting, fate: Fate) -> Vec<ViolationKind> {
+        accounting.close(fate).0.into_iter().map(|violation| violation.kind).collect()
     }
 
     fn answer(id: i64) -> Value {
@@ -711,14 +742,14 @@ mod tests {
     }
 
     /// Returns books with one thread and one turn of two deltas in it.
-    fn with_turn() -> Ledger {
-        let mut ledger = Ledger::new("c");
-        ledger.sent(1, "thread/start", "", Purpose::Thread);
-        ledger.received(&json!({"id": 1, "result": {"thread": {"id": "t"}}}));
+    fn with_turn() -> ClientAccounting {
+        let mut accounting = ClientAccounting::new("c");
+        accounting.sent(1, "thread/start", "", Purpose::Thread);
+        accounting.received(&json!({"id": 1, "result": {"thread": {"id": "t"}}}));
         let (thread, word) = ("t".to_owned(), "w".to_owned());
-        ledger.sent(2, "turn/start", "", Purpose::Turn { thread, word, deltas: 2 });
-        ledger.received(&json!({"id": 2, "result": {"turn": {"id": "u"}}}));
-        ledger
+        accounting.sent(2, "turn/start", "", Purpose::Turn { thread, word, deltas: 2 });
+        accounting.received(&json!({"id": 2, "result": {"turn": {"id": "u"}}}));
+        accounting
     }
 
     fn delta(text: &str) -> Value {
@@ -735,7 +766,7 @@ mod tests {
     const FAILURE: [&str; 3] = ["thread/status/changed", "error", "turn/completed"];
 
     /// The upstream is lost, and codexd writes these of the turn.
-    fn lost(ledger: &mut Ledger, frames: &[&str]) {
+    fn lost(accounting: &mut ClientAccounting, frames: &[&str]) {
         let error = json!({"message": "gone"});
         for method in frames {
             let mut params = match *method {
@@ -744,149 +775,153 @@ mod tests {
                 _ => json!({"status": {"type": "systemError"}}),
             };
             (params["threadId"], params["codexd"]) = (json!("t"), json!({"synthetic": true}));
-            ledger.received(&json!({"method": method, "params": params}));
+            accounting.received(&json!({"method": method, "params": params}));
         }
-        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+        accounting.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
     }
 
-    fn turn(deltas: &[&str]) -> Vec<Kind> {
-        let mut ledger = with_turn();
+    fn turn(deltas: &[&str]) -> Vec<ViolationKind> {
+        let mut accounting = with_turn();
         for text in deltas {
-            ledger.received(&delta(text));
+            accounting.received(&delta(text));
         }
-        ledger.received(&completed("completed"));
-        kinds(ledger, Fate::Served)
+        accounting.received(&completed("completed"));
+        kinds(accounting, Fate::Served)
     }
 
     #[test]
     fn one_answer_to_each_request_is_in_order() {
-        let mut ledger = Ledger::new("c");
-        ledger.sent(1, "model/list", "", Purpose::Any);
-        ledger.received(&answer(1));
-        assert_eq!(kinds(ledger, Fate::Served), []);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.sent(1, "model/list", "", Purpose::Any);
+        accounting.received(&answer(1));
+        assert_eq!(kinds(accounting, Fate::Served), []);
         assert_eq!(turn(&["w0 ", "w1 ", "| echo: x"]), []);
     }
 
     #[test]
     fn a_second_answer_is_found() {
-        let mut ledger = Ledger::new("c");
-        ledger.sent(1, "model/list", "", Purpose::Any);
-        ledger.received(&answer(1));
-        ledger.received(&answer(1));
-        for fate in [Fate::Served, Fate::Told, Fate::Cut, Fate::Hit] {
-            assert!(kinds(ledger.clone(), fate).contains(&Kind::AnsweredTwice), "{fate:?}");
+        let mut accounting = ClientAccounting::new("c");
+        accounting.sent(1, "model/list", "", Purpose::Any);
+        accounting.received(&answer(1));
+        accounting.received(&answer(1));
+        for fate in [Fate::Served, Fate::Notified, Fate::Cut, Fate::Hit] {
+            assert!(kinds(accounting.clone(), fate).contains(&ViolationKind::AnsweredTwice), "{fate:?}");
         }
     }
 
     #[test]
     fn a_missing_answer_is_found() {
-        let mut ledger = Ledger::new("c");
-        ledger.sent(1, "model/list", "", Purpose::Any);
-        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Unanswered]);
-        assert_eq!(kinds(ledger.clone(), Fate::Cut), []);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.sent(1, "model/list", "", Purpose::Any);
+        assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::Unanswered]);
+        assert_eq!(kinds(accounting.clone(), Fate::Cut), []);
         // Perhaps it was never read ...
-        ledger.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
-        assert_eq!(kinds(ledger.clone(), Fate::Told), []);
+        accounting.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
+        assert_eq!(kinds(accounting.clone(), Fate::Notified), []);
         // ... but not if what came behind it was.
-        ledger.sent(2, "model/list", "", Purpose::Any);
-        ledger.received(&answer(2));
-        assert_eq!(kinds(ledger, Fate::Told), [Kind::Unanswered]);
+        accounting.sent(2, "model/list", "", Purpose::Any);
+        accounting.received(&answer(2));
+        assert_eq!(kinds(accounting, Fate::Notified), [ViolationKind::Unanswered]);
     }
 
     #[test]
     fn an_answer_to_somebody_else_is_found() {
-        let mut ledger = Ledger::new("c");
-        ledger.received(&answer(7));
-        assert_eq!(kinds(ledger, Fate::Hit), [Kind::Stray]);
-        let mut ledger = Ledger::new("c");
-        ledger.sent(1, "command/exec", "", Purpose::Says("mine".to_owned()));
-        ledger.received(&json!({"id": 1, "result": {"stdout": "yours"}}));
-        assert_eq!(kinds(ledger, Fate::Served), [Kind::Stray]);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.received(&answer(7));
+        assert_eq!(kinds(accounting, Fate::Hit), [ViolationKind::Stray]);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.sent(1, "command/exec", "", Purpose::Says("mine".to_owned()));
+        accounting.received(&json!({"id": 1, "result": {"stdout": "yours"}}));
+        assert_eq!(kinds(accounting, Fate::Served), [ViolationKind::Stray]);
     }
 
     #[test]
     fn lost_doubled_reordered_and_strange_deltas_are_found() {
-        assert_eq!(turn(&["w1 ", "| echo: x"]), [Kind::Lost]);
-        assert_eq!(turn(&["w0 ", "| echo: x"]), [Kind::Lost]);
-        assert_eq!(turn(&["w0 ", "w1 "]), [Kind::Lost]);
-        assert_eq!(turn(&["w0 ", "w0 ", "w1 ", "| echo: x"]), [Kind::Doubled]);
-        assert_eq!(turn(&["w0 ", "w1 ", "| echo: x", "| echo: x"]), [Kind::Doubled]);
-        assert_eq!(turn(&["w0 ", "v1 ", "| echo: x"]), [Kind::Stray]);
+        assert_eq!(turn(&["w1 ", "| echo: x"]), [ViolationKind::Lost]);
+        assert_eq!(turn(&["w0 ", "| echo: x"]), [ViolationKind::Lost]);
+        assert_eq!(turn(&["w0 ", "w1 "]), [ViolationKind::Lost]);
+        assert_eq!(turn(&["w0 ", "w0 ", "w1 ", "| echo: x"]), [ViolationKind::Doubled]);
+        assert_eq!(turn(&["w0 ", "w1 ", "| echo: x", "| echo: x"]), [ViolationKind::Doubled]);
+        assert_eq!(turn(&["w0 ", "v1 ", "| echo: x"]), [ViolationKind::Stray]);
     }
 
     #[test]
     fn a_process_that_ends_twice_and_a_change_of_another_path_are_found() {
-        let mut ledger = Ledger::new("c");
+        let mut accounting = ClientAccounting::new("c");
         let exited = json!({"method": "process/exited", "params": {"processHandle": "p", "exitCode": 3}});
-        ledger.sent(1, "process/spawn", "", Purpose::Process { handle: "p".to_owned(), code: 3 });
-        ledger.received(&answer(1));
-        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Lost]);
-        ledger.received(&exited);
-        assert_eq!(kinds(ledger.clone(), Fate::Served), []);
-        ledger.received(&exited);
-        ledger.received(&json!({"method": "fs/changed", "params": {"changedPaths": ["/y"]}}));
-        assert_eq!(kinds(ledger, Fate::Hit), [Kind::Doubled, Kind::Stray]);
+        accounting.sent(1, "process/spawn", "", Purpose::Process { handle: "p".to_owned(), code: 3 });
+        accounting.received(&answer(1));
+        assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::Lost]);
+        accounting.received(&exited);
+        assert_eq!(kinds(accounting.clone(), Fate::Served), []);
+        accounting.received(&exited);
+        accounting.received(&json!({"method": "fs/changed", "params": {"changedPaths": ["/y"]}}));
+        assert_eq!(kinds(accounting, Fate::Hit), [ViolationKind::Doubled, ViolationKind::Stray]);
     }
 
     #[test]
     fn a_message_of_a_thread_of_others_is_found() {
-        let mut ledger = Ledger::new("c");
-        ledger.received(&delta("w0 "));
-        assert_eq!(kinds(ledger, Fate::Served), [Kind::Stray]);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.received(&delta("w0 "));
+        assert_eq!(kinds(accounting, Fate::Served), [ViolationKind::Stray]);
     }
 
     #[test]
     fn a_turn_has_one_end_and_nothing_behind_it() {
-        let mut ledger = with_turn();
-        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::TurnWithoutEnd]);
-        ledger.received(&completed("failed"));
-        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Disturbed]);
-        let mut behind = ledger.clone();
+        let mut accounting = with_turn();
+        assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::TurnWithoutEnd]);
+        accounting.received(&completed("failed"));
+        assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::Disturbed]);
+        let mut behind = accounting.clone();
         behind.received(&delta("w0 "));
-        assert!(kinds(behind, Fate::Hit).contains(&Kind::TurnEndedTwice));
-        ledger.received(&completed("failed"));
-        assert!(kinds(ledger, Fate::Hit).contains(&Kind::TurnEndedTwice));
+        assert!(kinds(behind, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
+        accounting.received(&completed("failed"));
+        assert!(kinds(accounting, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
     }
 
     #[test]
     fn a_turn_that_is_cut_off_in_a_drain_is_found() {
-        let mut ledger = with_turn();
-        lost(&mut ledger, &FAILURE);
-        assert_eq!(kinds(ledger.clone(), Fate::Told), []);
-        assert_eq!(kinds(ledger, Fate::Drained), [Kind::Disturbed]);
+        let mut accounting = with_turn();
+        lost(&mut accounting, &FAILURE);
+        assert_eq!(kinds(accounting.clone(), Fate::Notified), []);
+        assert_eq!(kinds(accounting, Fate::Drained), [ViolationKind::Disturbed]);
     }
 
     #[test]
     fn a_turn_that_codexd_ends_without_what_comes_before_it_is_found() {
         for missing in FAILURE {
-            let mut ledger = with_turn();
+            let mut accounting = with_turn();
             let frames: Vec<&str> = FAILURE.into_iter().filter(|it| *it != missing).collect();
-            lost(&mut ledger, &frames);
-            let expected = if missing == "turn/completed" { Kind::TurnWithoutEnd } else { Kind::Untold };
-            assert_eq!(kinds(ledger, Fate::Told), [expected], "without `{missing}`");
+            lost(&mut accounting, &frames);
+            let expected = if missing == "turn/completed" {
+                ViolationKind::TurnWithoutEnd
+            } else {
+                ViolationKind::WithoutNotice
+            };
+            assert_eq!(kinds(accounting, Fate::Notified), [expected], "without `{missing}`");
         }
-        let mut ledger = with_turn();
-        lost(&mut ledger, &["error", "thread/status/changed", "error", "turn/completed"]);
-        assert_eq!(kinds(ledger, Fate::Told), [Kind::Doubled]);
+        let mut accounting = with_turn();
+        lost(&mut accounting, &["error", "thread/status/changed", "error", "turn/completed"]);
+        assert_eq!(kinds(accounting, Fate::Notified), [ViolationKind::Doubled]);
     }
 
     #[test]
     fn a_thread_that_is_left_active_is_found() {
-        let mut ledger = with_turn();
-        ledger.received(&completed("completed"));
+        let mut accounting = with_turn();
+        accounting.received(&completed("completed"));
         let params = json!({"threadId": "other", "status": {"type": "active"}});
-        ledger.received(&json!({"method": "thread/status/changed", "params": params}));
-        lost(&mut ledger, &[]);
-        assert!(kinds(ledger.clone(), Fate::Told).contains(&Kind::Lost));
-        assert!(kinds(ledger, Fate::Drained).contains(&Kind::Lost));
+        accounting.received(&json!({"method": "thread/status/changed", "params": params}));
+        lost(&mut accounting, &[]);
+        assert!(kinds(accounting.clone(), Fate::Notified).contains(&ViolationKind::Lost));
+        assert!(kinds(accounting, Fate::Drained).contains(&ViolationKind::Lost));
     }
 
     #[test]
     fn an_end_without_a_word_is_found() {
-        let mut ledger = Ledger::new("c");
-        ledger.end("end of file");
-        assert_eq!(kinds(ledger.clone(), Fate::Told), [Kind::Untold]);
-        assert_eq!(kinds(ledger.clone(), Fate::Served), [Kind::Untold]);
-        assert_eq!(kinds(ledger, Fate::Cut), []);
+        let mut accounting = ClientAccounting::new("c");
+        accounting.end("end of file");
+        assert_eq!(kinds(accounting.clone(), Fate::Notified), [ViolationKind::WithoutNotice]);
+        assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::WithoutNotice]);
+        assert_eq!(kinds(accounting, Fate::Cut), []);
     }
 }

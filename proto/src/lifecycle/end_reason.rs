@@ -33,7 +33,7 @@ pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
     }
 }
 
-/// Returns the announcement's reason: what [`loss`] says, for everybody.
+/// Returns the shutdown notice's reason: what [`loss`] says, for everybody.
 pub fn reason(intent: Option<&Intent>, child: Option<ChildStatus>) -> String {
     match intent {
         Some(Intent::Stop(by)) => format!("codexd is stopping ({})", by.word()),

@@ -5,7 +5,7 @@ use crate::json::edit::write_string;
 
 /// What the shutdown notice says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Announcement<'a> {
+pub struct ShutdownNotice<'a> {
     /// A stable word or sentence.
     pub reason: &'a str,
     /// Milliseconds until running turns are interrupted: 0 when nothing runs any more, absent when
@@ -16,7 +16,7 @@ pub struct Announcement<'a> {
     pub retry_after_ms: Option<u64>,
 }
 
-impl Announcement<'_> {
+impl ShutdownNotice<'_> {
     /// Name of the notification.
     pub const METHOD: &'static [u8] = b"notifications/broker/shuttingDown";
 

@@ -12,14 +12,14 @@ use crate::error::Error;
 
 /// The word still to be said. Clones share it.
 #[derive(Clone, Debug)]
-pub(crate) struct Report {
-    owed: Rc<Cell<bool>>,
+pub(crate) struct StartupNotifier {
+    pending: Rc<Cell<bool>>,
     was_ready: Rc<Cell<bool>>,
 }
 
 /// What the starter heard.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum StartupStatus {
     /// Clients are served.
     Ready,
     /// The daemon ends, with this code, for this reason, and this can be done about it.
@@ -30,10 +30,10 @@ pub(super) enum Word {
     Late,
 }
 
-impl Report {
+impl StartupNotifier {
     /// Makes the report of a daemon; only one that a client started owes it.
-    pub(crate) fn new(owed: bool) -> Report {
-        Report { owed: Rc::new(Cell::new(owed)), was_ready: Rc::default() }
+    pub(crate) fn new(pending: bool) -> StartupNotifier {
+        StartupNotifier { pending: Rc::new(Cell::new(pending)), was_ready: Rc::default() }
     }
 
     /// Says that clients are served.
@@ -54,7 +54,7 @@ impl Report {
     }
 
     fn say(&self, text: &str) {
-        if !self.owed.replace(false) {
+        if !self.pending.replace(false) {
             return;
         }
         // The starter may be gone: then nobody wants to know.
@@ -67,7 +67,7 @@ impl Report {
 }
 
 /// Waits for the word, for `patience` at the most.
-pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> Word {
+pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> StartupStatus {
     use std::io::Read as _;
     use std::os::fd::AsFd as _;
 
@@ -78,11 +78,11 @@ pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> Word {
     let mut chunk = [0; 4096];
     loop {
         if text.starts_with(b"ready\n") {
-            return Word::Ready;
+            return StartupStatus::Ready;
         }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Word::Late;
+            return StartupStatus::Late;
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         if poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|ready| ready == 0) {
@@ -92,28 +92,28 @@ pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> Word {
             Ok(0) => return read(&text),
             Ok(length) => text.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Word::Nothing,
+            Err(_) => return StartupStatus::Nothing,
         }
     }
 }
 
-fn read(text: &[u8]) -> Word {
+fn read(text: &[u8]) -> StartupStatus {
     let text = String::from_utf8_lossy(text);
     let mut lines = text.lines();
     let mut failed = || {
         let (code, reason) = lines.next()?.strip_prefix("failed ")?.split_once(' ')?;
         let hint = lines.next().and_then(|line| line.strip_prefix("hint: ")).map(str::to_owned);
-        Some(Word::Failed(super::lock::exit_code(code.parse().ok()?), reason.to_owned(), hint))
+        Some(StartupStatus::Failed(super::lock::exit_code(code.parse().ok()?), reason.to_owned(), hint))
     };
-    failed().unwrap_or(Word::Nothing)
+    failed().unwrap_or(StartupStatus::Nothing)
 }
 
-impl Word {
+impl StartupStatus {
     /// Returns the word as the starter's result; `None` where there was none.
     pub(super) fn into_result(self) -> Option<Result<(), Error>> {
         match self {
-            Word::Ready => Some(Ok(())),
-            Word::Failed(code, reason, hint) => {
+            StartupStatus::Ready => Some(Ok(())),
+            StartupStatus::Failed(code, reason, hint) => {
                 let text = format!("the daemon did not start (exit code {}): {reason}", code.number());
                 let error = Error::new(code, text);
                 Some(Err(match hint {
@@ -121,7 +121,7 @@ impl Word {
                     None => error,
                 }))
             }
-            Word::Nothing | Word::Late => None,
+            StartupStatus::Nothing | StartupStatus::Late => None,
         }
     }
 }
@@ -138,21 +138,21 @@ mod tests {
     fn words_are_read_as_they_are_said() {
         assert_eq!(
             read(b"failed 69 cannot find `codex`: x\nhint: install\n"),
-            Word::Failed(
+            StartupStatus::Failed(
                 ExitCode::Unavailable,
                 "cannot find `codex`: x".to_owned(),
                 Some("install".to_owned())
             )
         );
         for nothing in ["", "failed", "failed x y", "rea"] {
-            assert_eq!(read(nothing.as_bytes()), Word::Nothing, "{nothing}");
+            assert_eq!(read(nothing.as_bytes()), StartupStatus::Nothing, "{nothing}");
         }
         let (reader, mut writer) = io::pipe().unwrap();
         writer.write_all(b"ready\n").unwrap();
         // The daemon lives on and keeps the pipe open.
-        assert_eq!(listen(reader, Duration::from_secs(30)), Word::Ready);
+        assert_eq!(listen(reader, Duration::from_secs(30)), StartupStatus::Ready);
         let (reader, writer) = io::pipe().unwrap();
         drop(writer);
-        assert_eq!(listen(reader, Duration::from_secs(30)), Word::Nothing);
+        assert_eq!(listen(reader, Duration::from_secs(30)), StartupStatus::Nothing);
     }
 }
