@@ -391,6 +391,10 @@ pub(crate) struct HistoryArgs {
     /// How many turns to show
     #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50)]
     pub(crate) limit: u64,
+
+    /// Only those that were lost at the last exit, of the daemon or of its codex
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) lost: bool,
 }
 
 /// Flags of `ctl list`.

@@ -367,6 +367,16 @@ pub(crate) fn running_generation(record: &Path, lock: &Path) -> Option<u64> {
     read(record).ok()??.running.map(|running| running.generation)
 }
 
+/// Returns the generation of the daemon that ended last.
+pub(crate) fn last_ended_generation(record: &Path, lock: &Path) -> Option<u64> {
+    let contents = read(record).ok()??;
+    match contents.running {
+        // One that left without a word.
+        Some(running) if super::lock::is_free(lock) => Some(running.generation),
+        _ => contents.last_exit.map(|exit| exit.generation),
+    }
+}
+
 /// Returns the control socket of the daemon that, after this record, runs; to be believed only while its
 /// lock is held.
 pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {

@@ -58,6 +58,21 @@ impl Reader {
         read().map_err(|error| failed(error.into()))
     }
 
+    /// Returns the turns that were lost with the daemon of a generation or with its codex, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// When the ledger cannot be read.
+    pub(crate) fn lost(&self, generation: u64) -> Result<Vec<Entry>, Error> {
+        let mut turns = self.turns(u64::from(u32::MAX))?;
+        let words = [KnownBy::UpstreamLost.word(), KnownBy::DaemonDied.word()];
+        turns.retain(|turn| {
+            turn.generation == generation
+                && turn.known_by.as_deref().is_some_and(|known| words.contains(&known))
+        });
+        Ok(turns)
+    }
+
     fn entry(&self, row: &Row<'_>) -> rusqlite::Result<Entry> {
         let generation = row.get(0)?;
         let ended: Option<u64> = row.get(10)?;

@@ -237,3 +237,32 @@ fn a_daemon_can_be_told_to_record_nothing_or_less() {
     let successor = TestDaemon::fake("").config("ledger_turns = 2").home(daemon.into_home()).ready();
     wait::until("only the latest are kept", || history(&successor).len() == 2);
 }
+
+#[test]
+fn the_turns_that_were_lost_at_the_last_exit_are_named() {
+    for (kill_daemon, known_by) in [(false, "upstreamLost"), (true, "daemonDied")] {
+        let mut daemon = TestDaemon::fake("").ready();
+        turn(&daemon);
+        let mut client = daemon.client("one");
+        let thread = client.start_thread(json!({}));
+        let lost = client.start_turn(&thread, "[[hang]]");
+        wait::until("the turn is recorded", || history(&daemon).len() == 2);
+        assert_eq!(daemon.ctl(&["history", "--lost", "--json"]).expect_code(0).json(), json!([]));
+        if kill_daemon {
+            daemon.kill9();
+        } else {
+            daemon.signal_upstream(Signal::SIGKILL);
+        }
+        daemon.wait_exit();
+        let named = daemon.ctl(&["history", "--lost", "--json"]).expect_code(0).json();
+        assert_eq!(named.as_array().unwrap().len(), 1, "{named}");
+        assert_eq!((&named[0]["turnId"], &named[0]["threadId"]), (&json!(lost), &json!(thread)));
+        assert_eq!(named[0]["knownBy"], known_by);
+        // The next daemon has written down what could not be.
+        let successor = TestDaemon::fake("").home(daemon.into_home()).ready();
+        assert_eq!(
+            successor.ctl(&["history", "--lost", "--json"]).expect_code(0).json()[0]["turnId"],
+            json!(lost)
+        );
+    }
+}

@@ -3,19 +3,27 @@
 use super::{Context, print, print_json, render};
 use crate::cli::HistoryArgs;
 use crate::error::Error;
+use crate::instance::record;
 use crate::ledger::{Entry, Reader};
 use crate::os::unix_time::unix_ms;
 use crate::terminal::note;
 
 /// Shows turns of all clients: those that run, then the latest.
 pub(super) fn run(context: &Context, args: &HistoryArgs) -> Result<u8, Error> {
-    let turns = Reader::open(&context.settings.paths)?.turns(args.limit)?;
+    let reader = Reader::open(&context.settings.paths)?;
+    let turns = if args.lost {
+        let paths = &context.settings.paths;
+        let last = record::last_ended_generation(&paths.record, &paths.lock);
+        last.map_or_else(|| Ok(Vec::new()), |generation| reader.lost(generation))?
+    } else {
+        reader.turns(args.limit)?
+    };
     if context.json {
         print_json(&turns)?;
         return Ok(0);
     }
     if turns.is_empty() {
-        note("no turn is recorded");
+        note(if args.lost { "no turn was lost with the last daemon" } else { "no turn is recorded" });
         return Ok(0);
     }
     let now = unix_ms();
