@@ -1,7 +1,7 @@
 //! Finds the commit that codexd is built from, for `codexd --version`.
 //!
-//! From CODEXD_COMMIT, which a packager can set; else from the file that Cargo puts into a crate's archive; else
-//! from git, where this directory is part of a checkout. Where none of them says it, nothing is said.
+//! From CODEXD_COMMIT, which a packager can set; else from the file that Cargo puts into a crate's archive; else from
+//! git, where this directory is part of a checkout. Where none of them names a commit, the version has none.
 //!
 //! Cargo runs this again when one of these changes, and only then: a path that is not there would make it run at
 //! every build.
@@ -29,7 +29,7 @@ fn main() {
     println!("cargo::rustc-env=CODEXD_BUILD_COMMIT={}", commit.unwrap_or_default());
 }
 
-/// What the packager says, if it can stand in a line.
+/// The commit that the packager names, if it fits into one line.
 fn given(text: &str) -> Option<String> {
     let text = text.trim();
     let fits = !text.is_empty() && text.len() <= 64 && text.chars().all(|c| c.is_ascii_graphic());

@@ -27,7 +27,7 @@ pub(crate) struct Cli {
 /// What codexd is to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the daemon in the foreground until it is told to stop
+    /// Run the daemon in the foreground until it is stopped
     Serve(Box<ServeArgs>),
     /// Speak to the daemon over standard input and output; start it if none runs
     Connect(ConnectArgs),
@@ -37,7 +37,7 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// List and control the turns that `codexd run --detach` has given to the daemon
     Jobs(JobsArgs),
-    /// Ask or tell the running daemon something
+    /// Query or control the running daemon
     Ctl(CtlArgs),
     /// Make a service of the daemon for this user and CODEX_HOME, or put a `codex` into PATH that uses it
     Install(InstallArgs),
@@ -58,7 +58,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long)]
     pub(crate) no_spawn: bool,
 
-    /// Do not run codex itself if no daemon can be had: exit 69
+    /// Do not run codex itself if no daemon is available: exit 69
     #[arg(long)]
     pub(crate) no_direct: bool,
 
@@ -226,7 +226,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// A supervisor owns this daemon: it restarts it, and nobody else does
+    /// A supervisor owns this daemon: only the supervisor restarts it
     #[arg(long)]
     pub(crate) supervised: bool,
 
@@ -350,7 +350,7 @@ pub(crate) struct CtlCommon {
     pub(crate) control_socket: Option<PathBuf>,
 }
 
-/// What to ask or tell the daemon.
+/// What to query or to change.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Show how it is: exit 0 serving, 1 running and not ready, 3 not running, 4 cannot tell
@@ -454,8 +454,8 @@ pub(crate) struct StopArgs {
     pub(crate) timeout: TimeLimit,
 }
 
-/// Puts what stands between `codexd` and `app-server` behind that: codex takes its configuration on
-/// both sides (`codex -c KEY=VALUE app-server`), and programs make use of it.
+/// Moves the flags between `codexd` and `app-server` to the place after `app-server`: codex takes its configuration
+/// on both sides (`codex -c KEY=VALUE app-server`), and programs make use of it.
 pub(crate) fn hoist(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let all: Vec<OsString> = arguments.into_iter().collect();
     let Some((program, rest)) = all.split_first() else { return all };

@@ -19,7 +19,7 @@ struct Inner {
 }
 
 impl Error {
-    /// Makes an error that ends the process with `code`; `context` says what was attempted, on what.
+    /// Makes an error that ends the process with `code`; `context` names what was attempted, on what.
     pub(crate) fn new(code: ExitCode, context: impl Into<String>) -> Error {
         Error(Box::new(Inner { code, context: context.into(), source: None, hint: None }))
     }

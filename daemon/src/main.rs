@@ -1,6 +1,6 @@
 //! `codexd`: lets any number of clients use one `codex app-server`.
 //!
-//! The shell around the decisions of `codexd-proto`: sockets, processes, signals and words on a terminal.
+//! The shell around the decisions of `codexd-proto`: sockets, processes, signals and text on a terminal.
 
 use std::ffi::OsString;
 use std::panic::AssertUnwindSafe;
@@ -43,10 +43,10 @@ fn main() -> ExitCode {
         let run = || shim::run(&arguments, &Environment::of_process()).unwrap_or_else(|error| failed(&error));
         return std::panic::catch_unwind(run).unwrap_or(ExitCode::from(ServeExit::Software.number()));
     }
-    // Whoever started this process may have blocked signals for itself, and a mask is inherited through exec
-    // (`signal(7)`): SIGTERM would end neither this process nor codex.
+    // The process that started this one may have blocked signals, and a mask is inherited through exec (`signal(7)`):
+    // SIGTERM would end neither this process nor codex.
     signals::hold();
-    // A panic in the main thread would exit 101, which says nothing to a supervisor.
+    // A panic in the main thread would exit 101, a code without a meaning for supervisors.
     std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::from(ServeExit::Software.number()))
 }
 
@@ -85,7 +85,7 @@ fn run() -> ExitCode {
 fn misread(error: &clap::Error) -> ExitCode {
     signals::release();
     if !error.use_stderr() {
-        // Help or the version. Nobody to tell if the terminal is gone.
+        // Help or the version. If the terminal is gone, the error has no reader.
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
@@ -145,7 +145,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
             note_end(error.exit_code(), permanent_exit_zero, &error.chain());
             note_hint(&error);
             attempt.failed(&error);
-            // What `systemctl status` shows, and what a client that asked for the start is told.
+            // What `systemctl status` shows, and the startup status for a client that asked for the start.
             service_manager::status(&format!("cannot start: {}", error.chain()));
             start.failed(error.exit_code(), &error.chain(), error.next_step());
             (error.exit_code(), activation::Failure::of(&error))
@@ -163,7 +163,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     ExitCode::from(code.number())
 }
 
-/// Returns the flags with the arguments of codex that whoever started this daemon has handed over beside them.
+/// Returns the flags, with the arguments for codex that the starting process has passed beside them.
 fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
     let mut args = args.clone();
     if args.codex_args_on_stdin {
@@ -172,7 +172,7 @@ fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
     Ok(args)
 }
 
-/// Says, as the last word of a daemon, what it exits with and why.
+/// Logs the daemon's exit code and its reason, as its last line.
 fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
     let (number, word) = (code.number(), code.word());
     let instead = if permanent_exit_zero && code.is_permanent() { "0 instead of " } else { "" };
@@ -184,22 +184,22 @@ fn finish(result: Result<ServeExit, Error>) -> ExitCode {
     result.map_or_else(|error| failed(&error), |code| ExitCode::from(code.number()))
 }
 
-/// Tells what went wrong and returns its exit code.
+/// Prints the error and returns its exit code.
 fn failed(error: &Error) -> ExitCode {
     failed_as(error, error.exit_code().number(), false)
 }
 
-/// Tells what went wrong, to people or as a JSON document on stdout, and returns `code`.
+/// Prints the error, as text on stderr or as a JSON document on stdout, and returns `code`.
 fn failed_as(error: &Error, code: u8, json: bool) -> ExitCode {
     let document = serde_json::json!({ "error": error.chain(), "hint": error.next_step(), "exitCode": code });
-    // Where stdout is what fails, people are told on stderr.
+    // If stdout itself fails, the error goes to stderr.
     if !json || ctl::print_json(&document).is_err() {
         note_error(error);
     }
     ExitCode::from(code)
 }
 
-/// Tells clients that wait on an inherited socket why the daemon does not even begin to start.
+/// Sends the reason to clients that wait on an inherited socket when the daemon cannot begin to start.
 fn refuse_waiting(error: &Error) {
     if let Ok(Some(inherited)) = activation::take()
         && let Some(waiting) = inherited.keep()

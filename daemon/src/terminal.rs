@@ -32,7 +32,7 @@ pub(crate) fn note_hint(error: &Error) {
 }
 
 /// Whether the journal is at the other end of stderr: `JOURNAL_STREAM` names it by device and inode
-/// (`systemd.exec(5)`). The variable alone says nothing: it is inherited by programs whose stderr is another.
+/// (`systemd.exec(5)`). The variable alone proves nothing: it is inherited by programs whose stderr is another.
 pub(crate) fn stderr_is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let Ok(fd) = std::io::stderr().as_fd().try_clone_to_owned() else { return false };

@@ -1,32 +1,35 @@
-//! Which room of the daemon's sources may name which: an arrow that points upward, or a circle, fails here with
-//! the reason, not in a review.
+//! Which module of the daemon can use which: a dependency that points upward, or a cycle, fails here with the reason,
+//! not in a review.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The rooms from the top to the bottom, each with why it knows nothing of those above it. A room is a directory or
-/// a file at the top of `src`; it may name itself and what comes later here.
-const ROOMS: [(&str, &str); 13] = [
-    ("main", "it is the top: nobody can name it"),
-    ("commands", "what a person calls is called by nobody else"),
+/// The layers from the top to the bottom, each with the reason why it does not use those above it. A layer is a
+/// directory or a file at the top of `src`; it can use itself and what comes later here.
+const LAYERS: [(&str, &str); 13] = [
+    ("main", "it is the top: no module can use it"),
+    ("commands", "commands are called from the command line only"),
     ("serve", "the daemon does not know the commands that talk to it"),
-    ("control", "the control socket has a client and a server, and its server is told what to serve"),
-    ("start", "whoever starts a daemon is not that daemon, and does not ask it anything"),
-    ("ledger", "who has run a turn tells the ledger, and who wants to know reads it"),
-    ("instance", "a lock and a record are files; who holds them is asked by those who can"),
-    ("settings", "settings are values; who puts them into force comes for them"),
-    ("turn", "a turn is run over a connection that others have made, for who wants it"),
-    ("logging", "the log is started before anything that could be told about it, and is told what it needs"),
+    (
+        "control",
+        "the control socket has a client and a server, and its server gets what it serves as arguments",
+    ),
+    ("start", "the process that starts a daemon is not that daemon, and does not use its control socket"),
+    ("ledger", "the modules that run a turn record it, and those that want to know read it"),
+    ("instance", "a lock and a record are files; their holder is asked by the modules above"),
+    ("settings", "settings are values; the modules that apply them read them"),
+    ("turn", "a turn is run over a connection that the modules above have made"),
+    ("logging", "the log starts before everything else, and gets what it needs as arguments"),
     ("os", "calls of the system know nothing of codexd"),
-    ("terminal", "words for a person are made by those who know what happened"),
-    ("error", "an error is a value that everybody may return"),
+    ("terminal", "the modules that know what happened write the text for people"),
+    ("error", "an error is a value that every module can return"),
 ];
 
 /// The command line is a part of the settings, in a file of its own.
 const CLI: &str = "cli";
 
-/// Rooms whose files are one thing: they share the values of their `mod.rs`, which uses them in turn.
+/// Layers whose files depend on each other: they share the values of their `mod.rs`, which uses them in turn.
 const WHOLE: [&str; 2] = ["control", "start"];
 
 /// The path of a module below `crate`.
@@ -39,7 +42,7 @@ struct Source {
 }
 
 /// What refers to what, each with a file that does.
-type Arrows = BTreeMap<(String, String), String>;
+type Dependencies = BTreeMap<(String, String), String>;
 
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -54,7 +57,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the module of a file, given by its path below `src`; `main.rs` is the room `main`.
+/// Returns the module of a file, given by its path below `src`; `main.rs` is the layer `main`.
 fn module_of(file: &Path) -> Module {
     let mut module: Module =
         file.with_extension("").iter().map(|part| part.to_str().unwrap().to_owned()).collect();
@@ -166,42 +169,42 @@ fn items(group: &str) -> Vec<&str> {
     found
 }
 
-fn rank(room: &str) -> Option<usize> {
-    ROOMS.iter().position(|(name, _)| *name == room)
+fn rank(layer: &str) -> Option<usize> {
+    LAYERS.iter().position(|(name, _)| *name == layer)
 }
 
-/// Returns what is wrong with a room that names another one.
-fn upward(room: &str, named: &str) -> Option<&'static str> {
-    let own = rank(room).unwrap();
-    (rank(named)? < own).then(|| ROOMS[own].1)
+/// Returns what is wrong with a layer that names another one.
+fn upward(layer: &str, named: &str) -> Option<&'static str> {
+    let own = rank(layer).unwrap();
+    (rank(named)? < own).then(|| LAYERS[own].1)
 }
 
-/// Returns the arrows between the parts of a room: its files and directories, and its `mod.rs`.
-fn arrows_within(room: &str, sources: &[Source]) -> Arrows {
+/// Returns the dependencies between the parts of a layer: its files and directories, and its `mod.rs`.
+fn dependencies_within(layer: &str, sources: &[Source]) -> Dependencies {
     let parts: BTreeSet<&str> = sources
         .iter()
-        .filter(|source| source.module[0] == room && source.module.len() > 1)
+        .filter(|source| source.module[0] == layer && source.module.len() > 1)
         .map(|source| source.module[1].as_str())
         .collect();
     let part = |path: &[String]| {
         path.get(1).filter(|part| parts.contains(part.as_str())).map_or("mod".to_owned(), Clone::clone)
     };
-    let mut arrows = Arrows::new();
-    for source in sources.iter().filter(|source| source.module[0] == room) {
+    let mut dependencies = Dependencies::new();
+    for source in sources.iter().filter(|source| source.module[0] == layer) {
         let from = part(&source.module);
-        for name in source.names.iter().filter(|name| name.first().is_some_and(|first| first == room)) {
+        for name in source.names.iter().filter(|name| name.first().is_some_and(|first| first == layer)) {
             let to = part(name);
             if from != to {
-                arrows.insert((from.clone(), to), source.module.join("::"));
+                dependencies.insert((from.clone(), to), source.module.join("::"));
             }
         }
     }
-    arrows
+    dependencies
 }
 
-/// Returns a circle of arrows, if there is one: what is left when all that lead nowhere are taken away.
-fn circle(arrows: &Arrows) -> Option<Vec<String>> {
-    let mut left: BTreeSet<(&str, &str)> = arrows.keys().map(|(from, to)| (&**from, &**to)).collect();
+/// Returns a cycle of dependencies, if there is one: what is left when all that lead nowhere are removed.
+fn cycle(dependencies: &Dependencies) -> Option<Vec<String>> {
+    let mut left: BTreeSet<(&str, &str)> = dependencies.keys().map(|(from, to)| (&**from, &**to)).collect();
     loop {
         let begins: BTreeSet<&str> = left.iter().map(|(from, _)| *from).collect();
         let before = left.len();
@@ -222,53 +225,55 @@ fn circle(arrows: &Arrows) -> Option<Vec<String>> {
 }
 
 #[test]
-fn every_room_has_its_place() {
+fn every_layer_has_its_place() {
     let found: BTreeSet<String> = sources().into_iter().map(|source| source.module[0].clone()).collect();
-    let known: BTreeSet<String> = ROOMS.iter().map(|(name, _)| (*name).to_owned()).collect();
-    assert_eq!(found, known, "a room of `daemon/src` has no place in the order of `ROOMS`, or is gone");
+    let known: BTreeSet<String> = LAYERS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(found, known, "a directory or file of `daemon/src` is not in `LAYERS`, or is gone");
 }
 
 #[test]
-fn no_room_names_one_above_it() {
+fn no_layer_uses_one_above_it() {
     let mut seen = 0;
     for source in sources() {
-        let room = &source.module[0];
+        let layer = &source.module[0];
         for name in &source.names {
             let Some(named) = name.first() else { continue };
-            seen += usize::from(named != room && rank(named).is_some());
-            if let Some(reason) = upward(room, named) {
+            seen += usize::from(named != layer && rank(named).is_some());
+            if let Some(reason) = upward(layer, named) {
                 panic!(
-                    "`{}` names `{}`, but `{named}` is above `{room}`: {reason}. Hand in the value, or move the \
-                     function to the room that knows both.",
+                    "`{}` names `{}`, but `{named}` is above `{layer}`: {reason}. Hand in the value, or move the \
+                     function to the layer that uses both.",
                     source.module.join("::"),
                     name.join("::")
                 );
             }
         }
     }
-    assert!(seen > 100, "{seen} arrows: the sources were not read");
+    assert!(seen > 100, "{seen} dependencies: the sources were not read");
 }
 
 #[test]
-fn the_parts_of_a_room_form_no_circle() {
+fn the_parts_of_a_layer_form_no_cycle() {
     let sources = sources();
-    for (room, _) in ROOMS.iter().filter(|(room, _)| !WHOLE.contains(room)) {
-        let arrows = arrows_within(room, &sources);
-        if let Some(circle) = circle(&arrows) {
+    for (layer, _) in LAYERS.iter().filter(|(layer, _)| !WHOLE.contains(layer)) {
+        let dependencies = dependencies_within(layer, &sources);
+        if let Some(cycle) = cycle(&dependencies) {
             let who: Vec<&String> =
-                circle.windows(2).map(|pair| &arrows[&(pair[0].clone(), pair[1].clone())]).collect();
+                cycle.windows(2).map(|pair| &dependencies[&(pair[0].clone(), pair[1].clone())]).collect();
             panic!(
-                "the room `{room}` holds a circle: {} (named in {who:?}). None of its parts can be read without \
+                "the layer `{layer}` contains a cycle: {} (named in {who:?}). None of its parts can be read without \
                  the others: move what both need into a file of its own.",
-                circle.join(" -> ")
+                cycle.join(" -> ")
             );
         }
     }
-    assert!(arrows_within("serve", &sources).contains_key(&("hub".to_owned(), "connection".to_owned())));
-    for room in WHOLE {
+    assert!(
+        dependencies_within("serve", &sources).contains_key(&("hub".to_owned(), "connection".to_owned()))
+    );
+    for layer in WHOLE {
         assert!(
-            circle(&arrows_within(room, &sources)).is_some(),
-            "`{room}` has no circle; take it off the list"
+            cycle(&dependencies_within(layer, &sources)).is_some(),
+            "`{layer}` has no cycle; remove it from the list"
         );
     }
 }
@@ -298,13 +303,13 @@ fn names_are_seen_in_every_form_and_not_in_comments() {
 }
 
 #[test]
-fn an_arrow_upward_and_a_circle_are_seen() {
+fn a_dependency_upward_and_a_cycle_are_found() {
     assert!(upward("os", "settings").is_some());
     assert!(upward("settings", "os").is_none());
     assert!(upward("settings", "settings").is_none());
-    let arrows = |pairs: &[(&str, &str)]| -> Arrows {
+    let dependencies = |pairs: &[(&str, &str)]| -> Dependencies {
         pairs.iter().map(|(a, b)| (((*a).to_owned(), (*b).to_owned()), String::new())).collect()
     };
-    assert_eq!(circle(&arrows(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
-    assert_eq!(circle(&arrows(&[("a", "b"), ("b", "c"), ("c", "b")])).unwrap(), ["b", "c", "b"]);
+    assert_eq!(cycle(&dependencies(&[("a", "b"), ("b", "c"), ("a", "c")])), None);
+    assert_eq!(cycle(&dependencies(&[("a", "b"), ("b", "c"), ("c", "b")])).unwrap(), ["b", "c", "b"]);
 }

@@ -1,4 +1,4 @@
-//! The binary answers at all: exit codes and words of the command line, without a running daemon.
+//! The binary answers at all: exit codes and messages of the command line, without a running daemon.
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::fs::Permissions;
@@ -9,12 +9,12 @@ use std::process::Command;
 #[path = "../src/os/test_dir.rs"]
 mod test_dir;
 
-/// A home and a runtime directory that nobody else uses.
+/// A home and a runtime directory of this test only.
 struct Place {
     dir: tempfile::TempDir,
 }
 
-/// What a command left behind.
+/// What a command printed, and its exit code.
 #[must_use]
 struct Output {
     code: Option<i32>,

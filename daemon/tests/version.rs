@@ -9,8 +9,8 @@ struct Script {
     dir: tempfile::TempDir,
 }
 
-/// What the script has told Cargo.
-struct Told {
+/// What the script has printed for Cargo.
+struct Reported {
     version: String,
     watched: Vec<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl Script {
         package
     }
 
-    fn run(&self, package: &Path, commit: Option<&str>) -> Told {
+    fn run(&self, package: &Path, commit: Option<&str>) -> Reported {
         let mut command = Command::new(self.path("build"));
         command.current_dir(package).env("CARGO_MANIFEST_DIR", package).env("CARGO_PKG_VERSION", "1.2.3");
         command.env_remove("CODEXD_COMMIT").envs(commit.map(|commit| ("CODEXD_COMMIT", commit)));
@@ -51,13 +51,13 @@ impl Script {
         let output = command.output().unwrap();
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).unwrap();
-        let told = |key: &str| {
+        let reported = |key: &str| {
             let lines = text.lines().filter_map(|line| line.strip_prefix(key));
             lines.map(str::to_owned).collect::<Vec<_>>()
         };
-        let watched = told("cargo::rerun-if-changed=").into_iter();
-        Told {
-            version: told("cargo::rustc-env=CODEXD_BUILD_VERSION=").concat(),
+        let watched = reported("cargo::rerun-if-changed=").into_iter();
+        Reported {
+            version: reported("cargo::rustc-env=CODEXD_BUILD_VERSION=").concat(),
             watched: watched.filter(|path| path != "build.rs").map(PathBuf::from).collect(),
         }
     }
@@ -78,9 +78,9 @@ fn git(directory: &Path, arguments: &[&str]) -> Option<String> {
 #[test]
 fn a_build_without_git_has_the_version_alone_and_is_not_repeated() {
     let script = Script::new();
-    let told = script.run(&script.package("plain"), None);
-    assert_eq!(told.version, "1.2.3");
-    assert!(told.watched.is_empty(), "{:?}", told.watched);
+    let reported = script.run(&script.package("plain"), None);
+    assert_eq!(reported.version, "1.2.3");
+    assert!(reported.watched.is_empty(), "{:?}", reported.watched);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn a_packager_and_an_archive_of_cargo_name_the_commit() {
     std::fs::write(package.join(".cargo_vcs_info.json"), info).unwrap();
     assert_eq!(script.run(&package, None).version, "1.2.3 (0123456789)");
     assert_eq!(script.run(&package, Some("debian-4")).version, "1.2.3 (debian-4)");
-    // What would break the line is not taken.
+    // A value with a line break is ignored.
     assert_eq!(script.run(&package, Some("a b")).version, "1.2.3 (0123456789)");
 }
 
@@ -105,7 +105,7 @@ fn a_checkout_names_its_commit_and_only_the_next_commit_is_a_reason_to_look_agai
         eprintln!("skipped: there is no git");
         return;
     }
-    // Files that the repository does not know are somebody else's.
+    // Files that the repository does not track do not belong to it.
     assert_eq!(script.run(&package, None).version, "1.2.3");
     git(&package, &["add", "Cargo.toml"]);
     git(&package, &["commit", "--quiet", "--message", "one"]);
@@ -117,8 +117,9 @@ fn a_checkout_names_its_commit_and_only_the_next_commit_is_a_reason_to_look_agai
         "{:?}",
         first.watched
     );
-    let contents =
-        |told: &Told| told.watched.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>();
+    let contents = |reported: &Reported| {
+        reported.watched.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>()
+    };
     let before = contents(&first);
     git(&package, &["status"]);
     assert_eq!(contents(&first), before);
@@ -128,7 +129,11 @@ fn a_checkout_names_its_commit_and_only_the_next_commit_is_a_reason_to_look_agai
     // A worktree has its files elsewhere.
     let tree = script.path("tree");
     git(&package, &["worktree", "add", "--quiet", tree.to_str().unwrap()]);
-    let told = script.run(&tree, None);
-    assert_eq!(told.version, format!("1.2.3 ({})", &head()[..10]));
-    assert!(!told.watched.is_empty() && told.watched.iter().all(|path| path.exists()), "{:?}", told.watched);
+    let reported = script.run(&tree, None);
+    assert_eq!(reported.version, format!("1.2.3 ({})", &head()[..10]));
+    assert!(
+        !reported.watched.is_empty() && reported.watched.iter().all(|path| path.exists()),
+        "{:?}",
+        reported.watched
+    );
 }

@@ -2,7 +2,8 @@
 //!
 //! One client must not hold up the others, and the router is one thread: so no form of a message may take
 //! much longer than its copy. `check` is the complete check of a line, `client` is all that the router does with
-//! it (up to its copy in the outbox), `upstream` the same for the other direction.
+//! it (up to its copy in the outbox), `upstream` the same for the other direction. `turn` is the longest time in ms that
+//! others wait when a client's line is read in slices, as the daemon does.
 //!
 //! ```text
 //! cargo bench -p codexd-proto --bench forms [-- WORD]      only the forms whose name has the word
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use codexd_proto::id::ClientId;
 use codexd_proto::json::check;
+use codexd_proto::message::Reader;
 use codexd_proto::router::{Config, Router};
 use codexd_proto::time::Time;
 
@@ -225,6 +227,21 @@ fn client(line: &[u8]) -> Duration {
     })
 }
 
+/// The longest turn when a line is read one MiB at a time.
+fn turn(line: &[u8]) -> Duration {
+    best(line, || {
+        let (mut router, client) = serving();
+        let mut own = Vec::with_capacity(line.len() + 100);
+        own.extend_from_slice(line);
+        let mut reader = Reader::default();
+        let (mut longest, mut done) = (Duration::ZERO, false);
+        while !done {
+            longest = longest.max(timed(|| done = reader.advance(black_box(&own), 1 << 20)));
+        }
+        longest.max(timed(|| router.client_line_read(NOW, client, own, reader)))
+    })
+}
+
 fn upstream(line: &[u8]) -> Duration {
     best(line, || {
         let (mut router, client) = serving();
@@ -237,17 +254,18 @@ fn upstream(line: &[u8]) -> Duration {
 fn main() {
     let word = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let megabytes = std::env::var("FORMS_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
-    println!("{:<40} {:>8} {:>8} {:>8}   MB/s", "form", "check", "client", "upstream");
+    println!("{:<40} {:>8} {:>8} {:>8}   MB/s {:>8} ms", "form", "check", "client", "upstream", "turn");
     for form in FORMS.iter().filter(|f| f.name.contains(&word)) {
         let up = form.request(megabytes * 1_000_000);
         let down = form.notification(megabytes * 1_000_000);
         let speed = |line: &[u8], taken: Duration| line.len() as f64 / 1e6 / taken.as_secs_f64();
         println!(
-            "{:<40} {:>8.0} {:>8.0} {:>8.0}",
+            "{:<40} {:>8.0} {:>8.0} {:>8.0}        {:>8.1}",
             form.name,
             speed(&up, check(&up)),
             speed(&up, client(&up)),
-            speed(&down, upstream(&down))
+            speed(&down, upstream(&down)),
+            turn(&up).as_secs_f64() * 1e3
         );
     }
 }

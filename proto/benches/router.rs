@@ -30,7 +30,7 @@ fn serving(clients: usize) -> (Router, Vec<ClientId>) {
     (router, clients)
 }
 
-/// Empties all outboxes, as a shell whose peers take everything does.
+/// Empties all outboxes, as a shell does whose peers read everything.
 fn flush(router: &mut Router) {
     let n = router.upstream_outbox().len();
     router.upstream_outbox().advance(n, false);
@@ -74,7 +74,7 @@ fn deltas(c: &mut Criterion) {
         group.throughput(Throughput::Elements(1));
         group.bench_function(format!("{subscribers} subscribers"), |b| {
             b.iter(|| {
-                // As a shell does: several lines come with one read, and then everybody is written to.
+                // As a shell does: one read returns several lines, and then all clients are written to.
                 router.upstream_line(NOW, black_box(line.as_bytes()));
                 flush(&mut router);
             });

@@ -1,11 +1,11 @@
-//! Exit codes of `codexd serve`: the one place where the numbers stand.
+//! Exit codes of `codexd serve`: the one place that defines the numbers.
 //!
 //! Values from 64 up are those of `sysexits.h` (BSD, `sysexits(3)`); the unit files tell the
 //! supervisor which of them are permanent. The table for people is in `docs/operations.md`.
 
 use serde::{Deserialize, Serialize};
 
-/// Why the process ends, as its exit status says it.
+/// Why the process ends, as an exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ExitCode {

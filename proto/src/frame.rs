@@ -16,6 +16,8 @@ pub struct LineDecoder {
     handed_out: bool,
     skipping: bool,
     limit: usize,
+    /// Bytes above which a line is given away.
+    long: usize,
 }
 
 /// What the decoder found.
@@ -23,6 +25,8 @@ pub struct LineDecoder {
 pub enum Frame<'a> {
     /// A line without its line feed (a carriage return before it is kept).
     Line(&'a [u8]),
+    /// A long one that lay in several chunks; see [`LineDecoder::giving_away`].
+    Long(Vec<u8>),
     /// A line above the limit begins; nothing of it is kept.
     TooLong,
 }
@@ -30,7 +34,13 @@ pub enum Frame<'a> {
 impl LineDecoder {
     /// Creates a decoder that refuses lines of more than `limit` bytes.
     pub fn new(limit: usize) -> LineDecoder {
-        LineDecoder { partial: Vec::new(), handed_out: false, skipping: false, limit }
+        LineDecoder { partial: Vec::new(), handed_out: false, skipping: false, limit, long: usize::MAX }
+    }
+
+    /// Gives lines of more than `long` bytes that lie in several chunks away, as [`Frame::Long`]: they need not be
+    /// copied by one who keeps them.
+    pub fn giving_away(self, long: usize) -> LineDecoder {
+        LineDecoder { long, ..self }
     }
 
     /// Takes the next frame from `chunk`, which is moved forward; `None` when it is used up.
@@ -71,6 +81,9 @@ impl LineDecoder {
                 return Some(Frame::Line(line));
             }
             self.partial.extend_from_slice(line);
+            if self.partial.len() > self.long {
+                return Some(Frame::Long(core::mem::take(&mut self.partial)));
+            }
             self.handed_out = true;
             return Some(Frame::Line(&self.partial));
         }
@@ -99,7 +112,7 @@ mod tests {
             while let Some(frame) = decoder.decode(&mut chunk) {
                 seen.push(match frame {
                     Frame::Line(line) => Some(line.to_vec()),
-                    Frame::TooLong => None,
+                    Frame::TooLong | Frame::Long(_) => None,
                 });
             }
         }
@@ -125,6 +138,20 @@ mod tests {
             assert!(!torn);
         }
         assert_eq!(frames(b"123456789\n", 3, 9).0, [Some(b"123456789".to_vec())]);
+    }
+
+    #[test]
+    fn a_long_line_of_several_chunks_is_given_away() {
+        let mut decoder = LineDecoder::new(100).giving_away(8);
+        let mut chunk = &b"in one piece\nin pie"[..];
+        assert_eq!(decoder.decode(&mut chunk), Some(Frame::Line(b"in one piece")));
+        assert_eq!(decoder.decode(&mut chunk), None);
+        let mut chunk = &b"ces\nin p"[..];
+        assert_eq!(decoder.decode(&mut chunk), Some(Frame::Long(b"in pieces".to_vec())));
+        assert!(!decoder.is_torn());
+        assert_eq!(decoder.decode(&mut chunk), None);
+        assert!(decoder.is_torn());
+        assert_eq!(decoder.decode(&mut &b"arts\n"[..]), Some(Frame::Line(b"in parts")));
     }
 
     #[test]

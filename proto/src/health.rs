@@ -1,99 +1,98 @@
-//! Is the upstream alive? A round trip answers it, never a process id and never a connect.
+//! The health check of the upstream: a request and its response. A process id or a connection proves nothing.
 
 use crate::time::Time;
 
-/// Looks at an open question before its time is over.
+/// Parts into which the timeout of a health check is divided.
 ///
-/// What passes between two looks counts for no more than the time that was meant to: a machine that was
-/// suspended, or a daemon that was stopped, knows nothing of the rest, and the upstream may have been
-/// stopped with it.
-const LOOKS: u64 = 8;
+/// A part counts for its own length, however long it took: when the machine was suspended or the daemon stopped, the
+/// upstream may have been stopped for the rest of that time.
+const PARTS: u64 = 8;
 
-/// Milliseconds between two looks, at the most.
-const LONGEST_LOOK_MS: u64 = 1_000;
+/// The longest such part, in milliseconds.
+const LONGEST_PART_MS: u64 = 1_000;
 
-/// Watches whether the upstream says anything; asks when it has been silent.
+/// Measures how long the upstream has been silent, and decides when a health check is sent and when it has failed.
 ///
-/// Any message counts as life: an upstream that is busy is not dead.
+/// Any output counts as alive: a busy upstream is not lost.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// Silence after which it is asked; `None` never.
+    /// Milliseconds of silence after which a health check is sent; `None` never.
     interval_ms: Option<u64>,
-    /// Silence after the question that is no life any more; `None` for ever.
+    /// Milliseconds of silence after the health check after which it has failed; `None` never.
     timeout_ms: Option<u64>,
     last_output: Time,
     open_check: Option<OpenCheck>,
 }
 
-/// A question without an answer.
+/// A health check without an answer.
 #[derive(Clone, Copy, Debug)]
 struct OpenCheck {
-    looked: Time,
-    /// How long the answer was waited for, as far as that is known.
+    since: Time,
+    /// Milliseconds of waiting that count.
     waited_ms: u64,
 }
 
-/// What is to be done.
+/// What the core has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HealthAction {
     /// Nothing.
     Alive,
-    /// Ask it something.
+    /// Send a health check.
     Ping,
-    /// It did not answer.
+    /// The health check was not answered in time.
     Unresponsive,
 }
 
 impl Health {
-    /// Creates a watch that begins now.
+    /// Starts measuring now.
     pub fn new(interval_ms: Option<u64>, timeout_ms: Option<u64>, now: Time) -> Health {
         Health { interval_ms, timeout_ms, last_output: now, open_check: None }
     }
 
-    /// Changes how long silence may last; a question that is open is timed by the new limit.
+    /// Changes the limits; they apply to an open health check, too.
     pub fn set_limits(&mut self, interval_ms: Option<u64>, timeout_ms: Option<u64>) {
         self.interval_ms = interval_ms;
         self.timeout_ms = timeout_ms;
     }
 
-    /// Records that the upstream said something.
+    /// Records that the upstream wrote something.
     pub fn record_output(&mut self, now: Time) {
         self.last_output = now;
         self.open_check = None;
     }
 
-    /// Returns for how many milliseconds an answer was waited for, while a question is open.
+    /// Returns for how many milliseconds the open health check has waited for its answer.
     pub fn waited_ms(&self, now: Time) -> Option<u64> {
         let check = self.open_check?;
-        let since = now.since(check.looked);
-        Some(check.waited_ms + self.look_ms(check).map_or(since, |look| since.min(look)))
+        let since = now.since(check.since);
+        Some(check.waited_ms + self.part_ms(check).map_or(since, |part| since.min(part)))
     }
 
-    /// Returns the time to the next look at a question.
-    fn look_ms(&self, check: OpenCheck) -> Option<u64> {
+    /// Returns the length of the next part of an open health check, in milliseconds.
+    fn part_ms(&self, check: OpenCheck) -> Option<u64> {
         let timeout = self.timeout_ms?;
-        let look = (timeout / LOOKS).clamp(1, LONGEST_LOOK_MS);
-        Some(look.min(timeout.saturating_sub(check.waited_ms)))
+        let part = (timeout / PARTS).clamp(1, LONGEST_PART_MS);
+        Some(part.min(timeout.saturating_sub(check.waited_ms)))
     }
 
     /// Returns when [`Health::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Option<Time> {
         match self.open_check {
             None => self.interval_ms.map(|ms| self.last_output + ms),
-            Some(check) => self.look_ms(check).map(|ms| check.looked + ms),
+            Some(check) => self.part_ms(check).map(|ms| check.since + ms),
         }
     }
 
-    /// Says what is to be done now.
+    /// Returns what the core has to do now.
     pub fn handle_timeout(&mut self, now: Time) -> HealthAction {
         if self.poll_timeout().is_none_or(|due| due > now) {
             return HealthAction::Alive;
         }
         let Some(waited_ms) = self.waited_ms(now) else {
-            self.open_check = Some(OpenCheck { looked: now, waited_ms: 0 });
+            self.open_check = Some(OpenCheck { since: now, waited_ms: 0 });
             return HealthAction::Ping;
         };
-        self.open_check = Some(OpenCheck { looked: now, waited_ms });
+        self.open_check = Some(OpenCheck { since: now, waited_ms });
         if self.timeout_ms.is_some_and(|timeout| waited_ms >= timeout) {
             return HealthAction::Unresponsive;
         }
@@ -109,7 +108,7 @@ mod tests {
         Time::from_millis(ms)
     }
 
-    /// Looks whenever it is due, until there is a verdict.
+    /// Handles each timeout when it is due, until there is an action.
     fn wait(health: &mut Health) -> (Time, HealthAction) {
         loop {
             let due = health.poll_timeout().unwrap();
@@ -141,15 +140,15 @@ mod tests {
 
     #[test]
     fn a_machine_that_slept_does_not_judge() {
-        // However long it slept, and whenever: just over the time is the hardest to tell from a silence.
+        // However long it slept, and whenever: just above the limit is the hardest to distinguish from silence.
         for slept in [501, 700, 5_000, 3_600_000] {
             let mut health = Health::new(Some(1_000), Some(500), at(0));
             assert_eq!(health.handle_timeout(at(1_000)), HealthAction::Ping);
             assert_eq!(health.handle_timeout(at(1_000 + slept)), HealthAction::Alive);
             let (end, verdict) = wait(&mut health);
             assert_eq!(verdict, HealthAction::Unresponsive);
-            // The sleep counted for one look.
-            assert_eq!(end, at(1_000 + slept + 500 - 500 / LOOKS));
+            // The sleep counted as one part.
+            assert_eq!(end, at(1_000 + slept + 500 - 500 / PARTS));
         }
     }
 

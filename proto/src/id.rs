@@ -29,7 +29,7 @@ pub struct UpstreamId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerRequestId(pub i64);
 
-/// A client's request id, as it is to be echoed.
+/// A client's request id, kept so that it can be echoed.
 ///
 /// Legal are strings and integers in the signed 64-bit range; both come back byte for byte. Two strings are
 /// equal if their texts are, however they are spelled: to the upstream they are one id.
@@ -47,10 +47,9 @@ impl RequestId {
 
     /// Reads the JSON text of an id; `None` if it is not a legal one.
     ///
-    /// `text` must be one valid JSON value without white space around it. Null, booleans,
-    /// fractions, exponents and integers beyond 64 bits are not legal: the upstream drops
-    /// such messages without an answer. To codexd, an id of more than [`RequestId::MAX_BYTES`] is not legal
-    /// either.
+    /// `text` must be one valid JSON value without white space around it. Null, booleans, fractions, exponents and
+    /// integers of more than 64 bits are not legal: the upstream drops such messages without an answer. To codexd, an
+    /// id of more than [`RequestId::MAX_BYTES`] is not legal either.
     pub fn from_json(text: &[u8]) -> Option<RequestId> {
         match *text.first()? {
             b'"' if text.len() <= RequestId::MAX_BYTES => Some(RequestId::Text(text.into())),
@@ -127,7 +126,7 @@ impl fmt::Display for ThreadId {
     }
 }
 
-/// Reads a decimal integer; `None` on anything else or beyond 64 bits.
+/// Reads a decimal integer; `None` on anything else or above 64 bits.
 pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
     core::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -6,16 +6,19 @@
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`capture`]: when a turn is over, and how.
-//! * [`status`], [`control`], [`exit`]: what is told to people and supervisors.
-//! * [`stderr`], [`secrets`]: what the upstream says of itself, fit to be shown.
-//! * [`codex_args`]: what arguments of `codex app-server` mean for a daemon that many share.
+//! * [`status`], [`control`], [`exit`]: what is reported to people and supervisors.
+//! * [`stderr`], [`secrets`]: the upstream's own output, without secrets.
+//! * [`thread_book`]: the permissions of threads, across lives of codex.
+//! * [`bridge`]: what `codexd connect` keeps of its client.
+//! * [`codex_args`]: what arguments of `codex app-server` mean for a daemon that several clients share.
 //! * [`start_back_off`]: whether a daemon that keeps failing is started again.
 //! * [`web_page`]: whether a request comes from a browser.
 //!
-//! Time is handed in ([`time::Time`]); I/O is the business of the shell, the package `codexd`.
-//! `docs/architecture.md` shows how the two fit together.
+//! Time is an argument ([`time::Time`]); the shell, the package `codexd`, does the I/O. `docs/architecture.md` shows
+//! how the two fit together.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod capture;
 pub mod codex_args;
 pub mod control;
@@ -35,5 +38,6 @@ pub mod secrets;
 pub mod start_back_off;
 pub mod status;
 pub mod stderr;
+pub mod thread_book;
 pub mod time;
 pub mod web_page;

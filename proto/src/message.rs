@@ -7,8 +7,8 @@ use std::borrow::Cow;
 
 use crate::id::{RequestId, ServerRequestId, parse_i64};
 use crate::json::Span;
-use crate::json::check::{self, Name};
-use crate::json::scan::{Members, skip_space};
+use crate::json::check::{self, Check, Name};
+use crate::json::scan::{Members, skip_space, string_inner};
 use crate::json::text::{decode_into, decoded, text};
 use crate::routes::{LONGEST_ORDER, LONGEST_PARAM, param};
 
@@ -35,6 +35,8 @@ pub enum ClientMessage<'a> {
     Answer {
         /// The id of that request, if it is an integer.
         id: Option<ServerRequestId>,
+        /// The value of `result.decision`, the answer to an approval.
+        decision: Option<Span>,
     },
 }
 
@@ -94,11 +96,35 @@ impl<'a> ClientMessage<'a> {
     /// # Errors
     /// A [`Rejection`] for everything that the upstream would drop without an answer.
     pub fn read(line: &'a [u8]) -> Result<Option<ClientMessage<'a>>, Rejection> {
+        let mut reader = Reader::default();
+        while !reader.advance(line, line.len()) {}
+        reader.finish(line)
+    }
+}
+
+/// A client's message while it is read, in slices: one who sends a long line does not hold up everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reader {
+    check: Check,
+    parts: Parts,
+}
+
+impl Reader {
+    /// Reads about so many bytes more of a line, which is the same each time; returns whether all is read.
+    pub fn advance(&mut self, line: &[u8], bytes: usize) -> bool {
+        self.check.advance(line, bytes, &mut self.parts)
+    }
+
+    /// Returns the message once all is read, see [`ClientMessage::read`].
+    ///
+    /// # Errors
+    /// As [`ClientMessage::read`]; and always before all is read.
+    pub fn finish(self, line: &[u8]) -> Result<Option<ClientMessage<'_>>, Rejection> {
         if skip_space(line, 0) == line.len() {
             return Ok(None);
         }
-        let mut parts = Parts::default();
-        let checked = check::visit(line, &mut parts).map_err(Rejection::NotJson)?;
+        let Reader { check, parts } = self;
+        let checked = check.result().map_err(Rejection::NotJson)?;
         let not = |what, id| Err(Rejection::NotAMessage { what, id });
         match line[checked.value.start] {
             b'{' => {}
@@ -116,7 +142,7 @@ impl<'a> ClientMessage<'a> {
                 result.once().is_some() || error.once().is_some_and(|span| parts.is_error(line, span));
             return match legal {
                 Some(id) if readable && !reserved => {
-                    Ok(Some(ClientMessage::Answer { id: server_request_id(&id) }))
+                    Ok(Some(ClientMessage::Answer { id: server_request_id(&id), decision: parts.decision }))
                 }
                 _ => Err(Rejection::BadAnswer),
             };
@@ -127,7 +153,7 @@ impl<'a> ClientMessage<'a> {
         if method.twice || params.twice || (id.is_there() && trace.twice) {
             return not("a member of the message is given twice", legal);
         }
-        let Some(method) = method.value.and_then(|span| text(line, span)) else {
+        let Some(method) = method.value.and_then(|span| method_text(line, span)) else {
             return not("`method` must be a string", legal);
         };
         if reserved {
@@ -149,6 +175,17 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
+/// Bytes of a method above which it is none that codexd knows, and is not decoded: that would take its time.
+const LONGEST_METHOD: usize = 4 << 10;
+
+/// Returns the text of a method, or what is written if that is extraordinarily long.
+fn method_text(line: &[u8], value: Span) -> Option<Cow<'_, [u8]>> {
+    if value.end - value.start <= LONGEST_METHOD {
+        return text(line, value);
+    }
+    string_inner(line, value).map(|inner| inner.of(line).into())
+}
+
 /// Says what is wrong with an id that is there and not legal.
 fn wrong_id(id: Once) -> &'static str {
     match id.once() {
@@ -160,7 +197,7 @@ fn wrong_id(id: Once) -> &'static str {
 
 /// A member that must not be given twice: the upstream refuses that at the top of a message, and takes the last
 /// one only further down.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Once {
     value: Option<Span>,
     twice: bool,
@@ -183,7 +220,7 @@ impl Once {
 
 /// What is noted of a client's message while it is checked: where its members are, and those inside of them that
 /// matter.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parts {
     id: Once,
     method: Once,
@@ -203,6 +240,8 @@ struct Parts {
     in_trace: [Once; TRACE.len()],
     /// Members of `error`, as in [`ERROR`].
     in_error: [Once; ERROR.len()],
+    /// The last `decision` in `result`.
+    decision: Option<Span>,
 }
 
 /// The members of `trace` that the upstream reads.
@@ -254,6 +293,10 @@ impl check::Visitor for Parts {
         } else {
             match self.inside {
                 Part::Params => self.add_param(line, name, value),
+                Part::Result => {
+                    let is_it = |name: &[u8]| (name == b"decision").then_some(value);
+                    self.decision = by_name(line, name, is_it).or(self.decision);
+                }
                 Part::Trace => {
                     let at = by_name(line, name, |name| TRACE.iter().position(|known| *known == name));
                     at.into_iter().for_each(|at| self.in_trace[at].add(value));
@@ -519,11 +562,14 @@ mod tests {
             ClientMessage::Request { id: RequestId::Text(_), params: Some(_), .. }
         ));
         assert!(matches!(read(r#"{"method":"initialized"}"#), ClientMessage::Notification { .. }));
-        assert_eq!(read(r#"{"id":3,"result":null}"#), ClientMessage::Answer { id: Some(ServerRequestId(3)) });
-        assert_eq!(read(r#"{"id":"3","result":{}}"#), ClientMessage::Answer { id: None });
+        assert_eq!(
+            read(r#"{"id":3,"result":null}"#),
+            ClientMessage::Answer { id: Some(ServerRequestId(3)), decision: None }
+        );
+        assert_eq!(read(r#"{"id":"3","result":{}}"#), ClientMessage::Answer { id: None, decision: None });
         assert_eq!(
             read(r#"{"error":{"code":-1,"message":"no"},"id":0}"#),
-            ClientMessage::Answer { id: Some(ServerRequestId(0)) }
+            ClientMessage::Answer { id: Some(ServerRequestId(0)), decision: None }
         );
         assert_eq!(ClientMessage::read(b" \t\r").unwrap(), None);
     }
@@ -670,7 +716,11 @@ mod tests {
             r#""\u0065rror":[-1,null,"m"]"#,
         ] {
             let line = format!(r#"{{"id":9,{taken}}}"#);
-            assert_eq!(read(&line), ClientMessage::Answer { id: Some(ServerRequestId(9)) }, "{line}");
+            assert_eq!(
+                read(&line),
+                ClientMessage::Answer { id: Some(ServerRequestId(9)), decision: None },
+                "{line}"
+            );
         }
         for dropped in [
             r#"{"result":{}}"#,
@@ -693,6 +743,49 @@ mod tests {
             r#"{"id":9,"error":[-1,null,"m",1]}"#,
         ] {
             assert_eq!(ClientMessage::read(dropped.as_bytes()), Err(Rejection::BadAnswer), "{dropped}");
+        }
+    }
+
+    #[test]
+    fn the_decision_of_an_answer_is_found_however_it_is_spelled() {
+        let decision = |line: &str| match read(line) {
+            ClientMessage::Answer { decision, .. } => {
+                decision.map(|span| line[span.start..span.end].to_owned())
+            }
+            other => panic!("{other:?}"),
+        };
+        for (line, expected) in [
+            (r#"{"id":1,"result":{"a":1,"decision":"accept"}}"#, Some("\"accept\"")),
+            (r#"{"r\u0065sult":{"decision":1,"d\u0065cision":{"x":[]}},"id":1}"#, Some(r#"{"x":[]}"#)),
+            (r#"{"id":1,"result":{"x":{"decision":1}},"other":{"decision":2}}"#, None),
+            (r#"{"id":1,"result":["decision"]}"#, None),
+        ] {
+            assert_eq!(decision(line).as_deref(), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_method_of_extraordinary_length_is_not_decoded() {
+        let line = format!(r#"{{"id":1,"method":"{}"}}"#, r"\u0061".repeat(1000));
+        let ClientMessage::Request { method, .. } = read(&line) else { panic!() };
+        assert_eq!(*method, *r"\u0061".repeat(1000).as_bytes());
+        let line = format!(r#"{{"id":1,"method":"{}"}}"#, r"\u0061".repeat(600));
+        let ClientMessage::Request { method, .. } = read(&line) else { panic!() };
+        assert_eq!(*method, [b'a'; 600]);
+    }
+
+    #[test]
+    fn a_message_read_in_slices_is_the_same_and_none_before_its_end() {
+        let line = r#"{"id":1,"method":"m","params":{"threadId":"\u0061","cwd":[1,2,3]},"trace":["a",null]}"#;
+        for bytes in 1..line.len() {
+            let mut reader = Reader::default();
+            let mut slices = 0;
+            while !reader.advance(line.as_bytes(), bytes) {
+                assert!(reader.clone().finish(line.as_bytes()).is_err());
+                slices += 1;
+            }
+            assert_eq!(reader.finish(line.as_bytes()), ClientMessage::read(line.as_bytes()));
+            assert!(slices + 1 >= (line.len() - 30) / bytes, "{bytes}: {slices}");
         }
     }
 

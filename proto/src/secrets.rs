@@ -1,9 +1,9 @@
 //! Secrets in text that people are shown: known values, and words that look like keys or tokens.
 //!
 //! # What is not here
-//! No proof that a text is free of secrets. What is masked is what codexd was given itself
-//! ([`Secrets::new`], [`of_arguments`], [`is_secret_variable`]), what follows a name or a scheme that
-//! announces a secret, and what has the form of a well-known key.
+//! No proof that a text is free of secrets. What is masked is what codexd was given itself ([`Secrets::new`],
+//! [`of_arguments`], [`is_secret_variable`]), what follows a name or a scheme that indicates a secret, and what has
+//! the form of a well-known key.
 
 use core::fmt;
 use std::borrow::Cow;
@@ -14,10 +14,10 @@ const MASK: &str = "***";
 /// Bytes below which a known value is not masked: it would be found in every second word, as `true` would.
 const SHORTEST_VALUE: usize = 6;
 
-/// Bytes from which on a word is long enough to be a key, behind one of [`KEY_PREFIXES`].
+/// Bytes from which on a word is long enough to be a key, after one of [`KEY_PREFIXES`].
 const SHORTEST_KEY: usize = 16;
 
-/// Bytes from which on a word with capitals, small letters and digits is taken for a token.
+/// Bytes from which on a word with capitals, small letters and digits counts as a token.
 const LONG_WORD: usize = 32;
 
 /// How keys begin: OpenAI and Anthropic, GitHub, GitLab, Slack, AWS, Google, Hugging Face, npm, PyPI, and
@@ -42,7 +42,7 @@ const KEY_PREFIXES: [&str; 17] = [
     "eyJ",
 ];
 
-/// The words of a name that announces a secret, in small letters.
+/// The words of a name that indicates a secret, in small letters.
 const SECRET_WORDS: [&str; 18] = [
     "key",
     "keys",
@@ -67,10 +67,10 @@ const SECRET_WORDS: [&str; 18] = [
 /// How such words end where they are written as one.
 const SECRET_ENDINGS: [&str; 4] = ["apikey", "token", "secret", "password"];
 
-/// Of the words, those that stand in sentences without announcing anything.
+/// Of the words, those that occur in sentences without indicating a secret.
 const ALONE: [&str; 6] = ["key", "keys", "token", "tokens", "pass", "auth"];
 
-/// The last words of names that speak of a secret and hold none: where it is.
+/// The final words of names whose value is the place of a secret, not the secret.
 const PLACE_WORDS: [&str; 11] =
     ["file", "path", "dir", "home", "sock", "socket", "url", "method", "mode", "var", "name"];
 
@@ -116,8 +116,8 @@ impl Secrets {
 /// Returns the secrets in arguments of codex: the values of `-c KEY=VALUE` and `--config KEY=VALUE`, and
 /// each string inside of one that is a list or a table.
 ///
-/// A value that is one word of small letters and hyphens, as `untrusted`, or a number is no secret, unless
-/// its key announces one: an error that names it would say nothing without it.
+/// A value that is one word of small letters and hyphens, as `untrusted`, or a number is no secret, unless its key
+/// indicates one: an error that names it would say nothing without it.
 pub fn of_arguments(arguments: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     let mut rest = arguments.iter();
@@ -129,11 +129,11 @@ pub fn of_arguments(arguments: &[String]) -> Vec<String> {
                 .or_else(|| argument.strip_prefix("-c").filter(|setting| !setting.is_empty())),
         };
         let Some((key, value)) = setting.and_then(|setting| setting.split_once('=')) else { continue };
-        let announced =
-            key.split('.').any(|part| part == "env" || part.ends_with("headers") || is_announced(part));
+        let indicated =
+            key.split('.').any(|part| part == "env" || part.ends_with("headers") || indicates_secret(part));
         let mut values = vec![value.trim()];
         values.extend(quoted(value));
-        let is_secret = |value: &&str| !value.is_empty() && (announced || !is_plain(value));
+        let is_secret = |value: &&str| !value.is_empty() && (indicated || !is_plain(value));
         found.extend(values.into_iter().filter(is_secret).map(str::to_owned));
     }
     found
@@ -142,7 +142,7 @@ pub fn of_arguments(arguments: &[String]) -> Vec<String> {
 /// Whether a variable of this name holds a secret: by its words (`KEY`, `TOKEN`, `PASSWORD`, ...), and not
 /// the place of one (`..._FILE`, `SSH_AUTH_SOCK`).
 pub fn is_secret_variable(name: &str) -> bool {
-    is_announced(name)
+    indicates_secret(name)
 }
 
 /// Returns the user and the password in an URL such as that of a proxy.
@@ -152,8 +152,8 @@ pub fn user_info(url: &str) -> Option<&str> {
     authority.rsplit_once('@').map(|(user, _)| user)
 }
 
-/// Whether a name announces a secret.
-fn is_announced(name: &str) -> bool {
+/// Whether a name indicates a secret.
+fn indicates_secret(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let words: Vec<&str> =
         lower.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -210,7 +210,7 @@ fn mask_forms(text: &str) -> Option<String> {
             _ if secret => Before::Nothing,
             _ if scheme && named => Before::Scheme,
             _ if word.eq_ignore_ascii_case("bearer") => Before::Bearer,
-            _ if is_announced(word) => {
+            _ if indicates_secret(word) => {
                 Before::Name { alone: ALONE.contains(&word.to_ascii_lowercase().as_str()) }
             }
             _ => Before::Nothing,
@@ -220,12 +220,12 @@ fn mask_forms(text: &str) -> Option<String> {
     (copied > 0).then(|| out + &text[copied..])
 }
 
-/// What the word before says of the next one.
+/// What a word means for the next one.
 #[derive(Clone, Copy)]
 enum Before {
     Nothing,
-    /// It names a secret: the next word is one behind `=` or `:`. An `alone` one, as `key`, stands in
-    /// sentences, too: `unknown key: x`.
+    /// It names a secret: the next word is one after `=` or `:`. An `alone` one, as `key`, stands in sentences, too:
+    /// `unknown key: x`.
     Name {
         alone: bool,
     },

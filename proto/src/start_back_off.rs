@@ -1,5 +1,4 @@
-//! Start back-off: daemons that fail right after their start are not started again at once by every client that comes
-//! along.
+//! Start back-off: daemons that fail right after their start are not started again at once by the next client.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,15 +23,15 @@ pub struct EarlyEnds {
     pub last_unix_ms: u64,
     /// Exit code of the last one.
     pub code: u8,
-    /// Why the last one ended, in words.
+    /// Why the last one ended, as text.
     pub reason: String,
 }
 
 impl EarlyEnds {
     /// Returns what to remember after one more daemon has ended; `now` is in milliseconds since the epoch.
     ///
-    /// A daemon that ran for a while, or ended because it was asked to, proves that starting works. One that no client
-    /// started is the business of who did.
+    /// A daemon that ran for a while, or ended because it was asked to, proves that starting works. One that no
+    /// client started is not counted: whatever started it decides.
     #[must_use]
     pub fn after(
         &self,

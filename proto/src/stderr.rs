@@ -1,9 +1,9 @@
-//! The last lines that the upstream wrote to its stderr: why it ended, in its own words.
+//! The last lines that the upstream wrote to its stderr: why it ended, in its own wording.
 //!
 //! # Theory of operation
-//! [`StderrTail`] takes bytes and keeps the last whole lines, bounded in lines and bytes, fit to be shown to
-//! people: without the escape sequences of colours, other control characters escaped, secrets masked
-//! ([`Secrets`]). Backtraces are left out: without symbols they say nothing, and they would push out what does.
+//! [`StderrTail`] takes bytes and keeps the last whole lines, bounded in lines and bytes, fit to be shown to people:
+//! without the escape sequences of colours, other control characters escaped, secrets masked ([`Secrets`]).
+//! Backtraces are left out: without symbols they are of no use, and they would displace lines that are.
 //!
 //! Before clients are served, nothing of theirs can be in these lines. From then on
 //! ([`StderrTail::clients_are_served`]) the upstream quotes commands and prompts in its log records (measured:
@@ -27,7 +27,7 @@ const LINE_BYTES: usize = 512;
 /// Bytes of an unfinished line that are kept; the rest of the line is dropped.
 const UNFINISHED_BYTES: usize = 8 << 10;
 
-/// Milliseconds after which a line says nothing of the end any more, once clients are served.
+/// Milliseconds after which a line no longer explains the end, once clients are served.
 const RECENT_MS: u64 = 30_000;
 
 /// Bytes of a [`summary`], at the most.
@@ -248,7 +248,7 @@ pub fn printable(bytes: &[u8], max_bytes: usize) -> String {
     shorten(escape(bytes).trim().to_owned(), max_bytes)
 }
 
-/// Whether a line begins what a program says of its own end.
+/// Whether a line begins a program's own error message.
 fn is_error(line: &str) -> bool {
     let line = line.trim_start();
     let word = line.get(..5).unwrap_or_default();
@@ -284,7 +284,7 @@ fn record(line: &str) -> Option<LogRecord<'_>> {
     (is_time && is_level).then_some(LogRecord { level, text })
 }
 
-/// Finds the quote that ends a quoted text; one behind a backslash does not.
+/// Finds the quote that ends a quoted text; one after a backslash does not.
 fn closing(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     text.char_indices().find_map(|(at, c)| {

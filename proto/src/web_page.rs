@@ -10,7 +10,7 @@
 /// A browser sends `Origin` with each opening handshake of a WebSocket (RFC 6455, section 4.1) and with each POST.
 const BROWSER_FIELDS: [&str; 5] = ["origin", "referer", "cookie", "dnt", "upgrade-insecure-requests"];
 
-/// Families of such fields: `Sec-Fetch-*`, `Sec-CH-*`, `Sec-GPC`, and the questions of a preflight.
+/// Families of such fields: `Sec-Fetch-*`, `Sec-CH-*`, `Sec-GPC`, and the request fields of a preflight.
 const BROWSER_FAMILIES: [&str; 2] = ["sec-", "access-control-request-"];
 
 /// The family that every client of a WebSocket sends (RFC 6455, section 11.3).

@@ -1,4 +1,4 @@
-//! No bytes of a peer make the router panic, and none that it would not take reach the upstream.
+//! No bytes of a peer make the router panic, and no malformed ones reach the upstream.
 #![allow(clippy::unwrap_used)]
 // `clippy.toml` is for the decisions; this test names the seed that failed.
 #![allow(clippy::disallowed_macros)]

@@ -144,7 +144,7 @@ fn an_upstream_that_exits_0_unasked_does_not_make_the_daemon_exit_0() {
         let mut life = led_to(state);
         feed(&mut life, &[EXIT_0]);
         assert_eq!(life.state(), State::Flushing);
-        assert_eq!(life.exit_code(), None, "not before what is owed was written");
+        assert_eq!(life.exit_code(), None, "not before pending replies were written");
         feed(&mut life, &[LifecycleEvent::Flushed]);
         assert_eq!(life.exit_code(), Some(ExitCode::UpstreamLost));
     }
@@ -282,7 +282,10 @@ fn a_refused_handshake_and_a_failed_spawn_have_codes_of_their_own() {
     for code in [ExitCode::Unavailable, ExitCode::Os] {
         let mut life = started();
         let effects = feed(&mut life, &[LifecycleEvent::SpawnFailed(code), LifecycleEvent::Flushed]);
-        assert!(effects.contains(&LifecycleEffect::ResolveClients), "clients that wait are told");
+        assert!(
+            effects.contains(&LifecycleEffect::ResolveClients),
+            "pending requests of clients are resolved"
+        );
         assert_eq!(life.exit_code(), Some(code));
     }
 }
@@ -303,7 +306,7 @@ fn the_longest_stop_is_as_long_as_the_timers_on_the_slowest_way() {
 
 // ---- any run of events -----------------------------------------------------------------------------
 
-/// A small generator (splitmix64): a seed is all there is to say about a run.
+/// A small generator (splitmix64): the seed alone determines a run.
 struct Random(u64);
 
 impl Random {
@@ -401,12 +404,12 @@ impl Run {
                 }
                 LifecycleEffect::StopListening => self.listening = false,
                 LifecycleEffect::ResolveClients => {
-                    assert!(!self.listening, "somebody could still come in and be told nothing");
+                    assert!(!self.listening, "a client could still connect and get no notice");
                     self.resolved += 1;
                 }
                 LifecycleEffect::SendShutdownNotice => assert!(!self.listening),
                 LifecycleEffect::CloseClients => {
-                    assert!(self.resolved > 0, "closed without what they are owed");
+                    assert!(self.resolved > 0, "closed before pending requests were resolved");
                     self.closed += 1;
                 }
                 LifecycleEffect::Arm(timer) => {
@@ -472,7 +475,7 @@ fn any_run_of_events_keeps_the_promises_and_ends() {
             if run.life.state() == State::Draining && run.timer.is_none() {
                 run.event(STOP);
             }
-            // Nobody does anything any more: the timers alone lead to the end.
+            // No further input: the timers alone lead to the end.
             for _ in 0..7 {
                 run.fire();
             }

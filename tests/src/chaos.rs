@@ -1,10 +1,10 @@
 //! A campaign of faults against real processes: what is promised, seen from outside.
 //!
-//! A run is a [`plan::Plan`] made from a seed: clients that work, and faults with their moments. It starts a
-//! real daemon, lets things go wrong, and then looks at the books that each client has kept
-//! ([`accounting::ClientAccounting`]), at the exit code, at what was left behind, and at whether the next daemon works.
+//! A run is a [`plan::Plan`] made from a seed: clients that work, and faults with their moments. It starts a real
+//! daemon, injects faults, and then checks the accounting of each client ([`accounting::ClientAccounting`]), the exit
+//! code, leftover processes and files, and whether the next daemon works.
 //!
-//! - Every request has one answer and every turn one end, or the connection ended after it was said.
+//! - Every request has one answer and every turn one end, or the connection ended after a shutdown notice.
 //! - Deltas are numbered and carry a word of their turn: nothing is lost, doubled, out of order or strange.
 //! - Clients that are not concerned go on.
 //! - No process and no socket is left; the next daemon runs a turn.

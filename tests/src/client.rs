@@ -42,7 +42,7 @@ pub struct RpcError {
     pub data: Value,
 }
 
-/// What a client has heard for a while.
+/// What a client has received within a time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Received {
     /// A message.
@@ -131,8 +131,8 @@ impl TestClient {
         }
     }
 
-    /// Starts a program that speaks the protocol on its standard input and output, for instance
-    /// `codex app-server` or `codexd connect`. Its stderr goes where the command says.
+    /// Starts a program that speaks the protocol on its standard input and output, for instance `codex app-server` or
+    /// `codexd connect`. Its stderr goes where the command sends it.
     ///
     /// # Panics
     ///
@@ -321,7 +321,7 @@ impl TestClient {
         self.kept.pop_front().or_else(|| self.next_by(deadline, "a message or the end"))
     }
 
-    /// Listens for at most this time; that nothing comes is no failure.
+    /// Receives for at most this time; it is no failure if nothing comes.
     #[track_caller]
     pub fn receive(&mut self, patience: Duration) -> Received {
         match self.kept.pop_front() {
@@ -370,7 +370,7 @@ impl TestClient {
         self.take(method, |message| message.method() == Some(method))
     }
 
-    /// Returns all that is there until the answer to a cheap request comes, without that answer.
+    /// Returns all messages before a barrier: the answer to a cheap request, which is left out.
     ///
     /// The order of messages makes this a proof of what was *not* sent.
     #[track_caller]

@@ -43,7 +43,7 @@ enum Upstream {
 
 /// A daemon that was started.
 ///
-/// On drop it is told to stop, and nothing it started may be left.
+/// On drop it is stopped, and nothing it started may be left.
 #[derive(Debug)]
 pub struct TestDaemon {
     home: Arc<Home>,
@@ -175,14 +175,14 @@ impl TestDaemon {
         self.fake_log().lines().filter(|line| line.starts_with("!!")).map(str::to_owned).collect()
     }
 
-    /// Blocks until the daemon has said `READY=1`, and returns itself.
+    /// Blocks until the daemon has sent `READY=1`, and returns itself.
     ///
     /// # Panics
     ///
-    /// When it ends instead, or does not say so in [`PATIENCE`].
+    /// When it ends instead, or does not send it in [`PATIENCE`].
     #[track_caller]
     pub fn wait_ready(mut self) -> TestDaemon {
-        // In slices, because the end of the process does not announce itself on this socket.
+        // In slices, because the end of the process is not reported on this socket.
         let ready = wait::poll(PATIENCE, || {
             if let Ok(Some(status)) = self.child.try_wait() {
                 self.status = Some(status);
@@ -197,18 +197,18 @@ impl TestDaemon {
         }
     }
 
-    /// Connects a client and introduces it; what it is told for that is dropped.
+    /// Connects a client and initializes it; the notifications that follow from that are dropped.
     #[track_caller]
     pub fn client(&self, name: &str) -> TestClient {
         let mut client = self.raw_client(name);
         client.initialize();
-        // What every client is told after its initialize concerns few tests.
+        // What every client gets after its initialize concerns few tests.
         client.request("broker/status", serde_json::Value::Null);
         client.forget();
         client
     }
 
-    /// Connects a client that has not said anything yet.
+    /// Connects a client that has not sent anything yet.
     #[track_caller]
     pub fn raw_client(&self, name: &str) -> TestClient {
         if !self.socket().exists() {
@@ -315,7 +315,7 @@ impl TestDaemon {
         process::assert_no_process_left(self.home.root());
     }
 
-    /// Ends with `reason`; what the daemon has said is printed when it is dropped.
+    /// Ends with `reason`; the daemon's output is printed when it is dropped.
     #[track_caller]
     pub fn fail(&self, reason: &str) -> ! {
         let status = self.status.map_or("it is running".to_owned(), |status| status.to_string());
@@ -410,8 +410,8 @@ impl Builder {
 
     /// Lets processes survive the daemon without failing the test; they are killed silently.
     ///
-    /// For tests that kill the daemon hard while a command detached itself: nobody is left then who
-    /// could end it.
+    /// For tests that kill the daemon hard while a command detached itself: no process is left then that could end
+    /// it.
     pub fn orphans_allowed(mut self) -> Builder {
         self.orphans_allowed = true;
         self
@@ -459,7 +459,7 @@ impl Builder {
         if let Some(notify) = &notify {
             command.env("NOTIFY_SOCKET", notify.path());
         }
-        // In the group of the test: who interrupts that at the terminal interrupts the daemon, too.
+        // In the group of the test: an interrupt at the terminal reaches the daemon, too.
         command.envs(self.variables);
         // A file and no pipe: what was written is there when the daemon has ended.
         let stderr = tempfile::tempfile_in(home.root()).expect("the temporary directory can be written");
@@ -516,7 +516,7 @@ impl Drop for TestDaemon {
             eprintln!("--- stderr of the daemon ---\n{stderr}--- end of its stderr ---");
             return;
         }
-        assert!(!stubborn, "the daemon did not end when told to three times; its stderr:\n{}", self.stderr());
+        assert!(!stubborn, "the daemon did not end after three signals; its stderr:\n{}", self.stderr());
         assert!(
             self.orphans_allowed || left.is_empty(),
             "left behind by the daemon, and killed now: {left:#?}\nits stderr:\n{}",

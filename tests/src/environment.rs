@@ -18,8 +18,8 @@ pub fn path_after(first: impl IntoIterator<Item = PathBuf>) -> OsString {
     std::env::join_paths(first.into_iter().chain(absolute)).expect("they come from PATH, or have no colon")
 }
 
-/// Makes a command see no setting of Python, Node and git that is meant for other programs. What says where and how
-/// to fetch packages stays.
+/// Makes a command see no setting of Python, Node and git that is meant for other programs. Variables that define
+/// where and how to fetch packages stays.
 pub(crate) fn without_settings(command: &mut Command) -> &mut Command {
     for name in ["PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "NODE_OPTIONS", "NODE_PATH", "GIT_DIR"] {
         command.env_remove(name);

@@ -11,7 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 ///
 /// # Errors
 ///
-/// A sentence: no target directory, one that cannot be written, or what `install` says.
+/// A sentence: no target directory, one that cannot be written, or the error of `install`.
 pub(crate) fn fetched(
     name: impl AsRef<Path>,
     install: impl FnOnce(&Path) -> Result<(), String>,
@@ -44,7 +44,7 @@ pub(crate) fn fetched(
 ///
 /// # Errors
 ///
-/// A sentence with what it said on stderr.
+/// A sentence with what it wrote to stderr.
 pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output =

@@ -1,8 +1,8 @@
 //! A real systemd for a test: booted in private namespaces by `tests/systemd-lab/systemd-lab`.
 //!
-//! Each [`Lab`] has a service manager of one user, root or an unprivileged one, and is gone with the
-//! value, whatever was started in it. Where that is not possible (no root, no namespaces, no systemd),
-//! the test says by its name that it was skipped, and why.
+//! Each [`Lab`] has a service manager of one user, root or an unprivileged one, and is gone with the value, whatever
+//! was started in it. Where that is not possible (no root, no namespaces, no systemd), the test is skipped with a
+//! message that has its name and the reason.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -117,7 +117,7 @@ impl Lab {
         self.command_of(self.user, words)
     }
 
-    /// Runs words to their end as the lab's root, whoever its user is.
+    /// Runs a command line to its end as the lab's root, whatever the lab's user is.
     #[track_caller]
     pub fn run_as_root(&self, words: &[&str]) -> Output {
         Output::of(&mut self.command_of(User::Root, words))
@@ -132,7 +132,7 @@ impl Lab {
         command
     }
 
-    /// Runs words to their end.
+    /// Runs a command line to its end.
     #[track_caller]
     pub fn run(&self, words: &[&str]) -> Output {
         Output::of(&mut self.command(words))
@@ -144,13 +144,13 @@ impl Lab {
         self.run(&[&["systemctl", "--user"], words].concat())
     }
 
-    /// Runs words that have to end with `code`, and returns what they said on stdout.
+    /// Runs a command line that has to end with `code`, and returns its stdout.
     #[track_caller]
     pub fn expect(&self, code: i32, words: &[&str]) -> String {
         self.run(words).expect_code(code).stdout
     }
 
-    /// Runs `systemctl --user`, which has to end with `code`, and returns what it said on stdout.
+    /// Runs `systemctl --user`, which has to end with `code`, and returns its stdout.
     #[track_caller]
     pub fn expect_systemctl(&self, code: i32, words: &[&str]) -> String {
         self.systemctl(words).expect_code(code).stdout
@@ -253,7 +253,7 @@ impl Lab {
         self.path(self.runtime().join("codexd/default.sock"))
     }
 
-    /// Connects a client that has not said anything yet.
+    /// Connects a client that has not sent anything yet.
     #[track_caller]
     pub fn raw_client(&self, name: &str) -> TestClient {
         TestClient::connect(name, &self.socket())
@@ -302,7 +302,7 @@ impl Drop for Lab {
                 eprintln!("--- the units ---\n{}---", String::from_utf8_lossy(&output.stdout));
             }
         }
-        // Its command reads to the end of its input; then the script takes the lab down.
+        // Its command reads to the end of its input; then the script removes the lab.
         drop(self.stdin.take());
         let _ = self.child.wait();
     }
@@ -315,7 +315,7 @@ fn plain(script: &Path) -> Command {
     command
 }
 
-/// Puts the programs where everybody can read them.
+/// Puts the programs where every user can read them.
 #[track_caller]
 fn programs() -> TempDir {
     let directory = environment::temporary_directory(environment::is_plain)
@@ -325,7 +325,7 @@ fn programs() -> TempDir {
     for (program, name) in [(binary::codexd(), "codexd"), (binary::fake_codex(), "fake-codex")] {
         let to = directory.path().join(name);
         let mode = fs::metadata(&program).map_or(0, |it| it.permissions().mode());
-        // A link has the mode of the original, and who built that may have kept it to himself.
+        // A link has the mode of the original, and the user who built it may have made that private.
         let linked = mode & 0o005 == 0o005 && fs::hard_link(&program, &to).is_ok();
         if !linked {
             fs::copy(&program, &to)

@@ -1,6 +1,6 @@
 //! Harness for the end-to-end tests of codexd.
 //!
-//! A test says what it needs in a few lines and gets real processes on real sockets:
+//! A test states what it needs in a few lines and gets real processes on real sockets:
 //!
 //! - [`daemon::TestDaemon`]: a `codexd` in a temporary world, on the stand-in for codex or on the real
 //!   one with a scripted model; at its end nothing may be left of it.

@@ -1,8 +1,7 @@
 //! The `[[kind:argument]]` markers with which a prompt steers the fakes.
 //!
-//! One notation for both: the scripted model ([`crate::model`]) and the stand-in for codex
-//! (`fake-codex`) look for it in the text of the prompt, so that a test says in the prompt itself
-//! what shall happen.
+//! One notation for both: the scripted model ([`crate::model`]) and the stand-in for codex (`fake-codex`) look for it
+//! in the text of the prompt, so that a test states in the prompt itself what shall happen.
 
 /// One marker: `[[kind]]` or `[[kind:argument]]`.
 ///
@@ -68,20 +67,20 @@ fn split(text: &str) -> (Vec<Marker>, String) {
     (found, rest_text)
 }
 
-/// Reads one marker behind its `[[`; returns it and the length up to and with its `]]`.
+/// Reads one marker after its `[[`; returns it and the length up to and with its `]]`.
 fn marker_at(text: &str) -> Option<(Marker, usize)> {
     let kind_length = text
         .bytes()
         .take_while(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-')
         .count();
-    let (kind, behind) = text.split_at(kind_length);
+    let (kind, rest) = text.split_at(kind_length);
     if kind.is_empty() {
         return None;
     }
-    if behind.starts_with("]]") {
+    if rest.starts_with("]]") {
         return Some((Marker { kind: kind.to_owned(), argument: String::new() }, kind_length + 2));
     }
-    let argument = behind.strip_prefix(':')?;
+    let argument = rest.strip_prefix(':')?;
     let end = argument.find("]]")?;
     let marker = Marker { kind: kind.to_owned(), argument: argument[..end].to_owned() };
     Some((marker, kind_length + 1 + end + 2))

@@ -1,4 +1,4 @@
-//! What a program run to its end has said and how it ended.
+//! The output of a program that was run to its end, and how it ended.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -83,7 +83,7 @@ impl Output {
     ///
     /// # Panics
     ///
-    /// With all the program has said, when the code is another.
+    /// With all the program's output, when the code is another.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Output {
         assert_eq!(self.code(), Some(code), "of `{}`\n{self}", self.command);
@@ -94,7 +94,7 @@ impl Output {
     ///
     /// # Panics
     ///
-    /// With all the program has said, when it is none.
+    /// With all the program's output, when it is none.
     #[track_caller]
     pub fn json(&self) -> Value {
         match serde_json::from_str(&self.stdout) {

@@ -37,8 +37,8 @@ pub fn marked(mark: &Path) -> Vec<Process> {
 
 /// Waits until a killed process has let go of everything: its sockets, pipes and locks.
 ///
-/// A dying process loses its memory, and with it the environment by which [`marked`] knows it, before it
-/// closes its files: until then what is written to its sockets is taken, and its locks are held.
+/// A dying process loses its memory, and with it the environment by which [`marked`] knows it, before it closes its
+/// files: until then what is written to its sockets is accepted, and its locks are held.
 ///
 /// # Panics
 ///

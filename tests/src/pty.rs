@@ -57,7 +57,7 @@ impl Pty {
     ///
     /// # Errors
     ///
-    /// When nobody has the terminal open any more.
+    /// When no process has the terminal open any more.
     pub fn type_in(&mut self, text: &str) -> io::Result<()> {
         self.keyboard.write_all(text.as_bytes())
     }

@@ -1,13 +1,13 @@
-//! Tests that need what is not on every machine: such a test is skipped, and says so by its name.
+//! Tests that need what is not on every machine: such a test is skipped with a message that has its name.
 
 use std::io::{self, Write as _};
 
-/// Returns what a test needs; `None` when it cannot be had here, for the reason that is said then: the test is to
+/// Returns what a test needs; `None` when it is missing here, with a message that has the reason: the test is to
 /// return.
 ///
 /// # Panics
 ///
-/// With the reason when `CI` is set: there, everything can be had.
+/// With the reason when `CI` is set: there, everything must be present.
 pub fn unless_found<T>(found: Result<T, String>) -> Option<T> {
     match found {
         Ok(it) => Some(it),

@@ -38,7 +38,7 @@ impl Terminal {
         let mut tmux = home.command("tmux".as_ref());
         tmux.args(["-u", "-f", "/dev/null", "-S"]).arg(&terminal.socket);
         tmux.args(["new-session", "-d", "-x", "120", "-y", "50"]).env("LC_ALL", "C.UTF-8");
-        // The shell of the account may be one that lets nobody in.
+        // The account's shell may be one that refuses logins.
         tmux.env("SHELL", "/bin/sh");
         // What the program leaves on the screen at its end stays readable.
         let lasting = format!("{command}; echo; echo \"ended: $?\"; exec sleep 600");

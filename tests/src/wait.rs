@@ -1,7 +1,7 @@
 //! Waits: poll quickly, give up late.
 //!
-//! A test waits for a fact and never for a time. Where a fact announces itself (a message, an exit,
-//! a datagram), the code that knows it blocks on it; this module is for the facts that do not.
+//! A test waits for a fact and never for a time. Where a fact is reported (a message, an exit, a datagram), the code
+//! that knows it blocks on it; this module is for the facts that do not.
 
 use std::time::{Duration, Instant};
 

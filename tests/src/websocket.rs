@@ -116,7 +116,7 @@ impl Receiver {
                 Ok(Message::Text(text)) => Arrival::Message(text.as_bytes().to_vec()),
                 Ok(Message::Close(frame)) => match frame {
                     Some(frame) => Arrival::Closed(frame.code.into(), frame.reason.to_string()),
-                    // RFC 6455, section 7.1.5: the code is taken to be this one.
+                    // RFC 6455, section 7.1.5: the code counts as this one.
                     None => Arrival::Closed(1005, String::new()),
                 },
                 Ok(_) => continue,

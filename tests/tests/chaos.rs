@@ -1,4 +1,4 @@
-//! The campaign of faults in small, so that it cannot rot; `docs/reliability.md` tells of the large one.
+//! A small campaign of faults, so that it keeps working; `docs/reliability.md` describes the large one.
 #![allow(missing_docs, reason = "the names of the tests say what they pin")]
 
 use std::time::Duration;
@@ -50,7 +50,7 @@ fn a_daemon_that_is_killed_where_it_should_stop_is_found() {
     plan.clients.truncate(2);
     let kinds: Vec<ViolationKind> =
         run(&plan).violations.into_iter().map(|violation| violation.kind).collect();
-    // The code, the connections that ended without a word, and the sockets.
+    // The code, the connections that ended without a notice, and the sockets.
     for kind in [ViolationKind::ExitCode, ViolationKind::WithoutNotice, ViolationKind::Restart] {
         assert!(kinds.contains(&kind), "{kind:?} is not among {kinds:?}");
     }

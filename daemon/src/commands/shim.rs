@@ -59,7 +59,7 @@ fn become_real(arguments: &[OsString], environment: &Environment) -> Error {
     let exec = || {
         nested::refuse_chain(environment)?;
         let program = real(environment)?;
-        // As it was found, and not the native program behind a wrapper: the wrapper's variables are for it.
+        // As it was found, not the native program that a wrapper starts: the wrapper sets variables for that.
         let path = program.requested.unwrap_or(program.executable);
         let depth = OsString::from(life::depth(environment).saturating_add(1).to_string());
         let failed = || Error::new(Code::Unavailable, format!("cannot run `{}`", path.display()));

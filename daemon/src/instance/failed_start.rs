@@ -1,7 +1,7 @@
 //! Starts that failed before the daemon held its instance: their exit code and reason.
 //!
-//! They are kept in a file of their own beside the record (`INSTANCE.failed`): another daemon may live, whose
-//! record nobody else may write. The last one counts. A daemon that gets further takes it into its record.
+//! They are kept in a file of their own beside the record (`INSTANCE.failed`): a running daemon is the only writer of
+//! its record. Only the latest failed start is kept. A later daemon that gets the instance moves it into the record.
 
 use std::cell::Cell;
 use std::io::{self, Write as _};
@@ -40,7 +40,7 @@ impl<'a> Attempt<'a> {
         self.recorded.set(true);
     }
 
-    /// Writes down why the start failed, unless the record says it.
+    /// Writes down why the start failed, unless the record has it already.
     pub(crate) fn failed(&self, error: &Error) {
         self.write(error.exit_code(), error.chain(), error.next_step());
     }
@@ -81,7 +81,7 @@ pub(crate) fn path(record: &Path) -> PathBuf {
     record.with_extension("failed")
 }
 
-/// Returns the last failed start that no later daemon has taken into its record.
+/// Returns the last failed start that no later daemon has moved into its record.
 pub(crate) fn read(record: &Path) -> Option<FailedStart> {
     serde_json::from_slice(&plain_file::read(&path(record)).ok()?).ok()
 }

@@ -17,8 +17,8 @@ use crate::settings::environment::Environment;
 /// The variable with the token of the life a process belongs to.
 pub(crate) const LIFE: &str = "CODEXD_LIFE";
 
-/// The variable that says which codexd runs this codex: its process id and, after a space, what it runs it for, see
-/// [`Purpose`].
+/// The variable that names the codexd that runs this codex: its process id and, after a space, what it runs it for,
+/// see [`Purpose`].
 pub(crate) const PARENT: &str = "CODEXD_PARENT";
 
 /// The variable that counts how often codexd has run codex on the way from the login to this process.
@@ -34,7 +34,7 @@ pub(crate) const NO_LIFE: &str = "none";
 pub(crate) struct Token(u128);
 
 impl Token {
-    /// Makes one that nobody else has.
+    /// Makes a token that no other life has.
     ///
     /// # Errors
     ///
@@ -56,7 +56,7 @@ impl Token {
     }
 }
 
-/// What a process says of the life it belongs to.
+/// The life that a process belongs to, by its environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Belonging {
     /// To this one.
@@ -71,7 +71,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// Not the whole of it: whoever reads a log must not be able to give a process this mark.
+/// Not the whole of it: a reader of the log must not be able to give a process this mark.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:08x}..)", self.0 >> 96)
@@ -144,8 +144,8 @@ pub(crate) fn depth(environment: &Environment) -> u32 {
     environment.value(DEPTH).and_then(|value| value.to_str()?.parse().ok()).unwrap_or(0)
 }
 
-/// Returns the variables by which a codex that this process runs, and all that it starts, know where they
-/// belong; `life` if this process ends what codex leaves behind.
+/// Returns the variables by which a codex that this process runs, and all that it starts, know where they belong;
+/// `life` if this process ends codex's leftover processes.
 pub(crate) fn variables(
     life: Option<Token>,
     purpose: Purpose,

@@ -1,8 +1,8 @@
 //! Ownership of an instance: a lock on a file, held for the life of the daemon (`flock(2)`).
 //!
-//! The lock, not the file, says that someone lives; it goes with the process however that ends. The file
-//! is unlinked by its holder only, and whoever takes the lock checks afterwards that the path still leads
-//! to the file that was locked: without that, two daemons could each hold a lock on a different file.
+//! The lock, not the file, proves that a daemon runs; the kernel releases it however the process ends. Only the
+//! holder unlinks the file, and a process that takes the lock checks afterwards that the path still leads to the file
+//! that it locked: without that, two daemons could each hold a lock on a different file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -16,8 +16,8 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 
 use crate::error::Error;
 
-/// How long a lock that nobody answers for is tried again: a daemon that is about to be gone, or a `ctl`
-/// that looks whether it is, holds it for an instant.
+/// How long a lock whose holder does not answer is tried again: a daemon that is about to be gone, or a `ctl` that
+/// looks whether it is, holds it for an instant.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
 /// Time between these attempts.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
@@ -30,7 +30,7 @@ pub(crate) struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Takes the lock at `path`; `holder` asks its holder who it is, `None` if nobody answers.
+    /// Takes the lock at `path`; `holder` asks the holder for its identity; `None` if it does not answer.
     ///
     /// The process id written into the file is for people only.
     ///
@@ -68,14 +68,14 @@ impl InstanceLock {
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
-        // While the lock is held: nobody can have taken a file of this name in between.
+        // While the lock is held: no other process can have locked a file of this name in between.
         if same_file(&self.file, &self.path).unwrap_or(false) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Returns whether nobody holds the lock at `path`; does not make the file.
+/// Returns whether the lock at `path` is free; does not create the file.
 ///
 /// Where the file is left over from a daemon that was killed, the lock is taken for an instant, shared.
 pub(crate) fn is_free(path: &Path) -> bool {
@@ -151,7 +151,7 @@ fn write_pid(file: &mut File) -> io::Result<()> {
     writeln!(file, "{}", std::process::id())
 }
 
-/// What the file says of its holder, if it is a number: the file may be left over from another one.
+/// The holder's process id from the file, if it is a number: the file can be left over from an earlier holder.
 fn pid_text(file: &mut File) -> String {
     let mut text = String::new();
     // A process id has ten digits at the most.

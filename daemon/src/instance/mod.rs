@@ -5,3 +5,4 @@ pub(crate) mod failed_start;
 pub(crate) mod life;
 pub(crate) mod lock;
 pub(crate) mod record;
+pub(crate) mod threads;

@@ -1,8 +1,8 @@
 //! What outlives the daemon: how many there have been, and how the last one ended.
 //!
-//! One JSON file for each instance in the state directory, written whole beside its place and renamed. The
-//! daemon does not depend on it: without it there is a warning and a generation taken from the clock, and what
-//! a daemon that was killed has left cannot be told from what is not ours.
+//! One JSON file for each instance in the state directory, written whole beside its place and renamed. The daemon
+//! does not depend on it: without it there is a warning and a generation taken from the clock, and processes that a
+//! killed daemon left cannot be distinguished from those that are not codexd's.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -31,7 +31,7 @@ const MAX_LIVES: usize = 16;
 
 /// The file of one instance, in the hands of the daemon that runs.
 ///
-/// A record that is dropped without [`Record::finish`] says that the daemon broke off.
+/// A record that is dropped without [`Record::finish`] shows that the daemon was killed.
 #[derive(Debug)]
 pub(crate) struct Record {
     finished: bool,
@@ -40,7 +40,7 @@ pub(crate) struct Record {
     lock: PathBuf,
     generation: u64,
     started_unix_ms: u64,
-    /// For the uptime: whoever sets the clock does not change it.
+    /// For the uptime: setting the clock does not change it.
     began: Instant,
     last_exit: Option<LastExit>,
     warning: Option<Warning>,
@@ -62,9 +62,9 @@ struct Contents {
     control_socket: PathBuf,
     /// The lock it held.
     lock: PathBuf,
-    /// There while it runs, and for ever if it could not say farewell.
+    /// Present while the daemon runs, and after it if it could not record its exit.
     running: Option<Running>,
-    /// How the last one that said farewell ended.
+    /// The last exit that a daemon recorded.
     last_exit: Option<LastExit>,
     /// Whether those that clients started keep failing.
     early_ends: EarlyEnds,
@@ -84,7 +84,7 @@ struct Running {
 }
 
 impl Contents {
-    /// How the daemon before ended: its farewell, or the lack of one.
+    /// How the previous daemon ended: the exit that it recorded, or the fact that it recorded none.
     fn last_exit(self) -> Option<LastExit> {
         match self.running {
             Some(running) => Some(LastExit {
@@ -279,11 +279,10 @@ pub(crate) struct Former {
     pub(crate) failed_start: Option<FailedStart>,
 }
 
-/// Finds the record of the daemon that had the control socket of `paths`; to be asked when nobody listens
-/// there.
+/// Finds the record of the daemon that had the control socket of `paths`; to be called when no process listens there.
 ///
-/// That of the instance if it fits, else any: a socket that was named says nothing of the instance. Where
-/// the socket is the instance's own, the instance is known without a record.
+/// That of the instance if it fits, else any: the path of a named socket does not identify the instance. Where the
+/// socket is the instance's own, the instance is known without a record.
 pub(crate) fn former(paths: &Paths) -> Option<Former> {
     let others = std::fs::read_dir(&paths.state_dir).into_iter().flatten();
     let others = others.filter_map(|entry| Some(entry.ok()?.path()));
@@ -320,7 +319,7 @@ pub(crate) fn all(paths: &Paths) -> Vec<Former> {
     let mut all: BTreeMap<String, Former> = BTreeMap::new();
     for record in entries(&paths.state_dir, "json") {
         let contents = read(&record).ok().flatten();
-        // A file of somebody else's, or of a time when records did not say it.
+        // Not a file of codexd's, or of a version whose records did not contain it.
         let known = contents.filter(|contents| !contents.lock.as_os_str().is_empty());
         if let Some(former) = known.and_then(|contents| Former::of(&record, contents)) {
             all.insert(former.instance.clone(), former);
@@ -384,7 +383,7 @@ pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
     contents.running.map(|_| contents.control_socket)
 }
 
-/// Returns how the daemon of this generation ended, if the record says so.
+/// Returns how the daemon of this generation ended, if the record contains it.
 pub(crate) fn exit_of(record: &Path, generation: u64) -> Option<LastExit> {
     read(record).ok()??.last_exit().filter(|exit| exit.generation == generation)
 }
@@ -556,7 +555,7 @@ mod tests {
             begin(&paths, true).finish(ExitCode::UpstreamLost, "lost", None);
             assert_eq!(early_ends(&paths.record).count, count);
         }
-        // One that a person started says nothing, and one that was killed neither.
+        // A daemon that a person started does not count, and neither does one that was killed.
         begin(&paths, false).finish(ExitCode::UpstreamLost, "lost", None);
         std::mem::forget(begin(&paths, true));
         assert_eq!(early_ends(&paths.record).count, 3);

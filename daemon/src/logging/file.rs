@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::os::file_name::with_suffix;
 use crate::os::{plain_file, private_dir};
 
-/// Bytes of a log beyond which a new one is begun; one old log is kept.
+/// Bytes of a log above which a new one is begun; one old log is kept.
 const LOG_BYTES: u64 = 1 << 20;
 
 /// Opens the log to append to it, a new one if the old one has grown large.
@@ -34,12 +34,12 @@ pub(crate) struct BoundedLog {
     path: PathBuf,
     file: File,
     bytes: u64,
-    /// Standard error is the log, too: what is said there outside of the log must not go to the old file.
+    /// Standard error is the log, too: what is written there outside of the log must not go to the old file.
     is_stderr: bool,
 }
 
 impl BoundedLog {
-    /// Takes over standard error if that is the file at `path`, which whoever started the daemon has opened.
+    /// Takes over standard error if that is the file at `path`, opened by the process that started the daemon.
     pub(crate) fn of_stderr(path: &Path) -> Option<BoundedLog> {
         let file = File::from(io::stderr().as_fd().try_clone_to_owned().ok()?);
         BoundedLog::of(path, file, true)

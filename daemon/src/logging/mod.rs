@@ -36,11 +36,11 @@ impl LogControl {
     }
 }
 
-/// Starts logging to stderr. If that is `file`, it is kept within a bound: nobody else does that.
+/// Starts logging to stderr. If that is `file`, codexd limits its size: no other program does.
 ///
-/// Lines have colours where stderr is a terminal that shows them and nobody wishes otherwise (`NO_COLOR`,
-/// `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). For the journal, they begin with their priority and have no time stamps:
-/// it makes them itself.
+/// Lines have colours where stderr is a terminal that shows them and the environment does not forbid them
+/// (`NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). For the journal, they begin with their priority and have
+/// no time stamps: it makes them itself.
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! Priorities for the journal, which takes them from the beginning of a line (`sd-daemon(3)`).
 //!
-//! Why not structured fields over the journal's own socket: what `journalctl` shows is the message alone, and
-//! ours are constant sentences, so that every line would lose its ids; and whoever writes there waits when the
+//! Why not structured fields over the journal's own socket: what `journalctl` shows is the message alone, and ours
+//! are constant sentences, so that every line would lose its ids; and a process that writes there blocks while the
 //! journal is slow, while the core must never wait for its log.
 
 use std::fmt;

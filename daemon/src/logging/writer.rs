@@ -1,8 +1,8 @@
 //! Log lines on their way to stderr, over a thread of their own.
 //!
-//! Whoever started the daemon may not read its stderr: a pipe that is full would stop the core in the
-//! middle of a message, and with it every client. So the core hands its lines over and never waits;
-//! lines for which there is no room are lost, and counted.
+//! The process that started the daemon may not read its stderr: a full pipe would stop the core in the middle of a
+//! message, and with it every client. So the core puts its lines into a queue and never waits; lines for which the
+//! queue has no room are dropped and counted.
 
 use std::io;
 use std::sync::Arc;
@@ -37,11 +37,11 @@ pub(crate) struct Flush {
 #[derive(Debug)]
 enum Entry {
     Line(Vec<u8>),
-    /// Is told that everything before it is written.
+    /// Gets a message when everything before it is written.
     Flush(Sender<()>),
 }
 
-/// Starts the thread that writes to `target`; the line that tells of lost ones begins with `loss_prefix`.
+/// Starts the thread that writes to `target`; the line that reports lost ones begins with `loss_prefix`.
 ///
 /// # Errors
 ///
@@ -62,7 +62,7 @@ pub(crate) fn start(
 
 fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write, loss_prefix: &str) {
     while let Ok(entry) = entries.recv() {
-        // A log that cannot be written has nowhere to say so.
+        // There is no other place to report that the log cannot be written.
         match entry {
             Entry::Line(line) => drop(target.write_all(&line)),
             Entry::Flush(done) => drop(done.send(())),
@@ -71,7 +71,7 @@ fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::W
         if lost > 0 {
             let _ = writeln!(
                 target,
-                "{loss_prefix}({lost} lines of the log were lost here: nobody read them in time)"
+                "{loss_prefix}({lost} lines of the log were lost here: they were not read in time)"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What the operating system and its service manager offer, behind functions that the rest can call safely.
+//! Safe functions for what the operating system and its service manager offer.
 
 pub(crate) mod end_watch;
 pub(crate) mod file_name;

@@ -29,7 +29,7 @@ impl OpenFiles {
     /// Raises the soft limit of this process to the hard one, as far as the system allows it.
     pub(crate) fn raise() -> OpenFiles {
         let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-            // No system of ours does that; what cannot be known is not held against anybody.
+            // No supported system does that; a limit that cannot be read is not reported as a problem.
             return OpenFiles { given: None, limit: u64::MAX };
         };
         let raised = [hard, hard.min(OPEN_MAX)]

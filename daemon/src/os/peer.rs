@@ -15,23 +15,23 @@ pub(crate) struct Peer {
     pub(crate) uid: u32,
     /// Group.
     pub(crate) gid: u32,
-    /// Process, where the system tells it and it lies in our PID namespace.
+    /// Process, where the system reports it and it is in our PID namespace.
     pub(crate) pid: Option<u32>,
 }
 
-/// Why a peer is not let in.
+/// Why a peer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeerError {
     /// It is another user, and not root.
-    #[error("user {uid} (process {}) is not let in", pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string()))]
+    #[error("user {uid} (process {}) is not allowed to connect", pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string()))]
     OtherUser {
         /// The user.
         uid: u32,
         /// The process.
         pid: Option<u32>,
     },
-    /// The system does not say who it is.
-    #[error("cannot tell who is at the other end: {0}")]
+    /// The system does not report the peer.
+    #[error("cannot identify the peer: {0}")]
     Unknown(Errno),
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum PeerError {
 ///
 /// # Errors
 ///
-/// When it is someone else, or the system does not tell.
+/// When it is another user, or the system does not report the peer.
 pub(crate) fn check_peer(socket: impl AsFd) -> Result<Peer, PeerError> {
     let peer = credentials(&socket).map_err(PeerError::Unknown)?;
     if peer.uid == geteuid().as_raw() || peer.uid == 0 {

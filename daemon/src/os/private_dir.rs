@@ -1,7 +1,7 @@
-//! Directories in which nobody else can put, replace or read anything.
+//! Directories in which no other user can create, replace or read anything.
 //!
-//! Whoever can write to the directory of a socket can put their own socket there and be taken for codexd;
-//! so the directory is checked before anything in it is used.
+//! A user who can write to the directory of a socket can put a socket of their own there and impersonate codexd; so
+//! the directory is checked before anything in it is used.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io;
@@ -43,7 +43,7 @@ pub(crate) fn ensure_own(path: &Path) -> Result<(), Error> {
     };
     let dir = check_own(path, created)?;
     if created {
-        // The umask may have taken away more than it should.
+        // The umask may have cleared more bits than wanted.
         dir.set_permissions(std::fs::Permissions::from_mode(0o700))
             .map_err(|error| cannot_create(path, error))?;
     }
@@ -126,10 +126,10 @@ pub(crate) fn ensure_state(path: &Path) -> Result<(), io::Error> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Checks a directory in which one of ours lies: nobody else may be able to swap ours for theirs.
+/// Checks a directory that contains one of codexd's: no other user may be able to replace that.
 fn check_above(path: &Path) -> Result<(), Error> {
     let Ok(metadata) = std::fs::metadata(path) else {
-        // Not there or not to be seen: making ours will fail and say why.
+        // It does not exist or cannot be examined: creating ours fails with the reason.
         return Ok(());
     };
     check_owner(path, &metadata)?;

@@ -70,7 +70,7 @@ pub(crate) fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }
 
-/// Returns how often the manager wants to hear [`watchdog`] at the least.
+/// Returns the longest interval between two calls of [`watchdog`] that the manager accepts.
 ///
 /// Half of it is a good interval. `None` when there is no watchdog, or when it is meant for another
 /// process (`WATCHDOG_PID`): a wrapper between the manager and codexd.

@@ -19,8 +19,8 @@ pub(crate) enum SignalAction {
     ChildEnded,
 }
 
-/// Makes the signals that this process handles wait for [`SignalStream::new`]: until then their default reaction
-/// would end it without a word, also for those that mean something else. Whatever mask was inherited is gone
+/// Blocks the signals that this process handles until [`SignalStream::new`]: before that, their default action would
+/// end the process without a message, even for signals that only ask for a reload. The inherited mask is replaced
 /// (`signal(7)`).
 ///
 /// To be called before there is a second thread. Threads that start meanwhile never take these signals.
@@ -28,7 +28,7 @@ pub(crate) fn hold() {
     let _ = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]).thread_set_mask();
 }
 
-/// Gives the signals their reaction, for those that came meanwhile as well.
+/// Unblocks the signals; pending ones are delivered now.
 pub(crate) fn release() {
     let _ = SigSet::empty().thread_set_mask();
 }
@@ -41,7 +41,7 @@ pub(crate) struct SignalStream {
 }
 
 impl SignalStream {
-    /// Begins to handle them, those first that came since they are held.
+    /// Begins to handle them, first those that have become pending since [`hold`].
     ///
     /// # Errors
     ///
@@ -58,14 +58,14 @@ impl SignalStream {
             match self.stream.next().await {
                 Some(SIGTERM) => return SignalAction::Stop(StopSource::Terminate),
                 Some(SIGINT) => return SignalAction::Stop(StopSource::Interrupt),
-                // From the kernel when the terminal is gone, else from somebody who wants a reload.
+                // Sent by the kernel when the terminal is gone; otherwise a request to reload.
                 Some(SIGHUP) if self.had_terminal && !has_terminal() => {
                     return SignalAction::Stop(StopSource::Hangup);
                 }
                 Some(SIGHUP) => return SignalAction::Reload,
                 Some(SIGCHLD) => return SignalAction::ChildEnded,
                 Some(_) => {}
-                // The stream ends only when its handle is closed, and nobody closes it.
+                // The stream ends only when its handle is closed, which never happens.
                 None => std::future::pending().await,
             }
         }

@@ -119,7 +119,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// With what the system says; then nothing has changed.
+    /// With the system's error; then nothing has changed.
     pub(crate) fn exec(&self) -> Result<Infallible, Errno> {
         // SAFETY: all texts end with a NUL, both arrays with a null pointer, and they live as long as `self`.
         unsafe {
@@ -134,14 +134,14 @@ impl Image {
 ///
 /// # Errors
 ///
-/// With what the system says.
+/// With the system's error.
 pub(crate) fn become_program(image: &Image) -> Result<Infallible, Errno> {
     // SAFETY: the default reaction calls nothing of this process.
     let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
     image.exec()
 }
 
-/// Has the child run `image` instead of what `command` says.
+/// Has the child run `image` instead of the program of `command`.
 pub(crate) fn run_instead(command: &mut std::process::Command, image: Image) {
     // SAFETY: execve is async-signal-safe, and the error is made from an errno.
     unsafe {
@@ -151,8 +151,8 @@ pub(crate) fn run_instead(command: &mut std::process::Command, image: Image) {
     }
 }
 
-/// Has the child run `image` instead of what `command` says, ties its life to that of this thread, and gives it the
-/// default reaction to signals and, with `open_files`, these soft and hard limits on open files.
+/// Has the child run `image` instead of the program of `command`, ties its life to that of this thread, and gives it
+/// the default reaction to signals and, with `open_files`, these soft and hard limits on open files.
 ///
 /// An ignored SIGINT, SIGHUP or SIGQUIT is inherited through exec (`signal(7)`), for instance from
 /// `nohup`; codex would keep it. A limit raised for the daemon would be inherited as well.
@@ -172,7 +172,7 @@ pub(crate) fn prepare_child(command: &mut Command, open_files: Option<(rlim_t, r
             #[cfg(target_os = "linux")]
             {
                 nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
-                // The parent may have gone before the call: then nobody would send the signal.
+                // The parent may have ended before the call: then the signal would never come.
                 if nix::unistd::getppid() != parent {
                     return Err(io::Error::from_raw_os_error(nix::libc::ESRCH));
                 }
@@ -228,8 +228,8 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     }
 }
 
-/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`,
-/// SIOCOUTQ); `None` where the system does not tell.
+/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`, SIOCOUTQ);
+/// `None` where the system does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {
     let mut bytes: nix::libc::c_int = 0;

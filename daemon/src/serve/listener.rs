@@ -19,7 +19,7 @@ use crate::settings::paths;
 /// (`net.core.somaxconn` on Linux).
 pub(crate) const BACKLOG: i32 = 1024;
 
-/// How long somebody who listens is taken for one who is about to be gone.
+/// How long a process that listens is assumed to be about to exit.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
 /// Time between these looks.
 const RETRY_EVERY: Duration = Duration::from_millis(20);
@@ -43,8 +43,8 @@ impl SocketFile {
             .is_ok_and(|metadata| metadata.dev() == self.device && metadata.ino() == self.inode)
     }
 
-    /// Removes the file if this process made it and it is still ours, so that nobody connects to a daemon
-    /// that does not accept.
+    /// Removes the file if this process made it and it is still ours, so that no client connects to a daemon that
+    /// does not accept.
     pub(crate) fn remove(self) {
         drop(self);
     }
@@ -100,7 +100,7 @@ pub(crate) fn bind_private(path: &Path) -> Result<(UnixListener, SocketFile), Er
     bind_within(LAST_MOMENTS, path)
 }
 
-/// Does so; somebody who listens gets this long to go.
+/// Does so; a process that listens gets this long to exit.
 fn bind_within(last_moments: Duration, path: &Path) -> Result<(UnixListener, SocketFile), Error> {
     paths::check_socket_path(path)?;
     match lasting_occupant(last_moments, path).map_err(|errno| cannot_listen(path).because(errno))? {
@@ -108,7 +108,7 @@ fn bind_within(last_moments: Duration, path: &Path) -> Result<(UnixListener, Soc
         Occupant::StaleSocket => {
             std::fs::remove_file(path)
                 .map_err(|error| cannot_listen(path).because(error).hint(format!("rm {}", path.display())))?;
-            tracing::info!(socket.path = %path.display(), "replaced a socket that nobody listened on");
+            tracing::info!(socket.path = %path.display(), "replaced a stale socket");
         }
         Occupant::LiveSocket => {
             return Err(Error::new(
@@ -136,8 +136,8 @@ fn cannot_listen(path: &Path) -> Error {
     Error::new(ExitCode::CannotCreate, format!("cannot listen on `{}`", path.display()))
 }
 
-/// Makes the socket under a name beside its own and gives it that when somebody listens: whoever waits for
-/// the file to appear can connect. The system goes on showing the first name (`ss -xl`).
+/// Creates the socket under a temporary name and renames it once it listens: a process that waits for the file to
+/// appear can connect. The system goes on showing the first name (`ss -xl`).
 ///
 /// Where there is no room for the longer name, or something is there, the socket has its own from the start.
 fn bind_and_listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
@@ -153,7 +153,7 @@ fn bind_and_listen(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
         return listen_at(path);
     }
     let (fd, first) = listen_at(&beside)?;
-    // Unlike a rename, this replaces nothing that somebody puts there at this moment.
+    // Unlike a rename, this replaces nothing that another process creates there at this moment.
     match std::fs::hard_link(&beside, path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
@@ -182,8 +182,8 @@ fn listen_at(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     Ok((fd, file))
 }
 
-/// Looks who is at a path. Whoever listens there may be in its last moments: a process that is killed gives up its
-/// lock, by which the caller got here, before its socket.
+/// Examines a path. A process that listens there may be about to exit: a process that is killed gives up its lock, by
+/// which the caller got here, before its socket.
 fn lasting_occupant(last_moments: Duration, path: &Path) -> Result<Occupant, Errno> {
     let give_up = Instant::now() + last_moments;
     loop {

@@ -19,6 +19,7 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{ChildStatus, Timeouts};
 use codexd_proto::router::{Config, Identity};
 use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
+use codexd_proto::thread_book::ThreadBook;
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
@@ -29,6 +30,7 @@ use crate::instance::failed_start::Attempt;
 use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
+use crate::instance::threads;
 use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
@@ -46,14 +48,14 @@ use jobs::Runner;
 use listener::{SocketFile, bind_private};
 use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
-/// How long the holder of a lock may take to say who it is.
+/// How long the holder of a lock has to send its identity.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Serves until the life of the daemon is over.
 ///
 /// # Errors
 ///
-/// When the daemon cannot begin to serve; the exit code says why.
+/// When the daemon cannot begin to serve; the exit code gives the reason.
 pub(crate) fn run(
     settings: &Settings,
     environment: &Environment,
@@ -65,7 +67,7 @@ pub(crate) fn run(
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
     if let Some(inherited) = &inherited {
-        // Whoever opened the socket decides where clients find the daemon, and is alone there.
+        // The service manager that opened the socket decides where clients find the daemon, and is the only one there.
         paths.socket = inherited.path().unwrap_or(Path::new("(inherited, without a path)")).to_owned();
         paths.socket_lock = None;
     }
@@ -178,7 +180,8 @@ fn or_refused(ended: hub::Ended, start: &StartupNotifier, program: &Program) -> 
     )))
 }
 
-/// Asks whoever serves `control_socket` who it is: in words, for who finds the lock held.
+/// Asks the daemon that serves `control_socket` for its identity: text for the error of a process that finds the lock
+/// held.
 fn holder(control_socket: &Path) -> Option<String> {
     let status = ask_status(control_socket, ANSWER_WITHIN).ok()?;
     Some(format!(
@@ -246,7 +249,11 @@ fn serve(
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
         let config =
             CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
-        let core = Core::new(config, settings.for_core(), Time::ZERO);
+        let mut core = Core::new(config, settings.for_core(), Time::ZERO);
+        let threads = remembered_threads(&settings.paths.threads);
+        let book = threads::Writer::spawn(settings.paths.threads.clone(), threads.clone())
+            .map_err(|error| Error::os("cannot start a thread").because(error))?;
+        core.remember_earlier(threads);
         let (process, pipes) = Process::spawn(Launch {
             program,
             arguments: &settings.codex_args,
@@ -273,6 +280,7 @@ fn serve(
             publisher,
             reloader: context.reloader,
             start: context.start,
+            threads: book.changes(),
             max_message_bytes: settings.limits.max_message_bytes,
             ledger: context.ledger,
         };
@@ -280,13 +288,27 @@ fn serve(
         // A task of its own: what this one awaits is polled at every message.
         let run = hub::run(hub, hub::Run { listener, process, signals, commands, jobs: connections_of_jobs });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
-            Err(Error::new(ExitCode::Software, "the core loop broke off").because(error))
+            Err(Error::new(ExitCode::Software, "the core loop failed").because(error))
         });
-        // Whoever waits for the end sees it when the control connections close: last of all.
+        drop(book);
+        // A client of the control socket that waits for the end sees its connection close: last of all.
         control_file.remove();
         control.stop();
         runner.finish();
         ended
+    })
+}
+
+/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle: then
+/// threads are resumed as codex does it.
+fn remembered_threads(path: &Path) -> ThreadBook {
+    threads::read(path).unwrap_or_else(|error| {
+        tracing::error!(
+            path = %path.display(),
+            %error,
+            "cannot read the permissions that threads had: codex resumes them with those of its configuration"
+        );
+        ThreadBook::default()
     })
 }
 

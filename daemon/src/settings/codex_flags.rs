@@ -1,9 +1,9 @@
 //! Flags of codex that stand before `app-server`, read as codex 0.142 to 0.169 read them (`codex --help`, and tried
 //! with both).
 //!
-//! Some are settings, which also `codex app-server` takes. Some are for the terminal interface: codex takes them
-//! there and `app-server` does not look at them. Whatever else stands there is left to codex: it may change what
-//! `app-server` is, or be an error, which is codex's to tell.
+//! Some are settings, which `codex app-server` accepts too. Some are for the terminal interface: codex accepts them
+//! there and `app-server` ignores them. Everything else there is passed to codex: it may change what `app-server` is,
+//! or be an error, which codex reports.
 
 use std::ffi::{OsStr, OsString};
 

@@ -88,7 +88,7 @@ impl FromStr for TimeLimit {
             .parse::<u64>()
             .ok()
             .and_then(|number| number.checked_mul(milliseconds))
-            // A hundred years: far beyond any use, and far below what clocks can add up.
+            // A hundred years: more than any use needs, and far below what clocks can add.
             .filter(|total| *total <= 100 * 366 * 24 * 3_600_000)
             .map(|total| TimeLimit::After(Duration::from_millis(total)))
             .ok_or_else(|| ParseTimeLimitError::TooLong(text.to_owned()))

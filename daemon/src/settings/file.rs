@@ -11,7 +11,7 @@ use crate::settings::duration::TimeLimit;
 use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 
-/// What a configuration file may say.
+/// The content of a configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConfigFile {
@@ -88,7 +88,7 @@ const LIMIT_KEYS: &[&str] = &[
 ];
 
 impl FileLimits {
-    /// Returns `defaults` with what the file says put over them.
+    /// Returns `defaults`, overridden by the values in the file.
     pub(crate) fn over(&self, defaults: Limits) -> Limits {
         Limits {
             max_message_bytes: self.max_message_bytes.unwrap_or(defaults.max_message_bytes),

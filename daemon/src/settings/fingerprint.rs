@@ -12,9 +12,9 @@ use crate::settings::paths::canonical;
 
 /// Returns what matters, by the names of the variables.
 ///
-/// CODEX_HOME is the canonical path. Of everything else there is a hash of 32 bits, enough to see that
-/// two differ and too little to tell what they are: proxies and keys hold secrets. What is not set is
-/// not there. Names of proxies are in capitals, as programs read them in both ways.
+/// CODEX_HOME is the canonical path. Of everything else there is a hash of 32 bits, enough to see that two differ and
+/// too little to reveal their values: proxies and keys hold secrets. What is not set is not there. Names of proxies
+/// are in capitals, as programs read them in both ways.
 pub(crate) fn of(codex_home: &Path, environment: &Environment) -> BTreeMap<String, String> {
     let mut known: BTreeMap<String, String> = environment
         .iter()

@@ -1,4 +1,4 @@
-//! The settings: flags over environment over configuration file over defaults, read once.
+//! The settings, read once. Precedence: flags, environment, configuration file, defaults.
 
 pub(crate) mod codex_flags;
 pub(crate) mod duration;
@@ -26,10 +26,10 @@ use environment::Environment;
 use file::ConfigFile;
 use paths::Paths;
 
-/// After how long without clients and turns a daemon stops that nobody but a client asked for.
+/// Time without clients and turns after which a daemon stops that a client has started.
 const AUTO_SPAWNED_IDLE_EXIT: TimeLimit = TimeLimit::seconds(600);
 
-/// Everything the daemon can be told at its start, checked.
+/// All settings of the daemon, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Name of this daemon among the user's.
@@ -52,9 +52,9 @@ pub(crate) struct Settings {
     pub(crate) drain_timeout: TimeLimit,
     /// After how long without clients and turns the daemon stops.
     pub(crate) idle_exit: TimeLimit,
-    /// How long the upstream may be silent before it is probed.
+    /// Silence of the upstream after which a health check is sent.
     pub(crate) probe_interval: TimeLimit,
-    /// How long the upstream may take to answer a probe.
+    /// How long the upstream has to answer a health check.
     pub(crate) probe_timeout: TimeLimit,
     /// Whether turns are recorded in the ledger.
     pub(crate) ledger: bool,

@@ -49,6 +49,8 @@ pub(crate) struct Paths {
     pub(crate) state_dir: PathBuf,
     /// The record of the instance.
     pub(crate) record: PathBuf,
+    /// What earlier daemons have remembered of threads.
+    pub(crate) threads: PathBuf,
 }
 
 impl Paths {
@@ -77,6 +79,7 @@ impl Paths {
         Ok(Paths {
             lock: runtime_dir.join(format!("{instance}.lock")),
             record: state_dir.join(format!("{instance}.json")),
+            threads: state_dir.join(format!("{instance}.threads.jsonl")),
             state_dir,
             runtime_dir,
             socket,
@@ -85,12 +88,12 @@ impl Paths {
         })
     }
 
-    /// Returns whether the control socket is the one that the instance has when nobody names another.
+    /// Returns whether the control socket is the default of the instance.
     pub(crate) fn control_socket_is_default(&self) -> bool {
         self.control_socket == self.lock.with_extension("ctl.sock")
     }
 
-    /// Returns whether the socket for clients is the one that the instance has when nobody names another.
+    /// Returns whether the socket for clients is the default of the instance.
     pub(crate) fn socket_is_default(&self) -> bool {
         self.socket == self.lock.with_extension("sock")
     }

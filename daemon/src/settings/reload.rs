@@ -56,7 +56,7 @@ impl Reloader {
     ///
     /// Returns what is new since the last reading, and what needs a restart since the start.
     ///
-    /// Flags and variables of the process are what they were: only the file can say something new.
+    /// Flags and variables of the process are what they were: only the file can have changed.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Reloader {
         let broken = self.failure.as_ref().map(|message| Warning {
             code: "settingsNotReloaded".to_owned(),
             message: format!("the settings cannot be used, the old ones stay in force: {message}"),
-            hint: "fix the file and say `codexd ctl reload`".to_owned(),
+            hint: "fix the file and run `codexd ctl reload`".to_owned(),
         });
         let restart = (!self.needs_restart.is_empty()).then(|| Warning {
             code: "restartNeeded".to_owned(),

@@ -1,11 +1,11 @@
-//! The secrets that this process knows, so that they can be masked in what codex says.
+//! The secrets that this process knows, so that they can be masked in what codex writes.
 
 use std::ffi::OsString;
 
 use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::secrets::{Secrets, is_secret_variable, of_arguments, user_info};
 
-/// Collects the secrets in arguments of codex and in variables: those whose name says so, and what stands for a
+/// Collects the secrets in arguments of codex and in variables: those whose name indicates it, and what stands for a
 /// user in proxies.
 pub(crate) fn known(
     codex_args: &CodexArgs,

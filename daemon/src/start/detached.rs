@@ -19,14 +19,14 @@ use crate::settings::paths;
 
 /// How long a daemon may take until it is ready: longer than the upstream may take for its handshake.
 const READY_WITHIN: Duration = Duration::from_secs(45);
-/// How often a daemon is started that somebody kills before it is ready.
+/// How often a daemon is started again when it is killed before it is ready.
 const KILLED_ATTEMPTS: u32 = 5;
 
 /// Starts `codexd serve` and waits until it is ready.
 ///
 /// # Errors
 ///
-/// With the daemon's own exit code and reason when it said them.
+/// With the daemon's own exit code and reason when it reported them.
 pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
     let settings = target.settings;
     let log_path = settings.paths.log_file();
@@ -42,7 +42,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
                 .unwrap_or_else(|| Err(look(Error::os("the daemon was started and does not become ready"))));
         }
         let status = child.wait().map_err(|error| Error::os("cannot wait for the daemon").because(error))?;
-        // Whoever killed it said nothing of the next one.
+        // A kill concerns this process only: the next one can succeed.
         if status.signal().is_none() || attempt == KILLED_ATTEMPTS {
             let text = format!("the daemon ended without a status ({status})");
             return Err(look(Error::new(ExitCode::Software, text)));
@@ -51,7 +51,7 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Starts the process; returns it and the pipe on which it tells how the start went.
+/// Starts the process; returns it and the pipe on which it reports its startup status.
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
     let program = own_program()?;
@@ -99,7 +99,7 @@ fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader
         let text = serde_json::to_vec(arguments.words()).map_err(|error| {
             Error::new(ExitCode::Software, "cannot write arguments as JSON").because(error)
         })?;
-        // They can be more than a pipe holds, and a daemon that ends without reading them says why.
+        // They can be more than a pipe holds, and a daemon that ends without reading them reports why.
         std::thread::spawn(move || stdin.write_all(&text));
     }
     // The command, which ends here, holds the writing end too, and its end is news.
@@ -124,8 +124,8 @@ fn in_its_place(path: PathBuf) -> PathBuf {
 /// Makes this process independent of the client that started it: a session of its own, and none of the
 /// files that the client happened to leave open.
 ///
-/// To be called before anything is opened. A pipe kept open by a daemon would keep whoever reads it
-/// waiting, for instance `ssh`.
+/// To be called before anything is opened. A pipe kept open by a daemon would keep its reader waiting, for instance
+/// `ssh`.
 pub(crate) fn detach() {
     // Fails for the leader of a process group, which a child of a client is not.
     let _ = nix::unistd::setsid();

@@ -1,6 +1,6 @@
-//! The lock that only one starter holds at a time, and the reason of the last failure in its file.
+//! The lock that only one starting client holds at a time, and the reason of the last failure in its file.
 //!
-//! The file stays: it is locked by many in turn, and unlinking it would let two hold one each.
+//! The file stays: processes lock it in turn, and unlinking it would let two of them hold a lock on different files.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -32,7 +32,7 @@ struct Failure {
 }
 
 impl StartLock {
-    /// Takes the lock; `None` while somebody else has it.
+    /// Takes the lock; `None` while another process holds it.
     ///
     /// # Errors
     ///
@@ -61,7 +61,7 @@ impl StartLock {
         })
     }
 
-    /// Leaves the reason for whoever waits.
+    /// Leaves the reason for the processes that wait.
     pub(super) fn write_failure(&mut self, error: &Error) {
         let failure = Failure {
             at_unix_ms: unix_ms(),

@@ -1,14 +1,14 @@
-//! Starting a daemon that nobody else has started: by whoever comes first.
+//! Starting a daemon on demand: the first client that finds none starts it.
 //!
 //! # Theory of operation
 //!
-//! Of all who find nobody listening, one gets the start lock. It looks again, asks the service manager or
-//! spawns a detached daemon, and waits until that says `ready` or why it failed ([`StartupNotifier`]). The others
-//! wait for the socket. A failure is left in the file of the lock, so that whoever waited for this start
-//! learns the reason too, instead of trying the same again.
+//! Of all clients that find no daemon, one gets the start lock. It checks again, asks the service manager or spawns a
+//! detached daemon, and waits for its startup status: `ready`, or the reason why it failed ([`StartupNotifier`]). The
+//! others wait for the socket. A failure is written to the lock file, so that the clients that waited for this start
+//! get the reason too, instead of trying the same again.
 //!
-//! Whether somebody lives is told by the instance lock and by nothing else. It is looked at by the holder
-//! of the start lock only: looking takes it for an instant.
+//! Only the instance lock decides whether a daemon runs. Only the holder of the start lock checks it, because the
+//! check takes it for an instant.
 
 mod back_off;
 mod detached;
@@ -60,8 +60,8 @@ pub(crate) enum Attempt {
     Wait,
 }
 
-/// Starts the daemon unless somebody else does or one lives; `listening` tells whether someone listens by
-/// now. Failures since `since_unix_ms` are taken for this attempt's own.
+/// Starts the daemon unless another process does or one runs; `listening` returns whether a daemon listens by now.
+/// Failures since `since_unix_ms` count as this attempt's own.
 ///
 /// # Errors
 ///
@@ -115,7 +115,7 @@ pub(crate) fn attempt(
     }
 }
 
-/// Says what to do for a daemon with another environment: in words, after `hint:`.
+/// Returns what to do to get a daemon with another environment, as text for `hint:`.
 pub(crate) fn how_to_change_environment(target: &Target<'_>) -> String {
     match service::find(target.settings, target.codex_args, target.environment) {
         Some(service) => service.how_to_change_environment(),
@@ -225,7 +225,7 @@ fn elsewhere(settings: &Settings) -> Result<(), Error> {
             ),
         )
         .hint(format!(
-            "`codexd ctl --control-socket {} get-socket` tells where it does; CODEXD_INSTANCE names another one",
+            "`codexd ctl --control-socket {} get-socket` prints where it does; CODEXD_INSTANCE names another one",
             other.display()
         ))),
         _ => Ok(()),

@@ -1,8 +1,7 @@
 //! The service manager's way to start the daemon, where a unit is installed for the instance.
 //!
-//! Looking is cheap and safe: files only, and nothing is asked of a manager that does not run. A unit
-//! counts only if it is about the very daemon that is wanted: the instance's own socket, no arguments
-//! of one client.
+//! Looking for a unit is cheap and safe: it only reads files, and asks nothing of a manager that does not run. A unit
+//! counts only if it starts the wanted daemon: the instance's own socket, no arguments of one client.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -66,8 +65,8 @@ fn systemd(settings: &Settings, environment: &Environment) -> Option<Service> {
         .into_iter()
         .find(|unit| directories.iter().any(|directory| directory.join(unit).exists()))?;
     let service = format!("{name}.service");
-    // A socket fails when its service was started too often, and would do so again with the next client,
-    // without a word. The service says why.
+    // A socket fails when its service was started too often, and would do so again with the next client, without a
+    // message. The service has the reason.
     let failed = || unit::show(&unit, "ActiveState").as_deref() == Some("failed");
     let unit = if unit != service && failed() { service.clone() } else { unit };
     Some(Service {
@@ -97,7 +96,7 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// With exit code 69: how the daemon ended if it did, else the manager's words.
+    /// With exit code 69: how the daemon ended if it did, else the manager's message.
     pub(super) fn start(&self) -> Result<(), Error> {
         let failed = || {
             Error::new(
@@ -157,7 +156,7 @@ impl Service {
         }
     }
 
-    /// Returns how the daemon of the unit ended, by exit code and in its own last words.
+    /// Returns how the daemon of the unit ended: exit code and last log line.
     fn end(&self) -> Option<String> {
         // That of the last life, also when there were too many of them.
         if self.ask("Result")? != "exit-code" {

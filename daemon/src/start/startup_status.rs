@@ -1,5 +1,5 @@
-//! The daemon's word to its starter: `ready`, or why it failed. Once, on the standard output, which is
-//! given up then.
+//! The startup status that a daemon sends to the process that started it: `ready`, or why it failed. It is sent once,
+//! on the standard output, which is then redirected to `/dev/null`.
 
 use std::cell::Cell;
 use std::io::{self, Write as _};
@@ -10,33 +10,33 @@ use codexd_proto::exit::ExitCode;
 
 use crate::error::Error;
 
-/// The word still to be said. Clones share it.
+/// Sends the startup status, once. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct StartupNotifier {
     pending: Rc<Cell<bool>>,
     was_ready: Rc<Cell<bool>>,
 }
 
-/// What the starter heard.
+/// The startup status as the starting process received it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StartupStatus {
     /// Clients are served.
     Ready,
     /// The daemon ends, with this code, for this reason, and this can be done about it.
     Failed(ExitCode, String, Option<String>),
-    /// The pipe ended without a word.
+    /// The pipe ended without a status.
     Nothing,
-    /// There was no word in time.
+    /// No status came in time.
     Late,
 }
 
 impl StartupNotifier {
-    /// Makes the report of a daemon; only one that a client started owes it.
+    /// Makes the notifier of a daemon; it sends only if `pending`: a client that started the daemon waits for it.
     pub(crate) fn new(pending: bool) -> StartupNotifier {
         StartupNotifier { pending: Rc::new(Cell::new(pending)), was_ready: Rc::default() }
     }
 
-    /// Says that clients are served.
+    /// Reports that clients are served.
     pub(crate) fn ready(&self) {
         self.was_ready.set(true);
         self.say("ready\n");
@@ -47,7 +47,7 @@ impl StartupNotifier {
         self.was_ready.get()
     }
 
-    /// Says why the daemon ends; nothing if it has been ready.
+    /// Reports why the daemon ends; sends nothing if the status was sent before.
     pub(crate) fn failed(&self, code: ExitCode, reason: &str, hint: Option<&str>) {
         let hint = hint.map(|hint| format!("hint: {}\n", one_line(hint))).unwrap_or_default();
         self.say(&format!("failed {} {}\n{hint}", code.number(), one_line(reason)));
@@ -57,7 +57,7 @@ impl StartupNotifier {
         if !self.pending.replace(false) {
             return;
         }
-        // The starter may be gone: then nobody wants to know.
+        // The starting process may be gone: then the status has no reader.
         let mut stdout = io::stdout().lock();
         let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
         if let Ok(null) = std::fs::OpenOptions::new().write(true).open("/dev/null") {
@@ -66,7 +66,7 @@ impl StartupNotifier {
     }
 }
 
-/// Waits for the word, for `patience` at the most.
+/// Waits for the status, for `patience` at the most.
 pub(super) fn listen(mut pipe: io::PipeReader, patience: Duration) -> StartupStatus {
     use std::io::Read as _;
     use std::os::fd::AsFd as _;
@@ -109,7 +109,7 @@ fn read(text: &[u8]) -> StartupStatus {
 }
 
 impl StartupStatus {
-    /// Returns the word as the starter's result; `None` where there was none.
+    /// Returns the status as the result of the start; `None` where there was none.
     pub(super) fn into_result(self) -> Option<Result<(), Error>> {
         match self {
             StartupStatus::Ready => Some(Ok(())),

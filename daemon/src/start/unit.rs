@@ -1,4 +1,4 @@
-//! What the units of an instance are called, and what the service manager says of one.
+//! What the units of an instance are called, and what the service manager reports of one.
 
 use std::process::Command;
 

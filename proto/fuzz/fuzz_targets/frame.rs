@@ -4,7 +4,7 @@
 #![no_main]
 
 use codexd_proto::frame::{Frame, LineDecoder};
-use codexd_proto::message::{ClientMessage, UpstreamMessage};
+use codexd_proto::message::{ClientMessage, Reader, UpstreamMessage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
@@ -18,7 +18,7 @@ fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
         expected.push(None);
     }
 
-    let mut decoder = LineDecoder::new(limit);
+    let mut decoder = LineDecoder::new(limit).giving_away(limit / 2);
     let mut seen: Vec<Option<Vec<u8>>> = Vec::new();
     let mut left = &stream[..];
     let mut cuts = cuts.into_iter().cycle();
@@ -32,6 +32,12 @@ fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
                     let _ = ClientMessage::read(line);
                     let _ = UpstreamMessage::read(line);
                     Some(line.to_vec())
+                }
+                Frame::Long(line) => {
+                    let mut reader = Reader::default();
+                    while !reader.advance(&line, n) {}
+                    assert_eq!(reader.finish(&line), ClientMessage::read(&line));
+                    Some(line)
                 }
                 Frame::TooLong => None,
             });

@@ -123,7 +123,7 @@ impl<'a> Argument<'a> {
         let (flag, value) = match first.split_once('=') {
             Some((flag, value)) if flag.starts_with("--") => (Some(flag), Some(value)),
             _ if first.starts_with("--") => (Some(first.as_str()), None),
-            // A flag of one letter, with its value behind it or without one.
+            // A flag of one letter, with or without a value after it.
             _ => match first.char_indices().nth(2) {
                 _ if first == "-" || !first.starts_with('-') => (None, None),
                 Some((at, _)) => {

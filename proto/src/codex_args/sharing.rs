@@ -1,4 +1,4 @@
-//! What the arguments of `codex app-server` mean for a daemon that many share.
+//! What the arguments of `codex app-server` mean for a daemon that several clients share.
 
 use super::{Argument, CodexArgs};
 use crate::hash::fnv1a_32;
@@ -6,21 +6,20 @@ use crate::hash::fnv1a_32;
 /// How to serve a client with these arguments.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// The daemon that everybody shares: nothing was asked for that differs.
+    /// The shared daemon: no argument differs from its own.
     Shared,
-    /// A daemon of its own, started with these arguments and shared by all who have the same.
+    /// A separate daemon, started with these arguments and shared by all clients with the same ones.
     Separate(CodexArgs),
-    /// Nothing a daemon could do: another transport, another command, or something to be done once. The text names
-    /// the argument.
+    /// No daemon: another transport, another command, or something to be done once. The text names the argument.
     Codex(String),
 }
 
 /// What one argument means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Meaning {
-    /// Nothing to others.
+    /// No effect on other clients.
     Harmless,
-    /// Something that holds for the whole app-server.
+    /// An effect on the whole app-server.
     Setting,
     /// Nothing that a daemon does.
     Codex,
@@ -28,8 +27,8 @@ enum Meaning {
 
 /// Reads the arguments.
 ///
-/// A flag that is not known is taken for a setting: it leads to a daemon of its own, and codex says there if it does
-/// not know it either.
+/// An unknown flag counts as a setting: it leads to a separate daemon, whose codex rejects the flag if it does not
+/// know it either.
 pub fn read(arguments: &CodexArgs) -> Wanted {
     let mut own = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
@@ -51,8 +50,8 @@ fn meaning(argument: &Argument<'_>) -> Meaning {
         // How codexd speaks with codex anyway.
         Some("--stdio") => Meaning::Harmless,
         Some("--listen") if argument.value == Some("stdio://") => Meaning::Harmless,
-        // Whether codex reports statistics where its configuration does not say: no message differs. Desktop clients
-        // have it, and it is not passed on, since other clients of the same daemon did not ask for that.
+        // Whether codex reports statistics where its configuration does not decide it: no message differs. Desktop
+        // clients have it, and it is not passed on, since other clients of the same daemon did not ask for that.
         Some("--analytics-default-enabled") => Meaning::Harmless,
         // Another transport's, what is done once and not per client, and files of the client's directory. Codex takes
         // the client's identity with `--print-startup-config` only.
@@ -69,8 +68,8 @@ fn meaning(argument: &Argument<'_>) -> Meaning {
             | "--",
         ) => Meaning::Codex,
         Some(flag) if flag.starts_with("--ws-") => Meaning::Codex,
-        // `-c`, `--enable`, `--code-mode-host`; `--strict-config`, with which codex refuses to start for everybody
-        // where the configuration has a key that it does not know; and whatever is new.
+        // `-c`, `--enable`, `--code-mode-host`; `--strict-config`, with which codex refuses to start at all where the
+        // configuration has a key that it does not know; and whatever is new.
         Some(_) => Meaning::Setting,
         // A command of `codex app-server`.
         None => Meaning::Codex,
@@ -78,7 +77,7 @@ fn meaning(argument: &Argument<'_>) -> Meaning {
 }
 
 /// Returns what the names of a separate daemon end with: a hyphen and eight hexadecimal digits, a hash of the
-/// arguments. It has 32 bits, enough to tell them apart and too few to say what they are.
+/// arguments. It has 32 bits: enough to distinguish them, too few to reveal them.
 pub fn suffix(arguments: &CodexArgs) -> String {
     format!("-{:08x}", fnv1a_32(arguments.words().join("\0").as_bytes()))
 }

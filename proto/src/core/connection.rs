@@ -1,4 +1,4 @@
-//! The connections of clients: how far each is on its way to its end, and until when it has to move.
+//! The connections of clients: the stage of each, and its deadline.
 
 use std::collections::BTreeSet;
 
@@ -12,26 +12,26 @@ use crate::time::Time;
 /// Milliseconds in which the head of an HTTP request has to be complete.
 const HEAD_WITHIN_MS: u64 = 5_000;
 
-/// Milliseconds in which a connection that is to be closed has to take its last bytes.
+/// Milliseconds in which the last bytes of a connection that is to be closed have to be written.
 const END_WITHIN_MS: u64 = 10_000;
 
 /// Milliseconds between checks whether a half-closed connection is still read.
 const CHECK_EVERY_MS: u64 = 1_000;
 
-/// Where a connection is.
+/// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nothing was received: it is not known what it speaks.
+    /// Nothing was received: its framing is not known.
     New,
     /// The head of an HTTP request is being read.
     Head,
-    /// Messages come and go.
+    /// Messages are exchanged.
     Open(Framing),
     /// It sends nothing more and has pending replies.
     HalfClosed(Framing),
-    /// It is closed for this reason once what waits for it is written.
+    /// It is closed for this reason once its outbox is written.
     Flushing(CloseReason),
-    /// It is nobody's client any more: it takes its last bytes.
+    /// It belongs to no client any more: its last bytes are being written.
     Ending,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Stage {
 struct Connection {
     stage: Stage,
     deadline: Option<Time>,
-    /// Since when the daemon had been unused when it came.
+    /// Since when the daemon had been unused when it was accepted.
     unused_before: Option<Time>,
 }
 
@@ -69,7 +69,7 @@ impl Connections {
         self.connections.get(&client).map(|c| c.stage)
     }
 
-    /// Returns what a connection speaks, once that is known.
+    /// Returns the framing of a connection, once that is known.
     pub(super) fn framing(&self, client: ClientId) -> Option<Framing> {
         match self.stage(client)? {
             Stage::Open(framing) | Stage::HalfClosed(framing) => Some(framing),
@@ -78,7 +78,7 @@ impl Connections {
         }
     }
 
-    /// Returns since when the daemon had been unused when a connection came.
+    /// Returns since when the daemon had been unused when a connection was accepted.
     pub(super) fn unused_before(&self, client: ClientId) -> Option<Time> {
         self.connections.get(&client).and_then(|c| c.unused_before)
     }
@@ -114,12 +114,12 @@ impl Connections {
         half_closed
     }
 
-    /// Returns when the next connection has to have moved.
+    /// Returns the earliest deadline.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Removes the next deadline that has passed; returns whose it was, and where that connection is.
+    /// Removes the next deadline that has passed; returns its client and the stage of that connection.
     pub(super) fn take_overdue(&mut self, now: Time) -> Option<(ClientId, Stage)> {
         let (at, client) = *self.deadlines.first()?;
         if at > now {

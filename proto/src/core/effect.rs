@@ -1,8 +1,9 @@
-//! What the shell is to do.
+//! What the shell has to do.
 
-use crate::id::ClientId;
+use crate::id::{ClientId, ThreadId};
 use crate::lifecycle::State;
 use crate::router::CloseReason;
+use crate::thread_book::Entry;
 
 /// One thing to do, in the order in which [`Core::poll_effect`](super::Core::poll_effect) returns them.
 ///
@@ -17,7 +18,7 @@ pub enum Effect {
         /// The state now.
         to: State,
     },
-    /// Notify the supervisor, and whoever waits for the start, that clients are served.
+    /// Notify the supervisor, and the process that waits for the start, that clients are served.
     NotifyReady,
     /// Notify the supervisor that the daemon is stopping.
     NotifyStopping,
@@ -44,7 +45,7 @@ pub enum Effect {
         client: ClientId,
     },
     /// Report [`Event::ClientDisconnected`](super::Event::ClientDisconnected) if the peer of this half-closed
-    /// connection does not read any more. Its end is no news to the system after the end of its input.
+    /// connection does not read any more. After the end of its input, the system does not report that end.
     CheckConnection {
         /// The client.
         client: ClientId,
@@ -52,7 +53,7 @@ pub enum Effect {
     /// Report [`Event::SocketLost`](super::Event::SocketLost) if the client socket's file is not the daemon's
     /// any more.
     CheckSocket,
-    /// Close all connections; a WebSocket whose socket takes it gets the reason.
+    /// Close all connections; a WebSocket gets the reason if its socket accepts the frame.
     CloseAll,
     /// Close the upstream's input.
     CloseInput,
@@ -60,13 +61,15 @@ pub enum Effect {
     Terminate,
     /// Send SIGKILL to the upstream's process group.
     Kill,
-    /// End what the upstream left behind.
+    /// End leftover processes of the upstream.
     Sweep,
+    /// Remember this of a thread for the daemons to come.
+    Remember(Entry),
     /// Worth a line in the log; nothing else is to be done.
     Log(Fact),
 }
 
-/// What the core noticed and the lifecycle's states do not tell.
+/// A fact for the log that the lifecycle's states do not contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// The upstream refused the handshake, with this message.
@@ -84,14 +87,21 @@ pub enum Fact {
         /// Clients closed for this reason since the last such fact, and not reported.
         suppressed: u64,
     },
+    /// A thread does not have the permissions that it had in an earlier codex: work on it is refused.
+    PermissionsNotRestored {
+        /// The thread.
+        thread: ThreadId,
+        /// Why.
+        reason: String,
+    },
     /// The upstream wrote something that is no message.
     UpstreamMalformed,
     /// The upstream wrote a line that exceeds the limit.
     UpstreamLineTooLong,
-    /// The upstream is asked whether it is alive.
+    /// A health check is sent to the upstream.
     HealthCheck,
     /// The upstream has not answered a health check for so many milliseconds.
     UpstreamUnresponsive(u64),
-    /// The socket was removed or replaced, and nobody is connected: the daemon stops.
+    /// The socket was removed or replaced, and no client is connected: the daemon stops.
     SocketLost,
 }

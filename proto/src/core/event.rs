@@ -4,7 +4,7 @@ use crate::exit::ExitCode;
 use crate::id::ClientId;
 use crate::lifecycle::{ChildStatus, StopSource};
 
-/// What a client's connection speaks.
+/// The framing of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     /// Newline-delimited JSON.
@@ -26,14 +26,14 @@ impl Framing {
     }
 }
 
-/// One fact from outside: bytes that came or went, a process that ended, a wish of the operator.
+/// One fact from outside: bytes that were received or written, a process that ended, a request of the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// It is known what a client's connection speaks.
+    /// The framing of a client's connection is known.
     ClientFraming {
         /// The client.
         client: ClientId,
-        /// What it speaks.
+        /// Its framing.
         framing: Framing,
     },
     /// A client sent a message: a line without its line feed, or the text of WebSocket frames.
@@ -48,13 +48,13 @@ pub enum Event<'a> {
         /// The client.
         client: ClientId,
     },
-    /// A client's socket took bytes of its outbox.
+    /// Bytes of a client's outbox were written.
     ClientWritten {
         /// The client.
         client: ClientId,
         /// Bytes of the outbox that were written.
         bytes: usize,
-        /// Whether the socket takes no more for now.
+        /// Whether the socket is full.
         full: bool,
         /// Whether bytes wait that are not in the outbox: frame headers, control frames.
         framing_waits: bool,
@@ -68,12 +68,12 @@ pub enum Event<'a> {
         /// Whether bytes wait that are not in the outbox.
         framing_waits: bool,
     },
-    /// A client's HTTP request has been read and is answered now: it never was a client.
+    /// An HTTP request has been read and gets its response now: the connection never was a client.
     HttpRequest {
         /// The client.
         client: ClientId,
     },
-    /// A client's connection gets its last bytes and is nobody's any more.
+    /// A client's connection gets its last bytes and belongs to no client any more.
     ClientEnding {
         /// The client.
         client: ClientId,
@@ -93,14 +93,14 @@ pub enum Event<'a> {
     UpstreamLine(&'a [u8]),
     /// The upstream wrote a line that exceeds the limit.
     UpstreamLineTooLong,
-    /// The upstream's input took bytes of its outbox.
+    /// Bytes of the upstream's outbox were written to its input.
     UpstreamWritten {
         /// Bytes of the outbox that were written.
         bytes: usize,
-        /// Whether the pipe takes no more for now.
+        /// Whether the pipe is full.
         full: bool,
     },
-    /// The upstream's input cannot be written to any more. Its end follows, and says more.
+    /// The upstream's input cannot be written to any more. The report of its exit follows, with the reason.
     UpstreamInputBroken,
     /// The last lines that the upstream wrote to its stderr, without secrets: reported before its end is, and
     /// before [`Effect::FinalRead`](super::Effect::FinalRead) is done.
@@ -115,6 +115,6 @@ pub enum Event<'a> {
     InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
-    /// The client socket's file was removed or replaced: nobody new can find the daemon.
+    /// The client socket's file was removed or replaced: no new client can find the daemon.
     SocketLost,
 }

@@ -1,12 +1,12 @@
-//! The exit of a daemon that nobody uses.
+//! The exit of an unused daemon.
 
 use crate::time::Time;
 
-/// Milliseconds between checks whether the socket of an unused daemon is still there: without it nobody
-/// will ever use this daemon again, and the next one has to wait for its end.
+/// Milliseconds between checks whether the socket of an unused daemon is still there: without it no client can ever
+/// use this daemon again, and the next daemon has to wait for its end.
 const CHECK_EVERY_MS: u64 = 5_000;
 
-/// Measures for how long nobody has used the daemon.
+/// Measures for how long the daemon has been unused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Idle {
     /// After which time it exits; `None` never, and nothing is measured.

@@ -36,6 +36,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
+use crate::message::Reader;
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
@@ -43,6 +44,7 @@ use crate::router::{
     Action, Activity, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router, ShutdownNotice,
 };
 use crate::secrets::Secrets;
+use crate::thread_book::{Entry, ThreadBook};
 use crate::time::Time;
 
 pub use effect::{Effect, Fact};
@@ -54,8 +56,8 @@ use connection::{Connections, Stage};
 use idle::Idle;
 use words::Words;
 
-/// Bytes that may wait for the upstream; above, no client is read. What one read returned still comes on
-/// top, and a message that was begun.
+/// Bytes that can wait for the upstream; above that, no client is read. The rest of one read, and of a message that
+/// was begun, is added on top.
 const BACKLOG_BYTES: usize = 16 << 20;
 
 /// Slow clients that are reported at once, and milliseconds after which one more is.
@@ -65,7 +67,7 @@ const SLOW_REPORT_EVERY_MS: u64 = 60_000;
 /// Who starts codexd again after it has exited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
-    /// Nobody: it was started by hand.
+    /// No process: it was started by hand.
     #[default]
     Never,
     /// A supervisor, unless the exit was intended.
@@ -81,7 +83,7 @@ pub struct CoreSettings {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
-    /// What becomes of turns whose last subscriber disconnects without saying what it wants.
+    /// What becomes of turns whose last subscriber disconnects without having declared a choice.
     pub orphaned_turns: OrphanedTurns,
     /// Milliseconds that running turns may take when the daemon stops; `None` for ever.
     pub drain_ms: Option<u64>,
@@ -104,7 +106,7 @@ pub struct CoreConfig {
     pub restart: Restart,
     /// Clients for which the process may open files.
     pub clients_with_files: usize,
-    /// What is masked in the words of the upstream.
+    /// What is masked in the upstream's output.
     pub secrets: Secrets,
 }
 
@@ -113,9 +115,9 @@ pub struct CoreConfig {
 pub enum Room {
     /// It can.
     Free,
-    /// There are no files for it: it is refused.
+    /// There is no file descriptor for it: it is refused.
     NoFiles,
-    /// As many as may be connected are: it is refused.
+    /// The number of clients is at its limit: it is refused.
     Full,
 }
 
@@ -149,11 +151,11 @@ pub struct Core {
     input_open: bool,
     /// What follows from what has happened, in order.
     steps: VecDeque<Step>,
-    /// What the lifecycle has not been told yet.
+    /// Events that were not passed to the lifecycle yet.
     events: VecDeque<LifecycleEvent>,
-    /// How the upstream ended, in words.
+    /// How the upstream ended, as text.
     ended: Option<String>,
-    /// Why, in its own.
+    /// Why, in its own wording.
     words: Words,
     /// Whether clients have ever been served.
     served: bool,
@@ -190,6 +192,11 @@ impl Core {
         }
     }
 
+    /// Starts from what earlier daemons have remembered of threads.
+    pub fn remember_earlier(&mut self, book: ThreadBook) {
+        self.router.remember_earlier(book);
+    }
+
     /// Puts new settings into force.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
         self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
@@ -207,7 +214,7 @@ impl Core {
         client
     }
 
-    /// Takes in what happened.
+    /// Handles an event.
     #[inline]
     pub fn handle(&mut self, now: Time, event: Event<'_>) {
         match event {
@@ -226,6 +233,12 @@ impl Core {
             Event::UpstreamWritten { bytes, full } => self.router.upstream_outbox().advance(bytes, full),
             other => self.handle_rare(now, other),
         }
+    }
+
+    /// Takes in a long message of a client, which was read in slices to its end: as [`Event::ClientLine`], but given
+    /// away.
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, line: Vec<u8>, reader: Reader) {
+        self.router.client_line_read(now, client, line, reader);
     }
 
     fn handle_rare(&mut self, now: Time, event: Event<'_>) {
@@ -311,7 +324,7 @@ impl Core {
 
     // ---- the lifecycle -------------------------------------------------------------------------
 
-    /// Returns what the current state waits for, once it is the case.
+    /// Returns the event that the current state waits for, once it is true.
     fn reached(&self) -> Option<LifecycleEvent> {
         match self.lifecycle.state() {
             State::Draining | State::Interrupting if self.router.is_quiet() => Some(LifecycleEvent::Quiet),
@@ -339,7 +352,7 @@ impl Core {
                     Step::Resolve
                 }
                 LifecycleEffect::CloseClients => {
-                    // What came since they were resolved gets an answer, too.
+                    // Requests that came after they were resolved get a response, too.
                     self.steps.push_back(Effect::FinalRead.into());
                     Effect::CloseAll.into()
                 }
@@ -390,7 +403,7 @@ impl Core {
         None
     }
 
-    /// Returns after how many milliseconds a client finds codexd again, if somebody starts it.
+    /// Returns after how many milliseconds a client can find codexd again, if it is started again.
     fn retry_after_ms(&self) -> Option<u64> {
         let intended = matches!(self.lifecycle.intent(), Some(Intent::Stop(_)));
         let restarts = match self.restart {
@@ -418,11 +431,18 @@ impl Core {
                 self.steps.push_back(Effect::Log(Fact::HandshakeRefused(message)).into());
                 self.events.push_back(LifecycleEvent::HandshakeRefused);
             }
-            // Any message is life: it was recorded when it came.
+            // Any message shows that the upstream is alive: it was recorded when it came.
             Action::PingAnswered => {}
             Action::ShutdownRequested { client } => {
                 self.steps.push_back(Effect::Log(Fact::ShutdownRequested(client)).into());
                 self.events.push_back(LifecycleEvent::StopRequested(StopSource::Client));
+            }
+            Action::Remember { thread, permissions } => {
+                self.steps
+                    .push_back(Effect::Remember(Entry { thread_id: thread.to_string(), permissions }).into());
+            }
+            Action::PermissionsNotRestored { thread, reason } => {
+                self.steps.push_back(Effect::Log(Fact::PermissionsNotRestored { thread, reason }).into());
             }
             Action::UpstreamMalformed => {
                 self.steps.push_back(Effect::Log(Fact::UpstreamMalformed).into());
@@ -493,25 +513,25 @@ impl Core {
         }
     }
 
-    /// Whether a client is to be read: not while the upstream does not take what it is sent.
+    /// Whether a client is to be read: not while too much waits for the upstream.
     pub fn may_read(&mut self, client: ClientId) -> bool {
         let sends = matches!(
             self.connections.stage(client),
             Some(Stage::Open(_) | Stage::HalfClosed(_) | Stage::Flushing(_))
         );
-        let behind = sends && self.is_behind();
-        !behind && !self.router.is_reading_paused(client)
+        let backlogged = sends && self.is_upstream_backlogged();
+        !backlogged && !self.router.is_reading_paused(client)
     }
 
-    /// Whether so much waits for the upstream that clients must not send more: what they send without
-    /// asking for a response is bounded by nothing else.
-    pub fn is_behind(&mut self) -> bool {
+    /// Whether so much waits for the upstream that no client is read: no other limit applies to messages without a
+    /// response.
+    pub fn is_upstream_backlogged(&mut self) -> bool {
         self.input_open && self.router.upstream_outbox().len() > BACKLOG_BYTES
     }
 
     // ---- bytes ---------------------------------------------------------------------------------
 
-    /// Removes the next client that has something new in its outbox.
+    /// Removes the next client with new bytes in its outbox.
     pub fn poll_dirty(&mut self) -> Option<ClientId> {
         self.router.poll_dirty()
     }
@@ -567,7 +587,7 @@ impl Core {
         &self.limits
     }
 
-    /// Returns how the upstream ended or failed, in words.
+    /// Returns how the upstream ended or failed, as text.
     pub fn upstream_end(&self) -> Option<&str> {
         self.ended.as_deref()
     }
@@ -588,11 +608,11 @@ impl Core {
         self.lifecycle.longest_stop_ms()
     }
 
-    /// Whether the daemon has started and the supervisor may be told that all is well.
+    /// Whether the daemon has started and the watchdog can be notified.
     ///
-    /// That this is asked at all proves that the core loop runs. The upstream is alive as long as the
-    /// health check has not said otherwise: with that it leaves the states in which it is checked, and
-    /// each step from there to the end has a timer of its own.
+    /// The call itself proves that the core loop runs. The upstream counts as alive until a health check fails: then
+    /// the daemon leaves the states in which it is checked, and each step from there to the end has a timer of its
+    /// own.
     pub fn is_alive(&self) -> bool {
         self.lifecycle.state() != State::Starting
     }

@@ -14,7 +14,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Returns why, in words.
+    /// Returns the reason, as text.
     pub fn message(&self) -> &str {
         &self.message
     }

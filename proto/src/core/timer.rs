@@ -14,11 +14,11 @@ pub enum Timer {
     Lifecycle(LifecycleTimer),
     /// One of the router's.
     Router(RouterTimer),
-    /// A connection has not moved.
+    /// The deadline of a connection.
     Connection,
-    /// The upstream is to be asked whether it is alive, or has not answered.
+    /// A health check is to be sent, or was not answered.
     HealthCheck,
-    /// Nobody has used the daemon for long enough.
+    /// The daemon has been unused for long enough.
     IdleExit,
     /// The socket of an unused daemon is to be checked.
     SocketCheck,

@@ -1,5 +1,5 @@
-//! Why the upstream was lost, in its own words: the last lines of its stderr, what it answered to the handshake, what
-//! it wrote in place of messages.
+//! Why the upstream was lost, by its own output: the last lines of its stderr, its error for the handshake, output
+//! that is no message.
 
 use super::Core;
 use crate::lifecycle::{Intent, end_reason};
@@ -10,7 +10,7 @@ use crate::stderr::{explained, printable};
 /// Bytes that are kept of a line that is no message, and of an error.
 const KEPT_BYTES: usize = 200;
 
-/// What the upstream said beside messages.
+/// What the upstream wrote beside messages.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     /// What is masked in them.
@@ -56,7 +56,7 @@ impl Words {
 }
 
 impl Core {
-    /// Returns the last lines that the upstream wrote, if it is lost and nobody had asked for that.
+    /// Returns the last lines that the upstream wrote, if it was lost without a request to stop.
     pub fn upstream_lines(&self) -> Vec<String> {
         match self.lifecycle.intent() {
             Some(Intent::UpstreamLost(_) | Intent::HandshakeRefused) => {}
@@ -68,7 +68,7 @@ impl Core {
         lines.iter().cloned().chain(odd_line).chain(refusal).collect()
     }
 
-    /// Adds to a reason what the upstream said itself, in the same line.
+    /// Adds the upstream's own output to a reason, in the same line.
     pub(super) fn explain(&self, reason: String) -> String {
         match (self.lifecycle.intent(), &self.words.refusal) {
             (Some(Intent::HandshakeRefused), Some(refusal)) => format!("{reason}: {refusal}"),
@@ -76,12 +76,12 @@ impl Core {
         }
     }
 
-    /// Returns why the daemon ends, in words: those of codexd, then those of the upstream, in one line.
+    /// Returns why the daemon ends: codexd's reason, then the upstream's own output, in one line.
     pub fn reason(&self) -> String {
         self.explain(self.cause())
     }
 
-    /// Returns why the daemon ends, in the words of codexd alone.
+    /// Returns why the daemon ends: codexd's reason alone.
     pub fn cause(&self) -> String {
         end_reason::reason(self.lifecycle.intent(), self.lifecycle.child())
     }

@@ -9,8 +9,8 @@
 //! while a client's message is checked, all others wait (`benches/forms.rs`).
 
 use super::Span;
-use super::scan::{byte_at, skip_digits, skip_space, skip_string, string_stop};
-use super::text::{HEX, spells};
+use super::scan::{byte_at, first_name, skip_digits, skip_space, string_stop};
+use super::text::{HEX, LONGEST_ESCAPE, spells};
 
 /// Levels of nesting at which the upstream's parser gives up (`serde_json`, recursion limit).
 const DEPTH_LIMIT: usize = 128;
@@ -23,6 +23,9 @@ const VISITED: usize = 2;
 /// It reads an object that begins with one as something else: what the string after it spells, as JSON of its
 /// own. So a member in such a string would be seen by the upstream and by nothing here.
 const RESERVED: [&[u8]; 2] = [b"$serde_json::private::RawValue", b"$serde_json::private::Number"];
+
+/// Bytes of the longest of them.
+const LONGEST_RESERVED: usize = 30;
 
 /// Why a line is not one JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub struct Checked {
 }
 
 /// The name of a member while it is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Name {
     /// Where it stands, between its quotes.
     pub span: Span,
@@ -86,38 +89,167 @@ pub fn value(line: &[u8]) -> Result<Span, Fault> {
 /// # Errors
 /// The first fault found. Invalid UTF-8 is one.
 pub fn visit(line: &[u8], visitor: &mut impl Visitor) -> Result<Checked, Fault> {
-    if simdutf8::basic::from_utf8(line).is_err() {
-        let at = core::str::from_utf8(line).map_or_else(|error| error.valid_up_to(), |_| line.len());
-        return Err(Fault { what: "invalid UTF-8", at });
-    }
-    let start = skip_space(line, 0);
-    let mut checker = Checker { line, fault: None, reserved: None, open: [NOTHING; VISITED] };
-    let end = checker.value(start, visitor).and_then(|end| match skip_space(line, end) {
-        rest if rest == line.len() => Some(end),
-        rest => checker.fault("something follows the value", rest),
-    });
-    match (end, checker.fault) {
-        (Some(end), _) => Ok(Checked { value: Span { start, end }, reserved: checker.reserved }),
-        (None, fault) => Err(fault.unwrap_or(Fault { what: "no value", at: start })),
-    }
+    let mut check = Check::default();
+    while !check.advance(line, line.len(), visitor) {}
+    check.result()
 }
+
+/// Bytes that are checked for UTF-8 and then for JSON, while they are in the processor's cache.
+const WINDOW: usize = 128 << 10;
 
 /// A member whose value is being checked: its name, and where the value starts.
 type OpenMember = (Name, usize);
 
-const NOTHING: OpenMember = (Name { span: Span { start: 0, end: 0 }, escaped: false }, 0);
-
-/// What goes over a part of the line returns the offset after it, or records a fault and returns `None`: so that
-/// what is returned fits into registers.
-struct Checker<'a> {
-    line: &'a [u8],
-    fault: Option<Fault>,
+/// The check of one line, in slices: so that one who sends a long line does not hold up everybody.
+///
+/// The outcome does not depend on where it is cut.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Check {
+    /// Bytes that were looked at; a token can reach past them.
+    seen: usize,
+    /// Bytes that are UTF-8.
+    text: usize,
+    /// Where the value starts.
+    start: usize,
     reserved: Option<usize>,
-    /// The member that is being checked on each visited level.
+    /// The member, or the element of an array in the outermost value, that is being checked on each visited level.
     open: [OpenMember; VISITED],
+    pause: Pause,
+    outcome: Option<Result<Checked, Fault>>,
 }
 
-impl Checker<'_> {
+/// Where a check goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Pause {
+    place: Place,
+    at: usize,
+    /// Per open level, the innermost lowest, whether it is an object (bit set) or an array.
+    kinds: u128,
+    depth: usize,
+    /// In a string, the offset up to which that was checked.
+    inside: usize,
+    /// Whether an escape is in that part of it.
+    escaped: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Place {
+    /// Before the first value.
+    #[default]
+    Start,
+    /// Where a value begins, or a member.
+    Value,
+    /// In the name of the member that begins there.
+    Name,
+    /// In the string that begins there.
+    String,
+}
+
+impl Check {
+    /// Checks about so many bytes more, at least one; returns whether the check is complete.
+    ///
+    /// `line` is the same each time.
+    pub fn advance(&mut self, line: &[u8], bytes: usize, visitor: &mut impl Visitor) -> bool {
+        let target = self.seen.saturating_add(bytes.max(1)).min(line.len());
+        while self.outcome.is_none() {
+            self.seen = (self.seen + WINDOW).min(target);
+            self.outcome = self.look(line, visitor);
+            if self.seen == target {
+                break;
+            }
+        }
+        self.outcome.is_some()
+    }
+
+    /// Returns what was found.
+    ///
+    /// # Errors
+    /// The first fault, or that the check is not complete.
+    pub fn result(&self) -> Result<Checked, Fault> {
+        self.outcome.unwrap_or(Err(Fault { what: "not checked to its end", at: self.seen }))
+    }
+
+    /// Looks at what is new up to `seen`.
+    fn look(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Option<Result<Checked, Fault>> {
+        let window = &line[..self.seen];
+        // A character that goes on behind the window is for the next one.
+        let cut = window.iter().rev().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
+        let whole = match self.seen - cut {
+            end if end == 0 || self.seen == line.len() => self.seen,
+            end => end - usize::from(line[end - 1] >= 0xc0),
+        };
+        match utf8_until(line, self.text, whole) {
+            Ok(end) => self.text = end,
+            // What stands before it is looked at all the same: its fault is the first one.
+            Err(at) => return Some(Err(self.fault_before(line, at, visitor))),
+        }
+        let mut checker = Checker { line, window, fault: None, check: self };
+        let found = checker.value_alone(visitor);
+        let fault = checker.fault;
+        match (found, fault) {
+            (Some(end), _) => {
+                Some(Ok(Checked { value: Span { start: self.start, end }, reserved: self.reserved }))
+            }
+            (None, Some(fault)) => {
+                // A token that reaches past the window is not known to be UTF-8.
+                match utf8_until(line, self.text, fault.at + LONGEST_CHARACTER) {
+                    Err(at) if at <= fault.at => Some(Err(not_text(at))),
+                    _ => Some(Err(fault)),
+                }
+            }
+            (None, None) => None,
+        }
+    }
+
+    /// Returns the first fault of a line of which `text` bytes are UTF-8 and the next one is not.
+    #[cold]
+    fn fault_before(&mut self, line: &[u8], text: usize, visitor: &mut impl Visitor) -> Fault {
+        let line = &line[..text];
+        let mut checker = Checker { line, window: line, fault: None, check: self };
+        checker.value_alone(visitor);
+        match checker.fault {
+            Some(fault) if fault.at < text => fault,
+            _ => not_text(text),
+        }
+    }
+}
+
+fn not_text(at: usize) -> Fault {
+    Fault { what: "invalid UTF-8", at }
+}
+
+/// Bytes of the longest character.
+const LONGEST_CHARACTER: usize = 4;
+
+/// Returns up to where the bytes from `start` to `end` are UTF-8: all of them, but for a character that goes on behind.
+///
+/// # Errors
+/// Where they cease to be UTF-8.
+fn utf8_until(line: &[u8], start: usize, end: usize) -> Result<usize, usize> {
+    let end = end.min(line.len());
+    let Some(bytes) = line.get(start..end) else { return Ok(start) };
+    if simdutf8::basic::from_utf8(bytes).is_ok() {
+        return Ok(end);
+    }
+    match core::str::from_utf8(bytes) {
+        Ok(_) => Ok(end),
+        Err(error) if error.error_len().is_none() && end < line.len() => Ok(start + error.valid_up_to()),
+        Err(error) => Err(start + error.valid_up_to()),
+    }
+}
+
+/// What goes over a part of the line returns the offset after it; or it records a fault, or where to go on in a
+/// string that the window ends in, and returns `None`: so that what is returned fits into registers.
+struct Checker<'a, 'c> {
+    line: &'a [u8],
+    /// The beginning of the line that is to be looked at now. Tokens that are short, or gone over fast, may reach past
+    /// it.
+    window: &'a [u8],
+    fault: Option<Fault>,
+    check: &'c mut Check,
+}
+
+impl Checker<'_, '_> {
     #[cold]
     fn fault(&mut self, what: &'static str, at: usize) -> Option<usize> {
         self.fault = Some(if at >= self.line.len() {
@@ -128,23 +260,74 @@ impl Checker<'_> {
         None
     }
 
-    /// Goes over the value at `at` without recursion; `kinds` remembers per level whether it is an
-    /// object (bit set) or an array.
-    fn value(&mut self, mut at: usize, visitor: &mut impl Visitor) -> Option<usize> {
+    /// Remembers where to go on, unless there is a fault.
+    #[cold]
+    fn pause(&mut self, place: Place, at: usize, kinds: u128, depth: usize) -> Option<usize> {
+        let Pause { inside, escaped, .. } = self.check.pause;
+        self.check.pause = Pause { place, at, kinds, depth, inside, escaped };
+        None
+    }
+
+    /// Remembers up to where a string was checked.
+    #[cold]
+    fn pause_inside(&mut self, at: usize) -> Option<usize> {
+        if self.window.len() == self.line.len() {
+            return self.fault("", self.line.len());
+        }
+        self.check.pause.inside = at.max(self.window.len());
+        None
+    }
+
+    /// Goes over the value and the white space after it.
+    fn value_alone(&mut self, visitor: &mut impl Visitor) -> Option<usize> {
+        let end = self.value(visitor)?;
+        match skip_space(self.line, end) {
+            rest if rest == self.line.len() => Some(end),
+            rest => self.fault("something follows the value", rest),
+        }
+    }
+
+    /// Goes over the value without recursion, from where it was left.
+    fn value(&mut self, visitor: &mut impl Visitor) -> Option<usize> {
         let line = self.line;
-        let mut kinds = 0u128;
-        let mut depth = 0;
+        let Pause { mut place, mut at, mut kinds, mut depth, .. } = self.check.pause;
+        if place == Place::Start {
+            at = skip_space(line, 0);
+            self.check.start = at;
+            place = Place::Value;
+        }
         // Of the innermost level that is open.
-        let mut object = false;
+        let mut object = kinds & 1 == 1;
         loop {
-            // A value begins at `at`, or a member.
-            if object {
-                at = self.key(at, depth, visitor)?;
-            } else if depth == VISITED {
-                self.open[depth - 1].1 = at;
+            match place {
+                // A value begins at `at`, or a member.
+                Place::Value | Place::Start => {
+                    if at >= self.window.len() && at < line.len() {
+                        return self.pause(Place::Value, at, kinds, depth);
+                    }
+                    if object {
+                        match self.key(at, depth, visitor) {
+                            Some(value) => at = value,
+                            None => return self.pause(Place::Name, at, kinds, depth),
+                        }
+                    } else if depth == VISITED {
+                        self.check.open[depth - 1].1 = at;
+                    }
+                }
+                Place::Name => match self.rest_of_key(at, depth, visitor) {
+                    Some(value) => at = value,
+                    None => return self.pause(Place::Name, at, kinds, depth),
+                },
+                Place::String => {}
             }
             match byte_at(line, at) {
-                b'"' => at = self.string(at)?,
+                b'"' => {
+                    let from = if place == Place::String { self.check.pause.inside } else { at + 1 };
+                    match self.rest_of_string(from) {
+                        Some(end) => at = end,
+                        None => return self.pause(Place::String, at, kinds, depth),
+                    }
+                }
                 open @ (b'{' | b'[') => {
                     if depth + 1 >= DEPTH_LIMIT {
                         return self.fault("nesting too deep", at);
@@ -156,11 +339,12 @@ impl Checker<'_> {
                     } else {
                         object = open == b'{';
                         if object && matches!(byte_at(line, inside + 1), b'$' | b'\\') {
-                            self.look_at_first_name(at, inside);
+                            self.look_at_first_name(at);
                         }
                         depth += 1;
                         kinds = (kinds << 1) | u128::from(object);
                         at = inside;
+                        place = Place::Value;
                         continue;
                     }
                 }
@@ -172,13 +356,14 @@ impl Checker<'_> {
                 b'n' => at = self.word(at, b"null")?,
                 _ => return self.fault("expected a value", at),
             }
+            place = Place::Value;
             // A value ended before `at`: close what closes, or go on to the next one.
             loop {
                 if depth <= VISITED {
                     if depth == 0 {
                         return Some(at);
                     }
-                    let (name, start) = self.open[depth - 1];
+                    let (name, start) = self.check.open[depth - 1];
                     if object {
                         visitor.member(line, depth, name, Span { start, end: at });
                     } else if depth == VISITED {
@@ -208,11 +393,41 @@ impl Checker<'_> {
         if byte_at(self.line, at) != b'"' {
             return self.fault("expected a member name", at);
         }
-        let Some(stop) = string_stop(self.line, at + 1) else {
-            return self.fault("", self.line.len());
+        let Some(stop) = string_stop(self.window, at + 1) else {
+            self.check.pause.escaped = false;
+            return self.pause_inside(at + 1);
         };
         let escaped = self.line[stop] != b'"';
-        let end = if escaped { self.rest_of_string(stop)? } else { stop + 1 };
+        let end = if escaped {
+            self.check.pause.escaped = true;
+            self.rest_of_string(stop)?
+        } else {
+            stop + 1
+        };
+        self.key_ended(at, end, escaped, depth, visitor)
+    }
+
+    /// Goes over what is left of the key that begins at `at`.
+    #[cold]
+    fn rest_of_key(&mut self, at: usize, depth: usize, visitor: &mut impl Visitor) -> Option<usize> {
+        let inside = self.check.pause.inside;
+        // A stop that is no quote is an escape, or a fault.
+        self.check.pause.escaped |=
+            string_stop(self.window, inside).is_some_and(|stop| self.line[stop] != b'"');
+        let escaped = self.check.pause.escaped;
+        let end = self.rest_of_string(inside)?;
+        self.key_ended(at, end, escaped, depth, visitor)
+    }
+
+    #[inline]
+    fn key_ended(
+        &mut self,
+        at: usize,
+        end: usize,
+        escaped: bool,
+        depth: usize,
+        visitor: &mut impl Visitor,
+    ) -> Option<usize> {
         let colon = skip_space(self.line, end);
         if byte_at(self.line, colon) != b':' {
             return self.fault("expected a colon", colon);
@@ -220,7 +435,7 @@ impl Checker<'_> {
         let start = skip_space(self.line, colon + 1);
         if depth <= VISITED {
             let name = Name { span: Span { start: at + 1, end: end - 1 }, escaped };
-            self.open[depth - 1] = (name, start);
+            self.check.open[depth - 1] = (name, start);
             if depth == 1 {
                 visitor.enter(self.line, name);
             }
@@ -228,28 +443,21 @@ impl Checker<'_> {
         Some(start)
     }
 
-    /// Records an object whose first member, at `at`, has a reserved name.
+    /// Records an object whose first member has a reserved name.
     #[cold]
-    fn look_at_first_name(&mut self, object: usize, at: usize) {
-        let Some(end) = skip_string(self.line, at) else { return };
-        let name = &self.line[at + 1..end - 1];
-        if RESERVED.iter().any(|reserved| spells(name, reserved)) {
-            self.reserved = Some(object);
+    fn look_at_first_name(&mut self, object: usize) {
+        // No longer name can be one of them.
+        let name = first_name(self.line, object, LONGEST_ESCAPE * LONGEST_RESERVED);
+        if name.is_some_and(|name| RESERVED.iter().any(|reserved| spells(name, reserved))) {
+            self.check.reserved = Some(object);
         }
-    }
-
-    #[inline]
-    fn string(&mut self, at: usize) -> Option<usize> {
-        self.rest_of_string(at + 1)
     }
 
     /// Goes over what is left of a string at any place in it.
     #[inline]
     fn rest_of_string(&mut self, mut at: usize) -> Option<usize> {
         loop {
-            let Some(stop) = string_stop(self.line, at) else {
-                return self.fault("", self.line.len());
-            };
+            let Some(stop) = string_stop(self.window, at) else { return self.pause_inside(at) };
             match self.line[stop] {
                 b'"' => return Some(stop + 1),
                 b'\\' => at = self.escapes(stop)?,
@@ -281,7 +489,7 @@ impl Checker<'_> {
                 }
                 _ => return self.fault("unknown escape in a string", at + 1),
             };
-            if byte_at(line, at) != b'\\' {
+            if at >= self.window.len() || line[at] != b'\\' {
                 return Some(at);
             }
         }
@@ -498,6 +706,82 @@ mod tests {
             }
         }
         assert!(compared > 290_000, "{compared}");
+    }
+
+    /// What a visitor got, and what was found.
+    #[derive(Debug, Default, PartialEq)]
+    struct Record {
+        seen: Vec<(usize, Name, Span)>,
+        outcome: Option<Result<Checked, Fault>>,
+    }
+
+    impl Visitor for Record {
+        fn enter(&mut self, _: &[u8], name: Name) {
+            self.seen.push((0, name, Span::default()));
+        }
+
+        fn member(&mut self, _: &[u8], depth: usize, name: Name, value: Span) {
+            self.seen.push((depth, name, value));
+        }
+
+        fn element(&mut self, value: Span) {
+            self.seen.push((3, Name::default(), value));
+        }
+    }
+
+    /// Checks a line in slices of lengths that `next` gives.
+    fn in_slices(line: &[u8], mut next: impl FnMut() -> usize) -> Record {
+        let mut record = Record::default();
+        let mut check = Check::default();
+        assert!(check.result().is_err());
+        while !check.advance(line, next(), &mut record) {}
+        assert!(check.advance(line, 1, &mut record), "it stays complete");
+        Record { outcome: Some(check.result()), ..record }
+    }
+
+    #[test]
+    fn where_a_line_is_cut_does_not_matter() {
+        let whole = |line: &[u8]| in_slices(line, || usize::MAX);
+        let seeds: [&[u8]; 7] = [
+            br#" {"id":"a\u00e9\n\ud83d\ude00","method":"turn/start","params":{"n":[-1.5e3,0,true,null,{"k":""}]}} "#,
+            br#"{"\u0069d":1,"m\u0065thod":"a\/b","param\u0073":[{"thre\u0061dId":"\ud83d\ude00"},["x"],5]}"#,
+            br#"{"\u0024serde_json::private::Number":"1","a":{"$serde_json::private::RawValue":"2"},"b":[{}]}"#,
+            "{\"Ærø\":\"漢字仮名\",\"e\":\"😀😀\",\"l\":[\"ñandú\"]}".as_bytes(),
+            b"\"\xf0\x9f\x98\x80\x80\x80\x80\xc3\xa9\xe6\xbc\"",
+            br#"[[1 , 2222222222222222222222 ,"3"],  [[]] ,"\\\"\\"]"#,
+            br#""just a string with an \u0065scape""#,
+        ];
+        let mut random = random();
+        let alphabet = b"{}[]\",:\\u0123eE+-.tfn \x00\xc3\xa9\xe6\xf0\x9f\xedd8$";
+        for round in 0..40_000 {
+            let mut line = seeds[round % seeds.len()].to_vec();
+            for _ in 0..random(3) {
+                let at = random(line.len());
+                match random(3) {
+                    0 => line[at] = alphabet[random(alphabet.len())],
+                    1 => line.insert(at, alphabet[random(alphabet.len())]),
+                    _ => drop(line.remove(at)),
+                }
+            }
+            let expected = whole(&line);
+            let longest = 1 + random(12);
+            let cut = in_slices(&line, || random(longest) + 1);
+            assert_eq!(cut, expected, "{}", String::from_utf8_lossy(&line));
+        }
+        // Windows end in it, too.
+        for filler in ["x", "\\n", "\\ud83d\\ude00", "漢", "1,", "[],", "{\"\\u0061\":0},", "         "] {
+            let many = filler.repeat(3 * WINDOW / filler.len());
+            for line in [
+                format!("{{\"{many}\":[\"{many}\"],\"params\":{{\"{many}a\\u0061\":1}}}}"),
+                format!("[[{many}0],{many}0]"),
+                format!("[[{many}0],{many}0"),
+            ] {
+                let cut = in_slices(line.as_bytes(), || random(WINDOW) + 1);
+                assert_eq!(cut, whole(line.as_bytes()), "{filler}");
+                let valid = serde_takes(line.as_bytes()).expect("the numbers are small");
+                assert_eq!(cut.outcome.is_some_and(|outcome| outcome.is_ok()), valid, "{filler}");
+            }
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub mod text;
 pub use text::{is_text, text};
 
 /// A piece of a line: byte offsets, start inclusive, end exclusive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,

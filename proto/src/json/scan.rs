@@ -326,18 +326,28 @@ impl Iterator for Members<'_> {
     }
 }
 
+/// Whether the object that starts at `at` has members.
+pub fn has_members(line: &[u8], at: usize) -> bool {
+    byte_at(line, skip_space(line, at + 1)) != b'}'
+}
+
+/// Returns the name of the first member of the object that starts at `at`, between its quotes; `None` also for one
+/// of more than `most` bytes, which is not read to its end.
+pub fn first_name(line: &[u8], at: usize, most: usize) -> Option<&[u8]> {
+    let start = skip_space(line, at + 1);
+    let rest = line.get(start..)?;
+    let head = &rest[..rest.len().min(most + 2)];
+    let end = skip_string(head, 0).filter(|end| *end <= head.len() && head[0] == b'"')?;
+    Some(&head[1..end - 1])
+}
+
 /// Returns the value of the first member with this name of the object that starts at `at`.
 ///
-/// For what the upstream writes: it gives no member twice. Of what a client gives twice, the upstream
-/// takes the last one, see [`last_member`].
+/// For what the upstream writes: it gives no member twice. Of what a client gives twice, the upstream takes the last
+/// one; see [`message::Params`](crate::message::Params).
 #[inline]
 pub fn member(line: &[u8], at: usize, name: &[u8]) -> Option<Span> {
     Members::new(line, at).find(|m| m.is(line, name)).map(|m| m.value)
-}
-
-/// Returns the value of the last member with this name of the object that starts at `at`.
-pub fn last_member(line: &[u8], at: usize, name: &[u8]) -> Option<Span> {
-    Members::new(line, at).filter(|m| m.is(line, name)).last().map(|m| m.value)
 }
 
 /// Follows `path` of member names, from the object that starts at `at`.
@@ -383,11 +393,24 @@ mod tests {
     }
 
     #[test]
-    fn of_members_given_twice_the_first_or_the_last_is_found() {
+    fn of_members_given_twice_the_first_is_found() {
         let line = br#"{"a":1,"b":2,"\u0061":3}"#;
         assert_eq!(member(line, 0, b"a").unwrap().of(line), b"1");
-        assert_eq!(last_member(line, 0, b"a").unwrap().of(line), b"3");
-        assert_eq!(last_member(line, 0, b"c"), None);
+        assert_eq!(member(line, 0, b"c"), None);
+    }
+
+    #[test]
+    fn the_first_name_is_found_unless_it_is_long() {
+        let first = |line: &'static str| first_name(line.as_bytes(), 0, 5);
+        assert_eq!(first(r#"{ "five!":1}"#), Some(&b"five!"[..]));
+        assert_eq!(first(r#"{"":1}"#), Some(&b""[..]));
+        assert_eq!(first(r#"{"a\"b":1}"#), Some(&br#"a\"b"#[..]));
+        for line in [r#"{"sixsix":1}"#, r#"{"fivef\"":1}"#, "{}", "{", "", "{\"a", "[\"", "{\"abcd\\"] {
+            assert_eq!(first(line), None, "{line}");
+        }
+        for (line, has) in [("{}", false), ("{ \t}", false), ("{\"a\":1}", true)] {
+            assert_eq!(has_members(line.as_bytes(), 0), has, "{line}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Span;
 use super::scan::string_inner;
 
 /// Bytes that the longest spelling of one byte of text has: `\u0061`.
-const LONGEST_ESCAPE: usize = 6;
+pub(super) const LONGEST_ESCAPE: usize = 6;
 
 /// Returns the text of a string, in UTF-8; `None` if `value` is not a string.
 #[inline]

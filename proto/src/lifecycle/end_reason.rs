@@ -1,4 +1,4 @@
-//! What clients and records are told about the end.
+//! The reason of the end, for clients and for the record.
 
 use super::{ChildStatus, Intent, LossKind};
 use crate::router::Loss;
@@ -7,7 +7,7 @@ use crate::router::Loss;
 /// daemon anew.
 pub const RETRY_AFTER_MS: u64 = 1_000;
 
-/// Returns what is told with every request and turn that has no end of its own.
+/// Returns the reason for every request and turn that codexd resolves.
 pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
     match intent {
         Some(Intent::Stop(by)) => Loss {
@@ -33,7 +33,7 @@ pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
     }
 }
 
-/// Returns the shutdown notice's reason: what [`loss`] says, for everybody.
+/// Returns the reason in the shutdown notice: that of [`loss`], in one sentence.
 pub fn reason(intent: Option<&Intent>, child: Option<ChildStatus>) -> String {
     match intent {
         Some(Intent::Stop(by)) => format!("codexd is stopping ({})", by.word()),

@@ -47,16 +47,16 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 
 /// Returns what the process exits with: the intent decides, the upstream's own status does not.
 ///
-/// Two traps are avoided here. An upstream that exits 0 unasked must not make the daemon exit 0, or
-/// the supervisor would take it for a clean end. And its signal is not raised again, since systemd
-/// takes death by SIGHUP, SIGINT, SIGTERM and SIGPIPE for a clean end too (`systemd.service(5)`).
+/// Two traps are avoided here. An upstream that exits 0 unasked must not make the daemon exit 0, because the
+/// supervisor would treat that as a clean end. And its signal is not raised again, since systemd treats death by
+/// SIGHUP, SIGINT, SIGTERM and SIGPIPE as a clean end too (`systemd.service(5)`).
 pub fn exit_code(intent: Option<&Intent>, _child: Option<ChildStatus>) -> ExitCode {
     match intent {
         Some(Intent::Stop(_)) => ExitCode::Stopped,
         Some(Intent::UpstreamLost(_)) => ExitCode::UpstreamLost,
         Some(Intent::SpawnFailed(code)) => *code,
         Some(Intent::HandshakeRefused) => ExitCode::Protocol,
-        // Unreachable by the table: every way to the end records an intent.
+        // Unreachable by the table: every path to the end records an intent.
         None => ExitCode::Software,
     }
 }

@@ -1,18 +1,18 @@
 //! The life of the daemon: in which state it is, what each event does there, and what it exits with.
 //!
 //! # Theory of operation
-//! [`Lifecycle`] is a value. Events go in, [`LifecycleEffect`]s come out, and the shell carries them out in
-//! order. There is no flag anywhere else: what codexd is doing is the state, and why it is ending is
-//! the [`Intent`], recorded before the first effect that could make the upstream leave. So an
-//! upstream that exits 0 because it was asked to is told from one that exits 0 by itself; its status
-//! alone never says which (measured: it exits 0 on EOF and on SIGTERM).
+//! [`Lifecycle`] is a value. Events go in, [`LifecycleEffect`]s come out, and the shell carries them out in order.
+//! There is no flag anywhere else: what codexd is doing is the state, and why it is ending is the [`Intent`],
+//! recorded before the first effect that could make the upstream leave. So an upstream that exits 0 on request is
+//! distinguished from one that exits 0 by itself; its status alone does not show which (measured: it exits 0 on EOF
+//! and on SIGTERM).
 //!
-//! Every state answers every event, "nothing" is written down: the function `step` matches on both
-//! without a wildcard, and `docs/lifecycle.md` is generated from it.
+//! Every state handles every event, and "nothing" is written down: the function `step` matches on both without a
+//! wildcard, and `docs/lifecycle.md` is generated from it.
 //!
 //! # What is not here
-//! codexd does not start a second upstream. When the upstream is lost, clients are told, the
-//! process exits with 1, and its supervisor starts both again.
+//! codexd does not start a second upstream. When the upstream is lost, clients are notified, the process exits with
+//! 1, and its supervisor starts both again.
 
 pub mod end_reason;
 mod exit;
@@ -24,7 +24,7 @@ use crate::time::Time;
 pub use exit::{ChildStatus, exit_code};
 pub use table::{EVENTS, STATES, describe};
 
-/// Where the daemon is.
+/// The state of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// Locks, sockets, spawning.
@@ -37,15 +37,15 @@ pub enum State {
     Draining,
     /// Running turns are interrupted; their ends are awaited for a moment.
     Interrupting,
-    /// The upstream's output ended unasked; its exit status is awaited for a moment, to tell the truth.
+    /// The upstream's output ended unasked; its exit status is awaited for a moment, so that it can be reported.
     Reaping,
-    /// The upstream's input is closed: the gentlest way to end it.
+    /// The upstream's input is closed: the first step to end it.
     ClosingInput,
     /// The upstream got SIGTERM.
     Terminating,
     /// The upstream's process group got SIGKILL.
     Killing,
-    /// The upstream has gone; what is owed to clients is being written.
+    /// The upstream has gone; the pending replies of clients are being written.
     Flushing,
     /// Nothing is left but to exit.
     Exited,
@@ -54,9 +54,9 @@ pub enum State {
 /// Why the daemon ends. Recorded once; a later reason does not replace it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Intent {
-    /// Somebody asked for it.
+    /// It was requested.
     Stop(StopSource),
-    /// The upstream ended, or its stream did, and nobody had asked.
+    /// The upstream ended, or its stream did, without a request to stop.
     UpstreamLost(LossKind),
     /// The upstream could not be started.
     SpawnFailed(ExitCode),
@@ -64,7 +64,7 @@ pub enum Intent {
     HandshakeRefused,
 }
 
-/// Who asked for a stop.
+/// What requested a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StopSource {
     /// SIGTERM.
@@ -77,15 +77,15 @@ pub enum StopSource {
     Control,
     /// `broker/shutdown` of a client.
     Client,
-    /// Nobody was connected for long enough.
+    /// The daemon was unused for long enough.
     Idle,
 }
 
 impl StopSource {
-    /// Returns whether asking again moves the daemon on to its next step.
+    /// Returns whether a second request moves the daemon on to its next step.
     ///
-    /// A signal comes from whoever supervises the daemon, and a second one means that it takes too
-    /// long. A client must never end another's turn, and who wants that from the control socket says so
+    /// A signal comes from the supervisor or the user, and a second one means that the stop takes too long. A client
+    /// must never end another client's turn, and the control socket has a request of its own for that
     /// ([`LifecycleEvent::KillRequested`]).
     pub const fn insists(self) -> bool {
         matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
@@ -111,7 +111,7 @@ pub enum LossKind {
     Exited,
     /// Its output ended.
     OutputEnded,
-    /// Its output is no protocol any more.
+    /// Its output contains something that is no message.
     Malformed,
     /// It does not answer.
     Unresponsive,
@@ -146,7 +146,7 @@ pub enum LifecycleEvent {
     KillRequested(StopSource),
     /// No turn and no request runs any more.
     Quiet,
-    /// All that is owed to clients is written, or they are gone.
+    /// All pending replies are written, or their clients are gone.
     Flushed,
     /// A timer fired.
     TimerFired(LifecycleTimer),
@@ -169,24 +169,24 @@ pub enum LifecycleTimer {
     Terminate,
     /// The upstream has to be gone after SIGKILL.
     Kill,
-    /// Clients have to take what they are owed.
+    /// The pending replies of clients have to be written.
     Flush,
 }
 
-/// What the shell is to do. Carried out in order.
+/// What the shell has to do. Carried out in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LifecycleEffect {
-    /// Tell the supervisor and whoever waits that clients are served.
+    /// Notify the supervisor, and the process that waits for the start, that clients are served.
     Ready,
     /// Accept no more clients and give up the socket path.
     StopListening,
-    /// Tell the supervisor that the daemon is stopping.
+    /// Notify the supervisor that the daemon is stopping.
     NotifyStopping,
-    /// Refuse new work and tell clients until when running turns may go on.
+    /// Refuse new work and send the shutdown notice: until when running turns can go on.
     SendShutdownNotice,
     /// Interrupt running turns.
     InterruptTurns,
-    /// Give clients what they are owed: errors, terminal events, the shutdown notice.
+    /// Resolve every pending request and open turn, and send the shutdown notice.
     ResolveClients,
     /// Close the upstream's input.
     CloseInput,
@@ -194,7 +194,7 @@ pub enum LifecycleEffect {
     Terminate,
     /// Send SIGKILL to the upstream's process group.
     Kill,
-    /// End what the upstream left behind.
+    /// End leftover processes of the upstream.
     Sweep,
     /// Close all connections.
     CloseClients,
@@ -341,7 +341,7 @@ impl Lifecycle {
         }
     }
 
-    /// Takes in an event and returns what is to be done, in order.
+    /// Handles an event and returns the effects, in order.
     pub fn handle(&mut self, now: Time, event: LifecycleEvent) -> Vec<LifecycleEffect> {
         if let LifecycleEvent::UpstreamExited(status) = event {
             self.child = Some(status);

@@ -43,7 +43,7 @@ impl Step {
     }
 }
 
-/// Ends the upstream the gentlest way.
+/// Closes the upstream's input, the first step to end it.
 fn close_input() -> Step {
     Step::go(State::ClosingInput, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(LifecycleTimer::Input)])
 }
@@ -74,7 +74,7 @@ fn kill() -> Step {
     )
 }
 
-/// The upstream has gone: what is owed can be told, and then the daemon is done.
+/// The upstream has gone: pending requests are resolved, and then the daemon is done.
 fn flush() -> Step {
     Step::go(
         State::Flushing,
@@ -86,7 +86,7 @@ fn flush() -> Step {
     )
 }
 
-/// Nothing is owed to anybody any more.
+/// There are no pending replies any more.
 fn exit() -> Step {
     Step::go(State::Exited, &[LifecycleEffect::CloseClients, LifecycleEffect::Disarm])
 }
@@ -99,9 +99,9 @@ fn lost(kind: LossKind) -> Intent {
     Intent::UpstreamLost(kind)
 }
 
-/// Says what `event` does in `state`. `gone` tells whether the upstream process has ended.
+/// Returns what `event` does in `state`. `gone` is true if the upstream process has ended.
 ///
-/// Without a wildcard, so that a new state or event asks for its place here.
+/// Without a wildcard, so that a new state or event does not compile until it is handled here.
 pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
     use LifecycleTimer as T;
     use State as S;
@@ -224,7 +224,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
         (S::Terminating, LifecycleEvent::TimerFired(T::Terminate)) => kill(),
         (S::Terminating, LifecycleEvent::StopRequested(by)) if by.insists() => kill(),
         (S::Killing, LifecycleEvent::UpstreamExited(_)) => flush(),
-        // A process that SIGKILL does not end sits in the kernel: nobody can do more.
+        // A process that SIGKILL does not end is blocked in the kernel: nothing more can be done.
         (S::Killing, LifecycleEvent::TimerFired(T::Kill)) => flush(),
         (S::Killing, LifecycleEvent::StopRequested(by)) if by.insists() => {
             Step::stay(&[LifecycleEffect::Kill])
@@ -236,7 +236,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
         (S::Flushing, LifecycleEvent::StopRequested(by)) if by.insists() => exit(),
         (S::Flushing, LifecycleEvent::KillRequested(_)) => exit(),
 
-        // ---- Asked again by somebody who can wait ----------------------------------------------------
+        // ---- A second request that does not hurry the stop -------------------------------------------
         (
             S::Draining
             | S::Interrupting
@@ -392,7 +392,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
 }
 
 impl Step {
-    /// A signal is never sent to a process that has ended: its id may be somebody else's by now.
+    /// A signal is never sent to a process that has ended: its id can be another process's by now.
     fn skip_signals_to_the_dead(mut self, gone: bool) -> Step {
         if gone {
             self.effects.retain(|e| !matches!(e, LifecycleEffect::Terminate | LifecycleEffect::Kill));

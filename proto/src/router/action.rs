@@ -1,6 +1,7 @@
 //! What the router asks for beyond the bytes in its outboxes.
 
-use crate::id::ClientId;
+use crate::id::{ClientId, ThreadId};
+use crate::thread_book::Permissions;
 
 /// Something to be done by whoever drives the router.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,20 @@ pub enum Action {
     },
     /// The upstream wrote something that is no message: its stream cannot be trusted any more.
     UpstreamMalformed,
+    /// The permissions of a thread have changed, to be remembered for the next codex; `None` if it was deleted.
+    Remember {
+        /// The thread.
+        thread: ThreadId,
+        /// Its permissions.
+        permissions: Option<Permissions>,
+    },
+    /// A thread does not have the permissions that it had in an earlier codex: work on it is refused.
+    PermissionsNotRestored {
+        /// The thread.
+        thread: ThreadId,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why codexd closes a connection.

@@ -110,6 +110,7 @@ impl Router {
         let Some(state) = self.subscriptions.get_mut(thread) else { return };
         if state.runs(now, turn, by) {
             let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
+            self.never_ran.forget(thread);
             let client = self.starter(by);
             let thread = thread.clone();
             self.activities.push_back(Activity::TurnStarted {

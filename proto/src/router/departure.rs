@@ -16,10 +16,14 @@ impl Router {
         }
         self.delivery.forget_slow(client);
         self.attribution.client_gone(client);
+        self.restoration.forget_client(client);
         let Abandoned { unsent, orphans } = self.pacing.abandon(client);
         for (id, pending) in unsent {
             // It has no effect that would have to be undone, but others may wait for it.
             self.attribution.done(id, &pending.kind);
+            if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
+                self.resume_abandoned(thread);
+            }
             let unsubscribed = match &pending.kind {
                 PendingKind::Unsubscribe { thread } => Some(thread),
                 kind => kind.subscribes_to(),

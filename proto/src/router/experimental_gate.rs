@@ -5,8 +5,12 @@
 
 use super::params::Params;
 use crate::id::parse_i64;
-use crate::json::scan::member;
+use crate::json::scan::first_name;
+use crate::json::text::spells;
 use crate::routes::{GatedValue, Request};
+
+/// Bytes of the longest spelling of `granular`.
+const LONGEST_GRANULAR: usize = 6 * "granular".len();
 
 /// Returns what needs the capability, as the upstream names it; `None` when nothing does.
 pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) -> Option<String> {
@@ -21,9 +25,10 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
     }
     match request.value? {
         GatedValue::GranularApproval => {
-            let policy = params.get("approvalPolicy")?;
-            member(line, policy.start, b"granular")?;
-            Some("askForApproval.granular".to_owned())
+            // The upstream refuses an object that has other members before it, or beside it (measured).
+            let policy = params.get("approvalPolicy").filter(|policy| line[policy.start] == b'{')?;
+            let name = first_name(line, policy.start, LONGEST_GRANULAR)?;
+            spells(name, b"granular").then(|| "askForApproval.granular".to_owned())
         }
         GatedValue::ChatgptAuthTokens => {
             // The upstream takes the number of a kind for its name (measured); which is which may change.

@@ -13,7 +13,7 @@ use super::{Action, OrphanedTurns, Phase, Router};
 use crate::id::{ClientId, RequestId};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string};
-use crate::json::scan::{Members, member, member_at, skip_space};
+use crate::json::scan::{has_members, member, member_at, skip_space};
 use crate::stderr::printable;
 
 /// Bytes of the parameters of a client's `initialize`: they are read into a tree, which takes many times their size and
@@ -280,7 +280,7 @@ impl Router {
         mark.extend_from_slice(b",\"generation\":");
         crate::id::write_u64(&mut mark, identity.generation);
         mark.push(b'}');
-        if Members::new(result, 0).next().is_some() {
+        if has_members(result, 0) {
             mark.push(b',');
         }
         let open = skip_space(result, 0) + 1;

@@ -2,6 +2,7 @@
 
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
+use super::never_ran::NeverRan;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
@@ -9,7 +10,7 @@ use super::{Phase, Router, ShutdownNotice};
 use crate::id::{ThreadId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string, write_text};
-use crate::json::scan::{Members, member, skip_space};
+use crate::json::scan::{has_members, member, skip_space};
 use crate::time::Time;
 
 /// Why there is no upstream any more.
@@ -54,7 +55,10 @@ impl Router {
         for waiting in self.attribution.fail_all() {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
+        let waiting = self.restoration.take_waiting();
+        self.handle_waiting(waiting);
         self.orphans.clear();
+        self.never_ran = NeverRan::default();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.send_shutdown_notice(notice);
@@ -168,7 +172,7 @@ impl End<'_> {
                 }
             }
         }
-        if Members::new(turn, 0).next().is_some() {
+        if has_members(turn, 0) {
             added.push(b',');
         }
         let open = skip_space(turn, 0) + 1;

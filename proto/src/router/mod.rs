@@ -38,6 +38,7 @@ mod handshake;
 mod limits;
 mod loss;
 mod methods;
+mod never_ran;
 mod notification;
 mod orphaned_turns;
 mod pacing;
@@ -46,6 +47,7 @@ mod report;
 mod request;
 mod resources;
 mod response;
+mod restoration;
 mod server_request;
 mod server_requests;
 mod session;
@@ -61,6 +63,7 @@ use std::collections::VecDeque;
 use crate::id::{ClientId, ThreadId};
 use crate::routes::Routes;
 use crate::status::Counters;
+use crate::thread_book::ThreadBook;
 use crate::time::Time;
 
 pub use crate::capture::Outcome;
@@ -83,8 +86,10 @@ pub use timer::RouterTimer;
 use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
+use never_ran::NeverRan;
 use pacing::{Pacing, PendingKind};
 use resources::Resources;
+use restoration::Restoration;
 use server_requests::ServerRequests;
 use session::Sessions;
 use subscriptions::Subscriptions;
@@ -116,6 +121,8 @@ pub struct Router {
     attribution: Attribution,
     server_requests: ServerRequests,
     resources: Resources,
+    restoration: Restoration,
+    never_ran: NeverRan,
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
     actions: VecDeque<Action>,
@@ -141,6 +148,8 @@ impl Router {
             attribution: Attribution::default(),
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
+            restoration: Restoration::default(),
+            never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
             actions: VecDeque::new(),
             activities: VecDeque::new(),
@@ -168,6 +177,11 @@ impl Router {
         self.config.client_shutdown = client_shutdown;
         self.config.orphaned_turns = orphaned_turns;
         self.pump();
+    }
+
+    /// Starts from what earlier daemons have remembered of threads.
+    pub fn remember_earlier(&mut self, book: ThreadBook) {
+        self.restoration = Restoration::new(book);
     }
 
     // ---- connections ---------------------------------------------------------------------------
@@ -248,6 +262,7 @@ impl Router {
         self.delivery.at(now);
         if matches!(self.phase, Phase::Starting | Phase::Serving) {
             self.phase = Phase::Draining;
+            self.keep_all_that_never_ran();
         }
         self.send_shutdown_notice(notice);
         self.close_overflowed();
@@ -281,7 +296,10 @@ impl Router {
 
     /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
     pub fn is_quiet(&self) -> bool {
-        !self.has_running_turns() && self.pacing.of_clients().next().is_none()
+        !self.has_running_turns()
+            && self.pacing.of_clients().next().is_none()
+            && self.restoration.waiting() == 0
+            && self.never_ran.is_quiet()
     }
 
     /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can
@@ -300,6 +318,7 @@ impl Router {
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.pacing.unanswered(client) > 0
             || self.sessions.has_early(client)
+            || self.restoration.has_waiting(client)
             || self.delivery.waiting_bytes(client) > 0
     }
 

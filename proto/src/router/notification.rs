@@ -199,6 +199,7 @@ impl Router {
                 }
                 return self.refused_command(line, thread, item);
             }
+            Meaning::SettingsUpdated => self.settings_updated(thread, line, params),
             Meaning::Error => {
                 let turn_id = text(line, member(line, params, b"turnId")?)?;
                 let turn = state.turn.as_mut().filter(|turn| turn.is_called(&turn_id))?;
@@ -293,6 +294,9 @@ impl Router {
                 self.delivery.notify_all(topic, line);
             }
             Meaning::ThreadClosed => {
+                if note.method == "thread/deleted" {
+                    self.forget_permissions(&thread);
+                }
                 self.delivery.notify_all(topic, line);
                 self.unload(&thread);
             }

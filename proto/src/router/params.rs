@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::id::ThreadId;
+use crate::id::{RequestId, ThreadId};
 use crate::json::{Span, is_text, text};
 use crate::message;
 use crate::routes::Request;
@@ -52,9 +52,10 @@ impl<'a> Params<'a> {
         self.get(name).is_some_and(|value| is_text(self.line, value, text))
     }
 
-    /// Returns the text of a parameter.
+    /// Returns the text of a parameter; `None` for one of extraordinary length, which names nothing that there is.
     pub(super) fn text(self, name: &str) -> Option<Cow<'a, [u8]>> {
-        text(self.line, self.get(name)?)
+        let value = self.get(name).filter(|value| value.end - value.start <= RequestId::MAX_BYTES)?;
+        text(self.line, value)
     }
 
     /// Returns the thread that they name.

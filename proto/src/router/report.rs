@@ -162,6 +162,10 @@ pub struct Accounting {
     pub subscriptions: usize,
     /// Connection-scoped resources.
     pub resources: usize,
+    /// Threads that were started a short while ago.
+    pub never_ran: usize,
+    /// Requests that wait until the permissions of their thread are restored.
+    pub waiting_for_permissions: usize,
     /// Clients above the soft limit.
     pub over_soft: usize,
 }
@@ -174,6 +178,8 @@ impl Router {
             server_requests: self.server_requests.len(),
             unapproved: self.server_requests.unapproved(),
             resources: self.resources.len(),
+            never_ran: self.never_ran.len(),
+            waiting_for_permissions: self.restoration.waiting(),
             over_soft: self.delivery.over_soft(),
             ..Accounting::default()
         };

@@ -1,5 +1,7 @@
 //! Messages from clients, and requests on their way to the upstream.
 
+use std::borrow::Cow;
+
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pacing::{Origin, Part, Pending, PendingKind};
 use super::params::Params;
@@ -9,7 +11,7 @@ use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
 use crate::json::scan::string_inner;
 use crate::json::text::decoded;
-use crate::message::{self, ClientMessage, Rejection};
+use crate::message::{self, ClientMessage, Reader, Rejection};
 use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
@@ -18,25 +20,17 @@ pub(super) struct Incoming<'a> {
     pub(super) client: ClientId,
     pub(super) id: RequestId,
     pub(super) id_span: Span,
-    pub(super) line: &'a [u8],
+    /// A long one is owned, so that it need not be copied.
+    pub(super) line: Cow<'a, [u8]>,
     pub(super) params: Option<message::Params>,
 }
 
 impl Router {
     /// Handles one message from a client, without the line feed after it.
     pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
-        self.delivery.at(now);
-        if self.sessions.get(client).is_none_or(|s| s.state() == SessionState::Closing) {
+        if !self.takes_line(now, client, line) {
             return;
         }
-        if self.phase == Phase::Starting {
-            if !self.sessions.keep_early(client, line, &self.config.limits) {
-                self.refuse_early(client, line);
-                self.close(client, CloseReason::TooEarly);
-            }
-            return;
-        }
-        self.counters.client_messages += 1;
         let message = ClientMessage::read(line);
         // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
         // message that did not come as a line; in what was read, it stands outside of strings.
@@ -48,21 +42,76 @@ impl Router {
             line
         };
         match message {
-            Ok(None) => {}
             Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
-                self.request(Incoming { client, id, id_span, line, params }, &method);
+                self.request(Incoming { client, id, id_span, line: line.into(), params }, &method);
             }
             Ok(Some(ClientMessage::Notification { method })) => {
-                self.client_notification(client, &method, line);
+                self.client_notification(client, &method, line.into());
             }
-            Ok(Some(ClientMessage::Answer { id })) => {
-                if let Some(id) = id {
-                    self.client_answer(client, id, line);
-                }
-            }
-            Err(rejection) => self.reject(client, &rejection),
+            other => self.other_message(client, line, other),
         }
         self.close_overflowed();
+    }
+
+    /// Handles one long message from a client that was read to its end. It is not copied if nothing else waits for the
+    /// upstream.
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, mut line: Vec<u8>, reader: Reader) {
+        if !self.takes_line(now, client, &line) {
+            return;
+        }
+        // As in `client_line`; before the line is read, since that does not change what is read of it.
+        let mut from = 0;
+        while let Some(at) = memchr::memchr(b'\n', &line[from..]) {
+            from += at;
+            line[from] = b' ';
+        }
+        match reader.finish(&line) {
+            Ok(Some(ClientMessage::Request { id, id_span, method, params })) => {
+                let method = method.into_owned();
+                self.request(Incoming { client, id, id_span, line: line.into(), params }, &method);
+            }
+            Ok(Some(ClientMessage::Notification { method })) => {
+                let method = method.into_owned();
+                self.client_notification(client, &method, line.into());
+            }
+            other => self.other_message(client, &line, other),
+        }
+        self.close_overflowed();
+    }
+
+    /// Whether a line from a client is to be read now; else it is kept, or means nothing any more.
+    fn takes_line(&mut self, now: Time, client: ClientId, line: &[u8]) -> bool {
+        self.delivery.at(now);
+        if self.sessions.get(client).is_none_or(|s| s.state() == SessionState::Closing) {
+            return false;
+        }
+        if self.phase == Phase::Starting {
+            if !self.sessions.keep_early(client, line, &self.config.limits) {
+                self.refuse_early(client, line);
+                self.close(client, CloseReason::TooEarly);
+            }
+            return false;
+        }
+        self.counters.client_messages += 1;
+        true
+    }
+
+    /// Handles what is neither a request nor a notification.
+    fn other_message(
+        &mut self,
+        client: ClientId,
+        line: &[u8],
+        message: Result<Option<ClientMessage<'_>>, Rejection>,
+    ) {
+        match message {
+            Ok(Some(ClientMessage::Answer { id, decision })) => {
+                if let Some(id) = id {
+                    self.client_answer(client, id, line, decision);
+                }
+            }
+            Ok(_) => {}
+            Err(rejection) => self.reject(client, &rejection),
+        }
     }
 
     /// Answers a line that was longer than the limit of whoever drives the router and was not kept.
@@ -111,7 +160,7 @@ impl Router {
     }
 
     /// `initialized` has no effect upstream and was sent by codexd itself; an unknown one is forwarded.
-    fn client_notification(&mut self, client: ClientId, method: &[u8], line: &[u8]) {
+    fn client_notification(&mut self, client: ClientId, method: &[u8], line: Cow<'_, [u8]>) {
         if self.sessions.is_active(client) && method != b"initialized" && !self.is_lost() {
             self.pacing.send_notification(self.delivery.now(), client, line);
         }
@@ -133,7 +182,7 @@ impl Router {
         }
         if method == b"initialize" {
             let Incoming { client, id, line, params, .. } = incoming;
-            return self.initialize_client(client, &id, line, params.map(|params| params.span));
+            return self.initialize_client(client, &id, &line, params.map(|params| params.span));
         }
         let Some(session) = self.sessions.get(incoming.client) else { return };
         if !session.is_active() {
@@ -142,11 +191,12 @@ impl Router {
         let known = self.routes.request(method);
         if let Some(known) = known
             && !session.is_experimental()
-            && let Some(what) = experimental_gate::gated(known, incoming.line, incoming.params(known))
+            && let Some(what) = experimental_gate::gated(known, &incoming.line, incoming.params(known))
         {
             let message = format!("{what} requires experimentalApi capability");
             return self.refuse_native(incoming.client, &incoming.id, &message);
         }
+        let Some(incoming) = self.after_restoration(incoming, known) else { return };
         if self.phase == Phase::Draining && self.is_new_work(known, &incoming) {
             return self.refuse(incoming.client, Some(&incoming.id), &DRAINING);
         }
@@ -170,7 +220,10 @@ impl Router {
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
-        self.dispatch(incoming, kind, known, Edits::new());
+        match known {
+            Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
+            _ => self.dispatch(incoming, kind, known, Edits::new()),
+        }
     }
 
     /// Sends a request to the upstream with an id of its own, or queues it.
@@ -179,8 +232,19 @@ impl Router {
         incoming: Incoming<'_>,
         kind: PendingKind,
         known: Option<&'static Request>,
-        mut edits: Edits<'_>,
+        edits: Edits<'_>,
     ) {
+        self.try_dispatch(incoming, kind, known, edits);
+    }
+
+    /// Does what [`dispatch`](Router::dispatch) does; returns false if there was no room, and the request was refused.
+    pub(super) fn try_dispatch(
+        &mut self,
+        incoming: Incoming<'_>,
+        kind: PendingKind,
+        known: Option<&'static Request>,
+        mut edits: Edits<'_>,
+    ) -> bool {
         let Incoming { client, id, id_span, line, .. } = incoming;
         let now = self.now();
         let attributed = kind.is_attributed().then(|| kind.clone());
@@ -189,24 +253,34 @@ impl Router {
             if let Origin::Client { id, .. } = &pending.origin {
                 self.refuse(client, Some(id), &QUEUE_FULL);
             }
-            return;
+            return false;
         }
         let sent = self.pacing.send_request(now, client, pending, |UpstreamId(id), out| {
-            if edits.is_empty() {
-                out.reserve(line.len() + 20);
-                out.extend_from_slice(&line[..id_span.start]);
-                write_u64(out, id);
-                out.extend_from_slice(&line[id_span.end..]);
-            } else {
+            if !edits.is_empty() {
                 let mut number = Vec::new();
                 write_u64(&mut number, id);
                 edits.replace_owned(id_span, number);
-                edits.write(line, out);
+                return edits.write(&line, out);
+            }
+            match line {
+                Cow::Owned(line) if out.is_empty() => {
+                    let mut number = Vec::new();
+                    write_u64(&mut number, id);
+                    *out = line;
+                    out.splice(id_span.start..id_span.end, number);
+                }
+                line => {
+                    out.reserve(line.len() + 20);
+                    out.extend_from_slice(&line[..id_span.start]);
+                    write_u64(out, id);
+                    out.extend_from_slice(&line[id_span.end..]);
+                }
             }
         });
         if let Some((sent, kind)) = sent.zip(attributed) {
             self.attribution.sent(sent, client, &kind);
         }
+        sent.is_some()
     }
 
     // ---- connection-scoped ids -------------------------------------------------------------------
@@ -222,7 +296,7 @@ impl Router {
         let Some(params) = known.and_then(|known| incoming.params(known)) else {
             return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
-        let line = incoming.line;
+        let line = &*incoming.line;
         let value = params.get(param);
         let given = value.filter(|v| v.of(line) != b"null");
         let mut edits = Edits::new();
@@ -231,6 +305,10 @@ impl Router {
             // The upstream refuses it, and must see that it is empty (measured).
             Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
                 return self.dispatch(incoming, PendingKind::Plain, known, edits);
+            }
+            Some(Some(inner)) if inner.of(line).len() > RequestId::MAX_BYTES => {
+                let message = format!("Invalid request: `{param}` is longer than 64 KiB");
+                return self.refuse_native(incoming.client, &incoming.id, &message);
             }
             Some(Some(inner)) => {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
@@ -264,7 +342,7 @@ impl Router {
     }
 
     fn translated(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>, param: &'static str) {
-        let line = incoming.line;
+        let line = &*incoming.line;
         let mut edits = Edits::new();
         let params = known.and_then(|known| incoming.params(known));
         if let Some(value) = params.and_then(|params| params.get(param))
@@ -381,7 +459,7 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
 impl Incoming<'_> {
     /// Returns the parameters, to be read.
     pub(super) fn params(&self, known: &Request) -> Option<Params<'_>> {
-        Params::new(self.line, self.params.as_ref()?, known)
+        Params::new(&self.line, self.params.as_ref()?, known)
     }
 }
 

@@ -14,7 +14,7 @@ use super::params::Params;
 use crate::id::{ClientId, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, read_string, write_string, write_text};
-use crate::json::scan::{Members, member, skip_space, string_inner};
+use crate::json::scan::{has_members, member, skip_space, string_inner};
 use crate::json::text::decoded;
 use crate::routes::Resource;
 
@@ -230,7 +230,7 @@ pub(super) fn inject(
         Some(span) => edits.replace_owned(span, text),
         None => {
             let at = skip_space(line, params.start + 1);
-            if Members::new(line, params.start).next().is_some() {
+            if has_members(line, params.start) {
                 text.push(b',');
             }
             edits.replace_owned(Span { start: at, end: at }, text);

@@ -51,6 +51,10 @@ impl Router {
             PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
+            PendingKind::KeepThread => self.never_ran.answered(),
+            PendingKind::Restore { thread, actual } => {
+                self.restore_answered(thread, actual, line, failed, body)
+            }
             PendingKind::Fork { replays } | PendingKind::Resume { replays, .. } if !failed => {
                 if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
                     self.adopt_if_older(thread, upstream_id);
@@ -107,6 +111,20 @@ impl Router {
                     edits.write(line, out);
                 }
             });
+        }
+        match &pending.kind {
+            PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            PendingKind::Resume { target: None, .. } | PendingKind::Fork { .. } | PendingKind::Start
+                if !failed =>
+            {
+                if let Some(thread) = &opened {
+                    let ephemeral = self.remember(thread, line, body);
+                    if pending.kind == PendingKind::Start && !ephemeral {
+                        self.may_never_run(thread);
+                    }
+                }
+            }
+            _ => {}
         }
         if let Some(thread) = pending.kind.subscribes_to() {
             self.run_deferred_unsubscribes(thread);

@@ -10,18 +10,28 @@ use super::Router;
 use super::delivery::Topic;
 use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
 use crate::json::edit::{write_string, write_text};
-use crate::json::scan::{Members, last_member, member};
+use crate::json::scan::{Members, member, string_inner};
+use crate::json::text::decoded;
 use crate::json::{Span, text};
 use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
 
 impl Router {
     /// Forwards a client's answer, if it is the first one.
-    pub(super) fn client_answer(&mut self, client: ClientId, id: ServerRequestId, line: &[u8]) {
+    ///
+    /// `decision` is what it says of an approval.
+    pub(super) fn client_answer(
+        &mut self,
+        client: ClientId,
+        id: ServerRequestId,
+        line: &[u8],
+        decision: Option<Span>,
+    ) {
         if !self.sessions.is_active(client) || self.is_lost() {
             return;
         }
         if self.server_requests.answered(id) {
-            self.server_requests.command_answered(id, approves(line));
+            self.server_requests
+                .command_answered(id, decision.is_some_and(|decision| approves(line, decision)));
             self.pacing.send_answer(self.delivery.now(), line);
         } else {
             self.counters.dropped_messages += 1;
@@ -156,13 +166,14 @@ impl Router {
 }
 
 /// Whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with a word like these.
-fn approves(line: &[u8]) -> bool {
-    let result = last_member(line, 0, b"result");
-    let decision = result.and_then(|result| last_member(line, result.start, b"decision"));
-    decision.is_some_and(|decision| {
-        line[decision.start] == b'{' || text(line, decision).is_some_and(|text| text.starts_with(b"accept"))
-    })
+fn approves(line: &[u8], decision: Span) -> bool {
+    // With every character as an escape, the word is no longer than this.
+    let head = |inner: Span| Span { end: inner.end.min(inner.start + 6 * ACCEPT.len()), ..inner };
+    line[decision.start] == b'{'
+        || string_inner(line, decision).is_some_and(|inner| decoded(head(inner).of(line)).starts_with(ACCEPT))
 }
+
+const ACCEPT: &[u8] = b"accept";
 
 /// Returns the line without `params.{name}`; `None` when it is not there.
 fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
@@ -183,6 +194,22 @@ fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_approval_is_known_by_its_first_letters() {
+        let approves = |json: &str| approves(json.as_bytes(), Span { start: 0, end: json.len() });
+        for yes in [
+            r#""accept""#,
+            r#""acceptForSession""#,
+            r#""\u0061\u0063\u0063\u0065\u0070\u0074\u0046""#,
+            "{\"a\":1}",
+        ] {
+            assert!(approves(yes), "{yes}");
+        }
+        for no in [r#""decline""#, r#""accep""#, "5", "[]", r#""\u0061\u0063""#] {
+            assert!(!approves(no), "{no}");
+        }
+    }
 
     #[test]
     fn a_parameter_is_cut_out_with_one_comma() {

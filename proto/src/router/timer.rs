@@ -16,6 +16,8 @@ pub enum RouterTimer {
     ServerRequest,
     /// A turn has had no subscriber for too long.
     OrphanedTurn,
+    /// A thread is open that has never run.
+    NeverRan,
     /// A client has been above the soft limit for too long.
     SlowClient,
     /// A barrier is to be sent.
@@ -24,12 +26,13 @@ pub enum RouterTimer {
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 7] = [
+    pub const ALL: [RouterTimer; 8] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
         RouterTimer::ServerRequest,
         RouterTimer::OrphanedTurn,
+        RouterTimer::NeverRan,
         RouterTimer::SlowClient,
         // Last: what was closed before may have left something that waits.
         RouterTimer::Barrier,
@@ -45,6 +48,7 @@ impl Router {
             RouterTimer::Retry => self.pacing.pause_ends(),
             RouterTimer::ServerRequest => self.server_requests.deadline(),
             RouterTimer::OrphanedTurn => self.orphan_due(),
+            RouterTimer::NeverRan => self.never_ran.due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
         }
@@ -86,6 +90,7 @@ impl Router {
                 }
             }
             RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
+            RouterTimer::NeverRan => self.keep_never_ran(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();
                 self.close_overflowed();

@@ -32,7 +32,7 @@ impl Router {
         {
             return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
-        let line = line.into();
+        let line = line.into_owned().into();
         self.attribution.defer_unsubscribe(DeferredUnsubscribe { client, id, id_span, thread, line, before });
     }
 
@@ -70,7 +70,10 @@ impl Router {
         let ready =
             self.attribution.take_unsubscribes(thread, |d| !pacing.is_resuming(d.client, thread, d.before));
         for DeferredUnsubscribe { client, id, id_span, thread, line, .. } in ready {
-            self.unsubscribe_now(Incoming { client, id, id_span, line: &line, params: None }, thread);
+            self.unsubscribe_now(
+                Incoming { client, id, id_span, line: line.into_vec().into(), params: None },
+                thread,
+            );
         }
     }
 

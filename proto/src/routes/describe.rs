@@ -7,8 +7,8 @@ use super::{
     SERVER_REQUESTS, ServerRequest, ServerRequestAudience,
 };
 
-/// Writes the routing table as Markdown: every method that codexd does more with than pass it on has a
-/// row, the others are listed by name.
+/// Writes the routing table as Markdown: every method that codexd does not only forward has a row, the others are
+/// listed by name.
 pub fn describe() -> String {
     let mut out = String::from("### Requests of clients\n\n");
     let plain = table(&mut out, &["method", "what codexd does"], REQUESTS.iter().map(request));
@@ -21,7 +21,7 @@ pub fn describe() -> String {
     out
 }
 
-/// Writes the rows that say something; returns the names of the others.
+/// Writes the rows of methods that are not only forwarded; returns the names of the others.
 fn table(
     out: &mut String,
     head: &[&str; 2],
@@ -88,7 +88,7 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
         notes.push("refused while draining".to_owned());
     }
     if request.long {
-        notes.push("not counted in the window once it was taken".to_owned());
+        notes.push("not counted in the in-flight window once consumed".to_owned());
     }
     if request.urgent {
         notes.push("overtakes what waits of its client".to_owned());
@@ -136,7 +136,7 @@ fn server_request(request: &ServerRequest) -> (&'static str, Vec<String>) {
         notes.push("`serverRequest/resolved` follows the answer".to_owned());
     }
     if let Some(ms) = request.within_ms {
-        notes.push(format!("an error when nobody answers within {ms} ms"));
+        notes.push(format!("an error after {ms} ms without an answer"));
     }
     if let Some(param) = request.strip {
         notes.push(format!("`{param}` only with `experimentalApi`"));

@@ -1,8 +1,8 @@
 //! The routing table: what is known of every method, as data.
 //!
-//! The facts were measured against codex 0.169 (`docs/protocol.md` says how). A method that is not
-//! in the table follows the default rule: a request is forwarded; a notification or server request
-//! with `params.threadId` goes to that thread's subscribers, another notification to everyone.
+//! The facts were measured against codex 0.169 (see `docs/protocol.md`). A method that is not in the table follows
+//! the default rule: a request is forwarded; a notification or server request with `params.threadId` goes to that
+//! thread's subscribers, another notification to everyone.
 
 mod describe;
 mod notifications;
@@ -44,20 +44,20 @@ pub struct Request {
     pub effect: RequestEffect,
     /// Starts something; refused while draining.
     pub work: bool,
-    /// May take long for good reasons; not counted in the pacing window.
+    /// May take long for good reasons; not counted in the in-flight window.
     pub long: bool,
     /// Overtakes what waits of its client: a turn is not to run on because its client has asked for much else.
     pub urgent: bool,
 }
 
 impl Request {
-    /// Returns whether it changes nothing, as its name says.
+    /// Returns whether it changes nothing, by its name.
     pub fn only_reads(&self) -> bool {
         let verb = self.method.rsplit('/').next().unwrap_or_default();
         self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
     }
 
-    /// Returns whether its answer is a matter of moments.
+    /// Returns whether it is answered at once.
     ///
     /// A login waits for a person, and what starts something may wait for that.
     pub fn answers_soon(&self) -> bool {
@@ -152,7 +152,7 @@ pub enum RequestEffect {
     StartTurn,
     /// Starts a turn that begins under another id than it was answered with, and ends under that.
     StartReview,
-    /// Its end is told by a notification without an id.
+    /// Its end is reported by a notification without an id.
     WindowsSetup,
     /// With `includeTurns` it may cause a `deprecationNotice`.
     Read,
@@ -267,8 +267,8 @@ pub enum Audience {
     Broadcast(&'static [&'static str]),
     /// The subscribers of `params.threadId`; everyone when that is null.
     Thread,
-    /// The subscribers of the thread whose token usage was told right before, else those of every
-    /// thread with an active turn: there is no id on the wire.
+    /// The subscribers of the thread whose token usage was reported right before, else those of every thread with an
+    /// active turn: there is no id on the wire.
     MeteredThread,
     /// The client whose connection-scoped id stands in `params.{0}`.
     Owner(&'static str),
@@ -290,6 +290,8 @@ pub enum Meaning {
     TurnStarted,
     /// A turn has ended.
     TurnCompleted,
+    /// The settings of a thread have changed.
+    SettingsUpdated,
     /// An error in a turn; the turn fails with it unless it is retried.
     Error,
     /// An item has begun.
@@ -300,11 +302,11 @@ pub enum Meaning {
     StatusChanged,
     /// A thread has no subscribers any more.
     ThreadClosed,
-    /// The goal of a thread, also behind each resume.
+    /// The goal of a thread, also after each resume.
     GoalReported,
     /// Live, or a copy for the requester of a resume or fork.
     TokenUsage,
-    /// A server request is settled.
+    /// A server request is resolved.
     ServerRequestResolved,
     /// A process of `process/spawn` has ended.
     ProcessExited,
@@ -354,7 +356,7 @@ pub struct ServerRequest {
     pub is_of_command: bool,
     /// Member of `params` that clients without `experimentalApi` do not see.
     pub strip: Option<&'static str>,
-    /// Milliseconds after which the upstream gives it up; `None` if it waits.
+    /// Milliseconds after which the upstream abandons it; `None` if it waits.
     pub within_ms: Option<u64>,
 }
 

@@ -43,7 +43,7 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     thread("thread/tokenUsage/updated").means(Meaning::TokenUsage),
     thread("thread/readState/changed").experimental(),
     thread("thread/queue/changed").experimental(),
-    thread("thread/settings/updated").experimental(),
+    thread("thread/settings/updated").experimental().means(Meaning::SettingsUpdated),
     thread("serverRequest/resolved").means(Meaning::ServerRequestResolved),
     thread("mcpServer/startupStatus/updated"),
     thread("rawResponseItem/completed"),

@@ -46,7 +46,9 @@ impl Request {
     const fn implied(&self) -> [&'static [&'static str]; 3] {
         let by_effect: &[&str] = match self.effect {
             RequestEffect::Start => &["cwd"],
-            RequestEffect::Resume => &["path", "history", "excludeTurns"],
+            RequestEffect::Resume => {
+                &["path", "history", "excludeTurns", "sandbox", "permissions", "config", "sandboxPolicy"]
+            }
             RequestEffect::Fork => &["excludeTurns"],
             RequestEffect::Read => &["includeTurns"],
             _ => &[],

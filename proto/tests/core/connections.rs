@@ -1,4 +1,4 @@
-//! Connections: room, half-closing, deadlines, and who counts as a user of the daemon.
+//! Connections: their number, half-closing, deadlines, and which count as use of the daemon.
 
 use codexd_proto::core::{CoreConfig, CoreSettings, Effect, Event, Fact, Framing, Restart, Room, Timer};
 use codexd_proto::lifecycle::{ChildStatus, State};

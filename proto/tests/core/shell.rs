@@ -73,7 +73,7 @@ impl Shell {
         self.report(Event::UpstreamLine(message.to_string().as_bytes()))
     }
 
-    /// What a client gets; its socket takes everything.
+    /// What a client gets; its socket is never full.
     pub(crate) fn got(&mut self, client: ClientId) -> Vec<Value> {
         let text = String::from_utf8(self.core.pending(client).to_vec()).unwrap();
         let bytes = text.len();
@@ -81,7 +81,7 @@ impl Shell {
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// The ids of the requests that went to the upstream; its pipe takes everything.
+    /// The ids of the requests that went to the upstream; its pipe is never full.
     pub(crate) fn sent(&mut self) -> Vec<Value> {
         let text = String::from_utf8(self.core.upstream_pending().to_vec()).unwrap();
         self.core.handle(self.now, Event::UpstreamWritten { bytes: text.len(), full: false });

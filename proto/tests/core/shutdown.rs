@@ -30,7 +30,7 @@ fn what_clients_had_sent_is_read_before_their_requests_are_resolved() {
     let lines = shell.got(client);
     assert_eq!((&lines[0]["id"], &lines[0]["error"]["code"]), (&json!(7), &json!(-32010)));
     assert_eq!(lines[0]["error"]["data"]["codexd"]["delivered"], "no");
-    // Once that is written, everything is closed, and the exit code tells why.
+    // Once that is written, everything is closed, and the exit code gives the reason.
     let rest = shell.effects();
     assert!(rest.contains(&Effect::FinalRead) && rest.contains(&Effect::CloseAll), "{rest:?}");
     assert_eq!(shell.core.exit_code(), Some(ExitCode::UpstreamLost));

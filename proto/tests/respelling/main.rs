@@ -2,7 +2,8 @@
 //!
 //! Two routers have the same conversations: several clients and an upstream that answers. To one router every
 //! message is given in its plain spelling, to the other with escapes in its strings, white space, its members in
-//! another order and, in the parameters of a client, given twice. Both must send the same to everybody.
+//! another order and, in the parameters of a client, given twice; and read in slices. Both must send the same to
+//! everybody.
 //!
 //! `PROPTEST_CASES=10000 cargo test -p codexd-proto --test respelling` has more of them.
 #![allow(clippy::unwrap_used)]
@@ -10,6 +11,7 @@
 mod spelling;
 
 use codexd_proto::id::ClientId;
+use codexd_proto::message::Reader;
 use codexd_proto::router::{Action, Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use proptest::prelude::*;
@@ -264,7 +266,7 @@ impl Pair {
             pending: Vec::new(),
             requests: 0,
         };
-        pair.settle();
+        pair.compare_sent();
         let result = json!({"userAgent": "x/0.169.0 (\"é\"/)"});
         pair.upstream_sends(&json!({"id": 0, "result": result}), 77);
         pair.pending.clear();
@@ -277,8 +279,11 @@ impl Pair {
         let plain = message.to_string();
         let spelled = Spelling::of_client(seed).message(message);
         self.plain.router.client_line(self.now, client, plain.as_bytes());
-        self.spelled.router.client_line(self.now, client, spelled.as_bytes());
-        self.settle();
+        // As a long one, in slices.
+        let mut reader = Reader::default();
+        while !reader.advance(spelled.as_bytes(), 1 + (seed % 40) as usize) {}
+        self.spelled.router.client_line_read(self.now, client, spelled.into_bytes(), reader);
+        self.compare_sent();
     }
 
     fn upstream_sends(&mut self, message: &Value, seed: u64) {
@@ -286,17 +291,17 @@ impl Pair {
         let spelled = Spelling::of_upstream(seed).message(message);
         self.plain.router.upstream_line(self.now, plain.as_bytes());
         self.spelled.router.upstream_line(self.now, spelled.as_bytes());
-        self.settle();
+        self.compare_sent();
     }
 
     fn both(&mut self, mut change: impl FnMut(&mut Router, Time)) {
         change(&mut self.plain.router, self.now);
         change(&mut self.spelled.router, self.now);
-        self.settle();
+        self.compare_sent();
     }
 
     /// Compares what both have sent, and records the requests.
-    fn settle(&mut self) {
+    fn compare_sent(&mut self) {
         let read = |lines: &[String]| -> Vec<Value> {
             let read =
                 |line: &String| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {lines:?}"));
@@ -386,7 +391,7 @@ impl Pair {
             Op::Leave(at) => {
                 if let Some(client) = self.plain.clients.get(at).copied() {
                     self.leave(client);
-                    self.settle();
+                    self.compare_sent();
                 }
             }
             Op::Initialize { client, kind } => {
@@ -419,7 +424,7 @@ impl Pair {
                 let Some(client) = self.plain.clients.get(client).copied() else { return };
                 self.plain.router.client_line(self.now, client, message.to_string().as_bytes());
                 self.spelled.router.client_line(self.now, client, spelled.as_bytes());
-                self.settle();
+                self.compare_sent();
             }
             Op::Respond { pending, kind, thread: at, turn } => {
                 if self.pending.is_empty() {

@@ -159,7 +159,7 @@ fn a_turn_counts_once_however_its_end_is_reported() {
     net.feed(&status(&t, "idle"));
     net.feed(&turn_completed(&t, "v"));
     assert_eq!(turns_completed(&net), 2);
-    // A thread that is closed takes its turn along.
+    // Closing a thread ends its turn.
     let b = net.join();
     net.sent_raw();
     let t = net.start_thread(b, 2);

@@ -15,7 +15,7 @@ fn resolved(t: &str, id: i64) -> String {
     note("serverRequest/resolved", &json!({"threadId": t, "requestId": id}))
 }
 
-/// Server requests that are open, and how many of them nobody can see.
+/// Server requests that are open, and how many of them are unassigned.
 fn open(net: &Net) -> (usize, usize) {
     let mut report = StatusReport::default();
     net.router.fill_status(net.now, &mut report);
@@ -161,7 +161,7 @@ fn a_server_request_without_subscribers_is_forgotten_with_its_turn() {
         if answered {
             net.send(b, &answer(0, "accept"));
         }
-        // Nobody is subscribed: neither the settling nor the turn's end is sent.
+        // Without subscribers, neither `serverRequest/resolved` nor the turn's end is sent.
         net.feed(&status(&t, "idle"));
         assert_eq!(open(&net), (0, 0));
         net.hush(&[b]);
@@ -288,7 +288,7 @@ fn a_server_request_answered_while_nobody_was_subscribed_is_forgotten_with_its_t
     net.leave(a);
     net.send(b, &answer(0, "accept"));
     net.hush(&[b]);
-    // Its settling was told to nobody; then somebody subscribes again.
+    // `serverRequest/resolved` was sent to no client; then one subscribes again.
     net.resume_thread(b, &t);
     net.feed(&status(&t, "idle"));
     net.feed(&turn_completed(&t, "u"));

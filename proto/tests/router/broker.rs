@@ -41,7 +41,7 @@ fn a_shutdown_is_answered_and_detaches_the_client() {
     net.resume_thread(b, &t);
     net.request(a, "bye", "broker/shutdown", &json!({}));
     net.feed(&delta(&t, 1));
-    assert_eq!(net.got(a), [json!({"id": "bye", "result": {}})], "and nothing behind it");
+    assert_eq!(net.got(a), [json!({"id": "bye", "result": {}})], "and nothing after it");
     assert_eq!(net.got_raw(b).len(), 1);
     assert_eq!(net.actions(), [Action::Close { client: a, reason: CloseReason::Detached }]);
     assert!(CloseReason::Detached.flushes());

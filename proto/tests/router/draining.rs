@@ -11,6 +11,13 @@ fn draining() -> (Net, codexd_proto::id::ClientId, String, String) {
     let idle = net.start_thread(a, 2);
     net.open_turn(&busy, "u");
     net.drain();
+    // Codex is asked to keep the one that has never run; the daemon waits for the answer.
+    let sent = net.sent();
+    assert_eq!((methods(&sent).last().unwrap().as_str(), net.router.is_quiet()), ("thread/read", false));
+    net.fail(
+        sent.last().unwrap()["id"].as_i64().unwrap(),
+        "includeTurns is unavailable before first user message",
+    );
     net.hush(&[a]);
     (net, a, busy, idle)
 }
@@ -21,10 +28,10 @@ fn every_initialized_client_is_notified_why_and_until_when() {
     let (a, early) = (net.join(), net.connect());
     let deaf = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/shuttingDown"]}));
     net.drain();
-    let told = net.got_one(a);
-    assert_eq!(told["method"], "notifications/broker/shuttingDown");
+    let reported = net.got_one(a);
+    assert_eq!(reported["method"], "notifications/broker/shuttingDown");
     assert_eq!(
-        told["params"],
+        reported["params"],
         json!({"reason": "stopping", "deadlineMs": 30_000, "retryAfterMs": 1_000, "generation": 7})
     );
     assert_eq!((net.got_raw(early), net.got_raw(deaf)), (vec![], vec![]));

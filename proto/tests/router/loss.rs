@@ -1,4 +1,4 @@
-//! What everybody is owed when the upstream is gone.
+//! What each client gets when the upstream is lost.
 
 use codexd_proto::router::Limits;
 use serde_json::{Value, json};

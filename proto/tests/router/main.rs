@@ -11,6 +11,7 @@ mod loss;
 mod net;
 mod orphans;
 mod pacing;
+mod restoration;
 mod retry;
 mod scoped;
 mod slow;

@@ -182,7 +182,7 @@ impl Net {
         methods(&self.got(client))
     }
 
-    /// Forgets what everybody got so far.
+    /// Empties the inboxes of all clients.
     pub(crate) fn hush(&mut self, clients: &[ClientId]) {
         for client in clients {
             self.got_raw(*client);
@@ -230,7 +230,7 @@ impl Net {
         json!({"thread": {"id": thread, "status": {"type": status}, "turns": []}, "model": "m"})
     }
 
-    /// A client starts a thread; everybody's inbox is empty afterwards.
+    /// A client starts a thread; all inboxes are empty afterwards.
     pub(crate) fn start_thread(&mut self, client: ClientId, n: u32) -> String {
         let name = thread(n);
         let id = self.forwarded(client, "thread/start", &json!({}));
@@ -252,7 +252,7 @@ impl Net {
         self.reply(id, &Net::thread_result(name, "active"));
     }
 
-    /// A turn begins on a thread; nobody's inbox is emptied.
+    /// A turn begins on a thread; no inbox is emptied.
     pub(crate) fn open_turn(&mut self, name: &str, turn: &str) {
         self.feed(&status(name, "active"));
         self.feed(&turn_started(name, turn));

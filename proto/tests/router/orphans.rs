@@ -1,4 +1,4 @@
-//! Turns whose last subscriber has disconnected, and approvals that nobody can answer.
+//! Turns whose last subscriber has disconnected, and approvals that no client can answer.
 
 use codexd_proto::router::{Config, Limits, OrphanedTurns};
 use serde_json::{Value, json};

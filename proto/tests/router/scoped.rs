@@ -79,7 +79,7 @@ fn a_buffered_command_by_position_gets_an_id_where_there_is_room_for_one() {
     assert!(params_of(&net.sent())[1].as_str().unwrap().starts_with(&format!("{}:", a.0)));
     net.request(a, 1, "command/exec", &of(json!("p")));
     assert_eq!(params_of(&net.sent()), &of(json!(format!("{}:p", a.0))));
-    // Too few: the upstream says so.
+    // Too few: the upstream rejects them.
     net.request(a, 1, "command/exec", &json!([["ls"]]));
     assert_eq!(params_of(&net.sent()), &json!([["ls"]]));
     let streaming = json!([["ls"], null, true, false, false]);

@@ -1,7 +1,7 @@
 //! Clients that do not read.
 
 use codexd_proto::id::ClientId;
-use codexd_proto::router::{Action, CloseReason, Limits};
+use codexd_proto::router::{Action, CloseReason, Limits, RouterTimer};
 use serde_json::json;
 
 use crate::net::{Net, delta, methods};
@@ -21,7 +21,7 @@ fn too_slow(client: ClientId) -> Action {
     Action::Close { client, reason: CloseReason::TooSlow }
 }
 
-/// Two subscribers of a thread, of whom the second takes nothing any more.
+/// Two subscribers of a thread, of which the second reads nothing any more.
 fn with_a_blocked_one() -> (Net, ClientId, ClientId, String) {
     let mut net = net();
     let (a, b) = (net.join(), net.join());
@@ -95,9 +95,9 @@ fn a_client_may_be_above_the_soft_limit_for_a_while() {
     while waiting(&mut net, b) <= 1_000 {
         net.feed(&delta(&t, 1));
     }
-    assert_eq!(net.router.poll_timeout(), None, "seen when more is to be queued");
+    assert_eq!(net.router.due(RouterTimer::SlowClient), None, "seen when more is to be queued");
     net.feed(&delta(&t, 1));
-    assert_eq!(net.router.poll_timeout().map(|at| at.since(net.now)), Some(5_000));
+    assert_eq!(net.router.due(RouterTimer::SlowClient).map(|at| at.since(net.now)), Some(5_000));
     net.pass(4_999);
     assert_eq!(net.actions(), []);
     net.pass(1);

@@ -1,4 +1,4 @@
-//! Who hears which thread.
+//! Which clients are subscribed to which thread.
 
 use codexd_proto::router::Limits;
 use serde_json::{Value, json};
@@ -220,7 +220,7 @@ fn an_unsubscribe_that_waits_for_a_place_does_not_undo_a_resume_that_overtook_it
         let t = net.start_thread(a, 1);
         let u = net.start_thread(c, 2);
         let blocker = net.forwarded(c, "thread/list", &json!({}));
-        // Two of them, so that the second waits behind the resume of another client.
+        // Two of them, so that the second waits for the resume of another client.
         if leaves {
             net.leave(c);
             net.leave(a);
@@ -329,7 +329,11 @@ fn what_comes_before_the_response_of_a_fork_reaches_the_requester_before_it() {
     net.feed(&delta(&thread(2), 2));
     let got = net.got(b);
     assert_eq!(methods(&got), ["mcpServer/startupStatus/updated", "<result>", "item/agentMessage/delta"]);
-    assert_eq!(net.got_raw(a), [delta(&source, 1)], "the source's subscriber hears the source only");
+    assert_eq!(
+        net.got_raw(a),
+        [delta(&source, 1)],
+        "the source's subscriber gets the source's messages only"
+    );
 }
 
 #[test]
@@ -358,9 +362,10 @@ fn what_no_response_explains_is_a_sub_agents() {
     let later = net.join();
     net.reply(id, &Net::thread_result(&thread(1), "idle"));
     net.feed(&delta(&thread(9), 1));
-    let told = ["thread/status/changed", "turn/started", "thread/status/changed", "item/agentMessage/delta"];
-    assert_eq!(net.got_methods(b), told, "in their order");
-    assert_eq!(net.got_methods(a)[1..], told);
+    let reported =
+        ["thread/status/changed", "turn/started", "thread/status/changed", "item/agentMessage/delta"];
+    assert_eq!(net.got_methods(b), reported, "in their order");
+    assert_eq!(net.got_methods(a)[1..], reported);
     assert_eq!(
         net.got_methods(later),
         ["thread/status/changed", "thread/status/changed"],
@@ -674,7 +679,7 @@ fn a_turn_is_open_from_its_start_to_its_end() {
     net.open_turn(&t, "u");
     assert!(!net.router.is_quiet());
     net.feed(&status(&t, "idle"));
-    assert!(!net.router.is_quiet(), "its end has not been told yet");
+    assert!(!net.router.is_quiet(), "its end has not been reported yet");
     net.feed(&turn_completed(&t, "u"));
     assert!(net.router.is_quiet());
 }
@@ -704,7 +709,7 @@ fn a_turn_without_subscribers_ends_with_the_threads_status() {
     net.leave(a);
     net.hush(&[b]);
     assert!(!net.router.is_quiet(), "it goes on");
-    // Nobody is subscribed any more, so the upstream does not send the turn's end.
+    // No client is subscribed any more, so the upstream does not send the turn's end.
     net.feed(&status(&t, "idle"));
     assert!(net.router.is_quiet());
 }
@@ -799,10 +804,10 @@ fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber
     net.leave(a);
     net.hush(&[b]);
     let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
-    // Sent before the upstream had seen the goodbye of the first.
+    // Sent before the upstream had read the first client's unsubscribe.
     net.feed(&delta(&t, 1));
     net.feed(&approval(0, &t));
-    // And these while nobody was subscribed.
+    // And these while no client was subscribed.
     net.feed(&status(&t, "idle"));
     net.reply(resume, &Net::thread_result(&t, "idle"));
     assert_eq!(net.got_methods(b), ["thread/status/changed", "<result>"]);
@@ -824,8 +829,8 @@ fn what_comes_from_loading_a_thread_again_is_for_the_next_subscriber() {
     net.feed(&note("thread/closed", &json!({"threadId": t})));
     net.feed(&startup);
     net.reply(resume, &Net::thread_result(&t, "idle"));
-    let told = ["thread/status/changed", "thread/closed", "mcpServer/startupStatus/updated", "<result>"];
-    assert_eq!(net.got_methods(b), told);
+    let reported = ["thread/status/changed", "thread/closed", "mcpServer/startupStatus/updated", "<result>"];
+    assert_eq!(net.got_methods(b), reported);
     net.feed(&delta(&t, 2));
     assert_eq!(net.got_raw(b), [delta(&t, 2)]);
 }
@@ -937,9 +942,9 @@ fn a_revert_loads_the_thread_again_and_all_subscriptions_survive() {
     net.feed(&status(&t, "idle"));
     net.reply(id, &json!({}));
     let status = "thread/status/changed";
-    let told = [status, "turn/completed", status, status];
-    assert_eq!(net.got_methods(a), told);
-    assert_eq!(net.got_methods(b)[..4], told);
+    let reported = [status, "turn/completed", status, status];
+    assert_eq!(net.got_methods(a), reported);
+    assert_eq!(net.got_methods(b)[..4], reported);
     net.feed(&delta(&t, 2));
     assert_eq!((net.got_raw(a), net.got_raw(b)), (vec![delta(&t, 2)], vec![delta(&t, 2)]));
     assert_eq!(net.router.accounting().subscriptions, 2);

@@ -1,4 +1,4 @@
-//! A request without an answer is shown, and is no reason to take the upstream for dead.
+//! A request without an answer is shown in the status, and does not make the upstream count as lost.
 
 use codexd_proto::status::{StatusReport, Warning};
 use serde_json::json;

@@ -1,9 +1,11 @@
 //! What passes unchanged, what is answered, and what is never forwarded.
 
+use codexd_proto::id::ClientId;
+use codexd_proto::message::Reader;
 use codexd_proto::router::Action;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::net::{Net, delta, note};
+use crate::net::{Net, delta, methods, note};
 
 #[test]
 fn ids_of_every_legal_kind_are_echoed() {
@@ -134,7 +136,7 @@ fn a_request_goes_up_byte_for_byte_but_for_its_id() {
     ] {
         net.send(client, line);
         let sent = net.sent_raw();
-        let id = serde_json::from_str::<serde_json::Value>(&sent[0]).unwrap()["id"].to_string();
+        let id = serde_json::from_str::<Value>(&sent[0]).unwrap()["id"].to_string();
         assert_eq!(sent, [expected.replace('@', &id)]);
     }
 }
@@ -286,4 +288,52 @@ fn a_message_over_several_lines_goes_up_as_one() {
     assert_eq!(net.sent_raw(), ["{\"method\":\"newer/notification\", \"params\":1}"]);
     net.send(client, "{\"id\":2,\"method\":\"thread/list\",\"params\":{\"text\":\"a\nb\"}}");
     assert_eq!(net.got_one(client)["error"]["code"], -32700, "a bare line feed in a string is no JSON");
+}
+
+/// Reads a line in slices, and gives it away.
+fn give(net: &mut Net, client: ClientId, line: Vec<u8>) {
+    let mut reader = Reader::default();
+    while !reader.advance(&line, 10) {}
+    net.router.client_line_read(net.now, client, line, reader);
+}
+
+#[test]
+fn a_line_that_was_read_in_slices_is_sent_as_any_other_and_not_copied_if_nothing_waits() {
+    let mut net = Net::new();
+    let a = net.join();
+    net.sent_raw();
+    for text in [
+        r#"{"id":"x","method":"model/list","params":{"\u0061":[1,2]}}"#,
+        r#"{"method":"newer/notification"}"#,
+    ] {
+        // With room for a longer id and the line feed.
+        let mut line = Vec::with_capacity(1000);
+        line.extend_from_slice(text.replace(",\"params\"", "\n,\"params\"").as_bytes());
+        let place = line.as_ptr();
+        give(&mut net, a, line.clone());
+        let copied = net.sent_raw();
+        net.router.client_line(net.now, a, &line);
+        let usual = net.sent_raw();
+        give(&mut net, a, line);
+        assert_eq!(net.router.upstream_outbox().pending().as_ptr(), place, "{text}");
+        let moved = net.sent_raw();
+        // But for the id, which is another one each time.
+        let rest = |sent: &[String]| -> Value {
+            let mut message: Value = serde_json::from_str(&sent[0]).unwrap();
+            assert_eq!(sent.len(), 1);
+            message.as_object_mut().unwrap().remove("id");
+            message
+        };
+        assert_eq!((rest(&copied), rest(&moved)), (rest(&usual), rest(&usual)));
+    }
+    // Behind something else, and in another form.
+    net.router.client_line(net.now, a, br#"{"id":1,"method":"model/list"}"#);
+    give(&mut net, a, br#"{"id":2,"method":"fs/watch","params":{"watchId":"w"}}"#.to_vec());
+    give(&mut net, a, br#"{"id":3,"method":"model/list"}"#.to_vec());
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["model/list", "fs/watch", "model/list"]);
+    assert_eq!(sent[1]["params"]["watchId"], format!("{}:w", a.0));
+    // What is no message is answered, and an answer is taken.
+    give(&mut net, a, br#"{"id":4,"method":5}"#.to_vec());
+    assert_eq!(net.got(a).last().unwrap()["error"]["code"], -32600);
 }

@@ -1,4 +1,4 @@
-//! What the log says of clients and turns: each comes once and goes once.
+//! The log of clients and turns: each begins once and ends once.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use codexd_proto::status::StatusReport;
 
 use crate::world::World;
 
-/// Who is there and what runs, after the log.
+/// The connected clients and running turns, according to the log.
 #[derive(Debug, Default)]
 pub(crate) struct Activities {
     clients: BTreeSet<ClientId>,

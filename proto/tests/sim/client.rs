@@ -1,4 +1,4 @@
-//! A client that knows what it is owed, and fails at the first line that breaks a promise.
+//! A client that knows which replies it must get, and fails at the first line that breaks a promise.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,23 +33,23 @@ pub(crate) struct View {
     /// Messages that came before the response that subscribes it.
     early: Vec<u64>,
     pub(crate) next_status: Option<u64>,
-    /// Its last status says that something runs.
+    /// Its last status was active.
     pub(crate) active: bool,
     pub(crate) open: BTreeSet<String>,
     ended: BTreeSet<String>,
     pub(crate) asks: BTreeSet<i64>,
     /// Server requests that are to be asked again, because of its own resumes.
     repeated: BTreeMap<i64, usize>,
-    /// Its goodbye was cut off by the loss: it may have been subscribed, or not.
+    /// The upstream was lost before it answered the unsubscribe: the client may have been subscribed, or not.
     uncertain: bool,
     pub(crate) gone: bool,
-    /// It has been heard of.
+    /// A message of it has come.
     pub(crate) seen: bool,
 }
 
 pub(crate) struct Client {
     pub(crate) id: ClientId,
-    /// The router has taken its `initialize`.
+    /// The router has accepted its `initialize`.
     pub(crate) joined: bool,
     pub(crate) initialize_sent: bool,
     /// It has the answer to that.
@@ -70,10 +70,10 @@ pub(crate) struct Client {
     pub(crate) commands: BTreeMap<String, u64>,
     pub(crate) watches: BTreeMap<String, u64>,
     pub(crate) next_broadcast: Option<u64>,
-    /// Server requests that everybody is asked.
+    /// Server requests that are sent to every client.
     pub(crate) calls: BTreeSet<i64>,
     pub(crate) shutdown_notices: usize,
-    /// Answers that say that the upstream is lost: tag, and whether it may have been delivered.
+    /// Answers with the error that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
     pub(crate) requests: usize,
     /// The thread whose end codexd is writing, and the turn and reason of its error once that has come.
@@ -146,7 +146,7 @@ impl Client {
     }
 
     /// A turn that codexd ends is ended in the upstream's order: status, error, turn. One that counts as completed
-    /// has no error, and no status if it was told as idle already.
+    /// has no error, and no status if it was reported as idle already.
     fn synthetic_end(&mut self, thread: &str, params: &Value) {
         let turn = &params["turn"];
         let before = self.synthetic.take().filter(|(before, _)| before == thread).map(|(_, error)| error);
@@ -261,7 +261,7 @@ impl Client {
                     coverage.early += 1;
                 }
                 assert!(view.early.iter().all(|seq| *seq >= before), "{name}: left over from another");
-                // What went on while it did not listen is told by the response.
+                // The response contains what happened while it was not subscribed.
                 view.open.clear();
             }
         }
@@ -351,7 +351,7 @@ impl Client {
                 assert_eq!(
                     (before.as_str(), reason),
                     (thread.as_str(), None),
-                    "an error behind another status"
+                    "an error after another status"
                 );
                 let reason = params["error"].clone();
                 self.synthetic = Some((thread, Some((params["turnId"].clone(), reason))));

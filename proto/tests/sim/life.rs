@@ -19,7 +19,7 @@ pub(crate) const LINE_BYTES: usize = 32 << 10;
 /// Milliseconds that the machine sleeps.
 const SLEEP_MS: u64 = 100_000;
 
-/// How a run ends, unless it is let go on until everything is settled.
+/// How a run ends: by one of these, or by running to quiescence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     Quiescent,
@@ -40,7 +40,7 @@ pub(crate) enum Ending {
     Refusal,
     /// It never answers the handshake.
     SlowStart,
-    /// Everybody leaves.
+    /// All clients disconnect.
     Idle,
 }
 
@@ -117,12 +117,12 @@ impl Plan {
     }
 }
 
-/// The upstream's process, as far as it is more than what it says.
+/// The upstream's process, apart from its messages.
 pub(crate) struct Process {
     alive: bool,
     output_open: bool,
     input_open: bool,
-    /// It takes what is written to it.
+    /// It reads what is written to it.
     pub(crate) reads: bool,
     /// It works and writes.
     pub(crate) works: bool,
@@ -241,7 +241,7 @@ impl World {
                     client.joined = client.initialize_sent;
                 }
             }
-            Effect::NotifyStopping | Effect::Sweep => {}
+            Effect::NotifyStopping | Effect::Sweep | Effect::Remember(_) => {}
             Effect::StopListening => self.listening = false,
             Effect::FinalRead => {
                 assert!(!self.listening, "the last read comes before nobody new can connect");
@@ -333,7 +333,10 @@ impl World {
             Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
                 self.caused(ExitCode::Protocol);
             }
-            Fact::HandshakeRefused(_) | Fact::SocketLost | Fact::ClientTooSlow { .. } => {}
+            Fact::PermissionsNotRestored { .. }
+            | Fact::HandshakeRefused(_)
+            | Fact::SocketLost
+            | Fact::ClientTooSlow { .. } => {}
             Fact::ShutdownRequested(_) => {
                 self.coverage.shutdowns += 1;
                 self.caused(ExitCode::Stopped);
@@ -405,12 +408,12 @@ impl World {
         match self.random.below(5) {
             0 if self.plan.freezes => {
                 self.process.reads = false;
-                self.coverage.deaf += 1;
+                self.coverage.reads_nothing += 1;
                 self.note("the upstream reads nothing".to_owned());
             }
             1 if self.plan.freezes => {
                 self.process.works = false;
-                self.coverage.mute += 1;
+                self.coverage.does_nothing += 1;
                 self.note("the upstream does nothing".to_owned());
             }
             2 if self.plan.sleeps && !self.slept => {
@@ -438,7 +441,7 @@ impl World {
         }
     }
 
-    /// The run takes the turn that its plan has for it.
+    /// Carries out the end that the plan has for this run.
     pub(crate) fn turn_for_the_end(&mut self, ending: Ending) {
         self.note(format!("{ending:?}"));
         match ending {
@@ -522,7 +525,7 @@ impl World {
         }
     }
 
-    /// The process ends. What it had written is read before that is told.
+    /// The process ends. What it had written is read before the end is reported.
     fn exits(&mut self, status: ChildStatus) {
         if !self.process.alive {
             return;
@@ -637,7 +640,7 @@ impl World {
         }
     }
 
-    /// What everybody was owed is there, whether or not there was time to read it.
+    /// All pending replies are there, whether or not there was time to read them.
     fn check_resolved(&mut self) {
         for at in (0..self.clients.len()).rev() {
             if self.clients[at].detaching {

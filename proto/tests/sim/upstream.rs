@@ -1,7 +1,7 @@
 //! A model of the upstream on its one connection: threads, turns, server requests, processes.
 //!
-//! Every message of a thread carries its number `seq` in that thread, counted whether or not the
-//! connection is subscribed; so a client that should have got it can tell that it is missing.
+//! Every message of a thread carries its number `seq` in that thread, counted whether or not the connection is
+//! subscribed; so a client that should have got it notices that it is missing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -41,9 +41,9 @@ struct Todo {
 
 pub(crate) struct Upstream {
     pub(crate) threads: Vec<Thread>,
-    /// What was read and not taken yet, in order.
+    /// What was read and not consumed yet, in order.
     pub(crate) queue: VecDeque<Value>,
-    /// What was taken: it works on all of that at once.
+    /// What was consumed: it works on all of that at once.
     todo: Vec<Todo>,
     decoder: LineDecoder,
     /// Bytes written and not read by codexd yet.
@@ -72,7 +72,7 @@ pub(crate) struct Upstream {
     pub(crate) overloaded: Option<usize>,
     pub(crate) overloads: u64,
     pub(crate) notifications: u64,
-    /// Server requests to everybody, without an answer.
+    /// Server requests to all clients, without an answer.
     pub(crate) open_calls: BTreeSet<i64>,
     pub(crate) calls: u64,
     pub(crate) failed_calls: u64,
@@ -137,7 +137,7 @@ impl Upstream {
         }
     }
 
-    /// Refuses a request before it is taken, as the real one does when its queue is full.
+    /// Rejects a request before it is consumed, as the real one does when its queue is full.
     fn refuses_for_now(&mut self, line: &Value, random: &mut Random) -> bool {
         if line["method"] == "initialize" || !self.overloaded.is_some_and(|n| random.one_in(n)) {
             return false;
@@ -171,7 +171,7 @@ impl Upstream {
         if let Some(tag) = line["params"]["tag"].as_str() {
             assert!(self.taken.insert(tag.to_owned()), "{tag} is carried out twice");
         }
-        // A goodbye waits for the answer to the client's resume; an interrupt overtakes what waits.
+        // An unsubscribe waits for the answer to the client's resume; an interrupt overtakes what waits.
         if let (Some(client), Some(n)) =
             (line["params"]["from"][0].as_u64(), line["params"]["from"][1].as_u64())
             && !matches!(method, "thread/unsubscribe" | "turn/interrupt")
@@ -195,7 +195,7 @@ impl Upstream {
     }
 
     fn answered(&mut self, line: &Value) {
-        let id = line["id"].as_i64().expect("questions have integer ids");
+        let id = line["id"].as_i64().expect("server requests have integer ids");
         assert!(id < self.next_ask, "an answer to a server request of nobody");
         assert!(self.answered_asks.insert(id), "server request {id} is answered twice");
         if self.open_calls.remove(&id) {
@@ -276,7 +276,7 @@ impl Upstream {
         self.todo.is_empty() && self.queue.is_empty()
     }
 
-    /// It asks everybody for something that one of them has to know.
+    /// It sends a request to all clients that any one of them can answer.
     fn call(&mut self) {
         let id = self.next_ask;
         self.next_ask += 1;
@@ -318,7 +318,7 @@ impl Upstream {
         at
     }
 
-    /// The first of two steps: what is told before the response. False if there is none.
+    /// The first of two steps: what is sent before the response. False if there is none.
     fn begins(&mut self, at: usize, random: &mut Random) -> bool {
         let todo = &self.todo[at];
         if todo.begun.is_some() {
@@ -558,7 +558,7 @@ impl Upstream {
         {
             return self.advance(at, random, winding_down);
         }
-        // Threads that nobody hears are unloaded.
+        // Threads without subscribers are unloaded.
         let unsubscribed: Vec<usize> = (0..self.threads.len())
             .filter(|t| {
                 let thread = &self.threads[*t];

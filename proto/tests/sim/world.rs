@@ -1,4 +1,4 @@
-//! Everything together: who does something next, and what holds afterwards.
+//! Clients, core and upstream together: which acts next, and what must be true afterwards.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -39,7 +39,7 @@ macro_rules! coverage {
 coverage! {
     answers, refused, errors, lost_requests, resumes, unsubscribes, early, numbered, asks, repeated_asks,
     ends, synthetic_ends, synthetic_settlings, usages, outputs, changes, too_slow, detached, losses, drains,
-    sub_agents, departures, waited, steps, floods, interrupts, health_checks, unresponsive, shutdowns, deaf, mute,
+    sub_agents, departures, waited, steps, floods, interrupts, health_checks, unresponsive, shutdowns, reads_nothing, does_nothing,
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, malformed, too_long, frozen,
     idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
     refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,
@@ -65,7 +65,7 @@ pub(crate) struct World {
     pub(crate) lost: bool,
     pub(crate) listening: bool,
     pub(crate) slept: bool,
-    /// Nobody connects any more.
+    /// No client connects any more.
     nobody_comes: bool,
     /// Why the daemon ends, by what happened first.
     pub(crate) cause: Option<ExitCode>,
@@ -80,7 +80,7 @@ pub(crate) struct World {
     pub(crate) timer_rounds: u64,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
-    /// Server requests that somebody tried to answer at the end.
+    /// Server requests that a client tried to answer at the end.
     tried: BTreeSet<i64>,
     pub(crate) log: VecDeque<String>,
     pub(crate) coverage: Coverage,
@@ -277,13 +277,13 @@ impl World {
         self.after();
     }
 
-    /// What holds after every step.
+    /// What must be true after every step.
     pub(crate) fn check_bounds(&mut self) {
         let kept = self.core.accounting();
         assert!(kept.window <= self.limits.window, "the window is overrun");
-        assert_eq!(kept.subscribers, kept.subscriptions, "two books that do not agree");
-        // As many requests as may wait, behind them one notification less than holds the client up, what the
-        // next read brings of those, and what is sent again.
+        assert_eq!(kept.subscribers, kept.subscriptions, "two counts that do not agree");
+        // As many requests as may wait, after them one notification less than pauses reading from the client, what
+        // the next read brings of those, and what is sent again.
         let most = 2 * self.limits.queued_requests_per_client + self.limits.window + 12;
         assert!(kept.queued_most <= most, "a queue without a bound: {} of {most}", kept.queued_most);
         self.check_queue();
@@ -293,7 +293,7 @@ impl World {
         self.coverage.waited += u64::from(kept.queued > 0);
     }
 
-    /// What the upstream has not taken yet, and would have in its queue if it read all of it.
+    /// What the upstream has not consumed yet, and would have in its queue if it read all of it.
     fn check_queue(&mut self) {
         let on_its_way = self.core.upstream_pending().to_vec();
         let lines = on_its_way.iter().filter(|b| **b == b'\n').count() + self.upstream.queue.len();
@@ -307,7 +307,7 @@ impl World {
         let answers = untaken.iter().filter(|line| line.get("method").is_none()).count();
         assert!(answers <= 24, "a flood of answers that the real upstream would lose");
         let counted = untaken.iter().filter_map(|line| line["method"].as_str()).filter(|method| {
-            // The handshake, probes and markers have no need to wait.
+            // The handshake, health checks and barriers do not wait.
             !matches!(*method, "initialize" | "initialized" | "thread/loaded/list")
         });
         assert!(counted.count() <= self.limits.window, "a flood that the real upstream would lose");
@@ -365,7 +365,7 @@ impl World {
         while let Some(frame) = self.decoder.decode(&mut chunk) {
             lines.push(match frame {
                 Frame::Line(line) => Some(line.to_vec()),
-                Frame::TooLong => None,
+                Frame::Long(_) | Frame::TooLong => None,
             });
         }
         for line in lines {
@@ -383,7 +383,7 @@ impl World {
         }
     }
 
-    /// Who is there when a sub-agent is first seen is its subscriber.
+    /// Every client that is connected when a sub-agent is first seen is subscribed to it.
     fn meet_sub_agents(&mut self, line: &str) {
         let new: Vec<String> = self
             .upstream
@@ -401,7 +401,7 @@ impl World {
         }
     }
 
-    /// A client takes some of what waits for it, or cannot.
+    /// A client reads some of what waits for it, or cannot.
     fn deliver(&mut self) {
         if self.clients.is_empty() {
             return;
@@ -458,7 +458,7 @@ impl World {
                 }
             };
         }
-        // A sub-agent may be known from its parent before it is heard of; one can only resume it then.
+        // A sub-agent can be known from its parent before its first message; a client can only resume it then.
         let early = self.random.one_in(8);
         let threads: Vec<String> = self.clients[at]
             .views
@@ -557,7 +557,7 @@ impl World {
         }
     }
 
-    /// Answers a server request that it was asked, or that somebody was.
+    /// Answers a server request that it got, or that another client got.
     fn reply(&mut self, at: usize) {
         let seen: Vec<i64> = self.clients[at].views.values().flat_map(|v| v.asks.iter().copied()).collect();
         let open: Vec<i64> = self.upstream.threads.iter().flat_map(|t| t.asks.keys().copied()).collect();
@@ -637,10 +637,10 @@ impl World {
 
     // ---- ends --------------------------------------------------------------------------------------
 
-    /// Everything under way comes to its end: nobody asks for anything new.
+    /// Runs until nothing is in flight; no client sends anything new.
     pub(crate) fn run_to_quiescence(&mut self) {
         for round in 0.. {
-            assert!(round < 10_000, "it never comes to an end");
+            assert!(round < 10_000, "it never becomes quiescent");
             if !self.is_up() && self.state() != State::Draining {
                 break;
             }
@@ -674,7 +674,7 @@ impl World {
         }
     }
 
-    /// What waits for a time that is near is waited for.
+    /// Moves the clock to the next timer of the router, if that is near.
     fn advance_time(&mut self) -> bool {
         let router = self.core.timers().filter(|(timer, _)| matches!(timer, Timer::Router(_)));
         match router.map(|(_, at)| at).min() {
@@ -693,7 +693,7 @@ impl World {
         report.counters.retried_requests
     }
 
-    /// Somebody answers what is still open; without anybody, turns are interrupted.
+    /// A client answers the server requests that are still open; without clients, turns are interrupted.
     fn answer_open_requests(&mut self) -> bool {
         let open: Vec<(i64, String)> = self
             .upstream
@@ -706,13 +706,13 @@ impl World {
             for (id, thread) in open.clone() {
                 self.raw(at, &json!({"id": id, "result": {}}).to_string());
                 if !self.tried.insert(id) {
-                    // It was asked while nobody was subscribed: a resume brings it up.
+                    // It was sent while no client was subscribed: a resume replays it.
                     let params = json!({"threadId": thread});
                     self.send(at, "thread/resume", Some(thread), None, params);
                 }
             }
         } else if !open.is_empty() && self.listening {
-            // Somebody comes who can.
+            // A client connects that can.
             let at = self.clients.len();
             self.connect();
             self.clients[at].initialize_sent = true;
@@ -735,7 +735,11 @@ impl World {
             for (name, view) in &client.views {
                 let thread = self.upstream.threads.iter().find(|t| t.name == *name).unwrap();
                 if let Some(next) = view.next {
-                    assert!(thread.subscribed, "{name} is heard by {}, but not sent", client.id);
+                    assert!(
+                        thread.subscribed,
+                        "{} is subscribed to {name}, but the upstream does not send it",
+                        client.id
+                    );
                     assert_eq!(next, thread.seq, "{}: the end of {name} is missing", client.id);
                     assert!(view.open.is_empty());
                 }

@@ -1,7 +1,7 @@
-//! What one client has asked, is owed, and got: a value without I/O, so that it can be shown to fail.
+//! What one client has sent, must get, and has got: a value without I/O, so that it can be shown to fail.
 //!
-//! The daemon reads a client's lines in order. An answer therefore proves that everything the client had
-//! sent before was read; only what is proven so can be owed when a connection ends.
+//! The daemon reads a client's lines in order. An answer therefore proves that everything the client had sent before
+//! was read; only for what is proven so can an answer be expected when a connection ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,22 +9,23 @@ use serde_json::Value;
 
 use super::violation::{Violation, ViolationKind};
 
-/// How a client's story was meant to end.
+/// How a client's run was meant to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It left by itself and has everything; nothing may have disturbed it.
     Served,
-    /// The daemon ended and has told it before.
+    /// The daemon ended and has sent a shutdown notice before.
     Notified,
-    /// As [`Fate::Notified`], and its turns ended by themselves or were interrupted: the upstream was there to say so.
+    /// As [`Fate::Notified`], and its turns ended by themselves or were interrupted: the upstream was there to report
+    /// it.
     Drained,
-    /// As [`Fate::Notified`], but the daemon may have ended before it had heard of the client.
+    /// As [`Fate::Notified`], but the daemon may have ended before it had accepted the client.
     Late,
     /// The daemon was killed: the connection ends, and nothing more is promised.
     Cut,
     /// It ended its sending half: its requests are answered.
     HalfClosed,
-    /// It did something to itself: nothing is owed, but nothing wrong may have come either.
+    /// It was hit by a fault of its own: no reply is expected, but nothing wrong may have come either.
     Hit,
 }
 
@@ -57,7 +58,7 @@ pub enum Purpose {
         /// Its exit code.
         code: i64,
     },
-    /// Changes of this path are told from now on.
+    /// Changes of this path are reported from now on.
     Path(String),
     /// This turn is interrupted by its own client.
     Interrupt(String),
@@ -67,7 +68,7 @@ pub enum Purpose {
     Flood,
 }
 
-/// The books of one client.
+/// The accounting of one client.
 #[derive(Clone, Debug)]
 pub struct ClientAccounting {
     name: String,
@@ -132,14 +133,14 @@ pub struct Trace {
     pub ordered: bool,
 }
 
-/// What is owed and given, in numbers.
+/// What is expected and received, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
-    /// Answers owed.
+    /// Answers expected.
     pub expected: u64,
-    /// Answers given.
+    /// Answers received.
     pub given: u64,
-    /// Turns that were opened and whose end was owed.
+    /// Turns that were opened and whose end was expected.
     pub turns: u64,
     /// Ends of them.
     pub ends: u64,
@@ -158,7 +159,7 @@ impl Sums {
 }
 
 impl ClientAccounting {
-    /// Opens the books of a client.
+    /// Starts the accounting of a client.
     pub fn new(name: &str) -> ClientAccounting {
         ClientAccounting {
             name: name.to_owned(),
@@ -299,7 +300,7 @@ impl ClientAccounting {
         let (asked, _) = self.server_requests.entry(id.to_owned()).or_default();
         *asked += 1;
         let asked = *asked;
-        // Who looks on is told again what was open when it came.
+        // A client that only watches gets the open server requests again when it joins.
         if asked > 1 && !self.watched.contains(thread) {
             self.break_promise(
                 ViolationKind::Doubled,
@@ -411,8 +412,7 @@ impl ClientAccounting {
             _ => status == "idle" && reason.is_none(),
         };
         if !as_native {
-            let text =
-                format!("turn {id} ended behind the status {status:?} and the error {reason:?}: {end}");
+            let text = format!("turn {id} ended after the status {status:?} and the error {reason:?}: {end}");
             self.break_promise(ViolationKind::WithoutNotice, &text);
         }
     }
@@ -425,7 +425,7 @@ impl ClientAccounting {
         if ended {
             self.break_promise(
                 ViolationKind::TurnEndedTwice,
-                &format!("`{method}` behind the end of turn {id}"),
+                &format!("`{method}` after the end of turn {id}"),
             );
             return None;
         }
@@ -441,7 +441,7 @@ impl ClientAccounting {
         }
     }
 
-    // What the client may ask its books.
+    // Queries of the client.
 
     /// Returns the result of a request: `None` while there is none, else whether it is no error.
     pub fn is_done(&self, id: i64) -> Option<bool> {
@@ -485,7 +485,7 @@ impl ClientAccounting {
         self.open_requests().next().is_none()
     }
 
-    /// Returns whether the daemon has said that it goes.
+    /// Returns whether the client got a shutdown notice.
     pub fn has_shutdown_notice(&self) -> bool {
         self.shutdown_notices > 0
     }
@@ -514,7 +514,7 @@ impl ClientAccounting {
 
     // The end.
 
-    /// Closes the books: returns what was broken, given how this client's story was meant to end.
+    /// Ends the accounting: returns the violations, given how this client's run was meant to end.
     pub fn close(mut self, fate: Fate) -> (Vec<Violation>, Sums, Vec<Trace>) {
         self.check_owners();
         self.check_deltas();
@@ -678,17 +678,17 @@ impl Turn {
     fn check(&self) -> Option<(ViolationKind, String)> {
         let (mut word, mut next) = match self.own {
             true => (self.word.clone(), Some(0)),
-            // Who looks on may have come in the middle.
+            // A client that only watches may have joined in the middle.
             false => (String::new(), None),
         };
         let mut echoed = false;
         for delta in &self.seen {
             if echoed {
-                return Some((ViolationKind::Doubled, format!("{delta:?} behind the echo")));
+                return Some((ViolationKind::Doubled, format!("{delta:?} after the echo")));
             }
             if delta.starts_with("| echo: ") {
                 if self.own && next != Some(self.deltas) {
-                    return Some((ViolationKind::Lost, format!("the echo came behind delta {next:?}")));
+                    return Some((ViolationKind::Lost, format!("the echo came after delta {next:?}")));
                 }
                 echoed = true;
                 continue;
@@ -741,7 +741,7 @@ mod tests {
         json!({"id": id, "result": {}})
     }
 
-    /// Returns books with one thread and one turn of two deltas in it.
+    /// Returns an accounting with one thread and one turn of two deltas in it.
     fn with_turn() -> ClientAccounting {
         let mut accounting = ClientAccounting::new("c");
         accounting.sent(1, "thread/start", "", Purpose::Thread);
@@ -818,7 +818,7 @@ mod tests {
         // Perhaps it was never read ...
         accounting.received(&json!({"method": "notifications/broker/shuttingDown", "params": {}}));
         assert_eq!(kinds(accounting.clone(), Fate::Notified), []);
-        // ... but not if what came behind it was.
+        // ... but not if what came after it was.
         accounting.sent(2, "model/list", "", Purpose::Any);
         accounting.received(&answer(2));
         assert_eq!(kinds(accounting, Fate::Notified), [ViolationKind::Unanswered]);
@@ -872,9 +872,9 @@ mod tests {
         assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::TurnWithoutEnd]);
         accounting.received(&completed("failed"));
         assert_eq!(kinds(accounting.clone(), Fate::Served), [ViolationKind::Disturbed]);
-        let mut behind = accounting.clone();
-        behind.received(&delta("w0 "));
-        assert!(kinds(behind, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
+        let mut late = accounting.clone();
+        late.received(&delta("w0 "));
+        assert!(kinds(late, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
         accounting.received(&completed("failed"));
         assert!(kinds(accounting, Fate::Hit).contains(&ViolationKind::TurnEndedTwice));
     }

@@ -70,7 +70,7 @@ pub(crate) fn is_clean(daemon: &mut TestDaemon, outcome: Outcome, report: &mut R
     }
 }
 
-/// Compares what `fake-codex` received with what its clients were told of it.
+/// Compares what `fake-codex` received with the answers that its clients got.
 pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunReport) {
     let mut seen: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (position, line) in log.lines().enumerate() {
@@ -95,9 +95,10 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunRe
             let broken = match (times, trace.done, trace.denied) {
                 (2.., ..) => Some((ViolationKind::Doubled, format!("the upstream got {tag} {times} times"))),
                 (0, true, _) => Some((ViolationKind::Lost, format!("{tag} was answered and never arrived"))),
-                (1, _, true) => {
-                    Some((ViolationKind::Lost, format!("{tag} arrived, and its client was told it did not")))
-                }
+                (1, _, true) => Some((
+                    ViolationKind::Lost,
+                    format!("{tag} arrived, and its client's error states that it did not"),
+                )),
                 (1, ..) if trace.ordered && position < last => {
                     Some((ViolationKind::Reordered, format!("{tag} arrived before what was sent before it")))
                 }

@@ -20,7 +20,7 @@ pub struct Campaign {
     pub real_every: u64,
     /// How many runs at once.
     pub jobs: usize,
-    /// Goes on behind a run with a violation.
+    /// Goes on after a run with a violation.
     pub keep_going: bool,
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Extras<'scope> {
     pub(crate) guests: Vec<ScopedJoinHandle<'scope, Option<Story>>>,
     /// Runs of `ctl stop`, and how they exited.
     pub(crate) commands: Vec<ScopedJoinHandle<'scope, Option<i32>>>,
-    /// Connections that nobody reads.
+    /// Connections that are not read.
     _open: Vec<UnixStream>,
 }
 

@@ -24,7 +24,7 @@ pub enum Fault {
     HandshakeRefused,
     /// The upstream ends at `initialize`, three starts in a row.
     HandshakeExit(u8),
-    /// The upstream never answers `initialize`, and then the daemon is told to stop.
+    /// The upstream never answers `initialize`, and then the daemon is stopped.
     HandshakeHangs,
     /// The daemon gets these signals, so far apart.
     Signals(Vec<Signal>, Duration),
@@ -39,24 +39,24 @@ pub enum Fault {
     DaemonKilled,
     /// The daemon is suspended for this long, as with the lid of a laptop.
     DaemonSuspended(Duration),
-    /// The daemon is suspended, and told to stop (SIGTERM) before it goes on.
+    /// The daemon is suspended, and gets SIGTERM before it goes on.
     DaemonSuspendedStop,
     /// The daemon is suspended, and the upstream killed before it goes on.
     DaemonSuspendedLoss,
-    /// The daemon is told to stop, and so much later the upstream is killed.
+    /// The daemon is stopped, and so much later the upstream is killed.
     DrainLoss(Duration),
-    /// The daemon is told to stop, and a client goes while it drains.
+    /// The daemon is stopped, and a client disconnects while it drains.
     DrainClientGone,
-    /// The daemon is told to stop in the middle of a flood of requests.
+    /// The daemon is stopped in the middle of a flood of requests.
     DrainFlood,
     /// The upstream is killed in the middle of a flood of requests.
     UpstreamKilledInFlood,
-    /// The daemon is told to read its configuration again (SIGHUP).
+    /// The daemon reads its configuration again (SIGHUP).
     Reload {
         /// What stands there cannot be used.
         broken: bool,
     },
-    /// The control socket gets garbage, and connections that say nothing.
+    /// The control socket gets garbage, and connections that send nothing.
     ControlGarbage,
     /// The socket's file is removed.
     SocketRemoved,
@@ -87,7 +87,7 @@ pub enum Fault {
 pub enum Outcome {
     /// It goes on, and clients that are not concerned notice nothing.
     Lives,
-    /// It ends with this exit code after it has told all of its clients.
+    /// It ends with this exit code after it has notified all of its clients.
     Ends(i32),
     /// It is gone at once; clients see the end of their connection.
     Killed,
@@ -156,7 +156,7 @@ impl Fault {
         )
     }
 
-    /// Returns whether somebody has to connect for it.
+    /// Returns whether a client has to connect for it.
     pub(crate) fn needs_socket(&self) -> bool {
         matches!(
             self,
@@ -225,7 +225,7 @@ impl Fault {
     /// Picks a fault after which the daemon lives.
     pub(crate) fn passing(random: &mut Random, real: bool) -> Fault {
         match random.below(13) {
-            // Only the stand-in can be told to say so much.
+            // Only the stand-in can be scripted to write so much.
             5 if real => Fault::ClientFlood,
             0 => Fault::DaemonSuspended(Duration::from_millis(50 + random.below(1500))),
             1 => Fault::SocketRemoved,

@@ -32,7 +32,7 @@ impl<'a> Talk<'a> {
     }
 }
 
-/// Runs a turn that does something to the upstream, and takes what follows.
+/// Runs a turn that does something to the upstream, and receives what follows.
 pub(crate) fn bomber(name: &str, socket: &Path, shared: &Shared, marker: &str) -> Story {
     let mut talk = Talk::guest(name, socket, shared, 0);
     if let Some(thread) = talk.start_thread() {
@@ -68,7 +68,7 @@ pub(crate) fn flood(name: &str, socket: &Path, shared: &Shared) -> Story {
     talk.into_story(served.then_some(Fate::Served))
 }
 
-/// Sends many requests at once, and takes what comes until the daemon ends.
+/// Sends many requests at once, and receives until the daemon ends.
 pub(crate) fn flood_to_the_end(name: &str, socket: &Path, shared: &Shared) -> Story {
     let mut talk = Talk::guest(name, socket, shared, 0);
     let mut lines = String::new();
@@ -109,7 +109,7 @@ pub(crate) fn shutdown(name: &str, socket: &Path, shared: &Shared) -> Story {
     talk.into_story(Some(Fate::Hit))
 }
 
-/// Comes while the daemon drains. It may be refused at the door; once it is in, it gets its answer.
+/// Connects while the daemon drains. It may be refused by the listener; once it is accepted, it gets its answer.
 pub(crate) fn late(name: &str, socket: &Path, shared: &Shared) -> Option<Story> {
     let stream = UnixStream::connect(socket).ok()?;
     let client = TestClient::over(name, stream);
@@ -221,7 +221,7 @@ pub(crate) fn torn_line(socket: &Path, random: &mut Random) -> Option<Violation>
 
 const FLOOD: usize = 5000;
 
-/// More than may wait for one client, and few enough that all answers are taken at once.
+/// More than may wait for one client, and few enough that all answers are read at once.
 const SMALL_FLOOD: usize = 1500;
 
 /// Longer than anything takes on a busy machine.

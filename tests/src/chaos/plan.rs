@@ -1,4 +1,4 @@
-//! One run as a value: who works how, and what goes wrong when.
+//! One run as a value: what each client does, and which fault is injected when.
 
 use std::fmt;
 use std::time::Duration;
@@ -68,7 +68,7 @@ impl Plan {
         for _ in 0..passing {
             steps.push(Step { after: random.millis(150), fault: Fault::passing(&mut random, real) });
         }
-        // Who comes for a fault has to find the socket.
+        // A client that connects for a fault has to find the socket.
         steps.sort_by_key(|step| step.fault == Fault::SocketRemoved);
         steps.dedup_by(|one, other| one.fault == Fault::SocketRemoved && other.fault == Fault::SocketRemoved);
         if steps.is_empty() || !random.one_in(3) {
@@ -80,7 +80,7 @@ impl Plan {
             if fault.is_at_start() || fault == Fault::UpstreamNeverReads {
                 steps.clear();
             }
-            // The turns of a client that is gone stay open, and somebody may still be there.
+            // The turns of a client that is gone stay open, and another client may still be connected.
             if fault == Fault::ShutdownLast {
                 steps.retain(|step| matches!(step.fault, Fault::DaemonSuspended(_) | Fault::ClientTornLine));
             }
@@ -101,7 +101,7 @@ impl Plan {
                 command: random.one_in(6),
             })
             .collect();
-        // Who is hit is not one of those above, so that these have to go on.
+        // The client that is hit is not one of those above, so that these have to go on.
         for step in &steps {
             if let Some(link) = victim(&step.fault, &mut random) {
                 let seed = random.number();

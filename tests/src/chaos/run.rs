@@ -69,7 +69,7 @@ fn start(plan: &Plan, home: &Arc<Home>, report: &mut RunReport) {
         after::wait_for_end(&mut daemon, step.fault.outcome(), &shared, report);
         for mut guest in guests {
             guest.pump("the end of the daemon", |_| false);
-            // Who is not introduced yet hears of the end by the answer to its request.
+            // A client that is not initialized yet learns of the end from the answer to its request.
             close(guest.into_story(None), Fate::Late, report);
         }
         after::is_clean(&mut daemon, step.fault.outcome(), report);
@@ -132,7 +132,7 @@ impl<'a> Run<'a> {
                 })
                 .collect();
             let mut director = Director::new(plan, daemon, shared, random, scope);
-            // A panic in here must not wait for clients that nobody tells to leave.
+            // A panic in here must not wait for clients that are not asked to leave.
             let directed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 director.direct(report);
                 after::wait_for_end(director.daemon, outcome, shared, report);
@@ -168,7 +168,7 @@ impl<'a> Run<'a> {
                         (true, Outcome::Killed) => Fate::Cut,
                         (true, _) if plan.ending().is_some_and(Fault::lets_turns_end) => Fate::Drained,
                         (true, _) => Fate::Notified,
-                        // Nobody had a reason to end the connection of a client that still worked.
+                        // There was no reason to end the connection of a client that still worked.
                         (false, _) => Fate::Served,
                     };
                     let fate = story.fate.unwrap_or(decided);
@@ -202,7 +202,7 @@ fn connect(name: &str, link: LinkKind, daemon: &TestDaemon) -> TestClient {
     }
 }
 
-/// Closes the books of a client.
+/// Ends the accounting of a client.
 fn close(story: Story, fate: Fate, report: &mut RunReport) -> Vec<Trace> {
     let (violations, sums, traces) = story.accounting.close(fate);
     report.add(sums);

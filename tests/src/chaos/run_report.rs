@@ -1,4 +1,4 @@
-//! What came of one run.
+//! The result of one run.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub struct RunReport {
     pub plan: Plan,
     /// What was broken; empty is good.
     pub violations: Vec<Violation>,
-    /// What was owed and given.
+    /// What was expected and received.
     pub sums: Sums,
     /// The faults that were injected.
     pub tried: Vec<Fault>,

@@ -1,4 +1,4 @@
-//! What the clients of a run and its director tell each other.
+//! What the clients of a run and its director share.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! A client with books: everything it sends and receives is entered.
+//! A client with accounting: everything it sends and receives is recorded.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::violation::ViolationKind;
 use crate::client::{Message, Received, TestClient};
 
-/// A connected client and its books.
+/// A connected client and its accounting.
 pub(crate) struct Talk<'a> {
     pub(crate) name: String,
     pub(crate) client: TestClient,
@@ -67,7 +67,7 @@ impl<'a> Talk<'a> {
         (id, format!("{}\n", json!({"id": id, "method": method, "params": params})))
     }
 
-    /// Sends bytes; a connection that takes none has ended, which the reading side will see.
+    /// Sends bytes; a connection that cannot be written to has ended, which the reading side will see.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let _ = self.client.send_bytes(bytes);
     }
@@ -100,7 +100,7 @@ impl<'a> Talk<'a> {
     /// Starts a turn of this prompt, whose deltas carry this word.
     pub(crate) fn start_turn(&mut self, thread: &str, word: &str, deltas: usize, prompt: &str) -> i64 {
         let input = json!([{"type": "text", "text": prompt}]);
-        // The scripted model numbers behind a word of its own.
+        // The scripted model numbers after a word of its own.
         let word = if self.shared.real { "tok" } else { word }.to_owned();
         let purpose = Purpose::Turn { thread: thread.to_owned(), word, deltas };
         self.ask("turn/start", json!({"threadId": thread, "input": input}), purpose)

@@ -1,4 +1,4 @@
-//! What was promised and not kept.
+//! Promises that were broken.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub struct Violation {
     /// Which promise.
     pub kind: ViolationKind,
-    /// Who, what, and what was there instead.
+    /// Which client, what was expected, and what came instead.
     pub text: String,
 }
 
@@ -20,7 +20,7 @@ pub enum ViolationKind {
     AnsweredTwice,
     /// A turn without an end.
     TurnWithoutEnd,
-    /// A second end of a turn, or something of it behind its end.
+    /// A second end of a turn, or something of it after its end.
     TurnEndedTwice,
     /// Something is missing.
     Lost,
@@ -30,15 +30,15 @@ pub enum ViolationKind {
     Reordered,
     /// Something came to the wrong client.
     Stray,
-    /// A connection ended and nobody had said so.
+    /// A connection ended without a shutdown notice.
     WithoutNotice,
     /// A client that was not concerned noticed something.
     Disturbed,
     /// Something did not come to its end in time.
     Hang,
-    /// A process was left behind.
+    /// A process was left.
     Orphan,
-    /// A socket was left behind, or the next start failed.
+    /// A socket was left, or the next start failed.
     Restart,
     /// Another exit code than stated, or another one in the record.
     ExitCode,

@@ -1,5 +1,5 @@
-//! A client that works: threads, turns, approvals, commands, processes, reads; until it is told to leave,
-//! its connection ends, or it does something to itself.
+//! A client that works: threads, turns, approvals, commands, processes, reads; until it is asked to leave, its
+//! connection ends, or it does something to itself.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -135,7 +135,7 @@ impl<'a> Worker<'a> {
         self.threads.iter().find(|thread| !self.talk.accounting.is_busy(thread)).cloned()
     }
 
-    /// Returns a word that nobody else says, and that ends with a letter.
+    /// Returns a word that no other client uses, and that ends with a letter.
     fn word(&mut self) -> String {
         self.serial += 1;
         format!("c{}n{}w", self.index, self.serial)
@@ -239,7 +239,7 @@ impl<'a> Worker<'a> {
         (complete && !self.talk.over).then_some(Fate::Served)
     }
 
-    /// Does to itself what the plan says.
+    /// Injects the fault that the plan has for this client.
     fn suffer(&mut self, hit: Hit) -> Fate {
         match (hit, self.plan.link) {
             (Hit::Kill, LinkKind::Connect) => {

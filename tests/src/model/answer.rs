@@ -9,7 +9,7 @@ use super::Shared;
 use super::body::{Events, Gone};
 use super::script::Script;
 
-/// Carries a script out, up to its end or until nobody listens any more.
+/// Carries a script out, up to its end or until the connection is closed.
 pub(super) async fn answer(script: Script, events: Events, shared: Arc<Shared>) {
     let _ = Answer { script, events, shared }.run().await;
 }
@@ -126,7 +126,7 @@ impl Answer {
         self.events.send(&event).await
     }
 
-    /// Waits until all have come, and notices at once when nobody listens any more.
+    /// Waits until all have come, and notices at once when the connection is closed.
     async fn meet(&self, name: &str, size: usize) -> Result<(), Gone> {
         let mut meetings = self.shared.meetings.subscribe();
         tokio::select! {
@@ -135,7 +135,7 @@ impl Answer {
         }
     }
 
-    /// Lets time pass, and notices at once when nobody listens any more.
+    /// Lets time pass, and notices at once when the connection is closed.
     async fn pause(&self, time: Duration) -> Result<(), Gone> {
         if time.is_zero() {
             return Ok(());

@@ -51,27 +51,27 @@ impl Events {
     ///
     /// # Errors
     ///
-    /// When nobody listens any more.
+    /// When the connection is closed.
     pub(super) async fn send(&self, event: &Value) -> Result<(), Gone> {
         let kind = event["type"].as_str().unwrap_or("message");
         let text = format!("event: {kind}\ndata: {event}\n\n");
         self.0.send(Part::Event(Bytes::from(text))).await.map_err(|_| Gone)
     }
 
-    /// Breaks the connection behind what was sent.
+    /// Breaks the connection after what was sent.
     pub(super) async fn cut(&self) -> Gone {
         let _ = self.0.send(Part::Cut).await;
         Gone
     }
 
-    /// Waits until nobody listens any more.
+    /// Waits until the connection is closed.
     pub(super) async fn gone(&self) -> Gone {
         self.0.closed().await;
         Gone
     }
 }
 
-/// Nobody listens any more: codex interrupted the turn, or the script cut the connection.
+/// The connection is closed: codex interrupted the turn, or the script cut it.
 #[derive(Debug)]
 pub(super) struct Gone;
 

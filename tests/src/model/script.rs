@@ -218,7 +218,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` in the marker `[[stall:{text}]]` is not a number of seconds"))
 }
 
-/// Cuts a text behind each space.
+/// Cuts a text after each space.
 fn words(text: &str) -> Vec<String> {
     text.split_inclusive(' ').map(str::to_owned).collect()
 }

@@ -67,7 +67,7 @@ pub(crate) fn compare(
     let mut used = vec![false; exceptions.len()];
     let mut report = String::new();
     let (expected, seen) = (views(expected), views(seen));
-    assert_eq!(expected.len(), seen.len(), "the script took another way");
+    assert_eq!(expected.len(), seen.len(), "the script took another path");
     for (left, right) in expected.iter().zip(&seen) {
         let keys: std::collections::BTreeSet<&String> =
             left.sequences.keys().chain(right.sequences.keys()).collect();
@@ -211,8 +211,7 @@ fn view(record: &Record, names: &mut Names) -> View {
 
 type Row = (Option<Value>, Option<Value>);
 
-/// Lays two sequences beside each other: what is the same in one row, and what takes the place of something
-/// of the same name in one row, too.
+/// Aligns two sequences: what is the same in one row, and what replaces something of the same name in one row, too.
 fn align(left: Vec<Value>, right: Vec<Value>) -> Vec<Row> {
     let mut length = vec![vec![0usize; right.len() + 1]; left.len() + 1];
     for i in (0..left.len()).rev() {

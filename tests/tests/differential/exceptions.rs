@@ -43,7 +43,7 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         method: "thread/tokenUsage/updated",
         kind: DifferenceKind::Missing,
         sometimes: false,
-        reason: "an unsubscribe sent behind a resume without an answer is answered together with it, before the \
+        reason: "an unsubscribe sent after a resume without an answer is answered together with it, before the \
                  copy of the token usage that follows",
     },
     Exception {
@@ -52,6 +52,6 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         method: "thread/tokenUsage/updated",
         kind: DifferenceKind::Extra,
         sometimes: false,
-        reason: "the same copy, behind the answer to the unsubscribe",
+        reason: "the same copy, after the answer to the unsubscribe",
     },
 ];

@@ -1,8 +1,8 @@
 //! Lanes: the messages of one client, parted into sequences whose order is guaranteed.
 //!
-//! Natively, what happens on one thread reaches a client in one order, and the answers to requests about a
-//! thread stand at their place in it. Between two threads there is no order. Where messages of one
-//! thread are written by tasks of their own, they have lanes of their own; [`lane`] says which and why.
+//! Natively, what happens on one thread reaches a client in one order, and the answers to requests about a thread
+//! stand at their place in it. Between two threads there is no order. Where messages of one thread are written by
+//! tasks of their own, they have lanes of their own; [`lane`] lists which and why.
 
 use serde_json::{Value, json};
 
@@ -23,9 +23,9 @@ pub(crate) fn lane(message: &Value) -> Lane {
     let name = match (thread, method) {
         // Start-up of each MCP server runs beside everything else.
         (_, "mcpServer/startupStatus/updated") => format!("mcp {}", params["name"]),
-        // Codex 0.142 writes it behind the answer, 0.169 before it: no order between the two is promised.
+        // Codex 0.142 writes it after the answer, 0.169 before it: no order between the two is promised.
         (_, "warning") => "warning".to_owned(),
-        // The goal is read from a database behind the answer to a resume; live events do not wait for it.
+        // The goal is read from a database after the answer to a resume; live events do not wait for it.
         (_, "thread/goal/cleared" | "thread/goal/updated") => "goal".to_owned(),
         // Written by the task that takes the answer to the server request, beside the thread's own.
         (Some(_), "item/completed") if never_ran(&params["item"]) => "never ran".to_owned(),
@@ -44,8 +44,8 @@ fn never_ran(item: &Value) -> bool {
     item["type"] == "commandExecution" && item["processId"].is_null() && item["exitCode"].is_null()
 }
 
-/// Leaves out the usage that is told when a turn is interrupted, with the rate limits behind it: natively it
-/// is told or not, as the interrupt and the open request of the model happen to meet.
+/// Leaves out the usage that is reported when a turn is interrupted, with the rate limits after it: natively it is
+/// reported or not, by the order of the interrupt and the model's open request.
 pub(crate) fn without_usage_of_interrupted(messages: &[Value]) -> Vec<&Value> {
     let interrupted: Vec<(usize, &Value)> = messages
         .iter()
@@ -58,7 +58,7 @@ pub(crate) fn without_usage_of_interrupted(messages: &[Value]) -> Vec<&Value> {
     for (index, message) in messages.iter().enumerate() {
         let method = message["method"].as_str().unwrap_or_default();
         let turn = &message["params"]["turnId"];
-        // Behind the end of the turn it is the copy for who resumes.
+        // After the end of the turn it is the copy for the client that resumes.
         let is_cut = interrupted.iter().any(|(end, id)| index < *end && *id == turn);
         if method == "thread/tokenUsage/updated" && is_cut {
             limits_follow += 1;
@@ -71,8 +71,8 @@ pub(crate) fn without_usage_of_interrupted(messages: &[Value]) -> Vec<&Value> {
     kept
 }
 
-/// Leaves out that a thread is not loaded where that was the last that was told of it: codex, alone over
-/// stdio, tells it twice at about one archive in forty (measured in 800).
+/// Leaves out that a thread is not loaded where that was the last status of it: codex, alone over stdio, reports it
+/// twice at about one archive in forty (measured in 800).
 pub(crate) fn without_repeated_unload(messages: Vec<&Value>) -> Vec<&Value> {
     let mut unloaded = std::collections::BTreeSet::new();
     let mut kept = Vec::new();
@@ -100,18 +100,18 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
     let lane = match method {
         // All output comes before the answer.
         "command/exec" => Lane { thread: String::new(), name: format!("exec {}", params["processId"]) },
-        // What a process prints and the answer to who wrote to it or ended it are written by two tasks.
+        // What a process prints and the answer to the client that wrote to it or ended it are written by two tasks.
         _ if ["command/exec", "process/", "thread/backgroundTerminals/"]
             .iter()
             .any(|it| method.starts_with(it)) =>
         {
             return None;
         }
-        // Its task and that of the thread write at the same time: seen behind `turn/started` on a busy machine.
+        // Its task and that of the thread write at the same time: seen after `turn/started` on a busy machine.
         "turn/start" => return None,
         _ => {
             let thread = [&answer["result"]["thread"]["id"], &params["threadId"]];
-            // An id in another form than the server's own says nothing of a lane.
+            // An id in another form than the server's own does not determine a lane.
             let thread = thread.into_iter().find_map(Value::as_str).filter(|id| id.len() == 36)?.to_owned();
             Lane { thread, name: String::new() }
         }
@@ -119,12 +119,12 @@ pub(crate) fn mark(request: &Value, answer: &Value) -> Option<(Lane, Value)> {
     Some((lane, json!({"answer": method, "id": request["id"]})))
 }
 
-/// Decodes pieces of output and puts those together whose borders only say how a pipe was read.
+/// Decodes pieces of output and puts those together whose borders only show how a pipe was read.
 pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
     let mut joined: Vec<Value> = Vec::new();
     for mut message in by_stream(messages) {
-        // A search tells what it has found so far, as often as it comes to it, now and then nothing again
-        // behind something: only that it has found it is sure.
+        // A search reports what it has found so far, at times of its own, and sometimes nothing again after
+        // something: only that it has found it is certain.
         if message["method"] == "fuzzyFileSearch/sessionUpdated"
             && let Some(last) = joined.last_mut()
             && ["sessionId", "query"].iter().all(|key| last["params"][key] == message["params"][key])
@@ -152,8 +152,8 @@ pub(crate) fn join_pieces(messages: Vec<Value>) -> Vec<Value> {
     without_repeated_output(joined)
 }
 
-/// Puts what a process wrote to standard error behind what it wrote to standard output, between two other
-/// messages: codex reads the two pipes in tasks of their own.
+/// Puts what a process wrote to standard error after what it wrote to standard output, between two other messages:
+/// codex reads the two pipes in tasks of their own.
 fn by_stream(mut messages: Vec<Value>) -> Vec<Value> {
     let stream = |it: &Value| {
         let method = it["method"].as_str().unwrap_or_default();
@@ -166,10 +166,10 @@ fn by_stream(mut messages: Vec<Value>) -> Vec<Value> {
     messages
 }
 
-/// Leaves out what a command of a turn printed where the end of the command tells it, too: whether it is told before
-/// depends on how long the command runs (codex, alone over stdio, told it of 26 in 150 `echo`).
+/// Leaves out what a command of a turn printed where the end of the command contains it, too: whether it is sent
+/// before depends on how long the command runs (codex, alone over stdio, sent it for 26 of 150 `echo`).
 fn without_repeated_output(messages: Vec<Value>) -> Vec<Value> {
-    let told: Vec<(Value, String)> = messages
+    let reported: Vec<(Value, String)> = messages
         .iter()
         .map(|it| &it["params"]["item"])
         .filter_map(|item| Some((item["id"].clone(), item["aggregatedOutput"].as_str()?.to_owned())))
@@ -177,7 +177,7 @@ fn without_repeated_output(messages: Vec<Value>) -> Vec<Value> {
     let is_told = |message: &Value| {
         let text = message["params"]["delta"].as_str().unwrap_or_default();
         message["method"] == "item/commandExecution/outputDelta"
-            && told.iter().any(|(id, output)| *id == message["params"]["itemId"] && output.contains(text))
+            && reported.iter().any(|(id, output)| *id == message["params"]["itemId"] && output.contains(text))
     };
     messages.into_iter().filter(|message| !is_told(message)).collect()
 }

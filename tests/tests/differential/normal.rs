@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-/// Texts of more bytes are compared as they are: they have no names in them, and would take their time.
+/// Texts of more bytes are compared as they are: they contain no names, and would take long.
 const LONG: usize = 16 << 10;
 
 /// The names given so far.
@@ -96,7 +96,7 @@ impl Names {
     }
 }
 
-/// Replaces what stands behind each `label`: a result of a command quotes it to the model.
+/// Replaces what stands after each `label`: a result of a command quotes it to the model.
 fn blank(text: &str, label: &str, is_part: fn(&u8) -> bool) -> String {
     let mut parts = text.split(label);
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -146,7 +146,7 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// Returns the length of the date that a text begins with, with the time of day behind it if there is one.
+/// Returns the length of the date that a text begins with, with the time of day after it if there is one.
 fn length_of_date(text: &str) -> Option<usize> {
     let matches = |pattern: &str, text: &[u8]| {
         text.len() >= pattern.len()

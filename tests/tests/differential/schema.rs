@@ -19,7 +19,7 @@ fn the_order_of_parameters_is_that_of_the_schema() {
     let requests = fs::read_to_string(directory.join("ClientRequest.ts")).unwrap();
     let mut checked = 0;
     for request in REQUESTS.iter().filter(|request| !request.order.is_empty()) {
-        // One of several shapes, told apart by the first member.
+        // One of several shapes, distinguished by the first member.
         if request.method == "account/login/start" {
             continue;
         }

@@ -59,7 +59,7 @@ impl<'a> Stage<'a> {
         who
     }
 
-    /// Connects a client that says nothing yet.
+    /// Connects a client that sends nothing yet.
     pub(crate) fn connect(&mut self, name: &str) -> Who {
         self.actors.push(Actor {
             client: Some(self.world.connect(name)),
@@ -70,7 +70,7 @@ impl<'a> Stage<'a> {
         Who(self.actors.len() - 1)
     }
 
-    /// Ends a client's connection, without a word.
+    /// Ends a client's connection, without sending anything.
     pub(crate) fn leave(&mut self, who: Who) {
         self.barrier(who);
         drop(self.actors[who.0].client.take());
@@ -183,7 +183,7 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// Receives all that was sent to a client by now: the answer to a cheap request comes behind it.
+    /// Receives all that was sent to a client by now: the answer to a cheap request comes after it.
     #[track_caller]
     pub(crate) fn barrier(&mut self, who: Who) {
         let asked = self.ask_as(who, json!("barrier"), "thread/loaded/list", json!({}));
@@ -272,7 +272,7 @@ impl<'a> Stage<'a> {
         answer
     }
 
-    /// Starts a turn that does not end by itself, and waits for its first and only word.
+    /// Starts a turn that does not end by itself, and waits for its first and only delta.
     #[track_caller]
     pub(crate) fn hang(&mut self, who: Who, thread: &str, words: &str) -> String {
         let turn = self.turn_start(who, thread, &format!("[[deltas:2:600000]] {words}"));
@@ -292,7 +292,7 @@ impl<'a> Stage<'a> {
         self.world
     }
 
-    /// Ends the script: every client that is still there receives what it is owed.
+    /// Ends the script: every client that is still connected receives all that was sent to it.
     pub(crate) fn finish(mut self) -> Transcript {
         for index in 0..self.actors.len() {
             if self.actors[index].client.is_some() {

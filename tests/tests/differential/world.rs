@@ -11,7 +11,7 @@ use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
 use codexd_tests::native::NativeListener;
 
-/// Who serves the clients.
+/// What serves the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     /// The real codex's own listener, over WebSocket.

@@ -64,8 +64,8 @@ impl Activated {
     }
 }
 
-/// Returns whether somebody listens at a path, without connecting: that would start the daemon. The file is
-/// there a moment before (`/proc/net/unix`, `proc_net(5)`: the flag 0x10000 marks a listening socket).
+/// Returns whether a process listens at a path, without connecting: that would start the daemon. The file is there a
+/// moment before (`/proc/net/unix`, `proc_net(5)`: the flag 0x10000 marks a listening socket).
 fn is_listening(path: &Path) -> bool {
     let table = std::fs::read_to_string("/proc/net/unix").unwrap();
     let path = path.to_str().unwrap();
@@ -148,7 +148,7 @@ fn clients_that_come_during_a_drain_are_left_for_the_next_daemon() {
     let approval = client.take("the approval", |message| message.is_server_request());
     it.term();
     client.take_method("notifications/broker/shuttingDown");
-    // Taken by the system, and by nobody else: nothing is read and nothing closed.
+    // Accepted by the kernel only: nothing is read and nothing closed.
     let mut late = TestClient::connect("late", &it.socket("s"));
     late.send_request("initialize", json!({"clientInfo": {"name": "t", "version": "1"}}));
     client.answer(&approval, json!({"decision": "accept"}));

@@ -1,5 +1,5 @@
-//! Bad input: each gets its error, the connection stays usable, nothing harmful reaches the upstream, and
-//! nobody else notices.
+//! Bad input: each gets its error, the connection stays usable, nothing harmful reaches the upstream, and no other
+//! client notices.
 
 use std::collections::BTreeSet;
 
@@ -167,7 +167,7 @@ fn a_member_given_twice_is_an_invalid_request() {
     let daemon = strict();
     let mut client = quiet_client(&daemon, "bad");
     let cases: Vec<(&[u8], Value)> = vec![
-        // Nobody can tell which of two ids the sender waits for.
+        // It is not known which of two ids the sender waits for.
         (b"{\"id\":1,\"id\":1,\"method\":\"model/list\"}", Value::Null),
         (b"{\"id\":1,\"method\":\"model/list\",\"method\":\"turn/start\"}", json!(1)),
         (b"{\"id\":1,\"method\":\"model/list\",\"params\":{},\"params\":{}}", json!(1)),
@@ -448,7 +448,7 @@ fn noise_on_many_connections_disturbs_nobody() {
             .collect();
         noise.push(b'\n');
         let mut bad = daemon.raw_client("noise");
-        // The daemon answers each line; nobody reads some of the answers.
+        // The daemon answers each line; some of the answers are never read.
         let _ = bad.send_bytes(&noise);
         drop(bad);
         assert_eq!(good.recv_to_barrier(), []);

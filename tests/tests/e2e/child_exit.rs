@@ -1,4 +1,5 @@
-//! The upstream ends, in every way it can: clients get what they are owed, and the exit code tells.
+//! The upstream ends, in every way it can: every pending request and open turn is resolved, and the exit code shows
+//! why.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -57,7 +58,7 @@ fn dies_idle(mut daemon: TestDaemon, signal: Signal) -> Value {
 /// Writes a program that ends with this code when the stand-in for codex has ended.
 fn program_that_exits_with(home: &Home, code: i32) -> PathBuf {
     let path = home.root().join("codex.sh");
-    // Behind a last command, so that the shell stays the parent.
+    // Another command follows, so that the shell stays the parent.
     let text = format!("#!/bin/sh\n'{}' \"$@\"\nexit {code}\n", binary::fake_codex().display());
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -277,11 +278,11 @@ fn a_machine_that_was_suspended_is_no_death() {
     daemon.signal_upstream(Signal::SIGSTOP);
     let waited = || status(&daemon)["upstream"]["unansweredProbeMs"].as_u64();
     codexd_tests::wait::until("it is asked whether it lives", || waited().is_some());
-    codexd_tests::wait::until("the silence is told", || {
+    codexd_tests::wait::until("the silence is reported", || {
         status(&daemon)["warnings"][0]["code"] == "upstreamSilent"
     });
     daemon.signal(Signal::SIGSTOP);
-    // Only a little longer than the answer may take, which is the hardest to tell from a death.
+    // Only a little longer than the answer may take, which is the hardest to distinguish from a loss.
     codexd_tests::wait::pause(std::time::Duration::from_secs(16));
     daemon.signal(Signal::SIGCONT);
     // What it has waited did not grow by the time in which it slept.
@@ -352,7 +353,7 @@ fn a_stopped_upstream_is_killed() {
     let pending = client.send_request("command/exec", json!({"command": ["sleep", "300"]}));
     handled(&mut client);
     daemon.signal_upstream(Signal::SIGSTOP);
-    // It is told at once; the process takes its time to be killed.
+    // Clients are notified at once; killing the process takes longer.
     let error = client.response(pending).unwrap_err();
     assert_eq!((error.code, reason(&error)), (-32010, "upstreamUnresponsive"));
     expect_end(&mut daemon, 1);
@@ -464,7 +465,7 @@ fn what_was_sent_before_a_loss_is_answered_also_if_it_was_not_read_yet() {
     kill(Pid::from_raw(upstream), Signal::SIGKILL).unwrap();
     daemon.signal(Signal::SIGCONT);
     assert_eq!(known.response(asked).unwrap_err().code, -32010);
-    // Either it was introduced before the loss was seen, or it is told of it.
+    // Either it was initialized before the loss was seen, or it gets the error.
     let introduced = fresh.response(greeted).map_err(|error| error.code);
     assert!(introduced.is_ok() || introduced == Err(-32010), "{introduced:?}");
     assert_eq!(fresh.response(asked_too).unwrap_err().code, -32010);

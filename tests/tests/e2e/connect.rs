@@ -1,4 +1,4 @@
-//! `codexd connect` and `codexd app-server`: who starts the daemon, what is retried, and the truth.
+//! `codexd connect` and `codexd app-server`: what starts the daemon, what is retried, and what is reported as lost.
 
 mod arguments;
 mod instances;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Bridge, World};
 
-/// Returns a number for a test, another one where somebody asks for more or has less time.
+/// Returns a number for a test, or the one that a variable sets for longer or shorter runs.
 fn times(variable: &str, usually: usize) -> usize {
     std::env::var(variable).map_or(usually, |text| text.parse().unwrap())
 }
@@ -185,7 +185,7 @@ fn a_daemon_that_drains_is_waited_for_and_not_used() {
     first.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(first.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(generation(&second.response(id).unwrap()), 2);
-    // The first one had a thread and is told.
+    // The first one had a thread and gets the error.
     first.recv_to_end();
     assert_eq!(first.exit_code(), 1);
     assert!(first.stderr().contains("resume the thread"), "{}", first.stderr());
@@ -215,7 +215,7 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
     let mut client = world.client("idle");
     client.request("model/list", json!({}));
     world.kill9();
-    // Nobody is started before somebody is needed.
+    // No daemon is started before one is needed.
     assert_eq!(world.daemons(), []);
     assert_eq!(client.request("thread/list", json!({}))["data"], json!([]));
     let _ = world.run(&["ctl", "stop"]).expect_code(0);
@@ -307,8 +307,8 @@ fn a_daemon_nobody_needs_ends_by_itself() {
     wait::until("the daemon has ended", || world.daemons().is_empty());
     assert_eq!(world.record()["lastExit"]["code"], 0);
     assert!(world.record()["lastExit"]["reason"].as_str().unwrap().contains("idle"));
-    // The next client starts the next one; on a busy machine that one may have been idle for too long
-    // before the client spoke, and the client was taken to another.
+    // The next client starts the next one; on a busy machine that one may have been idle for too long before the
+    // client sent anything, and the client was connected to another.
     assert!(generation(&world.raw_client("next", &[]).initialize()) >= 2);
 }
 
@@ -418,7 +418,7 @@ fn a_daemon_with_another_environment_is_pointed_out() {
     assert_eq!(status["environment"]["PATH"].as_str().unwrap().len(), 8);
 }
 
-/// One client's work, done again as a whole whenever it is told that the daemon was lost.
+/// One client's work, done again as a whole whenever the daemon was lost.
 fn full_turn(world: &World, name: &str) -> usize {
     for attempt in 1.. {
         let mut bridge = world.raw_client(name, &[]);
@@ -426,7 +426,7 @@ fn full_turn(world: &World, name: &str) -> usize {
         bridge.finish_sending();
         // Never a silent end: an exit code, and a sentence for people.
         let lost = bridge.exit_code() == 1 && bridge.stderr().contains("was lost");
-        // The daemon may have been killed behind the end of the turn, too.
+        // The daemon may have been killed after the end of the turn, too.
         assert!(lost || done && bridge.exit_code() == 0, "{}", bridge.stderr());
         assert!(!bridge.stderr().contains("directly"), "{}", bridge.stderr());
         if done {
@@ -436,7 +436,7 @@ fn full_turn(world: &World, name: &str) -> usize {
     unreachable!("the attempts are not counted to an end")
 }
 
-/// Returns whether it came to its end; otherwise checks that the truth was told about each request.
+/// Returns whether it came to its end; otherwise checks that each request got an error that is correct.
 fn one_turn(client: &mut Bridge) -> bool {
     let info = json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": null});
     let id = client.send_request("initialize", info);
@@ -446,7 +446,7 @@ fn one_turn(client: &mut Bridge) -> bool {
     let id = client.send_request("thread/start", json!({}));
     let thread = match client.response(id) {
         Ok(result) => result["thread"]["id"].as_str().unwrap().to_owned(),
-        Err(error) => return told(&error),
+        Err(error) => return reported(&error),
     };
     let line = json!({"id": "turn", "method": "turn/start",
         "params": {"threadId": thread, "input": [{"type": "text", "text": "[[deltas:5:2]] hello"}]}});
@@ -461,7 +461,7 @@ fn one_turn(client: &mut Bridge) -> bool {
         let Some(message) = client.recv_or_end() else { break };
         answered |= message["id"] == "turn";
         if message["id"] == "turn" && !message["error"].is_null() {
-            return told(&message.outcome().unwrap_err());
+            return reported(&message.outcome().unwrap_err());
         }
         done = message.method() == Some("turn/completed");
         seen.push(message);
@@ -471,7 +471,7 @@ fn one_turn(client: &mut Bridge) -> bool {
     done && seen.last().unwrap()["params"]["turn"]["status"] == "completed"
 }
 
-fn told(error: &codexd_tests::client::RpcError) -> bool {
+fn reported(error: &codexd_tests::client::RpcError) -> bool {
     assert_eq!(error.code, -32010, "{error:?}");
     assert!(error.data["codexd"]["delivered"].is_string(), "{error:?}");
     false
@@ -486,7 +486,7 @@ fn clients_one_after_another_all_get_their_turn_while_the_daemon_is_killed_at_ra
     let (mut kills, mut attempts) = (0, 0);
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| {
-            // Multiplicative congruential, so that a run can be told from another by nothing but time.
+            // Multiplicative congruential, so that two runs differ in nothing but timing.
             let mut state = 0x2545_f491_u32;
             let mut kills = 0;
             while !done.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! The control plane: what `codexd ctl` says and exits with.
+//! The control plane: output and exit codes of `codexd ctl`.
 
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
@@ -214,8 +214,8 @@ fn get_socket_prints_where_clients_connect() {
     let mut daemon = TestDaemon::fake("").ready();
     let path = format!("{}\n", daemon.socket().display());
     assert_eq!(daemon.ctl(&["get-socket"]).expect_code(0).stdout, path);
-    let told = daemon.ctl(&["get-socket", "--json"]).json();
-    assert_eq!(told, json!({"socket": path.trim_end(), "running": true}));
+    let reported = daemon.ctl(&["get-socket", "--json"]).json();
+    assert_eq!(reported, json!({"socket": path.trim_end(), "running": true}));
     assert_eq!(daemon.stop(), 0);
     assert_eq!(daemon.ctl(&["get-socket"]).expect_code(0).stdout, path);
 }
@@ -301,8 +301,8 @@ fn noise_and_silence_on_the_control_socket_disturb_nobody() {
         silent.push(stream);
     }
     // The library below would keep silent ones for 30 seconds.
-    let told = || (daemon.ctl(&["status"]).code() == Some(0)).then_some(());
-    assert!(wait::poll(std::time::Duration::from_secs(20), told).is_some(), "no status");
+    let reported = || (daemon.ctl(&["status"]).code() == Some(0)).then_some(());
+    assert!(wait::poll(std::time::Duration::from_secs(20), reported).is_some(), "no status");
     daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     drop(silent);

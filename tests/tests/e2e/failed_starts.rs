@@ -1,4 +1,5 @@
-//! Starts that fail before the daemon holds its instance: `ctl status` tells them, and a living daemon does not mind.
+//! Starts that fail before the daemon holds its instance: `ctl status` reports them, and a running daemon is not
+//! affected.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -91,8 +92,11 @@ fn each_failed_start_is_the_last_exit_with_its_code_and_reason() {
         spoil(&home);
         let output = Output::of(&mut codexd(&home, &[&["serve"], flags].concat())).expect_code(code);
         assert!(output.stderr.contains(says), "{output}");
-        let told = Output::of(&mut codexd(&home, &["ctl", "status"])).expect_code(3);
-        assert!(told.stderr.contains(&format!(": exit {code} (")) && told.stderr.contains(says), "{told}");
+        let reported = Output::of(&mut codexd(&home, &["ctl", "status"])).expect_code(3);
+        assert!(
+            reported.stderr.contains(&format!(": exit {code} (")) && reported.stderr.contains(says),
+            "{reported}"
+        );
         let now = ctl_status(&home);
         assert_eq!(
             (&now["lastExit"]["code"], &now["failedStart"]["code"]),
@@ -120,8 +124,11 @@ fn a_failed_start_is_reported_where_no_daemon_has_ever_run() {
     assert_eq!(daemon.wait_exit().code(), Some(69));
     let now = status(&daemon);
     assert_eq!(now["lastExit"]["code"], 69, "{now}");
-    let told = daemon.ctl(&["status"]).expect_code(3);
-    assert!(told.stderr.contains("/nowhere/codex") && told.stderr.contains("hint: install codex"), "{told}");
+    let reported = daemon.ctl(&["status"]).expect_code(3);
+    assert!(
+        reported.stderr.contains("/nowhere/codex") && reported.stderr.contains("hint: install codex"),
+        "{reported}"
+    );
     assert_eq!(daemon.ctl(&["status", "--field", "failedStart.code"]).stdout, "69\n");
 }
 
@@ -157,17 +164,17 @@ fn a_start_beside_a_living_daemon_changes_nothing_of_its_and_is_reported_beside_
         let failed = &now["failedStart"];
         assert_eq!((&failed["code"], &failed["otherDaemon"]), (&json!(code), &json!(true)), "{now}");
         assert_eq!((&now["state"], &now["lastExit"]), (&json!("serving"), &Value::Null), "{now}");
-        let told = daemon.ctl(&["status"]).expect_code(0);
-        assert!(told.stdout.contains(&format!("failed start exit {code} (")), "{told}");
+        let reported = daemon.ctl(&["status"]).expect_code(0);
+        assert!(reported.stdout.contains(&format!("failed start exit {code} (")), "{reported}");
     }
     daemon.client("one").recv_to_barrier();
     assert_eq!(daemon.stop(), 0);
     let now = status(&daemon);
     assert_eq!((&now["lastExit"]["code"], &now["failedStart"]["code"]), (&json!(0), &json!(64)), "{now}");
-    let told = daemon.ctl(&["status"]).expect_code(3);
+    let reported = daemon.ctl(&["status"]).expect_code(3);
     assert!(
-        told.stderr.contains(": exit 0 (") && told.stderr.contains("last failed start: exit 64"),
-        "{told}"
+        reported.stderr.contains(": exit 0 (") && reported.stderr.contains("last failed start: exit 64"),
+        "{reported}"
     );
 }
 

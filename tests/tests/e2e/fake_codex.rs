@@ -19,7 +19,7 @@ struct Fake {
     home: Home,
 }
 
-/// Starts a fake that behaves as `script` says, and does not say anything to it.
+/// Starts a fake that behaves as `script` says, and sends nothing to it.
 fn silent(script: &str) -> Fake {
     let home = Home::new().unwrap();
     let mut command = home.command(&binary::fake_codex());
@@ -150,7 +150,7 @@ fn a_second_start_joins_the_running_turn() {
 }
 
 #[test]
-fn a_sub_agent_runs_a_turn_of_its_own_in_a_thread_nobody_announced() {
+fn a_sub_agent_runs_a_turn_of_its_own_in_a_thread_without_a_start_notification() {
     let mut fake = fake("");
     let thread = fake.thread();
     let turn = fake.client.turn(&thread, "[[sub-agent:{{deltas:1}}kid]][[deltas:1]]");

@@ -1,4 +1,4 @@
-//! Plain HTTP on the clients' socket, and how it is told from the rest.
+//! Plain HTTP on the clients' socket, and how it is distinguished from the other framings.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -95,7 +95,7 @@ fn what_is_not_there_or_not_http_is_refused() {
     }
     let long = format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(20_000));
     assert!(exchange(&daemon, long.as_bytes()).starts_with("HTTP/1.1 431 "));
-    // More than anybody reads, sent by somebody who does not stop.
+    // More than is ever read, from a client that does not stop sending.
     let endless = format!("GET /{}", "x".repeat(1 << 20));
     assert!(exchange(&daemon, endless.as_bytes()).starts_with("HTTP/1.1 431 "));
 }
@@ -120,7 +120,7 @@ fn what_a_client_speaks_may_come_late_and_byte_by_byte() {
     let mut slowly = |stream: &mut UnixStream, text: &str| {
         for byte in text.bytes() {
             stream.write_all(&[byte]).unwrap();
-            // Until it was taken: so each byte is a read of its own.
+            // Until it was read: so each byte is a read of its own.
             client.recv_to_barrier();
         }
     };

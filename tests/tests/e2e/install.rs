@@ -1,5 +1,5 @@
-//! What `codexd install` would write: units that systemd reads without a word, and an agent whose every
-//! key is one that launchd knows.
+//! What `codexd install` would write: units that systemd reads without a warning, and an agent whose every key is one
+//! that launchd knows.
 
 use std::path::Path;
 
@@ -83,7 +83,7 @@ fn the_units_are_read_by_systemd_without_a_word() {
     let _ = Output::of(&mut verify).expect_code(1);
 }
 
-/// Prints the agent as JSON; duplicate keys, which plistlib takes silently, are counted by hand.
+/// Prints the agent as JSON; duplicate keys, which plistlib accepts silently, are counted by hand.
 const READ_PLIST: &str = r"
 import json, plistlib, re, sys
 data = sys.stdin.buffer.read()
@@ -168,7 +168,7 @@ fn without_a_service_manager_nothing_is_installed() {
     let refused = Output::of(&mut command).expect_code(69);
     assert!(refused.stderr.contains("XDG_RUNTIME_DIR"), "{refused}");
     assert_eq!(std::fs::read_dir(home.config()).unwrap().count(), 0);
-    // There is nothing to take away either.
+    // There is nothing to remove either.
     let mut command = home.command(&binary::codexd());
     let _ = Output::of(command.args(["uninstall", "--systemd"])).expect_code(0);
 }
@@ -197,7 +197,7 @@ fn a_thread_of_the_real_codex_outlives_its_server_under_systemd() {
     let status: Value = serde_json::from_str(&codexd(&["ctl", "status", "--json"])).unwrap();
     lab.expect(0, &["kill", "-KILL", &status["upstream"]["pid"].to_string()]);
     client.recv_to_end();
-    // Whoever connects now waits until the next daemon serves.
+    // A client that connects now waits until the next daemon serves.
     let mut client = TestClient::connect("after", &lab.path(&socket));
     client.initialize();
     client.request("thread/resume", json!({"threadId": thread}));

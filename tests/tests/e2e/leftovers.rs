@@ -69,7 +69,7 @@ fn children_that_were_there_before_codexd_outlive_it() {
     client.turn(&thread, "[[orphan]][[orphan]]");
     let hold = format!("{} hold", binary::fake_codex().display());
     assert_eq!(running(&daemon, &hold).len(), 2);
-    // One that ends meanwhile is taken in, whoever's it was.
+    // One that ends meanwhile is reaped, whatever its parent was.
     let ends = running(&daemon, "sleep 1001")[0].pid;
     kill(Pid::from_raw(ends), Signal::SIGTERM).unwrap();
     wait::until("the child is taken in", || !is_alive(ends));
@@ -128,9 +128,9 @@ fn after_a_hard_kill_the_next_start_ends_what_was_left() {
 
     let mut next = next(&daemon);
     assert_eq!(running(&daemon, &hold), []);
-    // Codex may be a zombie of whoever adopted it, and has no environment then.
+    // Codex may be a zombie of the process that adopted it, and has no environment then.
     assert!(!daemon.pids().contains(&codex));
-    assert!(next_log(&daemon).contains("ending what a daemon before this one has left behind"));
+    assert!(next_log(&daemon).contains("ending leftover processes of an earlier daemon"));
     assert_eq!(daemon.processes().len(), 2, "the daemon and its codex: {:?}", daemon.processes());
     next.terminate();
     assert_eq!(next.exit_code(), Some(0));
@@ -167,7 +167,7 @@ fn daemons_that_are_killed_one_after_another_leave_nothing_for_ever() {
     client.turn(&thread, "[[orphan]]");
     daemon.kill9();
     daemon.wait_exit();
-    // These die before they can look for anything: their record says what they knew.
+    // These die before they can look for anything: their record has what they knew.
     for _ in 0..3 {
         let record = |daemon: &TestDaemon| lives(daemon).as_array().unwrap().len();
         let before = record(&daemon);

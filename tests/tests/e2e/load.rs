@@ -1,4 +1,4 @@
-//! Crowds, floods and clients that do not read: who suffers, and what it costs.
+//! Crowds, floods and clients that do not read: which clients are affected, and what it costs.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::support::{deltas, handled, quiet_client, reason, status};
 
-/// Lets this process have many files open; says no when the system does not.
+/// Raises this process's limit on open files; false when the system refuses.
 fn may_open(files: u64) -> bool {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     soft >= files || (hard >= files && setrlimit(Resource::RLIMIT_NOFILE, files, hard).is_ok())
@@ -30,7 +30,7 @@ fn memory_kib(daemon: &TestDaemon, field: &str) -> Option<u64> {
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Prints what `docs/operations.md` says of memory: run with `--nocapture`.
+/// Prints the memory figures of `docs/operations.md`: run with `--nocapture`.
 fn print_memory(when: &str, daemon: &TestDaemon) {
     if let (Some(now), Some(most)) = (memory_kib(daemon, "VmRSS"), memory_kib(daemon, "VmHWM")) {
         eprintln!("{when}: {now} KiB, at the most {most} KiB");
@@ -97,7 +97,7 @@ fn a_thousand_clients_are_served_at_once_and_cost_little() {
     if let (Some(hundred), Some(thousand)) = (hundred, thousand) {
         assert!(thousand < hundred + 900 * 16, "{hundred} KiB with 100, {thousand} KiB with {CLIENTS}");
     }
-    // Each is still there, and nobody's words went to another.
+    // Each is still there, and no message went to another client.
     for (n, client) in clients.iter_mut().enumerate() {
         client.get_mut().write_all(b"{\"id\":3,\"method\":\"broker/status\"}\n").unwrap();
         assert_eq!(answer(client, &json!(3))["result"]["state"], "serving", "client {n}");
@@ -213,8 +213,8 @@ fn a_flood_of_requests_is_answered_completely_and_holds_up_nobody() {
     assert!((1024..REQUESTS).contains(&done), "{done} of {REQUESTS} were carried out");
     // The other one's request was not last in line.
     let log = daemon.fake_log();
-    let behind = log.split_once("thread/list").unwrap().1.matches("model/list").count();
-    assert!(behind > 0, "the other client waited for the whole flood");
+    let after = log.split_once("thread/list").unwrap().1.matches("model/list").count();
+    assert!(after > 0, "the other client waited for the whole flood");
     assert_eq!(daemon.complaints(), Vec::<String>::new());
 }
 

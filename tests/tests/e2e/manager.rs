@@ -1,4 +1,4 @@
-//! What the daemon says to its service manager, and what it does when told to read its settings again.
+//! What the daemon sends to its service manager, and what a reload of the settings does.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn a_running_core_notifies_the_watchdog_and_a_frozen_one_does_not() {
     let mut daemon = TestDaemon::fake("").env("WATCHDOG_USEC", "200000").ready();
     wait::until("three pings", || said(&daemon, "WATCHDOG=1") >= 3);
     daemon.signal(Signal::SIGSTOP);
-    // The signal is delivered when the process next runs; what it said before that is on its way.
+    // The signal is delivered when the process next runs; what it sent before that is on its way.
     let state = || std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
     wait::until("it is stopped", || state().rsplit_once(") ").unwrap().1.starts_with('T'));
     let before = said(&daemon, "WATCHDOG=1");

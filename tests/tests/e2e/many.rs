@@ -1,4 +1,4 @@
-//! Many clients and many messages: nothing lost, doubled, reordered, changed or given to somebody else.
+//! Many clients and many messages: nothing lost, doubled, reordered, changed or delivered to another client.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -51,7 +51,7 @@ fn every_legal_id_comes_back_as_it_was_written() {
         assert!(error.raw.starts_with("{\"error\":{"), "{}", error.raw);
         assert!(error.raw.ends_with(&format!("}},\"id\":{id}}}")), "{}", error.raw);
     }
-    // codexd's own words carry it as well.
+    // codexd's own messages carry it as well.
     for id in &ids {
         client.send_line(&format!("{{\"id\":{id},\"method\":\"initialize\"}}"));
         let refused = client.recv();
@@ -95,10 +95,10 @@ fn a_message_reaches_the_upstream_byte_for_byte_but_for_its_id() {
     }
     let log = daemon.fake_log();
     for frame in frames {
-        let (before, behind) = frame.split_once("ID").unwrap();
+        let (before, after) = frame.split_once("ID").unwrap();
         let arrived = log.lines().any(|line| {
             let middle =
-                line.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind.trim_end_matches('\r')));
+                line.strip_prefix(before).and_then(|rest| rest.strip_suffix(after.trim_end_matches('\r')));
             middle.is_some_and(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
         });
         assert!(arrived, "{frame}\n{log}");
@@ -115,12 +115,12 @@ fn messages_of_the_upstream_are_the_same_for_all_who_see_them() {
     let approval = two.take_method("item/commandExecution/requestApproval");
     two.recv_to_barrier();
     one.recv_to_barrier();
-    // Who only looks on may answer.
+    // A client that only watches can answer.
     two.answer(&approval, json!({"decision": "accept"}));
     let raw = |client: &mut TestClient| -> Vec<String> {
         let seen = client.finish_turn(&thread, &turn).seen;
-        let behind = seen.iter().position(|it| it.method() == Some("serverRequest/resolved")).unwrap();
-        seen[behind..].iter().map(|message| message.raw.clone()).collect()
+        let after = seen.iter().position(|it| it.method() == Some("serverRequest/resolved")).unwrap();
+        seen[after..].iter().map(|message| message.raw.clone()).collect()
     };
     let (by_one, by_two) = (raw(&mut one), raw(&mut two));
     assert!(by_one.len() > 50);
@@ -168,7 +168,7 @@ fn sleeper(daemon: &TestDaemon, thread: &str) -> UnixStream {
     for line in lines {
         stream.write_all(format!("{line}\n").as_bytes()).unwrap();
     }
-    // Byte by byte, so that nothing behind the answer is taken.
+    // Byte by byte, so that nothing after the answer is read.
     let mut seen = Vec::new();
     let mut byte = [0];
     while !String::from_utf8_lossy(&seen).contains("{\"id\":2,\"result\"") {
@@ -189,7 +189,7 @@ fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
     let mut asleep = sleeper(&daemon, &thread);
     let before = memory_kib(daemon.pid());
     for _ in 0..30 {
-        // One at a time, so that who reads is never far behind.
+        // One at a time, so that the client that reads never falls far back.
         let turn = client.turn(&thread, "[[flood:100:10000]]");
         assert_eq!((turn.status.as_str(), deltas(&turn.seen).len()), ("completed", 101));
     }
@@ -199,7 +199,7 @@ fn a_client_that_does_not_read_is_closed_and_nobody_else_notices() {
     if let (Some(before), Some(after)) = (before, memory_kib(daemon.pid())) {
         assert!(after < before + 24_000, "{before} KiB before, {after} KiB after");
     }
-    // What it had not taken is cut off; the connection ends.
+    // What it had not read is cut off; the connection ends.
     let mut rest = Vec::new();
     let _ = asleep.read_to_end(&mut rest);
     assert!(rest.len() < 8_000_000);
@@ -350,7 +350,7 @@ fn a_client_that_closed_its_sending_half_and_asked_nothing_is_let_go() {
 /// Starts a daemon whose upstream begins when something is written to the returned pipe.
 fn gated() -> (TestDaemon, std::path::PathBuf) {
     let home = Home::new().unwrap();
-    // Waits for a word before it becomes the stand-in for codex.
+    // Waits for a line before it becomes the stand-in for codex.
     let gate = home.root().join("gate");
     nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let program = home.root().join("codex.sh");
@@ -477,7 +477,7 @@ fn a_log_that_nobody_takes_disturbs_nobody() {
     let _ = ctl(&["wait", "ready"]).expect_code(0);
     let socket = ctl(&["get-socket"]).stdout.trim_end().to_owned();
     let socket = std::path::Path::new(&socket);
-    // First nobody reads, and the pipe fills; then nobody is there. Fewer than may wait at the door, so that
+    // First the output is not read, and the pipe fills; then it is closed. Fewer than fit into the backlog, so that
     // this cannot hang.
     for _ in 0..900 {
         drop(UnixStream::connect(socket).unwrap());
@@ -551,4 +551,31 @@ fn a_client_that_goes_while_its_command_runs_after_it_closed_its_sending_half_ta
     wait::until("the command runs", sleeps);
     drop(client);
     wait::until("the command has ended", || !sleeps());
+}
+
+#[test]
+fn a_long_message_of_one_client_does_not_hold_up_another() {
+    let daemon = TestDaemon::fake("").ready();
+    let mut other = quiet_client(&daemon, "other");
+    let mut long = UnixStream::connect(daemon.socket()).unwrap();
+    // Its check takes long for its length. codexd answers it itself, so as soon as it is read.
+    let names = r#""\u0061\u0062\u0063":1,"#.repeat(3_000_000);
+    let line = format!("{{\"id\":1,\"method\":\"broker/status\",\"params\":{{{names}\"x\":0}}}}\n");
+    long.write_all(line.as_bytes()).unwrap();
+    // All but what a socket holds is in the daemon now, and the message is read while the other client has its turns.
+    other.send_line(r#"{"id":"turn","method":"broker/status"}"#);
+    assert_eq!(other.recv()["id"], "turn");
+    long.set_nonblocking(true).unwrap();
+    let mut answer = [0; 4096];
+    let early = long.read(&mut answer);
+    assert!(early.is_err(), "the long message was answered first, after {early:?} bytes");
+    long.set_nonblocking(false).unwrap();
+    let length = long.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.starts_with("{\"id\":1,\"result\":{\"state\":\"serving\""), "{answer}");
+    // The connection goes on.
+    long.write_all(b"{\"id\":2,\"method\":\"broker/status\"}\n").unwrap();
+    let mut answer = [0; 4096];
+    let length = long.read(&mut answer).unwrap();
+    assert!(answer[..length].starts_with(b"{\"id\":2,"), "{answer:?}");
 }

@@ -193,7 +193,7 @@ fn what_a_daemon_leaves_that_a_signal_ends_is_replaced_by_the_next() {
     for signal in [Signal::SIGABRT, Signal::SIGKILL, Signal::SIGSEGV, Signal::SIGQUIT] {
         let mut daemon = TestDaemon::fake("").ready();
         let mut client = daemon.client("one");
-        // The first one is taken for a reason to look at the stack; the standard library steps aside then.
+        // The first one makes the standard library check for a stack overflow; it restores the default action then.
         wait::until("it has ended", || {
             daemon.signal(signal);
             daemon.exit_within(std::time::Duration::from_millis(20)).is_some()

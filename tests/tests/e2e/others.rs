@@ -21,7 +21,7 @@ use codexd_tests::wait;
 
 use crate::world::World;
 
-/// What people are told when codex was killed.
+/// The message for people when codex was killed.
 pub(crate) const KILLED: &str = "codex app-server was killed by signal 9 (SIGKILL)";
 
 /// A turn that ends when another one with it is open, too.
@@ -52,7 +52,7 @@ const ENDLESS: &str = "[[shell:true]][[stall:600]] for ever";
 fn run_and_kill_codex(world: &World, mut command: Command) -> Output {
     std::thread::scope(|scope| {
         let running = scope.spawn(move || Output::of(&mut command));
-        // With the output of the command: codex has told long ago that the turn has begun.
+        // With the output of the command: codex has long reported that the turn has begun.
         wait::until("the command has run", || world.model().requests().len() == 2);
         world.kill9_codex();
         running.join().unwrap()

@@ -321,7 +321,7 @@ fn an_unused_daemon_whose_socket_was_removed_makes_room_for_the_next() {
     let client = daemon.client("one");
     std::fs::remove_file(daemon.socket()).unwrap();
     assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");
-    // As long as somebody uses it, it stays.
+    // As long as a client uses it, it stays.
     assert_eq!(status(&daemon)["state"], "serving");
     drop(client);
     assert_eq!(daemon.wait_exit().code(), Some(0));
@@ -338,7 +338,7 @@ fn a_socket_that_was_removed_is_a_warning_and_those_who_are_in_stay() {
     assert_eq!(now["warnings"][0]["code"], "socketReplaced");
     assert!(daemon.ctl(&["status"]).stdout.contains("was removed or replaced"));
     client.recv_to_barrier();
-    // One that somebody else puts there stays when the daemon goes.
+    // A socket that another process creates there stays when the daemon exits.
     let _other = UnixListener::bind(daemon.socket()).unwrap();
     assert_eq!(status(&daemon)["warnings"][0]["code"], "socketReplaced");
     assert_eq!(daemon.stop(), 0);

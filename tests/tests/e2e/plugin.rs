@@ -81,7 +81,7 @@ fn shut_down(daemon: &TestDaemon) -> Value {
 fn the_plugin_runs_a_job_resumes_it_and_cancels_the_next_from_another_connection() {
     let Some(builder) = TestDaemon::real(Version::Current) else { return };
     let mut daemon = builder.ready();
-    // It looks whether somebody listens before anything else.
+    // It checks whether a process listens before anything else.
     close(daemon.raw_client("the look"));
 
     let mut job = connect(&daemon, "the job");

@@ -70,7 +70,7 @@ fn eight_clients_stream_at_once_and_each_sees_its_own_turn_only() {
         assert_eq!(turn.deltas, tokens(40, &format!("of {n}")));
         let rest = client.recv_to_barrier();
         let strange: Vec<_> = rest.iter().filter(|message| is_strange(message, &threads[n])).collect();
-        assert!(strange.is_empty(), "client {n} heard {strange:?}");
+        assert!(strange.is_empty(), "client {n} received {strange:?}");
     }
     let now = status(&daemon);
     assert_eq!((&now["openTurns"], &now["counters"]["turnsCompleted"]), (&json!(0), &json!(8)));
@@ -171,7 +171,7 @@ fn bad_input_does_not_end_the_real_codex() {
     assert_eq!(daemon.stop(), 0);
 }
 
-/// Kills codex while it streams a turn and owes answers.
+/// Kills codex while it streams a turn and requests are pending.
 fn killed_in_a_turn(builder: Builder) {
     let mut daemon = builder.ready();
     let mut other = daemon.client("other");
@@ -179,7 +179,7 @@ fn killed_in_a_turn(builder: Builder) {
     let thread = start_thread(&mut client, &daemon);
     let turn = client.start_turn(&thread, "[[deltas:1000:20]] long");
     client.take_method("item/agentMessage/delta");
-    // It owes what it is asked from now on.
+    // Requests from now on are pending.
     daemon.signal_upstream(Signal::SIGSTOP);
     let requests: Vec<i64> = (0..3).map(|_| client.send_request("model/list", json!({}))).collect();
     let asked = other.send_request("thread/list", json!({}));
@@ -339,7 +339,7 @@ fn the_old_codex_is_served_too() {
 fn every_method_of_the_pinned_codex_is_in_the_routing_table() {
     let Some(builder) = TestDaemon::real(Version::Current) else { return };
     let mut daemon = builder.ready();
-    // Answered behind the question for the methods, which goes out first of all.
+    // Answered after the request for the methods, which is sent first of all.
     daemon.client("one").request("model/list", json!({}));
     let upstream = daemon.ctl(&["status", "--json"]).expect_code(0).json()["upstream"].clone();
     assert_eq!(upstream["version"], MEASURED_VERSION);

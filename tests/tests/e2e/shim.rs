@@ -151,7 +151,7 @@ fn nothing_of_anybody_else_is_replaced_or_removed() {
         refused.stderr.contains("no link to codexd") && refused.stderr.contains("--shim-dir"),
         "{refused}"
     );
-    // Without a name, the next directory is taken.
+    // Without a name, the next directory is used.
     let _ = user.codexd(&["install", "--shim"], 0);
     assert!(user.home.home().join("bin/codex").exists());
     // Only what was installed goes, and only if it is still codexd's.
@@ -194,14 +194,14 @@ fn without_a_real_codex_no_shim_is_installed() {
     let refused = Output::of(command.env("PATH", &user.real)).expect_code(69);
     assert!(refused.stderr.contains("npm install"), "{refused}");
     assert!(!user.bin.exists());
-    // One that loses its codex says so, and a shell that has lost codexd finds the real one.
+    // A shim without a codex reports that, and a shell without codexd finds the real codex.
     std::fs::create_dir_all(&user.bin).unwrap();
     symlink(binary::codexd(), user.shim()).unwrap();
     let lost = Output::of(user.codex(&["--version"]).env("PATH", &user.bin)).expect_code(69);
     assert!(lost.stderr.contains("is codexd itself, and there is no other"), "{lost}");
 }
 
-/// A program that tells everything it was given.
+/// A program that prints everything it was given.
 const TELLTALE: &str = r#"#!/bin/sh
 printf 'arg0:%s\n' "$0"
 for word in "$@"; do printf 'word:%s\n' "$word"; done
@@ -351,7 +351,7 @@ fn flags_before_app_server_mean_what_they_mean_to_the_real_codex() {
         let Some(codex) = Codex::for_test(version) else { return };
         let user = User::with(&codex.native);
         let _ = user.codexd(&["install", "--shim"], 0);
-        // A server that takes the flags ends with its input, and both tell what they do not take in the same words.
+        // A server that accepts the flags ends with its input, and both reject the others with the same message.
         for flags in [
             "",
             "-c model=o3",

@@ -1,4 +1,4 @@
-//! Why codex does not start: in its own words, where it has some, at every place where a person looks.
+//! Why codex does not start: its own error, if it prints one, at every place where a person looks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,12 +25,12 @@ struct Case {
     what: &'static str,
     /// How to make a codex of that kind in a world; `None` where something for it is missing.
     make: fn(&Home) -> Option<Fault>,
-    /// What `serve` exits with, and its word.
+    /// The exit code of `serve`, and its name.
     code: i32,
     word: &'static str,
-    /// What is told of the end, by codexd.
-    told: &'static str,
-    /// What codex says itself, if it says something.
+    /// codexd's reason for the end.
+    reported: &'static str,
+    /// codex's own error, if it prints one.
     words: &'static str,
 }
 
@@ -54,7 +54,7 @@ const CASES: [Case; 10] = [
         make: |_| Some(Fault { settings: "codex_args = [\"-c\", \"model=7\"]\n", ..real()? }),
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "invalid type: integer `7`, expected a string in `model`",
     },
     Case {
@@ -65,7 +65,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "approval_policy = \"untrusted\" is no longer supported; remove this setting",
     },
     Case {
@@ -76,7 +76,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 1",
+        reported: "codex app-server exited with code 1",
         words: "but that path does not exist",
     },
     Case {
@@ -84,7 +84,7 @@ const CASES: [Case; 10] = [
         make: |home| Fault::of(file(home, b"\x7fELF", 0o644)),
         code: 69,
         word: "unavailable",
-        told: "it cannot be executed",
+        reported: "it cannot be executed",
         words: "",
     },
     Case {
@@ -99,7 +99,7 @@ const CASES: [Case; 10] = [
         },
         code: 69,
         word: "unavailable",
-        told: "it is for another processor",
+        reported: "it is for another processor",
         words: "",
     },
     Case {
@@ -112,7 +112,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 127",
+        reported: "codex app-server exited with code 127",
         words: "error while loading shared libraries: libq.so.6",
     },
     Case {
@@ -123,7 +123,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server wrote something that is no message",
+        reported: "codex app-server wrote something that is no message",
         words: "Welcome to another program",
     },
     Case {
@@ -131,7 +131,7 @@ const CASES: [Case; 10] = [
         make: |home| Fault::of(gated(home, &file(home, b"#!/bin/sh\nexit 3\n", 0o755))),
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server exited with code 3",
+        reported: "codex app-server exited with code 3",
         words: "",
     },
     Case {
@@ -142,7 +142,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server did not answer the handshake in time",
+        reported: "codex app-server did not answer the handshake in time",
         words: "",
     },
     Case {
@@ -153,7 +153,7 @@ const CASES: [Case; 10] = [
         },
         code: 1,
         word: "upstreamLost",
-        told: "codex app-server was killed by signal 9 (SIGKILL)",
+        reported: "codex app-server was killed by signal 9 (SIGKILL)",
         words: "fatal: no memory is left",
     },
 ];
@@ -275,10 +275,10 @@ impl Drop for World {
     }
 }
 
-/// Checks that a place names what is wrong, in codexd's words and in those of codex.
+/// Checks that a text contains codexd's reason and codex's own error.
 #[track_caller]
 fn assert_named(case: &Case, place: &str, text: &str) {
-    for part in [case.told, case.words] {
+    for part in [case.reported, case.words] {
         assert!(text.contains(part), "{}: {place} does not say `{part}`:\n{text}", case.what);
     }
 }
@@ -296,7 +296,7 @@ fn check_serve(case: &Case) {
         let errors = stderr.lines().filter(|line| line.contains(" ERROR "));
         let said: Vec<&str> = errors.filter_map(|line| Some(line.split_once(" line=")?.1)).collect();
         assert!(said.join(" ").contains(case.words), "{}: the log: {stderr}", case.what);
-        // The error that the client gets is one line, and has the words in its message.
+        // The error that the client gets is one line, and has the reason in its message.
         let message = answer.expect("the client came in time");
         assert_named(case, "the client's error", &message);
         assert!(!message.contains('\n'), "{}: {message}", case.what);

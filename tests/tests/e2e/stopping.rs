@@ -35,7 +35,7 @@ fn an_idle_daemon_ends_at_a_signal() {
         let seen = client.recv_to_end();
         let words = with_method(&seen, SHUTDOWN_NOTICE);
         assert_eq!(words[0]["params"]["reason"], format!("codexd is stopping ({name})"));
-        // It was started by hand: nobody starts it again.
+        // It was started by hand: nothing starts it again.
         assert!(words[0]["params"]["retryAfterMs"].is_null(), "{}", words[0].raw);
         expect_end(&mut daemon, 0);
         assert_eq!(status(&daemon)["lastExit"]["code"], 0);
@@ -84,7 +84,7 @@ fn while_draining_new_work_is_refused_and_what_runs_is_served() {
         turn.as_str()
     );
     assert_eq!(client.request("broker/status", Value::Null)["state"], "draining");
-    // Nobody new can come.
+    // No new client can connect.
     assert!(!daemon.socket().exists());
     client.answer(&approval, json!({"decision": "decline"}));
     assert_eq!(client.finish_turn(&thread, &turn).status, "completed");
@@ -221,7 +221,7 @@ fn a_client_that_shuts_down_during_its_turn_is_only_detached() {
     let (thread, turn, _) = waiting_turn(&mut client, "");
     client.request("broker/shutdown", Value::Null);
     client.recv_to_end();
-    // The turn waits for who comes next.
+    // The turn waits for the next client.
     let mut next = daemon.client("next");
     next.request("thread/resume", json!({"threadId": thread}));
     let approval = next.take_method("item/commandExecution/requestApproval");

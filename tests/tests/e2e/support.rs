@@ -1,4 +1,4 @@
-//! What several subjects look at.
+//! Helpers that several subjects share.
 
 use std::process::{Child, Command};
 
@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-/// The notification that says that the daemon goes.
+/// The shutdown notice.
 pub(crate) const SHUTDOWN_NOTICE: &str = "notifications/broker/shuttingDown";
 
 /// The end of a turn.
@@ -54,7 +54,7 @@ pub(crate) fn deltas(messages: &[Message]) -> Vec<&str> {
     deltas.into_iter().filter_map(|message| message["params"]["delta"].as_str()).collect()
 }
 
-/// Connects a client that has taken what each one is told at first.
+/// Connects a client that has received the notifications that each one gets at first.
 #[track_caller]
 pub(crate) fn quiet_client(daemon: &TestDaemon, name: &str) -> TestClient {
     let mut client = daemon.client(name);
@@ -68,7 +68,7 @@ pub(crate) fn status(daemon: &TestDaemon) -> Value {
     daemon.ctl(&["status", "--json"]).json()
 }
 
-/// Waits until the daemon says of itself that it is in this state.
+/// Waits until the daemon reports this state.
 #[track_caller]
 pub(crate) fn wait_for_state(daemon: &TestDaemon, state: &str) {
     wait::until(state, || status(daemon)["state"] == state);
@@ -101,7 +101,7 @@ pub(crate) fn expect_end(daemon: &mut TestDaemon, code: i32) {
     daemon.assert_no_process_left();
 }
 
-/// What a client is owed when the upstream is lost.
+/// What is pending for a client when the upstream is lost.
 pub(crate) struct Unresolved<'a> {
     /// Its open turns.
     pub(crate) turns: &'a [&'a str],
@@ -113,8 +113,8 @@ pub(crate) struct Unresolved<'a> {
     pub(crate) reason: &'a str,
 }
 
-/// Reads to the end of the connection and checks that the client got what it is owed: each answer and each
-/// end of a turn exactly once, then the shutdown notice, then nothing.
+/// Reads to the end of the connection and checks that everything pending was resolved: each answer and each end of a
+/// turn exactly once, then the shutdown notice, then nothing.
 #[track_caller]
 pub(crate) fn expect_resolved(client: &mut TestClient, unresolved: &Unresolved<'_>) -> Vec<Message> {
     let seen = client.recv_to_end();

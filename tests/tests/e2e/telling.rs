@@ -1,4 +1,4 @@
-//! What a person is told of a life: who came and went, why codex ended; and what nobody is told, prompts and
+//! What the log and the status contain: clients, turns, why codex ended; and what they never contain, prompts and
 //! secrets.
 
 use std::fs;
@@ -21,7 +21,7 @@ fn field<'a>(line: &'a str, name: &str) -> &'a str {
     value.split(' ').next().unwrap().trim_matches('"')
 }
 
-/// Returns the lines of the log at this level with these words.
+/// Returns the lines of the log at this level with this text.
 fn lines<'a>(log: &'a str, level: &str, words: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains(&format!(" {level} ")) && line.contains(words)).collect()
 }
@@ -36,7 +36,7 @@ fn clients_and_turns_have_one_line_when_they_come_and_one_when_they_go() {
     let interrupted = client.start_turn(&thread, "[[hang]]");
     client.request("turn/interrupt", json!({"threadId": thread, "turnId": interrupted}));
     client.finish_turn(&thread, &interrupted);
-    // Whoever only asks how the daemon is, is no client.
+    // A process that only asks for the status is no client.
     let _ = daemon.ctl(&["status"]).expect_code(0);
     drop(client);
     wait::until("the client has left", || daemon.stderr().contains("client left"));
@@ -80,19 +80,19 @@ fn what_codex_says_at_its_end_is_reported_without_prompts() {
          [[stderr:byte index 1 is not a char boundary; it is inside `PROMPT\nPROMPT`]]\
          [[exit:101]]",
     );
-    let told = "codex app-server exited with code 101: thread 'main' panicked at core/src/x.rs:10:5: byte index 1 \
+    let reported = "codex app-server exited with code 101: thread 'main' panicked at core/src/x.rs:10:5: byte index 1 \
                 is not a char boundary; it is inside `…`";
     let seen = client.recv_to_end();
     let end = seen.iter().find(|message| message.method() == Some("turn/completed")).unwrap();
     assert_eq!(end["params"]["turn"]["id"], turn.as_str());
-    assert_eq!(end["params"]["turn"]["error"]["message"], told);
+    assert_eq!(end["params"]["turn"]["error"]["message"], reported);
     expect_end(&mut daemon, 1);
     let exit = &status(&daemon)["lastExit"];
     assert_eq!(exit["reason"], "codex app-server exited with code 101");
     assert_eq!(exit["upstreamStderr"][0], "thread 'main' panicked at core/src/x.rs:10:5:");
     assert!(!exit.to_string().contains("PROMPT"), "{exit}");
     let log = daemon.stderr();
-    assert!(log.ends_with(&format!("codexd: exits with 1 (upstreamLost), because {told}\n")), "{log}");
+    assert!(log.ends_with(&format!("codexd: exits with 1 (upstreamLost), because {reported}\n")), "{log}");
     assert!(!log.contains("PROMPT"), "{log}");
     assert_eq!(lines(&log, "ERROR", "codex app-server wrote before it ended").len(), 2, "{log}");
     let [ended] = lines(&log, "INFO", "turn ended")[..] else { panic!("{log}") };
@@ -112,7 +112,7 @@ fn an_end_that_was_asked_for_is_not_explained() {
 
 #[test]
 fn no_secret_is_reported() {
-    // `$3` is the setting, behind `app-server -c`.
+    // `$3` is the setting, after `app-server -c`.
     let text = "#!/bin/sh\n{ echo \"Error: bad key $MY_API_KEY and $3 at $https_proxy\"\n\
                 echo 'authorization: Bearer abcdefghijklmnop1'\n\
                 echo 'experimental_bearer_token = \"plain words\"'; } >&2\nexit 1\n";
@@ -125,12 +125,12 @@ fn no_secret_is_reported() {
         .env("https_proxy", "http://me:pass-of-proxy@proxy:3128")
         .start();
     expect_end(&mut daemon, 1);
-    let told = format!("{}{}", daemon.stderr(), status(&daemon));
-    assert!(told.contains("Error: bad key *** and"), "{told}");
+    let reported = format!("{}{}", daemon.stderr(), status(&daemon));
+    assert!(reported.contains("Error: bad key *** and"), "{reported}");
     for secret in
         ["from-the-environment", "Value-of-1-setting", "pass-of-proxy", "abcdefghijklmnop1", "plain words"]
     {
-        assert!(!told.contains(secret), "{secret}: {told}");
+        assert!(!reported.contains(secret), "{secret}: {reported}");
     }
 }
 
@@ -176,8 +176,8 @@ fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
     fs::write(&config, format!("approval_policy = \"untrusted\"\n{}", text.replace("approval_policy", "#")))
         .unwrap();
     let report = daemon.run(&["doctor"]).expect_code(1);
-    let told = "codexStart: codex would not start again: codex app-server exited with code 1: Error: approval_policy";
-    assert!(report.stdout.contains(told), "{report}");
+    let reported = "codexStart: codex would not start again: codex app-server exited with code 1: Error: approval_policy";
+    assert!(report.stdout.contains(reported), "{report}");
     assert!(report.stdout.contains("\n      codex: Error: approval_policy = "), "{report}");
     // The one that runs is not touched, and reads the file anew for each thread.
     fs::write(&config, text).unwrap();
@@ -191,8 +191,8 @@ fn doctor_says_that_the_next_start_would_fail_while_the_daemon_serves() {
 fn a_refused_handshake_is_reported_in_the_words_of_codex() {
     let mut daemon = TestDaemon::fake("[[init-error:-32603]]").start();
     expect_end(&mut daemon, 76);
-    let told = "codex app-server refused the handshake with codexd: initialize is refused by the script";
-    let last = format!("codexd: exits with 76 (protocol), because {told}\n");
+    let reported = "codex app-server refused the handshake with codexd: initialize is refused by the script";
+    let last = format!("codexd: exits with 76 (protocol), because {reported}\n");
     assert!(daemon.stderr().ends_with(&last), "{}", daemon.stderr());
     let exit = &status(&daemon)["lastExit"];
     assert_eq!(
@@ -200,7 +200,7 @@ fn a_refused_handshake_is_reported_in_the_words_of_codex() {
         json!(["in answer to `initialize`: initialize is refused by the script"])
     );
     let lines = daemon.notify().lines();
-    assert!(lines.contains(&format!("STATUS={told}")), "{lines:?}");
+    assert!(lines.contains(&format!("STATUS={reported}")), "{lines:?}");
 }
 
 #[test]
@@ -215,8 +215,9 @@ fn a_bridge_says_why_the_daemon_was_lost() {
     client.start_turn(&thread, "[[stderr:fatal: out of it]][[exit:4]]");
     assert_eq!(client.wait_exit().code(), Some(1));
     let said = fs::read_to_string(stderr).unwrap();
-    let told = "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
-    assert!(said.contains(told), "{said}");
+    let reported =
+        "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
+    assert!(said.contains(reported), "{said}");
     expect_end(&mut daemon, 1);
 }
 
@@ -227,7 +228,7 @@ fn a_hangup_before_clients_are_served_is_not_lost() {
     daemon.home().write_config("codex_args = [\"-x\"]\nlog_level = \"debug\"\n").unwrap();
     daemon.signal(Signal::SIGHUP);
     wait::until("the settings are read", || status(&daemon)["warnings"][0]["code"] == "restartNeeded");
-    // The service manager was told nothing: the start is not over.
+    // The service manager was not notified: the start is not over.
     let lines = daemon.notify().lines();
     assert!(!lines.iter().any(|line| line == "RELOADING=1" || line == "READY=1"), "{lines:?}");
     daemon.home().write_config("").unwrap();
@@ -296,7 +297,7 @@ fn the_log_names_the_client_of_a_turn_of_the_real_codex() {
     assert_eq!(client.turn(&thread, "[[http:400]] no").status, "failed");
     drop(client);
     wait::until("the client has left", || daemon.stderr().contains("client left"));
-    // Lost when codex has just said in its log what the model called.
+    // Lost when codex has just logged what the model called.
     daemon.signal_upstream(Signal::SIGKILL);
     expect_end(&mut daemon, 1);
     let log = daemon.stderr();

@@ -12,7 +12,7 @@ use codexd_tests::terminal::Terminal;
 use codexd_tests::wait;
 use serde_json::json;
 
-/// The line of input, once it takes some.
+/// The line of input, once it accepts some.
 const PROMPT: &str = "Ask Codex to do anything";
 
 /// What is asked in a conversation that goes on and on.
@@ -37,14 +37,14 @@ fn start() -> Option<(TestDaemon, Terminal)> {
     Some((daemon, terminal))
 }
 
-/// Types a prompt and sends it once it stands on the screen: what comes faster is taken for pasted text.
+/// Types a prompt and sends it once it is on the screen: faster input counts as pasted text.
 fn send(terminal: &Terminal, prompt: &str, ending: &str) {
     terminal.type_text(prompt);
     terminal.wait_for(ending);
     terminal.press("Enter");
 }
 
-/// Finds the thread of the conversation in which this was said, and joins it.
+/// Finds the thread of the conversation that contains this text, and joins it.
 fn join(client: &mut TestClient, said: &str) -> String {
     let loaded = client.request("thread/loaded/list", json!({}));
     // The interface starts short-lived threads beside that of the conversation.

@@ -159,7 +159,7 @@ as_both! {
         lab.write(&config, "");
         lab.script_codex("");
         lab.expect_systemctl(0, &["reset-failed"]);
-        // 75: somebody else's daemon has the instance.
+        // 75: another daemon has the instance.
         let socket = home.join("other").display().to_string();
         let control = format!("{socket}.ctl");
         let mut other = lab.command(["codexd", "serve", "--socket", &socket]);
@@ -188,7 +188,7 @@ as_both! {
         lab.wait_for(SERVICE, "ActiveState", "failed");
         assert_eq!(lab.show(SERVICE, "ExecMainStatus"), "78");
         assert_eq!(lab.show(SOCKET, "SubState"), "listening", "{}", lab.report());
-        // As soon as the reason is gone, the next client is served: nobody has to reset anything.
+        // As soon as the reason is gone, the next client is served: nothing has to be reset.
         lab.write(&config, "");
         lab.client("later").turn_completes();
         // The same for a codex that refuses the handshake.
@@ -227,7 +227,7 @@ as_both! {
         lab.expect_systemctl(0, &["stop", "--no-block", SERVICE]);
         client.take_method("notifications/broker/shuttingDown");
         assert_eq!(lab.show(SERVICE, "ActiveState"), "deactivating");
-        // Who comes now waits for the next daemon, at the same socket.
+        // A client that connects now waits for the next daemon, at the same socket.
         let mut next = lab.raw_client("next");
         let asked = next.send_request("initialize", json!({"clientInfo": {"name": "n", "version": "1"}}));
         client.answer(&approval, json!({"decision": "accept"}));

@@ -62,7 +62,7 @@ fn both_kinds_of_clients_share_a_thread() {
     let mut lines = daemon.client("lines");
     let mut web = daemon.websocket_client("web");
     let thread = lines.start_thread(json!({}));
-    // Before its first turn, nobody can join it.
+    // Before its first turn, no client can join it.
     lines.turn(&thread, "first");
     web.request("thread/resume", json!({"threadId": thread}));
     let turn = lines.start_turn(&thread, "[[deltas:20]][[approve]] go");
@@ -75,7 +75,7 @@ fn both_kinds_of_clients_share_a_thread() {
     // What the one got as lines, the other one got as frames, byte for byte.
     let of_turn = |turn: &codexd_tests::client::Turn| -> Vec<String> {
         let start = turn.seen.iter().position(|m| m.method() == Some("turn/started")).unwrap();
-        // The server request was taken out by the one who answered.
+        // The client that answered has already received the server request.
         let seen = turn.seen[start..].iter().filter(|message| !message.is_server_request());
         seen.map(|message| message.raw.clone()).collect()
     };
@@ -161,7 +161,7 @@ fn big_messages_pass_both_ways() {
         }
         assert!(client.response(id).is_ok());
     }
-    // The client refuses frames of more than 16 MiB, as tungstenite's do unless told otherwise.
+    // The client refuses frames of more than 16 MiB, as tungstenite's do by default.
     let thread = client.start_thread(json!({}));
     let turn = client.turn(&thread, &format!("[[big:{}]] go", 20 * MIB));
     assert_eq!(turn.status, "completed");
@@ -207,8 +207,8 @@ fn a_close_frame_says_why_the_daemon_ends() {
     let mut client = daemon.websocket_client("web");
     let mut silent = TestClient::connect_websocket("silent", &daemon.socket());
     assert_eq!(daemon.stop(), 0);
-    let told = client.recv_to_end();
-    assert!(told.iter().any(|message| message.method() == Some("notifications/broker/shuttingDown")));
+    let reported = client.recv_to_end();
+    assert!(reported.iter().any(|message| message.method() == Some("notifications/broker/shuttingDown")));
     assert_eq!(client.close_frame(), Some((1001, "codexd is stopping (SIGTERM)")));
     silent.recv_to_end();
     assert_eq!(silent.close_frame().map(|(code, _)| code), Some(1001));

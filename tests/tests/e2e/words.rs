@@ -46,7 +46,7 @@ fn connect_on_a_terminal_says_in_one_line_what_it_waits_for() {
     assert!(shown.contains("JSON-RPC, one message a line and `initialize` first"), "{shown}");
     terminal.type_in("\u{4}").unwrap();
     assert_eq!(terminal.wait_exit().code(), Some(0));
-    // A program at the other end of a pipe is told nothing.
+    // A program at the other end of a pipe gets no note.
     let output = daemon.run(&["connect"]).expect_code(0);
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("", ""));
 }
@@ -94,7 +94,7 @@ fn with_json_there_is_always_one_document() {
             _ => assert_eq!((output.code(), &found["state"]), (Some(3), &json!("notRunning")), "{output}"),
         }
     }
-    // Somebody listens who is no daemon.
+    // A process listens that is no daemon.
     let socket = home.runtime().join("mute");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let named = ["--control-socket", socket.to_str().unwrap()];
@@ -138,7 +138,7 @@ fn what_is_not_known_is_null_and_never_zero() {
                 members.iter().for_each(|(name, value)| empty(value, &format!("{path}.{name}"), found));
             }
             Value::Null | Value::Bool(_) => {}
-            // Nobody has anything to warn of.
+            // There is nothing to warn of.
             _ if path == ".warnings" => {}
             _ if *value == json!(0) || *value == json!("") || *value == json!({}) || *value == json!([]) => {
                 found.push(path.to_owned());
@@ -156,7 +156,7 @@ fn what_is_not_known_is_null_and_never_zero() {
         assert!(status[member].is_string(), "{member}: {status:#}");
     }
     assert_eq!(status["ready"], false);
-    // A killed one could not say when.
+    // A killed one could not record when.
     let daemon = TestDaemon::fake("").home(home).ready();
     daemon.kill9();
     codexd_tests::process::wait_dead(i32::try_from(daemon.pid()).unwrap());
@@ -173,7 +173,7 @@ fn what_is_not_known_is_null_and_never_zero() {
 fn nothing_is_said_twice() {
     let home = Home::new().unwrap();
     let times = |text: &str, part: &str| text.matches(part).count();
-    // No daemon can be had and codex cannot run either, for the same reason.
+    // No daemon is available and codex cannot run either, for the same reason.
     let output =
         Output::of(codexd(&home, &["connect"]).env("CODEXD_CODEX", "/nowhere/codex")).expect_code(69);
     assert_eq!(times(&output.stderr, "cannot run `/nowhere/codex`"), 1, "{output}");

@@ -1,4 +1,4 @@
-//! A user's world without a daemon: whoever connects first starts one.
+//! A user's environment without a daemon: the first client that connects starts one.
 
 use std::fs::{self, File};
 use std::ops::{Deref, DerefMut};
@@ -105,7 +105,7 @@ impl World {
         Bridge { client, stderr }
     }
 
-    /// Starts `codexd connect`, which has not said anything yet.
+    /// Starts `codexd connect`, which has not sent anything yet.
     #[track_caller]
     pub(crate) fn raw_client(&self, name: &str, flags: &[&str]) -> Bridge {
         self.spawn(name, &mut self.command(&[&["connect"], flags].concat()))
@@ -119,13 +119,13 @@ impl World {
         bridge
     }
 
-    /// Returns one member of the daemon's status, bare; `None` while nobody answers.
+    /// Returns one member of the daemon's status, bare; `None` while no daemon answers.
     pub(crate) fn status(&self, field: &str) -> Option<String> {
         let output = self.run(&["ctl", "status", "--field", field]);
         (!output.stdout.is_empty()).then(|| output.stdout.trim().to_owned())
     }
 
-    /// Returns what the record of the last daemon says.
+    /// Returns the record of the last daemon.
     pub(crate) fn record(&self) -> Value {
         let directory = fs::read_dir(self.home.state().join("codexd")).unwrap();
         let path = directory
@@ -181,7 +181,7 @@ impl World {
 }
 
 impl Bridge {
-    /// Returns what the bridge has said to people.
+    /// Returns what the bridge has written to stderr.
     pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
     }

@@ -1,10 +1,10 @@
 //! The loop that passes bytes between a client's standard streams and a daemon.
 //!
-//! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared
-//! with other programs: a read is done when there is something, and a write of no more than a pipe takes
-//! without blocking (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait;
-//! beyond that its source is not read. If the daemon ends the connection meanwhile, what it sent is read all the same: it
-//! can contain the reason, and is bounded by the socket's buffer.
+//! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared with other
+//! programs: a read is done when there is something, and a write of no more than a pipe takes without blocking
+//! (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait; above that the source is not
+//! read. If the daemon closes the connection meanwhile, everything it has sent is still read: it can contain the
+//! reason, and the socket's buffer bounds it.
 
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
@@ -14,13 +14,13 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use codexd_proto::bridge::{ConnectionState, LineKind, Outgoing, Verdict};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::router::OrphanedTurns;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::dial::{self, Wait};
-use super::ledger::{Kind, Ledger, Outgoing, Verdict};
 use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
 use super::{PATIENCE, compare, direct};
 use crate::error::Error;
@@ -38,7 +38,7 @@ const WRITE_BYTES: usize = 4096;
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(45);
 /// How long outstanding answers are waited for when the client has ended its input.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
-/// How long the client may take to read the last lines.
+/// How long the client has to read the last lines.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -50,7 +50,7 @@ pub(super) struct Bridge<'a> {
     may_run_codex: bool,
     /// The client's directory, where it is text.
     cwd: Option<String>,
-    ledger: Ledger,
+    state: ConnectionState,
     link: Link,
     from_client: Lines,
     from_daemon: Lines,
@@ -61,7 +61,8 @@ pub(super) struct Bridge<'a> {
     to_client: Vec<u8>,
     to_client_written: usize,
     client_ended: bool,
-    /// The daemon is gone and was not missed: the next one is looked for when the client says something.
+    /// The daemon is gone, and nothing of this client's was lost with it: the bridge connects to the next daemon when
+    /// the client sends something.
     awaits_client: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
@@ -99,7 +100,7 @@ struct Search {
 enum LinkEvent {
     Lost,
     NotServing,
-    /// There is no daemon and there will be none: the reason, and the line that said so.
+    /// No daemon is available, and none will be: the reason, and the daemon's line with it.
     NoDaemon(Error, Vec<u8>),
 }
 
@@ -116,7 +117,7 @@ impl<'a> Bridge<'a> {
             target,
             may_run_codex,
             cwd,
-            ledger: Ledger::new(orphaned_turns),
+            state: ConnectionState::new(orphaned_turns),
             link: Link::to(stream, None),
             from_client: Lines::new(FROM_CLIENT_BYTES),
             from_daemon: Lines::new(FROM_DAEMON_BYTES),
@@ -154,7 +155,7 @@ impl<'a> Bridge<'a> {
                 self.finish_sending();
                 let ready = self.wait();
                 if ready.client_gone || ready.client_takes && !self.write_client() {
-                    // Nobody reads any more: what is in flight is nobody's.
+                    // The client's output is closed: responses in flight have no reader.
                     return 0;
                 }
                 if ready.client_says {
@@ -164,13 +165,13 @@ impl<'a> Bridge<'a> {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
                     self.link.ended = self.read_rest();
-                    if self.ledger.closing().is_none() && self.link.codex.is_none() {
+                    if self.state.closing().is_none() && self.link.codex.is_none() {
                         note("codexd: the daemon ended the connection while the client was not reading");
                     }
                 }
                 if event.is_none()
                     && self.overdue(
-                        self.link.initialize_written_at.filter(|_| self.ledger.is_greeting()),
+                        self.link.initialize_written_at.filter(|_| self.state.awaits_initialize()),
                         HANDSHAKE_WITHIN,
                     )
                 {
@@ -178,7 +179,7 @@ impl<'a> Bridge<'a> {
                 }
             }
             if self.overdue(self.link.shut_at, ANSWERS_WITHIN) {
-                note(&format!("codexd: {} requests were not answered in time", self.ledger.unanswered()));
+                note(&format!("codexd: {} requests were not answered in time", self.state.unanswered()));
                 return self.flush_client(0);
             }
             if let Some(event) = event
@@ -231,7 +232,7 @@ impl<'a> Bridge<'a> {
         let deadlines = [
             self.link
                 .initialize_written_at
-                .filter(|_| self.ledger.is_greeting())
+                .filter(|_| self.state.awaits_initialize())
                 .map(|at| at + HANDSHAKE_WITHIN),
             self.link.shut_at.map(|at| at + ANSWERS_WITHIN),
         ];
@@ -282,24 +283,24 @@ impl<'a> Bridge<'a> {
 
     fn queue(&mut self, piece: Piece) {
         let line = match piece {
-            Piece::Line(line) => self.ledger.outgoing(line, self.cwd.as_deref()),
-            Piece::Start(start) => self.ledger.outgoing_start(start),
+            Piece::Line(line) => self.state.outgoing(line, self.cwd.as_deref()),
+            Piece::Start(start) => self.state.outgoing_start(start),
             Piece::More(bytes) => Outgoing::more(bytes),
         };
         self.to_daemon_bytes += line.bytes.len();
         self.to_daemon.push_back(line);
     }
 
-    /// Returns whether there is something to write. Behind `initialize` nothing is, until it is answered:
-    /// a daemon that does not serve must not have got more than that.
+    /// Returns whether there is something to write. After `initialize` nothing is, until it is answered: a daemon
+    /// that does not serve must not have got more than that.
     fn may_write_daemon(&self) -> bool {
-        let deferred = self.link.initialize_written_at.is_some() && self.ledger.is_greeting();
+        let deferred = self.link.initialize_written_at.is_some() && self.state.awaits_initialize();
         !(self.to_daemon.is_empty() || self.awaits_client || deferred || self.link.ended.is_some())
     }
 
     /// Returns whether something waits that is more than a part of the handshake, which is repeated anyway.
     fn needs_daemon(&self) -> bool {
-        self.to_daemon.iter().any(|line| line.kind == Kind::Other)
+        self.to_daemon.iter().any(|line| line.kind == LineKind::Other)
     }
 
     fn write_daemon(&mut self) -> Option<LinkEvent> {
@@ -308,11 +309,11 @@ impl<'a> Bridge<'a> {
             match (&self.link.stream).write(&line.bytes[self.first_written..]) {
                 Ok(length) => {
                     if self.first_written == 0 {
-                        self.ledger.written(line);
+                        self.state.written(line);
                     }
                     self.first_written += length;
                     if self.first_written == line.bytes.len() {
-                        self.link.initialize_written_at = if line.kind == Kind::Initialize {
+                        self.link.initialize_written_at = if line.kind == LineKind::Initialize {
                             Some(Instant::now())
                         } else {
                             self.link.initialize_written_at
@@ -325,7 +326,7 @@ impl<'a> Bridge<'a> {
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => break,
                     io::ErrorKind::Interrupted => {}
-                    // What the daemon still said is read first: it may hold the answers.
+                    // Everything that the daemon has sent is read first: it can contain the responses.
                     _ => return self.read_rest(),
                 },
             }
@@ -333,7 +334,7 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    /// Tells the daemon that the client will say nothing more.
+    /// Shuts the sending direction down, so that the daemon knows that the client sends nothing more.
     fn finish_sending(&mut self) {
         if self.client_ended
             && self.to_daemon.is_empty()
@@ -341,7 +342,7 @@ impl<'a> Bridge<'a> {
             && self.link.shut_at.is_none()
         {
             self.link.shut_at = Some(Instant::now());
-            // Of a connection that has ended, reading tells.
+            // The next read reports that the connection has ended.
             let _ = self.link.stream.shutdown(Shutdown::Write);
         }
     }
@@ -388,8 +389,8 @@ impl<'a> Bridge<'a> {
     fn deliver(&mut self, piece: &Piece) -> Option<LinkEvent> {
         match piece {
             Piece::Line(line) => {
-                let greeting = self.ledger.is_greeting();
-                let verdict = self.ledger.incoming(line);
+                let handshake = self.state.awaits_initialize();
+                let verdict = self.state.incoming(line);
                 match &verdict {
                     Verdict::Elsewhere => {
                         self.note_refusal();
@@ -402,7 +403,7 @@ impl<'a> Bridge<'a> {
                     Verdict::Deliver | Verdict::Swallow => {}
                 }
                 self.note_closing();
-                if greeting && !self.ledger.is_greeting() {
+                if handshake && !self.state.awaits_initialize() {
                     self.search = None;
                     self.noted_refusal = None;
                     self.link.initialize_written_at = None;
@@ -413,7 +414,7 @@ impl<'a> Bridge<'a> {
                 }
             }
             Piece::Start(bytes) => {
-                self.ledger.incoming_start(bytes);
+                self.state.incoming_start(bytes);
                 self.to_client.extend_from_slice(bytes);
             }
             Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
@@ -423,14 +424,14 @@ impl<'a> Bridge<'a> {
 
     /// Says on stderr why the client is not served yet: at once, and once for each reason.
     fn note_refusal(&mut self) {
-        let Some(refusal) = self.ledger.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
+        let Some(refusal) = self.state.refusal().filter(|why| self.noted_refusal.as_deref() != Some(*why))
         else {
             return;
         };
         let left =
             self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
         note(&format!(
-            "codexd: the daemon does not take this client ({refusal}); trying again for up to {} s",
+            "codexd: the daemon does not accept this client ({refusal}); trying again for up to {} s",
             left.as_secs()
         ));
         self.noted_refusal = Some(refusal.to_owned());
@@ -438,7 +439,7 @@ impl<'a> Bridge<'a> {
 
     /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
     fn note_closing(&mut self) {
-        if let Some(why) = self.ledger.closing()
+        if let Some(why) = self.state.closing()
             && !std::mem::replace(&mut self.link.noted_closing, true)
         {
             note(&format!("codexd: the daemon closes the connection of this client: {why}"));
@@ -465,22 +466,22 @@ impl<'a> Bridge<'a> {
 
     // When the daemon is gone.
 
-    /// Finds another daemon, or says how this ends.
+    /// Finds another daemon, or returns how this ends.
     fn lost(&mut self, event: LinkEvent) -> Option<u8> {
         if let Some(codex) = &mut self.link.codex {
             let code =
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
             return Some(self.resolve_pending("codex app-server ended", code.unwrap_or(1)));
         }
-        let done = self.client_ended && self.to_daemon.is_empty() && self.ledger.unanswered() == 0;
+        let done = self.client_ended && self.to_daemon.is_empty() && self.state.unanswered() == 0;
         if matches!(event, LinkEvent::Lost) && done {
             return Some(0);
         }
-        if !self.ledger.can_move()
+        if !self.state.can_move()
             || self.from_client.is_inside_long_line()
             || self.from_daemon.is_inside_long_line()
         {
-            let what = match (self.ledger.closing(), self.ledger.announced()) {
+            let what = match (self.state.closing(), self.state.announced()) {
                 (Some(why), _) => format!("codexd closed the connection ({why})"),
                 (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
                 (None, None) => "the connection to codexd was lost".to_owned(),
@@ -488,20 +489,19 @@ impl<'a> Bridge<'a> {
             return Some(self.resolve_pending(&what, 1));
         }
         if let LinkEvent::NoDaemon(why, answer) = event {
-            if !self.may_run_codex && self.ledger.refused() {
+            if !self.may_run_codex && self.state.refused() {
                 self.to_client.extend_from_slice(&answer);
             }
             return self.run_codex(why);
         }
-        if !self.ledger.is_greeting() && !self.needs_daemon() {
+        if !self.state.awaits_initialize() && !self.needs_daemon() {
             self.awaits_client = true;
             return None;
         }
         self.move_on()
     }
 
-    /// Connects to the next daemon and repeats to it what the last one was told; runs codex if there is
-    /// none.
+    /// Connects to the next daemon and repeats the handshake that the last one got; runs codex if there is none.
     fn move_on(&mut self) -> Option<u8> {
         let now = Instant::now();
         if self.search.is_none() && self.compared {
@@ -516,9 +516,9 @@ impl<'a> Bridge<'a> {
         let found = if now < until {
             dial::obtain(self.target, &wait)
         } else {
-            let error = Error::new(ExitCode::Unavailable, "no daemon took this client in time")
+            let error = Error::new(ExitCode::Unavailable, "no daemon accepted this client in time")
                 .hint(format!("`{} status` shows what it does", start::ctl(self.target)));
-            Err(match self.ledger.refusal() {
+            Err(match self.state.refusal() {
                 Some(refusal) => error.because(refusal.to_owned()),
                 None => error,
             })
@@ -531,12 +531,12 @@ impl<'a> Bridge<'a> {
         None
     }
 
-    /// Runs codex itself because there is no daemon, or tells the client that there is nothing, and people `why`.
+    /// Runs codex itself because there is no daemon, or fails the client's requests and writes `why` to stderr.
     fn run_codex(&mut self, why: Error) -> Option<u8> {
         let unavailable = ExitCode::Unavailable.number();
         if !self.may_run_codex {
             note_error(&why);
-            return Some(self.resolve_pending("no daemon can be had", unavailable));
+            return Some(self.resolve_pending("no daemon is available", unavailable));
         }
         let Target { settings, environment, codex_args, .. } = self.target;
         let started = direct::prepare(settings, codex_args, environment).and_then(direct::spawn);
@@ -549,44 +549,45 @@ impl<'a> Bridge<'a> {
             }
             Err(error) => {
                 note_error(&direct::neither(why, error));
-                Some(self.resolve_pending("no daemon can be had", unavailable))
+                Some(self.resolve_pending("no daemon is available", unavailable))
             }
         }
     }
 
-    /// Begins anew at another end, which is told what the last one was told.
+    /// Switches to another peer and repeats the handshake that the last one got.
     fn begin(&mut self, link: Link) {
         self.link = link;
         self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
         self.first_written = 0;
-        self.to_daemon.retain(|line| line.kind == Kind::Other);
-        for line in self.ledger.replay().into_iter().rev() {
+        self.to_daemon.retain(|line| line.kind == LineKind::Other);
+        for line in self.state.replay().into_iter().rev() {
             self.to_daemon.push_front(line);
         }
         self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
     }
 
-    /// Tells the client what it is owed, and people what to do; returns `code`.
+    /// Fails every pending request of the client and writes to stderr what to do next; returns `code`.
     fn resolve_pending(&mut self, what: &str, code: u8) -> u8 {
         // What has come of a line cannot be read any more.
         if self.from_daemon.is_inside_long_line() {
             self.to_client.push(b'\n');
         }
-        let count = self.ledger.unanswered();
+        let count = self.state.unanswered();
         if code != 0 || count > 0 {
             note(&format!("codexd: {what}; {count} requests were not answered"));
         }
-        if code != 0 && self.ledger.is_attached() {
+        if code != 0 && self.state.is_attached() {
             note(
                 "hint: connect again and resume the thread; what was running may have been carried out in part",
             );
         }
-        let truth = self.ledger.settle(&format!("{what} before this was answered"));
+        let truth = self.state.resolve(&format!("{what} before this was answered"));
         self.to_client.extend_from_slice(&truth);
         code
     }
 
-    /// Gives the client the last lines, for as long as it takes some.
+    /// Writes the last lines to the client until everything is written, the client stops reading or [`FLUSH_WITHIN`]
+    /// has passed; returns `code`.
     fn flush_client(mut self, code: u8) -> u8 {
         let until = Instant::now() + FLUSH_WITHIN;
         while !self.to_client.is_empty() {
@@ -637,7 +638,7 @@ impl Link {
     }
 }
 
-/// Returns whether nobody reads the standard output any more.
+/// Returns whether the reading end of the standard output is closed.
 pub(super) fn client_gone() -> bool {
     let stdout = io::stdout();
     let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];

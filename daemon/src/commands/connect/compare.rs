@@ -1,4 +1,5 @@
-//! What differs between a client and the daemon that serves it, and matters: told once, to people.
+//! Differences between a client's environment and that of the daemon that serves it: reported once, on stderr, if
+//! they matter.
 //!
 //! PATH differs between most shells and a service without any effect on codex itself. So of PATH, only
 //! the codex that it leads to counts.
@@ -15,7 +16,7 @@ use crate::settings::fingerprint;
 use crate::start::{self, Target};
 use crate::terminal::note;
 
-/// How long the daemon may take to tell its environment.
+/// How long the daemon has to send its environment.
 const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The client's side.
@@ -49,7 +50,7 @@ impl Client {
     }
 
     fn warning(&self, daemon: &StatusReport) -> Option<String> {
-        // One that says nothing of its environment is of an older version.
+        // A daemon that sends no environment is of an older version.
         if daemon.environment.is_empty() {
             return None;
         }

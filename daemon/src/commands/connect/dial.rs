@@ -16,10 +16,10 @@ use crate::settings::paths::check_socket_path;
 use crate::start::{self, Attempt, Target};
 use crate::terminal::note;
 
-/// Time between looks at something that tells nobody when it changes, at first and later.
+/// Time between polls of a state that sends no notification when it changes, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-/// Time without an accepted connection after which stderr says what is waited for.
+/// Time without an accepted connection after which stderr names what the client is waiting for.
 const BUSY_FOR: Duration = Duration::from_secs(1);
 
 /// How a try went.
@@ -28,7 +28,7 @@ enum Dialled {
     Connected(UnixStream),
     /// Nobody listens.
     Nobody,
-    /// Somebody listens who accepts nobody at the moment.
+    /// A process listens, and accepts no connection at the moment.
     Busy,
 }
 
@@ -42,8 +42,8 @@ pub(crate) struct Wait<'a> {
     pub(crate) client_gone: &'a dyn Fn() -> bool,
 }
 
-/// Returns a connection to someone who listens; whether that one serves is for the handshake to tell.
-/// The stream does not block.
+/// Returns a connection to a process that listens; whether it serves is known after the handshake. The stream does
+/// not block.
 ///
 /// # Errors
 ///
@@ -104,8 +104,9 @@ fn dial(path: &Path) -> Result<Dialled, Error> {
         let error = Error::new(ExitCode::Unavailable, format!("cannot connect to `{}`", path.display()))
             .because(errno);
         match errno {
-            Errno::EACCES | Errno::EPERM => error
-                .hint("the socket belongs to another user, or a sandbox does not let this process use it"),
+            Errno::EACCES | Errno::EPERM => {
+                error.hint("the socket belongs to another user, or a sandbox forbids this process to use it")
+            }
             _ => error,
         }
     };
@@ -117,10 +118,13 @@ fn dial(path: &Path) -> Result<Dialled, Error> {
         Err(Errno::EAGAIN | Errno::EINPROGRESS | Errno::EINTR) => return Ok(Dialled::Busy),
         Err(errno) => return Err(failed(errno)),
     }
-    // Prompts are not handed to whoever happens to listen there.
+    // Prompts are sent only to a process of this user.
     check_peer(&fd).map_err(|error| {
-        Error::new(ExitCode::Unavailable, format!("do not trust who listens on `{}`", path.display()))
-            .because(error)
+        Error::new(
+            ExitCode::Unavailable,
+            format!("cannot trust the process that listens on `{}`", path.display()),
+        )
+        .because(error)
     })?;
     Ok(Dialled::Connected(UnixStream::from(fd)))
 }

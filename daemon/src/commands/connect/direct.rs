@@ -1,4 +1,4 @@
-//! codex itself, where no daemon can be had.
+//! codex itself, where no daemon is available.
 
 use std::ffi::OsString;
 use std::io;
@@ -17,8 +17,9 @@ use crate::serve::upstream::{Program, locate};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
-/// What people are told before codex runs without a daemon.
-pub(super) const NOTICE: &str = "codexd: no daemon can be had; running codex directly, for this client alone";
+/// The note on stderr before codex runs without a daemon.
+pub(super) const NOTICE: &str =
+    "codexd: no daemon is available; running codex directly, for this client alone";
 
 /// Codex, ready to be run.
 pub(super) struct Direct {
@@ -49,7 +50,7 @@ pub(super) fn prepare(
     Ok(Direct { program, image })
 }
 
-/// Makes this process `codex app-server`, if the client has not said anything yet.
+/// Makes this process `codex app-server`, if nothing has been read from the client yet.
 ///
 /// # Errors
 ///
@@ -60,7 +61,7 @@ pub(super) fn exec(direct: Direct) -> Error {
     }
 }
 
-/// Starts `codex app-server` at the other end of a stream, for what the client has said already.
+/// Starts `codex app-server` at the other end of a stream, so that it gets what the client has already sent.
 ///
 /// # Errors
 ///

@@ -3,20 +3,16 @@
 //!
 //! # Theory of operation
 //!
-//! A connection is had before anything is read from the client ([`dial`]), so that this process can still
-//! become codex itself if no daemon can be had ([`direct`]). Then bytes are passed through ([`bridge`]),
-//! whole lines at a time, untouched but for the client's directory ([`cwd`]). What passes is remembered as
-//! far as the truth needs it once the daemon is gone ([`ledger`]).
+//! The bridge connects before it reads anything from the client ([`dial`]), so that this process can still become
+//! codex itself if no daemon is available ([`direct`]). Then bytes are passed through ([`bridge`]), whole lines at a
+//! time, untouched but for the client's directory (`proto/src/bridge/cwd.rs`). The bridge keeps the handshake and the open requests, so
+//! that it can repeat the one and fail the others when the daemon is gone (`proto/src/bridge/state.rs`).
 
 mod bridge;
 mod compare;
-mod cwd;
 pub(crate) mod dial;
 mod direct;
-mod ledger;
 mod lines;
-mod member;
-mod orphaned_turns;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -65,7 +61,7 @@ pub(crate) fn app_server(
 ///
 /// # Errors
 ///
-/// With exit code 69 when no daemon can be had and codex cannot be run instead or must not, and when codexd has
+/// With exit code 69 when no daemon is available and codex cannot be run instead or must not, and when codexd has
 /// started this process as codex.
 pub(crate) fn run(
     args: &ConnectArgs,
@@ -76,7 +72,7 @@ pub(crate) fn run(
     let arguments = CodexArgs::new(arguments.to_vec());
     // Who wants nothing to be started does not want codex to be started either.
     let may_run_codex = !(args.no_direct || args.no_spawn);
-    // The variables of a service of which the client may be a part say nothing of codexd's own.
+    // The client can be part of a service: that service's variables do not apply to codexd.
     let environment = &environment.clone().without(STRIPPED_ENV);
     let shared =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;

@@ -1,4 +1,4 @@
-//! The codex that would run, the one that runs, and whether somebody is logged in.
+//! The codex that would run, the one that runs, and whether there is a login.
 
 use std::io::Read as _;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub(super) fn check(
                 }
                 None => Finding::fail(
                     "codex",
-                    format!("`{}` does not tell its version", program.executable.display()),
+                    format!("`{}` does not print its version", program.executable.display()),
                     "npm install --global @openai/codex, or name another one with CODEXD_CODEX",
                 ),
             });
@@ -50,7 +50,7 @@ pub(super) fn check(
         }
         Err(error) => findings.push(Finding::error("codex", &error)),
     }
-    // Presence only: what is in there is nobody's business here.
+    // Presence only: the content is not read.
     let key = std::env::var_os("OPENAI_API_KEY").is_some_and(|value| !value.is_empty());
     let file = settings.codex_home.join("auth.json");
     let service = has_service(settings, environment);

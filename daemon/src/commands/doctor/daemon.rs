@@ -1,4 +1,4 @@
-//! The running daemon, as it says itself and as its sockets show.
+//! The running daemon: its own status, and its sockets.
 
 use std::io;
 #[cfg(target_os = "linux")]
@@ -69,8 +69,8 @@ pub(super) fn check(settings: &Settings, status: &Result<StatusReport, Unreachab
     }
 }
 
-/// A connection that is forbidden says nothing about who listens: a sandbox (seccomp, Landlock, codex's
-/// own) is in between.
+/// A connection that is forbidden does not show whether a process listens: a sandbox (seccomp, Landlock, codex's own)
+/// is in between.
 fn sandbox(path: &Path) -> Option<Finding> {
     let error = UnixStream::connect(path).err()?;
     blocked(path, &error)
@@ -80,13 +80,13 @@ fn blocked(path: &Path, error: &io::Error) -> Option<Finding> {
     (error.kind() == io::ErrorKind::PermissionDenied).then(|| {
         Finding::fail(
             "sandbox",
-            format!("this process may not connect to `{}` ({error}); the daemon may well be running", path.display()),
-            "run this outside of the sandbox, or allow Unix sockets in it; if there is none, see the directory's owner and mode",
+            format!("this process is not allowed to connect to `{}` ({error}); the daemon can be running", path.display()),
+            "run this outside of the sandbox, or allow Unix sockets in it; if there is none, check the directory's owner and mode",
         )
     })
 }
 
-/// What a killed daemon left. The next one clears it away, so it is only told.
+/// What a killed daemon left. The next daemon removes it, so it is only reported.
 fn stale(settings: &Settings) -> Vec<Finding> {
     let paths = &settings.paths;
     let mut findings = Vec::new();
@@ -97,7 +97,7 @@ fn stale(settings: &Settings) -> Vec<Finding> {
         {
             findings.push(Finding::warn(
                 "staleSocket",
-                format!("nobody listens on `{}`", socket.display()),
+                format!("no process listens on `{}`", socket.display()),
                 format!("rm {} (the next daemon does it, too)", socket.display()),
             ));
         }
@@ -105,15 +105,15 @@ fn stale(settings: &Settings) -> Vec<Finding> {
     if paths.lock.exists() && lock::is_free(&paths.lock) {
         findings.push(Finding::warn(
             "staleLock",
-            format!("nobody holds `{}`", paths.lock.display()),
+            format!("no process holds `{}`", paths.lock.display()),
             format!("rm {} (the next daemon does it, too)", paths.lock.display()),
         ));
     }
     findings
 }
 
-/// Returns whether somebody listens at a path, without a connection: for a service manager, that would be a
-/// reason to start the daemon (`proc_net(5)`: the flag 0x10000 marks a listening socket).
+/// Returns whether a process listens at a path, without a connection: for a service manager, that would be a reason
+/// to start the daemon (`proc_net(5)`: the flag 0x10000 marks a listening socket).
 #[cfg(target_os = "linux")]
 fn may_be_listened_on(path: &Path) -> bool {
     let table = std::fs::read("/proc/net/unix").unwrap_or_default();
@@ -124,7 +124,7 @@ fn may_be_listened_on(path: &Path) -> bool {
     })
 }
 
-/// Cannot tell here.
+/// Not known on this system.
 #[cfg(not(target_os = "linux"))]
 fn may_be_listened_on(_path: &Path) -> bool {
     true

@@ -1,8 +1,8 @@
 //! `codexd doctor`: what keeps the daemon from working, each finding with the command that fixes it.
 //!
 //! Nothing is changed. codex is started for one `initialize` in a directory of its own, see
-//! [`trial`](crate::serve::upstream::trial), and ended again; no daemon is. A check that cannot be made here (another system, no
-//! service manager) says nothing rather than that all is well.
+//! [`trial`](crate::serve::upstream::trial), and ended again; no daemon is. A check that cannot be made here (another
+//! system, no service manager) yields no finding, not a good one.
 
 use std::process::ExitCode;
 
@@ -39,13 +39,13 @@ enum Level {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Finding {
-    /// Stable word for programs.
+    /// Stable name for programs.
     check: &'static str,
     level: Level,
     message: String,
     /// What to type or do.
     fix: Option<String>,
-    /// The words of somebody else, line by line.
+    /// Output of another program, line by line.
     details: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ struct Process {
 }
 
 /// Looks for app-servers that are no daemon's: neither among `upstreams` nor started by a `codexd serve`, which may
-/// be too busy to say so. Says nothing where there is no `/proc`.
+/// be too busy to answer. Without `/proc` there is no finding.
 pub(super) fn check(settings: &Settings, environment: &Environment, upstreams: &[u32]) -> Option<Finding> {
     let home = environment.path("HOME");
     let processes = table(home.as_deref())?;
@@ -83,8 +83,8 @@ fn is_daemon(words: &[String]) -> bool {
     matches!(words, [program, verb, ..] if program.rsplit('/').next() == Some("codexd") && verb == "serve")
 }
 
-/// `codex app-server ...`, perhaps behind an interpreter: `node /path/codex app-server`. Not `codexd
-/// app-server`, which is a client.
+/// `codex app-server ...`, perhaps after an interpreter: `node /path/codex app-server`. Not `codexd app-server`,
+/// which is a client.
 fn is_app_server(words: &[String]) -> bool {
     let name = |word: &String| word.rsplit('/').next().unwrap_or_default().to_owned();
     words

@@ -1,4 +1,4 @@
-//! Whether codex starts: tried, because it says so only then, and in its own words.
+//! Whether codex starts: it is started, because only that shows its errors, in its own wording.
 
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::stderr::explained;
@@ -10,8 +10,8 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::secrets;
 
-/// Starts codex for one `initialize`, with a copy of its configuration. `serves` tells whether the daemon has a
-/// codex that works: then only the next one is in question.
+/// Starts codex for one `initialize`, with a copy of its configuration. `serves` is true if the daemon has a working
+/// codex: then a failure concerns only the next start.
 pub(super) fn check(
     settings: &Settings,
     environment: &Environment,
@@ -60,7 +60,9 @@ fn findings(settings: &Settings, tried: Tried, serves: bool) -> Vec<Finding> {
 /// Says what went wrong and what to do about it.
 fn problem(outcome: &Outcome, config: &dyn std::fmt::Display) -> Option<(String, String)> {
     let fix = || {
-        format!("fix what it says, usually in `{config}` or in `codex_args`, and run `codexd doctor` again")
+        format!(
+            "fix what it reports, usually in `{config}` or in `codex_args`, and run `codexd doctor` again"
+        )
     };
     Some(match outcome {
         Outcome::Answered => return None,
@@ -71,7 +73,7 @@ fn problem(outcome: &Outcome, config: &dyn std::fmt::Display) -> Option<(String,
                 .to_owned(),
         ),
         Outcome::Ended(status @ ChildStatus::Signal(_)) => {
-            (status.to_string(), "look who killed it: `journalctl -k` or `dmesg` (memory?)".to_owned())
+            (status.to_string(), "find out what killed it: `journalctl -k` or `dmesg` (memory?)".to_owned())
         }
         // The codes of shells and loaders for what cannot be run (`sh(1)`, `ld.so(8)`).
         Outcome::Ended(status @ ChildStatus::Code(126 | 127)) => (
@@ -82,7 +84,7 @@ fn problem(outcome: &Outcome, config: &dyn std::fmt::Display) -> Option<(String,
         Outcome::OutputEnded => ("closed its output".to_owned(), fix()),
         Outcome::Silent => (
             "did not answer the handshake in time".to_owned(),
-            "run `codex app-server` in a terminal and look what it waits for".to_owned(),
+            "run `codex app-server` in a terminal and see what it waits for".to_owned(),
         ),
     })
 }

@@ -42,7 +42,7 @@ fn agent(facts: &Facts) -> Result<String, Error> {
         &[
             ("LABEL", label(instance)),
             ("CODEXD", text("codexd", &facts.codexd)?),
-            // Two hyphens must not stand in a comment of XML, so the file has words in their place.
+            // An XML comment must not contain two hyphens, so the file has placeholders without them.
             ("SUPERVISED", "--supervised".to_owned()),
             ("PERMANENT_EXIT_ZERO", "--permanent-exit-zero".to_owned()),
             ("ENVIRONMENT", environment.join("\n")),

@@ -1,7 +1,7 @@
 //! `codexd install` and `codexd uninstall`: the service of this user and CODEX_HOME, and the shim.
 //!
-//! What is to be done is a plan, a list of steps; `--dry-run` shows it, else it is carried out and each
-//! step says what it did. Both verbs may be repeated: what is there already is left as it is.
+//! Both verbs make a plan, a list of steps. `--dry-run` prints it; otherwise each step is carried out and prints what
+//! it did. Both can be repeated: a step whose result is already there changes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ impl Facts {
 /// Returns the program of this process; the name in PATH where that leads to it, since it outlives updates.
 fn own_program(environment: &Environment) -> Result<PathBuf, Error> {
     let own = std::env::current_exe()
-        .map_err(|error| Error::os("cannot tell where codexd itself lies").because(error))?;
+        .map_err(|error| Error::os("cannot find the path of codexd itself").because(error))?;
     let search_path = environment.value("PATH").map(|path| path.as_os_str());
     let named = locate::in_path(Path::new("codexd"), search_path).next();
     Ok(named.filter(|named| same_file(named, &own)).unwrap_or(own))

@@ -89,7 +89,7 @@ pub(super) fn uninstall(
     let named = args.shim_dir.as_deref().map(paths::absolute).transpose()?.map(|dir| dir.join(NAME));
     let (gone, kept): (Vec<PathBuf>, Vec<PathBuf>) =
         all.into_iter().partition(|path| named.as_ref().is_none_or(|named| named == path));
-    // One that was named is removed also if the book was lost.
+    // A link that was named is removed even if the list of links was lost.
     let gone = if gone.is_empty() { named.into_iter().collect() } else { gone };
     if gone.is_empty() {
         say("no shim is installed")?;
@@ -138,7 +138,7 @@ fn choose(environment: &Environment) -> Result<PathBuf, Error> {
     })
 }
 
-/// The file that says where links were made.
+/// The file that lists the links that were made.
 struct ShimRecord {
     path: PathBuf,
 }

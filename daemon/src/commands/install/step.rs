@@ -15,7 +15,7 @@ use crate::settings::environment::lend_runtime_dir;
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Make a directory, with those above it.
+    /// Create a directory and its parents.
     Directory { path: PathBuf },
     /// Make a file be so.
     Write { path: PathBuf, contents: String },
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Unlink { path: PathBuf },
     /// Have no file there.
     Remove { path: PathBuf },
-    /// Have no directory there, if it is empty.
+    /// Remove a directory, if it is empty.
     RemoveEmpty { path: PathBuf },
     /// Run a program to its end.
     Run { words: Vec<String>, failure: OnFailure },
@@ -34,7 +34,7 @@ pub(super) enum Step {
 /// What became of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Done {
-    /// It was as it should be; there is nothing to say.
+    /// It was already as wanted; nothing is printed.
     Nothing,
     /// A file was right already.
     Unchanged { path: PathBuf },
@@ -125,7 +125,7 @@ impl Step {
             },
             Step::RemoveEmpty { path } => match std::fs::remove_dir(path) {
                 Ok(()) => Ok(Done::Removed { path: path.clone() }),
-                // Something of somebody else's is in it, or it is not there.
+                // It contains files that are not codexd's, or it does not exist.
                 Err(_) => Ok(Done::Nothing),
             },
             Step::Run { words, failure } => run(words, *failure),

@@ -15,7 +15,7 @@ use crate::start::unit::{show, unit_name};
 const SERVICE: &str = include_str!("../../../../systemd/codexd.service");
 const SOCKET: &str = include_str!("../../../../systemd/codexd.socket");
 
-/// How long a daemon may take to say who it is.
+/// How long a daemon has to send its identity.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The units of one instance, as they are to be.
@@ -110,7 +110,7 @@ fn stranger(facts: &Facts, service: &str) -> Option<u32> {
     (!own).then_some(status.pid)
 }
 
-/// A daemon of somebody else's would make the service fail with 75.
+/// A daemon that the service did not start would make the service fail with 75.
 fn refuse_stranger(facts: &Facts, service: &str) -> Result<(), Error> {
     let Some(pid) = stranger(facts, service) else { return Ok(()) };
     Err(Error::new(
@@ -126,8 +126,8 @@ pub(super) fn is_active(facts: &Facts) -> bool {
     show(&service, "ActiveState").as_deref() == Some("active")
 }
 
-/// Says what is left to know after an installation; `stale` says that the running daemon was started by
-/// another unit than the one that is there now.
+/// Prints the next steps after an installation; `stale` is true if the running daemon was started from another unit
+/// file than the installed one.
 ///
 /// # Errors
 ///
@@ -192,8 +192,8 @@ pub(super) fn check_manager() -> Result<(), Error> {
         ))
 }
 
-/// Returns whether the user's services outlive the last session; `None` where that cannot be told, or where
-/// there are no sessions (no logind).
+/// Returns whether the user's services outlive the last session; `None` where that is not known, or where there are
+/// no sessions (no logind).
 pub(crate) fn linger() -> Option<bool> {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
     let directory = Path::new("/var/lib/systemd/linger");

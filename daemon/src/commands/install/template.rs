@@ -1,4 +1,4 @@
-//! Filling in the words between @ signs, with the quoting that each place needs.
+//! Filling in the placeholders between @ signs, with the quoting that each place needs.
 
 use crate::error::Error;
 

@@ -23,11 +23,11 @@ mod refuse;
 /// `Sockets`. Without such a name, the first socket is taken.
 const NAME: &CStr = c"codexd";
 
-/// How long waiting clients are told about a permanent failure before the process exits.
+/// How long waiting clients get the reason of a permanent failure before the process exits.
 ///
-/// A socket whose service fails at once is triggered again by the next connection, and after
-/// `StartLimitBurst=` starts the socket itself fails and stays so until somebody resets it (seen with
-/// systemd 252). With this pause, the units' limit of 20 starts in a minute cannot be reached this way.
+/// A socket whose service fails at once is triggered again by the next connection, and after `StartLimitBurst=`
+/// starts the socket itself fails and stays so until it is reset (seen with systemd 252). With this pause, the units'
+/// limit of 20 starts in a minute cannot be reached this way.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// A listening socket that belongs to a service manager.
@@ -136,8 +136,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Tells waiting clients that the start has failed for good, and those that come within the next
-    /// seconds. Returns at once when nobody waits.
+    /// Answers waiting clients with the reason of a permanent failure, and those that connect within the next
+    /// seconds. Returns at once when no client waits.
     pub(crate) fn refuse(&self, failure: &Failure) {
         refuse::all(&self.listener, failure, LINGER);
     }
@@ -148,9 +148,9 @@ impl Waiting {
 pub(crate) struct Failure {
     /// The exit code that the process is about to end with.
     pub(crate) code: u8,
-    /// In words, with the next step.
+    /// For people, with the next step.
     pub(crate) message: String,
-    /// Whether the same attempt may succeed although nobody changed anything here.
+    /// Whether the same attempt can succeed although nothing was changed here.
     pub(crate) retryable: bool,
 }
 

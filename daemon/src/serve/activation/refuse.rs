@@ -21,8 +21,7 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 /// Clients answered at the same time; the others wait their turn.
 const MAX_AT_ONCE: usize = 64;
 
-/// Answers everybody who waits, and everybody who comes within `linger`. Returns at once when nobody
-/// waits.
+/// Answers every client that waits, and every one that connects within `linger`. Returns at once when none waits.
 pub(super) fn all(listener: &UnixListener, failure: &Failure, linger: Duration) {
     let deadline = Instant::now() + linger;
     if !is_waited_for(listener, Duration::ZERO) {
@@ -45,7 +44,7 @@ pub(super) fn all(listener: &UnixListener, failure: &Failure, linger: Duration) 
             {
                 answering.push(scope.spawn(move || {
                     if let Err(error) = answer(&stream, failure) {
-                        tracing::debug!(%error, "a client went before it was told why there is no daemon");
+                        tracing::debug!(%error, "a client disconnected before it got the reason why there is no daemon");
                     }
                 }));
             }

@@ -35,7 +35,7 @@ impl Ending {
         let written = write_bytes(stream, &self.output[self.sent..]);
         self.sent += written.taken;
         if self.is_written() {
-            // A peer that is gone already has nothing to be told.
+            // A peer that is gone already gets nothing.
             let _ = shutdown(stream.as_fd().as_raw_fd(), Shutdown::Write);
         }
         Written { taken: 0, ..written }

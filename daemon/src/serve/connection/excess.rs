@@ -72,6 +72,7 @@ async fn read(stream: &mut UnixStream, wire: &mut Wire, refusal: &Refusal) -> Ou
                 while let Some(frame) = decoder.decode(&mut chunk) {
                     answered |= match frame {
                         Frame::Line(line) => refusal.answer(line, &mut answers),
+                        Frame::Long(line) => refusal.answer(&line, &mut answers),
                         Frame::TooLong => refusal.answer(b"?", &mut answers),
                     };
                 }

@@ -8,8 +8,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 
 /// Longest payload of one frame, in bytes; a longer message is sent in fragments.
 ///
-/// Common clients refuse longer frames, and it is the limit that the native listener announces for the
-/// other direction.
+/// Common clients refuse longer frames, and it is the limit that the native listener states for the other direction.
 pub(super) const MAX_FRAME_BYTES: usize = 16 << 20;
 
 /// Longest header of a frame that is not masked (RFC 6455, section 5.2).
@@ -50,8 +49,8 @@ impl FrameWriter {
     /// Writes frames until everything is written or `sink` takes no more; with `finish`, only the
     /// rest of the begun frame.
     ///
-    /// `pending` is the outbox from the first byte that the last call did not take. `taken` grows by
-    /// the bytes of it that are written.
+    /// `pending` is the outbox from the first byte that the last call did not consume. `taken` grows by the bytes of
+    /// it that are written.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@ const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 64;
 
-/// Tells clients how long a frame may be that they send, in bytes: as the native listener does.
+/// The header that states the longest frame a client can send, in bytes: as the native listener does.
 const MAX_FRAME_HEADER: &str = "x-codex-websocket-max-unfragmented-message-bytes";
 
 /// The head of a request while it arrives.

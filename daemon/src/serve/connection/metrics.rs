@@ -45,8 +45,12 @@ pub(super) fn text(report: &StatusReport) -> String {
     counter("upstream_messages_total", "Messages from the upstream.", counters.upstream_messages);
     counter("delivered_messages_total", "Messages delivered to clients.", counters.delivered_messages);
     counter("rejected_messages_total", "Messages refused by codexd itself.", counters.rejected_messages);
-    counter("dropped_messages_total", "Messages that nobody wanted.", counters.dropped_messages);
-    counter("retried_requests_total", "Requests the upstream had no room for.", counters.retried_requests);
+    counter("dropped_messages_total", "Messages without a recipient.", counters.dropped_messages);
+    counter(
+        "retried_requests_total",
+        "Requests sent again after the upstream had rejected them as overloaded.",
+        counters.retried_requests,
+    );
     counter("turns_completed_total", "Turns that ended.", counters.turns_completed);
     out
 }

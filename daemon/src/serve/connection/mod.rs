@@ -2,7 +2,7 @@
 //!
 //! # Theory of operation
 //!
-//! All clients use one socket. The first byte that is not white space tells what a connection is:
+//! All clients use one socket. The first byte that is not white space decides what a connection is:
 //!
 //! - `{` or `[` begins newline-delimited JSON;
 //! - everything else is read as the head of an HTTP request, and either the connection becomes a WebSocket
@@ -36,6 +36,9 @@ pub(crate) use http::{Head, Request, Response};
 pub(crate) use socket::Socket;
 pub(crate) use websocket::{Input, WebSocket, close_frame, shutdown_close_frame};
 
+/// Bytes of a message above which it is long: it is read in slices.
+pub(crate) const LONG_BYTES: usize = 1 << 20;
+
 /// What a connection speaks, and how far it is with it.
 pub(crate) enum Wire {
     /// Nothing was received yet.
@@ -53,9 +56,9 @@ pub(crate) enum Wire {
 /// What a write has achieved.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// Bytes of the outbox that the socket took.
+    /// Bytes of the outbox that were written to the socket.
     pub(crate) taken: usize,
-    /// The socket took less than there was.
+    /// The socket accepted less than there was to write.
     pub(crate) blocked: bool,
     /// The connection is broken.
     pub(crate) broken: Option<io::Error>,
@@ -69,7 +72,7 @@ impl Wire {
             *chunk = rest;
         }
         Some(match chunk.first()? {
-            b'{' | b'[' => Wire::Lines(LineDecoder::new(max_line_bytes)),
+            b'{' | b'[' => Wire::Lines(LineDecoder::new(max_line_bytes).giving_away(LONG_BYTES)),
             _ => Wire::Http(Head::default()),
         })
     }
@@ -81,7 +84,7 @@ impl Wire {
             Wire::Lines(_) => write_bytes(stream, pending),
             Wire::WebSocket(socket) => socket.write(stream, pending),
             Wire::Ending(ending) => ending.write(stream),
-            // Nobody sends to a client that has not said anything.
+            // Nothing is sent to a client before its first message.
             Wire::Sniffing | Wire::Http(_) => Written::default(),
         }
     }

@@ -59,7 +59,8 @@ impl Socket {
             match guard.try_io(|socket| (&**socket.get_ref()).read(buffer)) {
                 Ok(Ok(n)) => {
                     if 0 < n && n < buffer.len() {
-                        // It gave less than there was room for: it is empty, and says so when it is not.
+                        // It returned less than there was room for: it is empty, and readiness is reported when it no
+                        // longer is.
                         guard.clear_ready();
                     }
                     return Poll::Ready(Ok(n));
@@ -71,7 +72,7 @@ impl Socket {
         }
     }
 
-    /// Reads what is there into `buffer`, whether or not the system has told of it yet; `Ok(0)` is the end.
+    /// Reads what is there into `buffer`, whether or not the system has reported readiness yet; `Ok(0)` is the end.
     ///
     /// # Errors
     /// `WouldBlock` when there is nothing.
@@ -87,7 +88,7 @@ impl Socket {
     /// Writes as much of `bytes` as the socket takes at once.
     ///
     /// # Errors
-    /// `WouldBlock` when it is full; then [`Socket::poll_writable`] tells when it is not.
+    /// `WouldBlock` when it is full; then [`Socket::poll_writable`] is ready when it no longer is.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match (&*self.stream).write(bytes) {
@@ -119,7 +120,7 @@ impl Socket {
 
     /// Ready when the socket may take something again. Pending registers the task.
     ///
-    /// Whoever waits for reading has to ask anew after this and after [`Socket::relax`].
+    /// A task that waits for reading has to poll again after this and after [`Socket::relax`].
     pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.full {
             self.watch_for(Interest::READABLE | Interest::WRITABLE)?;
@@ -129,7 +130,7 @@ impl Socket {
         Poll::Ready(Ok(()))
     }
 
-    /// Records that the socket took everything: it is watched for reading only.
+    /// Records that everything was written: the socket is watched for reading only.
     ///
     /// # Errors
     /// When the system cannot watch it any more.

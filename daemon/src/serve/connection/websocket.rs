@@ -12,16 +12,16 @@ use tungstenite::{Message, Utf8Bytes};
 use super::frames::FrameWriter;
 use super::{Socket, Written};
 
-/// Longest payload of a frame from a client, in bytes: that of the native listener, which announces it
-/// in its answer to the upgrade (measured).
+/// Longest payload of a frame from a client, in bytes: that of the native listener, which states it in its answer to
+/// the upgrade (measured).
 pub(super) const MAX_FRAME_BYTES: usize = 16 << 20;
 
 /// Longest message from a client, in however many frames, in bytes: that of the native listener
 /// (measured).
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
-/// Bytes of control frames that wait for the socket; beyond, only the last ping is answered, as
-/// RFC 6455, section 5.5.3 allows.
+/// Bytes of control frames that wait for the socket; above that, only the last ping is answered, as RFC 6455, section
+/// 5.5.3 allows.
 const MAX_CONTROL_BYTES: usize = 4 << 10;
 
 /// Room that the protocol machine has for control frames of its own.
@@ -138,7 +138,7 @@ impl WebSocket {
             gate: &mut self.gate,
             limit: MAX_CONTROL_BYTES,
         };
-        // What else it has to say, the next read says.
+        // The next read reports every other condition.
         let _ = self.context.flush(feed);
     }
 
@@ -303,7 +303,7 @@ mod tests {
         WebSocket::accepted(Vec::new())
     }
 
-    /// All inputs of a stream that arrives in pieces of `size`, in words.
+    /// All inputs of a stream that arrives in pieces of `size`, as text.
     fn inputs(socket: &mut WebSocket, stream: &[u8], size: usize) -> Vec<String> {
         let mut seen = Vec::new();
         for mut chunk in stream.chunks(size) {

@@ -1,4 +1,4 @@
-//! One client's connection: reads and writes. How it ends is told in [`ending`](super::ending).
+//! One client's connection: reads and writes. For its end see [`ending`](super::ending).
 
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
@@ -9,9 +9,10 @@ use codexd_proto::id::ClientId;
 use codexd_proto::time::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::long_message::{LongMessage, SLICE_BYTES};
 use super::{Hub, SharedHub};
 use crate::os::peer::Peer;
-use crate::serve::connection::{Input, Socket, Wire};
+use crate::serve::connection::{Input, LONG_BYTES, Socket, Wire};
 
 /// Reads of one client before others have their turn.
 const READS_IN_A_ROW: usize = 4;
@@ -25,10 +26,12 @@ pub(super) struct ClientIo {
     peer: Peer,
     /// Wakes the client's task.
     pub(super) waker: Option<Waker>,
-    /// The socket took less than there was: the task waits until it takes more.
+    /// The socket accepted less than there was to write: the task waits until it is writable again.
     pub(super) full: bool,
     /// The client's end of input was read.
     ended: bool,
+    /// A message that is being read.
+    pub(super) long: Option<LongMessage>,
 }
 
 /// Serves one client until its connection ends.
@@ -41,7 +44,15 @@ impl Hub {
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.core.connect(self.now());
         tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
-        let io = ClientIo { socket, wire: Wire::Sniffing, peer, waker: None, full: false, ended: false };
+        let io = ClientIo {
+            socket,
+            wire: Wire::Sniffing,
+            peer,
+            waker: None,
+            full: false,
+            ended: false,
+            long: None,
+        };
         self.clients.insert(client, io);
         client
     }
@@ -93,6 +104,15 @@ impl Hub {
                 cx.waker().wake_by_ref();
                 break;
             }
+            if io.long.is_some() {
+                self.read_slice(client, SLICE_BYTES);
+                if self.clients.get(&client).is_some_and(|io| io.long.is_some()) {
+                    // The others have their turn between the slices.
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                continue;
+            }
             match io.socket.poll_read(cx, &mut scratch) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => {
@@ -120,6 +140,9 @@ impl Hub {
         clients.sort_unstable();
         let mut scratch = std::mem::take(&mut self.scratch);
         for client in clients {
+            while self.clients.get(&client).is_some_and(|io| io.long.is_some()) {
+                self.read_slice(client, usize::MAX);
+            }
             for _ in 0..FINAL_READS {
                 let Some(io) = self.clients.get_mut(&client).filter(|io| !io.ended) else { break };
                 match io.socket.try_read(&mut scratch) {
@@ -147,7 +170,8 @@ impl Hub {
         });
     }
 
-    fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
+    /// Handles what a client has sent; or keeps the rest of it, from a long message on.
+    pub(super) fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
         let now = self.now();
         loop {
             let Some(io) = self.clients.get_mut(&client) else { return };
@@ -156,6 +180,10 @@ impl Hub {
                     while let Some(frame) = decoder.decode(&mut chunk) {
                         match frame {
                             Frame::Line(line) => self.core.handle(now, Event::ClientLine { client, line }),
+                            Frame::Long(line) => {
+                                io.long = Some(LongMessage::line(line, chunk));
+                                return;
+                            }
                             Frame::TooLong => self.core.handle(now, Event::ClientLineTooLong { client }),
                         }
                     }
@@ -166,6 +194,9 @@ impl Hub {
                         let line = text.as_bytes().trim_ascii_end();
                         if line.len() > self.max_message_bytes {
                             self.core.handle(now, Event::ClientLineTooLong { client });
+                        } else if line.len() > LONG_BYTES {
+                            io.long = Some(LongMessage::web_socket(text, chunk));
+                            return;
                         } else {
                             self.core.handle(now, Event::ClientLine { client, line });
                         }
@@ -244,7 +275,7 @@ impl Hub {
     }
 }
 
-/// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that nobody reads.
+/// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that the peer reads nothing more.
 pub(super) fn hung_up(socket: &Socket) -> bool {
     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, PollTimeout::ZERO).is_ok()

@@ -64,6 +64,7 @@ impl Hub {
             Effect::Sweep => {
                 sweep::sweep(None);
             }
+            Effect::Remember(entry) => self.threads.remember(entry),
             Effect::Log(fact) => self.log(&fact),
         }
     }
@@ -84,6 +85,11 @@ impl Hub {
                 suppressed,
                 "closing a client that does not read fast enough"
             ),
+            Fact::PermissionsNotRestored { thread, reason } => tracing::error!(
+                thread.id = %thread,
+                reason,
+                "the permissions of a thread were not restored: work on it is refused"
+            ),
             Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
             Fact::UpstreamLineTooLong => {
                 tracing::error!("codex app-server wrote a line that is too long to be kept");
@@ -94,7 +100,7 @@ impl Hub {
             }
             Fact::SocketLost => tracing::warn!(
                 socket.path = self.base_status.socket,
-                "the socket was removed or replaced, and nobody is connected: stopping"
+                "the socket was removed or replaced, and no client is connected: stopping"
             ),
         }
     }

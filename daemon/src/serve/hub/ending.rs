@@ -1,8 +1,8 @@
 //! How connections end, each in the way of its framing, and those that end with one answer.
 //!
-//! A client that speaks lines is simply closed, after a last notification if it did not cause the end itself. A
-//! WebSocket gets a close frame with the reason, and an HTTP request its answer; such a connection is nobody's client
-//! any more, and lives on as [`Wire::Ending`] until the peer closes too, or its time is over.
+//! A connection with lines is closed, after a last notification if the client did not cause the end itself. A
+//! WebSocket gets a close frame with the reason, and an HTTP request its response; such a connection belongs to no
+//! client any more, and stays open as [`Wire::Ending`] until the peer closes it too, or its deadline has passed.
 
 use codexd_proto::core::{Event, Framing};
 use codexd_proto::id::ClientId;
@@ -70,7 +70,7 @@ impl Hub {
         socket.end(self.core.pending(client), frame)
     }
 
-    /// Writes the last bytes of a connection that is nobody's client any more.
+    /// Writes the last bytes of a connection that belongs to no client any more.
     fn write_last(&mut self, client: ClientId, last: Vec<u8>) {
         let Some(io) = self.clients.get_mut(&client) else { return };
         if io.full {
@@ -118,7 +118,7 @@ impl Hub {
         }
     }
 
-    /// Ends all connections. A WebSocket whose socket takes it gets the reason.
+    /// Ends all connections. A WebSocket gets the reason if its socket accepts the frame.
     pub(super) fn disconnect_all(&mut self) {
         let asked = matches!(self.core.intent(), Some(Intent::Stop(_)));
         let why = shutdown_close_frame(asked, &self.core.reason());
@@ -127,7 +127,7 @@ impl Hub {
             if let Some(last) = self.take_websocket(client, Some(why.clone()))
                 && let Some(io) = self.clients.get(&client)
             {
-                // One that takes no more now has had its time.
+                // A socket that is still full now has had its time.
                 let _ = Ending::with(last).write(&io.socket);
             }
             self.disconnect(client);

@@ -2,15 +2,15 @@
 //!
 //! # Theory of operation
 //!
-//! Everything here runs on one thread. The [`Hub`] is a value in a `RefCell`; the tasks around it (one
-//! for each client, one for the upstream, one that accepts, and the [core loop](run())) only wait for
-//! readiness and then call it. No call waits, so the borrow never lasts beyond one.
+//! Everything here runs on one thread. The [`Hub`] is a value in a `RefCell`; the tasks around it (one for each
+//! client, one for the upstream, one that accepts, and the [core loop](run())) only wait for readiness and then call
+//! it. No call waits, so the borrow never outlives one.
 //!
-//! A call reports what one read returned. What follows is written and done once everybody who was ready
-//! has been read: each peer that has something new gets one `write` with all of it
-//! ([`Hub::flush`]). There is no task, channel or allocation per message.
+//! A call reports what one read returned. Bytes and effects that follow are written and carried out when all ready
+//! descriptors have been read: each peer with new bytes gets one `write` for all of them ([`Hub::flush`]). There is
+//! no task, channel or allocation per message.
 //!
-//! Nothing is decided here: [`Core`] says what to do, and [`Hub::carry_out`] does it.
+//! Nothing is decided here: [`Core`] returns effects, and [`Hub::carry_out`] carries them out.
 
 mod accept;
 mod activity;
@@ -18,6 +18,7 @@ mod client_io;
 mod effect;
 mod ending;
 mod excess;
+mod long_message;
 mod reload;
 mod report;
 mod run;
@@ -41,6 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
+use crate::instance::threads;
 use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, SignalSender};
@@ -90,6 +92,8 @@ pub(crate) struct Hub {
     publisher: Publisher,
     reloader: Reloader,
     start: StartupNotifier,
+    /// Takes what is to be remembered of threads.
+    threads: threads::Changes,
     max_message_bytes: usize,
     ledger: Ledger,
 }
@@ -107,6 +111,7 @@ pub(crate) struct Parts {
     pub(crate) publisher: Publisher,
     pub(crate) reloader: Reloader,
     pub(crate) start: StartupNotifier,
+    pub(crate) threads: threads::Changes,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
     pub(crate) ledger: Ledger,
@@ -134,6 +139,7 @@ impl Hub {
             publisher: parts.publisher,
             reloader: parts.reloader,
             start: parts.start,
+            threads: parts.threads,
             max_message_bytes: parts.max_message_bytes,
             ledger: parts.ledger,
         }

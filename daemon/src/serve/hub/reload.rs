@@ -9,8 +9,8 @@ use crate::os::service_manager;
 impl Hub {
     /// Reads the settings again and puts into force what can change while clients are served.
     ///
-    /// Before clients are served this works as well, and the service manager is told nothing: the start is not
-    /// over. A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
+    /// Before clients are served this works as well, and the service manager is not notified: the start is not over.
+    /// A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
         let serving = self.core.state() == State::Serving;
         if !serving && !matches!(self.core.state(), State::Starting | State::Handshaking) {

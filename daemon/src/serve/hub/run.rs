@@ -19,7 +19,7 @@ use crate::os::service_manager;
 use crate::os::signals::{SignalAction, SignalStream};
 use crate::serve::upstream::{Process, sweep};
 
-/// How long what the upstream left behind may take to die, and how often it is looked for.
+/// How long leftover processes of the upstream have to end, and how often they are looked for.
 const SWEEP_WITHIN: Duration = Duration::from_secs(2);
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 
@@ -41,13 +41,13 @@ pub(crate) struct Run {
 /// How the life ended.
 pub(crate) struct Ended {
     pub(crate) code: ExitCode,
-    /// Why, in the words of codexd.
+    /// The reason, as codexd states it.
     pub(crate) cause: String,
-    /// Why, in one line with the words of the upstream.
+    /// The reason in one line, with the upstream's own message.
     pub(crate) reason: String,
     /// How the upstream ended.
     pub(crate) upstream: Option<String>,
-    /// The last lines of its stderr, if nobody had asked for its end.
+    /// The last lines of its stderr, if its end was not requested.
     pub(crate) stderr: Vec<String>,
 }
 
@@ -109,7 +109,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             extend_at = Some(tokio::time::Instant::now() + EXTEND_EVERY);
         }
     }
-    // What was left behind is dead in a moment; nobody else would take it in.
+    // Leftover processes end soon; only this process can reap them.
     let sweeping = tokio::time::Instant::now();
     while sweep::sweep((!child_ended).then(|| run.process.pid())) > 0 && sweeping.elapsed() < SWEEP_WITHIN {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -152,7 +152,7 @@ impl Hub {
     }
 
     fn command(&mut self, command: Command) {
-        // A reply that nobody waits for any more is no fault.
+        // A reply whose receiver is gone is no error.
         match command {
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::Clients(reply) => drop(reply.send(self.client_reports())),

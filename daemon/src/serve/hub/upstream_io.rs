@@ -29,7 +29,7 @@ pub(super) struct UpstreamIo {
     decoder: LineDecoder,
     signals: SignalSender,
     waker: Option<Waker>,
-    /// The pipe took less than there was: the task waits until it takes more.
+    /// The pipe accepted less than there was to write: the task waits until it is writable again.
     blocked: bool,
 }
 
@@ -122,8 +122,9 @@ impl Hub {
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
             self.core.handle(
                 now,
-                match frame {
+                match &frame {
                     Frame::Line(line) => Event::UpstreamLine(line),
+                    Frame::Long(line) => Event::UpstreamLine(line),
                     Frame::TooLong => Event::UpstreamLineTooLong,
                 },
             );
@@ -192,7 +193,7 @@ impl Hub {
                     break;
                 }
                 Err(error) => {
-                    // Its end follows, and says more.
+                    // The report of its exit follows, with the reason.
                     tracing::warn!(%error, "cannot write to codex app-server");
                     broken = true;
                     break;

@@ -8,8 +8,8 @@ use std::path::Path;
 use crate::os::plain_file;
 use crate::os::unsafe_calls::PROGRAM_MARK;
 
-/// Bytes at the start of a program in which its mark stands: linkers put notes right behind the headers of an
-/// ELF file, and in a Mach-O file the mark is the name of a section, which the headers hold.
+/// Bytes at the start of a program in which its mark stands: linkers put notes right after the headers of an ELF
+/// file, and in a Mach-O file the mark is the name of a section, which the headers hold.
 const HEAD_BYTES: u64 = 64 << 10;
 
 /// Returns whether a file is codexd: the program of this process, also by another name (a symbolic or a hard
@@ -34,8 +34,8 @@ fn head(path: &Path) -> Option<Vec<u8>> {
     Some(head)
 }
 
-/// Says of a program that it is made for another machine, or that it is none; `None` where that cannot be told, or
-/// where the system may know a way to run it all the same.
+/// Returns that a program is made for another machine, or that it is none; `None` where that is not known, or where
+/// the system may know a way to run it all the same.
 pub(crate) fn foreign(path: &Path) -> Option<String> {
     // macOS runs programs for another processor.
     if !cfg!(target_os = "linux") || runs_other_formats() {
@@ -65,14 +65,14 @@ pub(crate) fn made_for_another_machine(path: &Path) -> Option<String> {
     Some(format!("it is for another {what} ({other_system} on {other}; this is {system} on {processor})"))
 }
 
-/// Returns whether the kernel was told how to run other formats, for instance by an emulator
+/// Returns whether the kernel is configured to run other formats, for instance by an emulator
 /// (`/proc/sys/fs/binfmt_misc`, `binfmt_misc` of the kernel's documentation).
 fn runs_other_formats() -> bool {
     let formats = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
     formats.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
 }
 
-/// What a program runs on, in the words of `std::env::consts::ARCH`.
+/// The architecture of a program, as `std::env::consts::ARCH` names it.
 #[derive(Debug, PartialEq, Eq)]
 struct Machine {
     system: &'static str,
@@ -88,7 +88,7 @@ fn own_system() -> Option<&'static str> {
 }
 
 /// Reads the header of a program: `elf(5)`, `e_machine`; `mach/machine.h`, `cputype`. Of those for more than one
-/// processor nothing is said.
+/// processor nothing is reported.
 fn machine(head: &[u8]) -> Option<Machine> {
     if head.starts_with(b"\x7fELF") {
         let little = head.get(5)? == &1;
@@ -179,21 +179,23 @@ mod tests {
         let own = std::env::current_exe().unwrap();
         assert_eq!((foreign(&own), made_for_another_machine(&own)), (None, None));
         let dir = crate::os::test_dir::test_dir();
-        let told = |head: &[u8]| {
+        let reported = |head: &[u8]| {
             let path = dir.path().join("program");
             fs::write(&path, head).unwrap();
             made_for_another_machine(&path)
         };
         assert!(
-            told(&elf(21))
+            reported(&elf(21))
                 .unwrap()
                 .contains("for another processor (Linux on processor 21 of elf(5); this is")
         );
         if cfg!(target_os = "linux") {
-            assert!(told(&mach).unwrap().contains("for another system (macOS on aarch64; this is Linux on"));
+            assert!(
+                reported(&mach).unwrap().contains("for another system (macOS on aarch64; this is Linux on")
+            );
         }
         if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-            assert_eq!(told(&elf(3)), None);
+            assert_eq!(reported(&elf(3)), None);
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Processes that carry the token of a life, wherever they have gone: found in `/proc`, held by a descriptor, and
-//! ended only through that.
+//! Processes that carry the token of a life, in whatever session or group: found in `/proc`, opened as a descriptor,
+//! and signalled only through that.
 //!
-//! A process id alone may be another process's by the time a signal is sent. So a process is looked at, opened
-//! (`pidfd_open(2)`), and looked at once more: what was seen the second time is true of the process that is held,
-//! or that one has ended by now and no signal reaches anybody. Only processes of this user are looked at. What has
-//! cleared or overwritten its environment is not found.
+//! A process id alone may be another process's by the time a signal is sent. So a process is examined, opened
+//! (`pidfd_open(2)`), and examined again: the second result is that of the opened process, or that process has ended
+//! and a signal reaches none. Only processes of this user are examined. A process that has cleared or overwritten its
+//! environment is not found.
 //!
 //! Only Linux shows environments in this way; elsewhere nothing is found here.
 
@@ -31,7 +31,7 @@ pub(crate) fn end(lives: &[Token]) -> usize {
         return 0;
     }
     let pids: Vec<i32> = first.iter().map(Leftover::pid).collect();
-    tracing::warn!(processes.pids = ?pids, "ending what a daemon before this one has left behind");
+    tracing::warn!(processes.pids = ?pids, "ending leftover processes of an earlier daemon");
     for process in &first {
         process.terminate();
     }
@@ -42,7 +42,10 @@ pub(crate) fn end(lives: &[Token]) -> usize {
         let left = find(lives);
         if left.is_empty() || killing.elapsed() >= DIES_WITHIN {
             for process in &left {
-                tracing::error!(process.pid = process.pid(), "what an earlier daemon has left does not die");
+                tracing::error!(
+                    process.pid = process.pid(),
+                    "a leftover process of an earlier daemon does not end"
+                );
             }
             return left.len();
         }
@@ -78,7 +81,7 @@ mod linux {
 
     use crate::instance::life::{Belonging, Token};
 
-    /// A process that carries a token, held.
+    /// A process that carries a token, with a descriptor that keeps its id from being reused.
     #[derive(Debug)]
     pub(crate) struct Leftover {
         pid: Pid,
@@ -99,7 +102,7 @@ mod linux {
                 Err(rustix::io::Errno::SRCH) => return None,
                 // Before Linux 5.3, or forbidden by a sandbox: nothing can be proved then.
                 Err(error) => {
-                    tracing::warn!(process.pid = pid.as_raw(), %error, "cannot hold a process: it is left alone");
+                    tracing::warn!(process.pid = pid.as_raw(), %error, "cannot open a process: it is not ended");
                     return None;
                 }
             };
@@ -162,8 +165,8 @@ mod linux {
         above
     }
 
-    /// Returns what a process of this user says of the life it belongs to; `None` where it says nothing, or cannot
-    /// be asked.
+    /// Returns the life that a process of this user belongs to, by its environment; `None` where it has no token, or
+    /// cannot be asked.
     pub(crate) fn belonging(pid: Pid) -> Option<Belonging> {
         let path = format!("/proc/{pid}");
         if std::fs::metadata(&path).ok()?.uid() != geteuid().as_raw() {
@@ -279,7 +282,7 @@ mod tests {
     fn what_does_not_go_when_asked_is_killed() {
         let life = Token::random().unwrap();
         let mut command = Command::new("sh");
-        // The token is seen as soon as the shell runs; the trap is set when it says so.
+        // The token is visible as soon as the shell runs; the trap is set when the shell prints its line.
         command
             .args(["-c", "trap '' TERM; echo ready; while :; do sleep 1; done"])
             .env(LIFE, life.to_string());

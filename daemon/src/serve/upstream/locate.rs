@@ -1,4 +1,4 @@
-//! Finding codex: the program that was asked for, and the native binary behind the npm wrapper.
+//! Finding codex: the program that was asked for, and the native binary that the npm wrapper starts.
 //!
 //! npm installs `codex` as a Node script that starts the native binary of a platform package. Without
 //! the script in between, signals reach the server itself and a Node process less stays in memory
@@ -101,7 +101,7 @@ pub(crate) fn in_path<'a>(
         .filter(|path| is_executable(path))
 }
 
-/// Adds how to say which codex is meant.
+/// Adds the hint that names the setting for the path of codex.
 pub(crate) fn name_another(context: String) -> Error {
     Error::new(ExitCode::Unavailable, context).hint(
         "name the real codex with CODEXD_CODEX, or with `codex = \"/path/to/codex\"` in the configuration file",

@@ -1,4 +1,4 @@
-//! The `codex app-server` child: which program it is, its process, and what it leaves behind.
+//! The `codex app-server` child: which program it is, its process, and its leftover processes.
 
 pub(crate) mod identity;
 pub(crate) mod leftovers;

@@ -1,10 +1,10 @@
 //! A codexd that was started as codex, by codexd itself: it would be its own client, for ever.
 //!
 //! [`locate`](super::locate) passes over what is codexd, but not a script that runs it, nor a script that runs a
-//! script. So codexd tells everything that it runs as codex who runs it ([`life`]), and a codexd that
-//! finds that in its environment asks: it is the stand-in for codex if the daemon still waits for the handshake, or,
-//! where codex was run without a daemon, if its process is the very one that was run or a child of that. Commands
-//! of a real codex may use codexd as anybody else.
+//! script. So codexd puts its own identity into the environment of everything that it runs as codex ([`life`]), and a
+//! codexd that finds that in its environment asks that daemon: it is the stand-in for codex if the daemon still waits
+//! for the handshake, or, where codex was run without a daemon, if its process is the very one that was run or a
+//! child of that. Commands of a real codex may use codexd as anybody else.
 //!
 //! Where neither shows it, for instance because a script hides it in another instance, counting ends the chain.
 
@@ -19,18 +19,18 @@ use crate::error::Error;
 use crate::instance::life::{self, Parent, Purpose};
 use crate::settings::environment::Environment;
 
-/// Runs of codex by codexd inside of each other from which on one is taken for the next link of a chain that does not
+/// Runs of codex by codexd inside of each other from which on one counts as the next link of a chain that does not
 /// end. A person who works in a terminal inside of codex inside of a terminal inside of codex is far from it.
 const MAX_DEPTH: u32 = 16;
 
-/// How long the daemon that may have started this process may take to say so.
+/// How long the daemon that may have started this process has to confirm it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Refuses to be codex.
 ///
 /// # Errors
 ///
-/// With exit code 69 when codexd has started this process as codex; the next step says how to name the real one.
+/// With exit code 69 when codexd has started this process as codex; the hint names the setting for the real one.
 pub(crate) fn refuse(environment: &Environment) -> Result<(), Error> {
     refuse_chain(environment)?;
     match Parent::of(environment) {
@@ -45,7 +45,7 @@ pub(crate) fn refuse(environment: &Environment) -> Result<(), Error> {
 /// Returns whether this process runs in place of the codex that `parent` has started.
 fn is_stand_in(parent: &Parent) -> bool {
     match &parent.purpose {
-        // Adopted by the daemon, a command of codex may be its child: only the handshake tells.
+        // Adopted by the daemon, a command of codex can be its child: only the handshake shows which.
         Purpose::Daemon(control_socket) => ask_status(control_socket, ANSWER_WITHIN).is_ok_and(|daemon| {
             daemon.pid == parent.pid
                 && matches!(daemon.state, DaemonState::Starting | DaemonState::Handshaking)

@@ -39,13 +39,13 @@ const LAST_LINES_WITHIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
     pub(crate) program: &'a Program,
-    /// Behind `codex app-server`.
+    /// After `codex app-server`.
     pub(crate) arguments: &'a CodexArgs,
     /// Variables it gets beside those of this process.
     pub(crate) variables: &'a [(&'a str, OsString)],
     /// Soft and hard limit on open files; `None` for those of this process.
     pub(crate) open_files: Option<(rlim_t, rlim_t)>,
-    /// What is masked in its words.
+    /// The secrets that are masked in its output.
     pub(crate) secrets: Secrets,
 }
 
@@ -135,7 +135,7 @@ impl Process {
         }
     }
 
-    /// Returns the handle for signals, which stays usable while somebody waits for the end.
+    /// Returns the handle for signals, which stays usable while another task waits for the end.
     pub(crate) fn signals(&self) -> SignalSender {
         self.signals.clone()
     }
@@ -149,7 +149,7 @@ fn image(program: &Program, args: &CodexArgs, marks: &[(&str, OsString)]) -> io:
     Image::inheriting(executable, arguments, STRIPPED_ENV, marks)
 }
 
-/// Tells a program that cannot be executed, now or later (exit code 69), from a system that has not enough of
+/// Distinguishes a program that cannot be executed, now or later (exit code 69), from a system that has not enough of
 /// something (71).
 pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
     let path = &program.executable;
@@ -173,7 +173,7 @@ pub(crate) fn cannot_start(program: &Program, error: io::Error) -> Error {
     failed.because(error).hint(hint)
 }
 
-/// Returns whether this is what `execve(2)` says of a file that it will say of it again.
+/// Returns whether this error of `execve(2)` is permanent for the file.
 fn is_unusable(errno: Errno) -> bool {
     #[cfg(target_os = "linux")]
     let others = [Errno::ELIBBAD, Errno::ELOOP];
@@ -198,7 +198,7 @@ fn is_unusable(errno: Errno) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct SignalSender {
     pid: Pid,
-    /// It was waited for: its id may be somebody else's by now. Set before the lifecycle is told of the end.
+    /// It was waited for: its id can be another process's by now. Set before the end is reported to the core.
     gone: Rc<Cell<bool>>,
 }
 

@@ -1,5 +1,5 @@
-//! The upstream's stderr: always read, so that it never stops the upstream; its last lines are kept, because they
-//! say why it ended.
+//! The upstream's stderr: always read, so that a full pipe never blocks the upstream; its last lines are kept,
+//! because they contain the reason of its end.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -61,7 +61,7 @@ impl Stderr {
         }
     }
 
-    /// Clients are served from now on, so that their words may be in what comes.
+    /// Clients are served from now on, so that the output can quote their messages.
     pub(crate) fn clients_are_served(&self) {
         self.shared.tail.borrow_mut().clients_are_served();
     }

@@ -1,4 +1,4 @@
-//! What the upstream leaves behind: commands that run in sessions of their own.
+//! Leftover processes of the upstream: commands that run in sessions of their own.
 //!
 //! Neither the upstream's process group nor its parent-death signal reaches them. On Linux this
 //! process adopts them (`PR_SET_CHILD_SUBREAPER`, `prctl(2)`), so that they can be found among its
@@ -23,7 +23,7 @@ const REST_EVERY: Duration = Duration::from_millis(5);
 /// What is known of the children of this process, of which there is one set as there is one process.
 static OURS: OnceLock<Ours> = OnceLock::new();
 
-/// Tells children of codex from others.
+/// Distinguishes children of codex from others.
 #[derive(Clone, Copy, Debug)]
 struct Ours {
     life: Token,
@@ -31,11 +31,11 @@ struct Ours {
     strangers: bool,
 }
 
-/// Makes this process the one that adopts what its children leave behind; `life` is what codex will carry.
+/// Makes this process adopt the orphans of its children; `life` is the token that codex will carry.
 ///
 /// To be called once, before codex is started.
 pub(crate) fn adopt_orphans(life: Token) {
-    // Those that have ended are nobody's any more.
+    // Those that have ended are reaped.
     reap_ended(None);
     let strangers = !children().is_empty();
     let _ = OURS.set(Ours { life, strangers });
@@ -60,20 +60,24 @@ pub(crate) fn sweep(except: Option<u32>) -> usize {
         if Some(child.as_raw().unsigned_abs()) == except || reap(child) || !ours.includes(child) {
             continue;
         }
-        tracing::info!(process.pid = child.as_raw(), "killing what codex app-server left behind");
+        tracing::info!(process.pid = child.as_raw(), "killing a leftover process of codex app-server");
         let _ = nix::sys::signal::kill(child, nix::sys::signal::Signal::SIGKILL);
         left += 1;
     }
     left
 }
 
-/// Kills what carries the token of this life and was adopted by somebody else. Returns how many there are.
+/// Kills the processes that carry the token of this life and were adopted by another process. Returns how many there
+/// are.
 fn sweep_elsewhere() -> usize {
     let Some(ours) = OURS.get() else { return 0 };
     let mut leftovers = leftovers::find(&[ours.life]);
     leftovers.retain(|process| !process.is_child());
     for process in &leftovers {
-        tracing::info!(process.pid = process.pid(), "killing what codex app-server left behind elsewhere");
+        tracing::info!(
+            process.pid = process.pid(),
+            "killing a leftover process of codex app-server that another process adopted"
+        );
         process.kill();
     }
     leftovers.len()

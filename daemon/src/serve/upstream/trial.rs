@@ -1,10 +1,10 @@
-//! A start of codex for one `initialize`, to see whether it starts and what it says if not.
+//! A start of codex for one `initialize`, to see whether it starts and which error it prints if not.
 //!
 //! # What it touches
-//! Nothing that is somebody else's. codex gets a CODEX_HOME of its own with copies of the configuration, and
-//! its databases are made there: a real start migrates databases and moves damaged ones away. Not tried is
-//! therefore what depends on those databases, on the login, or on files in directories of CODEX_HOME. The
-//! process is ended afterwards, and what it has started with it.
+//! Nothing of the user's. codex gets a CODEX_HOME of its own with copies of the configuration, and its databases are
+//! made there: a real start migrates databases and moves damaged ones away. Not tried is therefore what depends on
+//! those databases, on the login, or on files in directories of CODEX_HOME. The process is ended afterwards, and what
+//! it has started with it.
 
 use std::ffi::OsStr;
 use std::io;
@@ -35,7 +35,7 @@ use crate::settings::environment::Environment;
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// How long it may take to leave after each step: input closed, SIGTERM, SIGKILL.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
-/// Time between looks at what it has left behind, and for how long.
+/// Time between checks for leftover processes, and for how long.
 const SWEEP_EVERY: Duration = Duration::from_millis(5);
 const SWEEP_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of its output that are read.
@@ -72,7 +72,7 @@ pub(crate) struct Tried {
     pub(crate) warnings: Vec<String>,
 }
 
-/// How codex took `initialize`.
+/// The outcome of `initialize`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Answered,
@@ -96,7 +96,7 @@ impl Trial<'_> {
     pub(crate) fn run(self) -> Result<Tried, Error> {
         let place = Place::make()
             .map_err(|error| Error::os("cannot make a directory to try codex in").because(error))?;
-        // One that is named and is no directory has codex say so, and nothing is made there.
+        // If the named path is no directory, codex reports that, and nothing is created there.
         let stays = self.is_named && !self.codex_home.is_dir();
         let home = if stays { self.codex_home.to_owned() } else { place.path.join("home") };
         if !stays {
@@ -184,7 +184,7 @@ impl Trial<'_> {
         };
         let took = began.elapsed();
         drop(stdin);
-        // What it says behind its answer, and at its end.
+        // What it writes after its response, and at its end.
         let rest = async { while output.read(&mut stdout).await {} };
         let _ = timeout(LEAVE_WITHIN, rest).await;
         end(&mut process).await;
@@ -198,7 +198,7 @@ impl Trial<'_> {
     }
 }
 
-/// Ends codex and what it has left behind.
+/// Ends codex and its leftover processes.
 async fn end(process: &mut Process) {
     let signals = process.signals();
     for step in [None, Some(false), Some(true)] {
@@ -241,7 +241,7 @@ impl Output {
         self.bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty())
     }
 
-    /// Says how `initialize` was taken, as soon as that is known.
+    /// Returns the outcome of `initialize`, as soon as it is known.
     fn judge(&self) -> Option<Outcome> {
         self.lines().find_map(|line| match UpstreamMessage::read(line) {
             _ if std::str::from_utf8(line).is_err() => Some(no_message(line)),

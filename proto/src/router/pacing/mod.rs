@@ -25,6 +25,8 @@ mod queue;
 mod retained;
 mod window;
 
+use std::borrow::Cow;
+
 use rustc_hash::FxHashMap;
 
 use super::answer::Delivered;
@@ -228,19 +230,22 @@ impl Pacing {
 
     /// Sends a client's notification, or queues it. There is no way to refuse it: see
     /// [`blocks_reading`](Pacing::blocks_reading).
-    pub(super) fn send_notification(&mut self, now: Time, client: ClientId, line: &[u8]) {
+    pub(super) fn send_notification(&mut self, now: Time, client: ClientId, line: Cow<'_, [u8]>) {
         let next_id = self.pending.next_id();
         let Some(requests) = self.clients.get_mut(&client) else { return };
         if requests.queue.is_empty() && self.window.has_room() {
             let offset = self.upstream.queued_total();
-            self.upstream.push(line);
+            self.upstream.push_with(|out| match line {
+                Cow::Owned(line) if out.is_empty() => *out = line,
+                line => out.extend_from_slice(&line),
+            });
             self.window.notified(offset, now);
             requests.newest_sent = requests.newest_sent.max(Some(next_id));
         } else {
             if requests.queue.is_empty() {
                 self.window.wait(Waiter::Client(client));
             }
-            requests.queue.push(Queued { id: None, line: line.to_vec(), long: false });
+            requests.queue.push(Queued { id: None, line: line.into_owned(), long: false });
         }
     }
 

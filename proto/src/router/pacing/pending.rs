@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 
 use rustc_hash::FxHashMap;
+use serde_json::Value;
 
 use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
 use crate::routes::{Request, Resource};
@@ -64,6 +65,10 @@ pub(in crate::router) enum PendingKind {
     Unsubscribe { thread: ThreadId },
     /// Starts or joins a turn, or starts a review.
     StartTurn { thread: ThreadId, review: bool },
+    /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
+    Restore { thread: ThreadId, actual: Box<Value> },
+    /// Makes the upstream keep a thread that has never run.
+    KeepThread,
     /// Reads a whole thread.
     ReadTurns,
     /// Starts a job whose end is reported by a notification without an id.

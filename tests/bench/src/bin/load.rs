@@ -758,7 +758,7 @@ fn fanout(o: &Opt) -> Result<(), String> {
 
 /// One phase of `slow`: `n` readers and one more client that reads (or never does).
 /// Returns (seconds until the readers are done, streams, what became of the slow one, usage).
-fn slow_phase(o: &Opt, n: usize, mute: bool) -> Result<(f64, Streams, String, Usage, u64, f64), String> {
+fn slow_phase(o: &Opt, n: usize, opts_out: bool) -> Result<(f64, Streams, String, Usage, u64, f64), String> {
     let mut p = Pump::new();
     let cl = open_clients(&mut p, &Opt { single: false, ..o.clone() }, n + 1)?;
     let slow = cl[n];
@@ -773,18 +773,18 @@ fn slow_phase(o: &Opt, n: usize, mute: bool) -> Result<(f64, Streams, String, Us
         msgs.push((c, turn_msg(k as u64 + 1, &th, &marker(o.deltas, o.size, o.interval))));
         if o.slow_kind == "sub" {
             p.call(slow, "thread/resume", &format!("{{\"threadId\":\"{}\"}}", String::from_utf8_lossy(&th)))?;
-            slow_subs.push(st.add(slow, &th, o.deltas, !mute));
+            slow_subs.push(st.add(slow, &th, o.deltas, !opts_out));
         }
     }
     if o.slow_kind == "own" {
         let th = p.thread_start(slow, o)?;
-        let s = st.add(slow, &th, o.deltas, !mute);
+        let s = st.add(slow, &th, o.deltas, !opts_out);
         slow_subs.push(s);
         ids.insert(n as u64 + 1, s);
         // the big one: 1 KiB deltas, so that its backlog outgrows any socket buffer
         msgs.push((slow, turn_msg(n as u64 + 1, &th, &marker(o.deltas, o.size.max(1024), o.interval))));
     }
-    if mute {
+    if opts_out {
         p.read_interest(slow, false);
     }
     let m = Meter::start(o.pid);
@@ -794,7 +794,7 @@ fn slow_phase(o: &Opt, n: usize, mute: bool) -> Result<(f64, Streams, String, Us
     }
     for i in 0..p.c.len() {
         p.flush(i);
-        if mute && i == slow {
+        if opts_out && i == slow {
             p.set(i, false, p.c[i].want_write());
         }
     }
@@ -805,7 +805,7 @@ fn slow_phase(o: &Opt, n: usize, mute: bool) -> Result<(f64, Streams, String, Us
     // what happened to the slow one: drain it now
     let mut fate = "reads".to_string();
     let mut drained = 0;
-    if mute {
+    if opts_out {
         st.open = slow_subs.len();
         p.read_interest(slow, true);
         let a = mono_ns();

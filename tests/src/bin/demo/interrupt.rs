@@ -9,7 +9,7 @@ use codexd_tests::process;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-/// How long everything may take to end when it is told to.
+/// How long everything has to end when it is stopped.
 const ENDING: Duration = Duration::from_secs(5);
 
 /// What is to be cleaned up.
@@ -54,7 +54,7 @@ impl World {
     fn end_by(&self, signal: Signal) -> ! {
         self.0.interrupted.store(true, Ordering::SeqCst);
         eprintln!("\n\n  {signal}: cleaning up\n");
-        // The rest of the program sees its world end; nobody wants to read that.
+        // The errors that the rest of the program prints while everything ends are of no interest.
         if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
             let _ = nix::unistd::dup2_stdout(&null);
             let _ = nix::unistd::dup2_stderr(&null);

@@ -97,7 +97,7 @@ fn build() -> Outcome<PathBuf> {
     Ok(fetch::target_dir()?.join("release/codexd"))
 }
 
-/// Lets both clients speak at once and draws what they say.
+/// Runs both clients at once and draws their messages.
 fn converse(daemon: &TestDaemon, clients: Vec<Talk>) -> Outcome<Vec<Talk>> {
     let (sender, updates) = channel();
     let names: Vec<String> = clients.iter().map(|talk| talk.client.name().to_owned()).collect();
@@ -144,7 +144,7 @@ fn one_upstream(daemon: &TestDaemon) -> Outcome<()> {
     Ok(())
 }
 
-/// No client has heard from the other's thread.
+/// No client has received a message of the other's thread.
 fn strangers(clients: &[Talk]) -> Outcome<()> {
     for talk in clients {
         let strange = talk.received.iter().find(|(thread, method)| {

@@ -34,7 +34,7 @@ pub(crate) struct Update {
 }
 
 impl Pane {
-    /// A pane nobody looks at.
+    /// A pane that is not shown.
     pub(crate) fn unseen() -> Pane {
         Pane { index: 0, updates: std::sync::mpsc::channel().0 }
     }

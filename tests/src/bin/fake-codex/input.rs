@@ -24,7 +24,7 @@ pub(crate) enum InputEvent {
 
 /// Reads standard input in a thread of its own.
 ///
-/// With `only_first`, reading stops for good behind the first line, that is behind `initialize`.
+/// With `only_first`, reading stops for good after the first line, that is after `initialize`.
 pub(crate) fn read_lines(events: Sender<InputEvent>, only_first: bool) {
     std::thread::spawn(move || {
         let mut input = BufReader::new(std::io::stdin());

@@ -1,14 +1,14 @@
 //! A stand-in for codex that follows a script: a real program with real pipes, and no model.
 //!
-//! `fake-codex app-server` speaks the app-server protocol over standard input and output in the shapes of
-//! codex 0.169.0, as far as a broker can tell the difference. `fake-codex --version` names itself.
+//! `fake-codex app-server` speaks the app-server protocol over standard input and output in the shapes of codex
+//! 0.169.0, as far as a broker can see a difference. `fake-codex --version` names itself.
 //!
 //! What a turn does stands in the text of its prompt, as [markers](codexd_tests::marker) that are
 //! carried out in the order of the text. A prompt without markers is answered in three deltas and an echo.
 //!
 //! | marker | effect |
 //! | --- | --- |
-//! | `[[deltas:N]]`, `[[deltas:N:MS]]`, `[[deltas:N:MS:WORD]]` | N deltas of the answer, MS milliseconds apart, numbered behind a word |
+//! | `[[deltas:N]]`, `[[deltas:N:MS]]`, `[[deltas:N:MS:WORD]]` | N deltas of the answer, MS milliseconds apart, numbered after a word |
 //! | `[[flood:N:SIZE]]` | N deltas of SIZE bytes, as fast as possible |
 //! | `[[big:BYTES]]` | one delta of so many bytes |
 //! | `[[wait:MS]]` | a pause |
@@ -17,7 +17,7 @@
 //! | `[[final]]` | completes the answer; what follows comes before `turn/completed` |
 //! | `[[final-then-hang]]` | completes the answer and never the turn |
 //! | `[[hang]]` | the turn does nothing more until it is interrupted |
-//! | `[[freeze]]` | the whole server says nothing more; it still ends as told |
+//! | `[[freeze]]` | the whole server writes nothing more; it still ends when it is stopped |
 //! | `[[busy]]` | what comes from here on waits for the end of the turn, which goes on |
 //! | `[[fs-change]]` | a change for each watch |
 //! | `[[exit:CODE]]`, `[[abort]]`, `[[signal:N]]` | the process ends so |
@@ -45,9 +45,9 @@
 //! With `FAKE_CODEX_LOG`, every line received is appended to that file as it came, and what was not
 //! expected (a complaint) as a line that starts with `!!`.
 //!
-//! As the real one, it ends with exit code 0 on the end of input, on SIGTERM and on a line that is not
-//! UTF-8; drops other malformed lines with a line on stderr; kills the commands it runs when it ends in
-//! order, and leaves them behind when it does not.
+//! As the real one, it ends with exit code 0 on the end of input, on SIGTERM and on a line that is not UTF-8; drops
+//! other malformed lines with a line on stderr; kills the commands it runs when it ends in order, and leaves them
+//! running when it does not.
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, reason = "the version goes there")]
 
@@ -106,5 +106,5 @@ fn env_version() -> &'static str {
     "0.0.0-fake"
 }
 
-/// How long a detached grandchild lives when nobody ends it: longer than any test.
+/// How long a detached grandchild lives when it is not ended: longer than any test.
 const HOLD_TIME: Duration = Duration::from_secs(300);

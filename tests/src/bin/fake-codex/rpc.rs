@@ -1,4 +1,4 @@
-//! Messages as the real server reads them, and its words for the ones it refuses.
+//! Messages as the real server reads them, and its error messages for the ones it rejects.
 
 use serde_json::{Value, json};
 

@@ -110,7 +110,7 @@ impl Server {
             InputEvent::InputEnded if self.behaviour.ignore_eof => None,
             InputEvent::Terminate if self.behaviour.ignore_term => None,
             InputEvent::InputEnded | InputEvent::Terminate => {
-                // As the real one: commands are ended, turns vanish without a word.
+                // As the real one: commands are ended, turns vanish without a notification.
                 self.commands.kill_all();
                 Some(0)
             }
@@ -245,7 +245,7 @@ impl Server {
         let agent = format!("{name}/0.0.0-fake (Fake 1.0; x86_64) unknown ({name}; {version})");
         let home = std::env::var("CODEX_HOME").unwrap_or_default();
         let system = if cfg!(target_os = "macos") { "macos" } else { "linux" };
-        // In one piece: whoever has the answer has all that comes with it.
+        // In one write: a client that has the answer has all that comes with it.
         self.open.remove(&id.to_string());
         self.wire.messages(&[
             json!({"id": id, "result": {

@@ -117,7 +117,7 @@ pub(crate) fn steps(prompt: &str) -> Result<VecDeque<Step>, String> {
             other => return Err(format!("unknown marker `{other}`")),
         }
         if hangs {
-            // What is written behind it never happens.
+            // What is written after it never happens.
             steps.push_back(Step::Hang);
             return Ok(steps);
         }

@@ -1,7 +1,7 @@
 //! Standard output and the log.
 //!
-//! A thread of its own writes, so that a broker that does not read stops the messages but not the server:
-//! it still ends when it is told to.
+//! A thread of its own writes, so that a broker that does not read stops the messages but not the server: it still
+//! ends when it is stopped.
 
 use std::fs::File;
 use std::io::Write;
@@ -64,12 +64,12 @@ impl Wire {
         let _ = self.out.send(Out::Bytes(bytes));
     }
 
-    /// Closes standard output behind what was written.
+    /// Closes standard output after what was written.
     pub(crate) fn close(&mut self) {
         let _ = self.out.send(Out::Close);
     }
 
-    /// Waits until everything is written, for a bounded time: nobody may be reading.
+    /// Waits until everything is written, for a bounded time: the other end may not be reading.
     pub(crate) fn flush(&mut self) {
         let (sender, done) = channel();
         if self.out.send(Out::Flush(sender)).is_ok() {

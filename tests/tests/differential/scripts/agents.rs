@@ -1,4 +1,4 @@
-//! Sub-agents: threads that a turn makes, and that nobody asked for.
+//! Sub-agents: threads that a turn creates, and that no client requested.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! Server requests: who is asked, who answers, and what is told about it.
+//! Server requests: which clients get them, which answer, and what is sent about it.
 
 use serde_json::{Value, json};
 

@@ -220,18 +220,18 @@ fn what_speaks_subscribes() {
             ("appendSpeech", json!({"text": "x"}), "error"),
             ("appendAudio", json!({"audio": audio}), "error"),
         ];
-        for (method, mut params, told) in requests {
+        for (method, mut params, reported) in requests {
             let method = format!("thread/realtime/{method}");
             it.call(b, &method, json!({"threadId": thread, "audio": 1}));
-            // Only this one takes any parameters, and answers before it tells.
+            // Only this one accepts any parameters, and answers before it sends its notification.
             if method.ends_with("/stop") {
-                it.see(b, told);
+                it.see(b, reported);
             }
             it.call(b, "thread/unsubscribe", json!({"threadId": thread}));
             params["threadId"] = json!(thread);
             it.call(b, &method, params);
-            it.see(b, told);
-            it.see(a, told);
+            it.see(b, reported);
+            it.see(a, reported);
             it.turn(a, &thread, "for both");
             it.see_end(b, &thread);
             it.call(b, "thread/unsubscribe", json!({"threadId": thread}));

@@ -1,4 +1,4 @@
-//! Turns that fail, and what is told about it.
+//! Turns that fail, and what is sent about it.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use crate::differential;
 use crate::stage::Stage;
 use crate::world::Setup;
 
-/// Runs one turn for each prompt, heard by two clients, and a good one at the end.
+/// Runs one turn for each prompt, with two subscribers, and a good one at the end.
 fn turns(it: &mut Stage<'_>, prompts: &[&str]) {
     let (a, b) = (it.join("A"), it.join("B"));
     let thread = it.start(a, json!({}));

@@ -1,4 +1,4 @@
-//! Forks: of what, at which turn, and who hears of it.
+//! Forks: of what, at which turn, and which clients are notified.
 
 use serde_json::{Value, json};
 

@@ -12,7 +12,7 @@ fn a_goal_is_sent_to_every_client() {
         let c = it.join_with("C", json!({}));
         let all = [a, b, c];
         let thread = it.shared(a, &[b], json!({}));
-        // Each resume tells everyone.
+        // Each resume notifies every client.
         it.all_see(&[a, c], "thread/goal/cleared");
         let of = |mut params: Value| {
             params["threadId"] = json!(thread);

@@ -13,7 +13,7 @@ fn turn_id(end: &Value) -> Value {
     end["params"]["turn"]["id"].clone()
 }
 
-/// Tells of what loading a thread leaves: whether each client is subscribed, and whether it is loaded.
+/// Returns the state after loading a thread: whether each client is subscribed, and whether it is loaded.
 fn unsubscribe_all(it: &mut Stage<'_>, all: &[Who], thread: &str) {
     for who in all {
         it.call(*who, "thread/unsubscribe", json!({"threadId": thread}));

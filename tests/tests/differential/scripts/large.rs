@@ -35,7 +35,7 @@ fn a_megabyte_in_and_a_megabyte_out() {
         it.see_end(b, &thread);
         it.turn(b, &thread, "[[bytes:1000000]] x");
         it.see_end(a, &thread);
-        // The longest input that codex takes, and one that is too long.
+        // The longest input that codex accepts, and one that is too long.
         it.turn(b, &thread, &"x".repeat(1 << 20));
         it.see_end(a, &thread);
         it.call(b, "turn/start", turn(&thread, &"x".repeat((1 << 20) + 1)));

@@ -1,4 +1,4 @@
-//! MCP servers: their tools, what they ask, and what is told of them.
+//! MCP servers: their tools, their requests, and what is sent about them.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn ready(it: &mut Stage<'_>, who: Who) {
     });
 }
 
-/// A thread with its MCP server, heard by the others too.
+/// A thread with its MCP server, to which the others are subscribed too.
 fn thread(it: &mut Stage<'_>, who: Who, others: &[Who]) -> String {
     let thread = it.start(who, json!({}));
     ready(it, who);

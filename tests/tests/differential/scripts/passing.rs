@@ -201,7 +201,7 @@ fn terminals_in_the_background() {
         let process = &listed["result"]["data"][0]["processId"];
         let params = json!({"threadId": thread, "processId": process});
         it.call(b, "thread/backgroundTerminals/terminate", params.clone());
-        // Told by the task that watches the process.
+        // Sent by the task that watches the process.
         for who in [a, b] {
             it.see_where(who, "the end of the terminal", |it| {
                 it["method"] == "item/completed" && it["params"]["item"]["type"] == "commandExecution"

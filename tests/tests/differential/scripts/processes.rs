@@ -1,4 +1,4 @@
-//! Processes of clients: what they print and are told, and their ids in all spellings.
+//! Processes of clients: their output and input, and their ids in all spellings.
 
 use serde_json::{Value, json};
 
@@ -75,7 +75,7 @@ fn ways_to_run_a_process() {
             (json!(["true"]), json!({"size": {"rows": 1, "cols": 1}})),
             (json!(["true"]), json!({"timeoutMs": -1})),
         ];
-        // Right after its end a handle is still taken, or not any more: so each has another one.
+        // Right after its end a handle is still in use, or not any more: so each has another one.
         for (index, (command, more)) in runs.into_iter().enumerate() {
             let handle = format!("h{index}");
             let params = spawn(it, &handle, command, more);

@@ -79,7 +79,7 @@ fn the_same_process_handles() {
         it.see(b, "process/outputDelta");
         it.call(b, "process/kill", json!({"processHandle": "h"}));
         it.see(b, "process/exited");
-        // Right behind its end a handle is still known natively, or not any more; so here is another one.
+        // Right after its end a handle is still known natively, or not any more; so here is another one.
         it.call(b, "process/kill", json!({"processHandle": "never"}));
         it.call(b, "process/writeStdin", json!({"processHandle": "never", "deltaBase64": "Ygo="}));
         it.call(a, "process/writeStdin", json!({"processHandle": "h", "closeStdin": true}));

@@ -150,7 +150,7 @@ fn the_configuration_is_written() {
     });
 }
 
-/// Edits the configuration behind the back of the server.
+/// Edits the configuration file while the server runs.
 fn edit(it: &Stage<'_>, change: impl Fn(&str) -> String) {
     let path = it.world().home().codex_home().join("config.toml");
     let text = fs::read_to_string(&path).unwrap();
@@ -167,7 +167,7 @@ fn a_warning_about_the_configuration_after_the_start() {
         edit(it, |text| format!("{text}{UNKNOWN}"));
         it.start(a, json!({}));
         it.start(b, json!({}));
-        // One that comes now hears of the start of the server alone.
+        // A client that connects now is notified of the start of the server only.
         let c = it.join("C");
         it.call(c, "thread/resume", json!({"threadId": of_a}));
         it.see(c, "thread/goal/cleared");

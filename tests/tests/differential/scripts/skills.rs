@@ -57,7 +57,7 @@ fn with_hooks(text: &str) -> Setup {
     setup
 }
 
-/// Lets the hooks run that are configured: nobody has looked at them yet.
+/// Allows the configured hooks to run: no user has reviewed them yet.
 fn trust(it: &mut Stage<'_>, who: Who) {
     let listed = it.call(who, "hooks/list", json!({"cwds": [it.project()]}));
     let hooks = listed["result"]["data"][0]["hooks"].as_array().cloned().unwrap_or_default();

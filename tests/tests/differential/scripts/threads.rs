@@ -1,4 +1,4 @@
-//! Threads: resumed, forked, archived, forgotten; and what everybody is told about it.
+//! Threads: resumed, forked, archived, forgotten; and what every client is sent about it.
 
 use serde_json::json;
 
@@ -119,7 +119,7 @@ fn other_forms_of_a_thread_id() {
             }
             it.call(b, "thread/unsubscribe", json!({"threadId": form}));
             it.call(b, "thread/unsubscribe", json!({"threadId": form}));
-            // It is still heard by who is subscribed, and by nobody else.
+            // Its subscribers still get its messages, and no other client does.
             it.turn(a, &thread, "next");
         }
         for form in &forms {

@@ -1,4 +1,4 @@
-//! Turns: who hears them, who joins, steers and ends them.
+//! Turns: which clients get them, join, steer and end them.
 
 use serde_json::json;
 

@@ -72,7 +72,7 @@ fn a_list_has_every_instance_that_runs_or_failed() {
     let ended = all.iter().find(|entry| entry["instance"] == "named").unwrap();
     assert_eq!((&ended["lastExit"]["code"], &ended["pid"]), (&json!(0), &Value::Null));
     let killed = all.iter().find(|entry| entry["instance"] == json!(instance)).unwrap();
-    // What nobody recorded is not known.
+    // What was not recorded is not known.
     for member in ["code", "atUnixMs", "uptimeMs"] {
         assert_eq!(killed["lastExit"][member], Value::Null, "{killed}");
     }
@@ -155,7 +155,7 @@ fn the_codex_of_another_instance_is_no_stranger_to_the_doctor() {
     assert_eq!(instances["level"], "ok");
     let message = instances["message"].as_str().unwrap();
     assert!(message.contains(&format!("`{instance}`")) && message.contains("with -c model"), "{message}");
-    // One that does not answer is told, and its codex is still no stranger.
+    // One that does not answer is reported, and its codex still counts as its own.
     let status = world.run(&["ctl", "list", "--json"]).json();
     let entry = status.as_array().unwrap().iter().find(|it| it["instance"] == json!(instance)).unwrap();
     let pid = Pid::from_raw(i32::try_from(entry["pid"].as_i64().unwrap()).unwrap());
@@ -164,7 +164,7 @@ fn the_codex_of_another_instance_is_no_stranger_to_the_doctor() {
     kill(pid, Signal::SIGCONT).unwrap();
     assert_eq!((&strangers["level"], &silent["level"]), (&json!("ok"), &json!("warn")));
     assert!(silent["fix"].as_str().unwrap().contains("--control-socket"), "{silent}");
-    // An app-server of nobody's is one.
+    // An app-server without a daemon counts as a foreign one.
     let mut command = world.home().command(&codex);
     let mut stranger = command.arg("app-server").stdin(std::process::Stdio::piped()).spawn().unwrap();
     wait::until("it is seen", || find("appServers")["level"] == "warn");

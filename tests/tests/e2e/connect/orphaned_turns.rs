@@ -11,7 +11,7 @@ use crate::world::{Bridge, World};
 
 const CONFIGURATION: &str = "[limits]\norphaned_turn_grace = \"10ms\"\n";
 
-/// Starts a client that leaves a turn behind, which would never end by itself; returns its thread.
+/// Starts a client that disconnects during a turn that would never end by itself; returns its thread.
 fn leave_a_turn(world: &World, command: &mut Command, leave: impl FnOnce(Bridge)) -> String {
     let mut client = world.spawn("leaver", command);
     client.initialize();

@@ -120,7 +120,7 @@ fn editors_over_acp_show_why_their_turns_were_lost_with_codex() {
     let said: Vec<&str> = shown.iter().filter_map(shown_text).collect();
     assert_eq!(said.last().unwrap().trim(), KILLED, "{said:?}");
     assert_eq!(thread_status(&shown), "systemError");
-    // Version 1 has no reason to stop that says more.
+    // Version 1 has no stop reason that is more precise.
     assert_eq!(result["stopReason"], refused["stopReason"]);
 
     let ended = |message: &Message| {

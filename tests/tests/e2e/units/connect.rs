@@ -1,4 +1,4 @@
-//! `codexd connect` where a unit is installed: the service manager starts the daemon, and nobody else.
+//! `codexd connect` where a unit is installed: the service manager alone starts the daemon.
 
 use codexd_tests::output::Output;
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::*;
 /// Clients that come at the same instant.
 const AT_ONCE: usize = 20;
 
-/// A service alone, as somebody may write it who wants no socket unit.
+/// A service alone, as a user can write it who wants no socket unit.
 fn write_service(lab: &Lab) {
     let codexd = lab.programs().join("codexd");
     let codex = lab.programs().join("codex");
@@ -45,7 +45,7 @@ fn all_are_served_by_the_service(lab: &Lab) {
     }
 }
 
-/// Runs one client to its end: what it was told, in its own words and in words for people.
+/// Runs one client to its end: the messages it got, and the text on stderr.
 pub(super) fn one_client(lab: &Lab, flags: &[&str]) -> Output {
     let mut command = lab.command(["codexd", "connect"].iter().chain(flags));
     Output::with_input(&mut command, format!("{INITIALIZE}\n").as_bytes())
@@ -122,7 +122,7 @@ as_both! {
             let data = &answer["error"]["data"]["codexd"];
             assert_eq!((&data["reason"], &data["exitCode"]), (&json!("startFailed"), &json!(78)));
         }
-        // Who may run codex has one for itself.
+        // A client that is allowed to run codex has one of its own.
         let mut alone = TestClient::spawn("alone", &mut lab.command(["codexd", "connect"]));
         assert!(alone.initialize()["codexd"].is_null());
         alone.turn_completes();
@@ -140,7 +140,7 @@ as_both! {
         lab.install();
         lab.drop_in(SERVICE, "[Unit]\nStartLimitBurst=3\n[Service]\nRestartSec=20ms\n");
         lab.script_codex("[[init-exit:0]]");
-        // Whoever comes, before it has ended and after.
+        // Every client that connects, before it has ended and after.
         for _ in 0..2 {
             let said = one_client(&lab, &["--no-direct"]).expect_code(69);
             assert!(said.stderr.contains("exit code 1: codex app-server exited with code 0"), "{said}");

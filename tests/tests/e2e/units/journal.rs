@@ -108,7 +108,7 @@ as_both! {
             lab.write(lab.home().join(".codex/config.toml"), "approval_policy = \"untrusted\"\n");
             script(&format!("exec {} \"$@\"", real.display()))
         };
-        for (contents, mode, code, told, words) in [
+        for (contents, mode, code, reported, words) in [
             (obsolete(), 0o755, 1, "exited with code 1", "approval_policy = \"untrusted\" is no longer supported"),
             (library(), 0o755, 1, "exited with code 127", "error while loading shared libraries: libq.so.6"),
             (script("echo 'Error: it is broken' >&2; exit 3"), 0o755, 1, "exited with code 3", "Error: it is broken"),
@@ -120,7 +120,7 @@ as_both! {
             let Some(contents) = contents else { continue };
             put(&lab, &program, &contents, mode);
             lab.expect_systemctl(1, &["start", SERVICE]);
-            assert_eq!(lab.show(SERVICE, "ExecMainStatus"), code.to_string(), "{told}: {}", lab.report());
+            assert_eq!(lab.show(SERVICE, "ExecMainStatus"), code.to_string(), "{reported}: {}", lab.report());
             let entries = journal(&lab);
             let (priority, last) = find(&entries, &format!("codexd: exits with {code} ("));
             assert_eq!(priority, "3");
@@ -129,7 +129,7 @@ as_both! {
             let said = one_client(&lab, &["--no-direct"]).expect_code(69);
             assert!(said.stderr.contains(&format!("exit code {code}: ")), "{said}");
             for place in [last, &status, &said.stderr] {
-                assert!(place.contains(told) && place.contains(words), "{told}, {words}: {place}");
+                assert!(place.contains(reported) && place.contains(words), "{reported}, {words}: {place}");
             }
             if code == 1 {
                 assert_eq!(find(&entries, "codex app-server wrote before it ended").0, "3");
@@ -141,7 +141,7 @@ as_both! {
             let codex = format!("CODEXD_CODEX={}", program.display());
             let doctor = lab.run(&["env", &codex, "codexd", "doctor"]).expect_code(1).stdout;
             let failed = doctor.lines().filter(|line| line.starts_with("FAIL  codex"));
-            assert!(failed.into_iter().any(|line| line.contains(told) && line.contains(words)), "{told}: {doctor}");
+            assert!(failed.into_iter().any(|line| line.contains(reported) && line.contains(words)), "{reported}: {doctor}");
         }
     }
 }

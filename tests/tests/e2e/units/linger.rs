@@ -1,4 +1,4 @@
-//! Whether the service outlives the last session, as `install` and `doctor` tell it.
+//! Whether the service outlives the last session, as `install` and `doctor` report it.
 
 use std::fs;
 

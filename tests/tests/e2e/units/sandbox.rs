@@ -1,10 +1,10 @@
-//! A program in a sandbox that may not connect to anything: what it cannot see is not taken for absent.
+//! A program in a sandbox that forbids all connections: what it cannot see does not count as absent.
 
 use std::fs;
 
 use super::*;
 
-/// Runs `codexd` words where `connect(2)` is forbidden, and returns exit code, stdout and stderr.
+/// Runs `codexd` with these arguments where `connect(2)` is forbidden, and returns exit code, stdout and stderr.
 fn confined(lab: &Lab, words: &str) -> (i32, String, String) {
     let file = |name: &str| lab.home().join(name);
     let unit = format!(
@@ -35,7 +35,7 @@ as_both! {
         let (code, stdout, stderr) = confined(&lab, "connect --no-direct");
         assert_eq!((code, stdout.as_str()), (69, ""), "{stderr}");
         assert!(stderr.contains("a sandbox does not let this process use it"), "{stderr}");
-        // Nobody has started a second one, and the first one serves.
+        // No second one was started, and the first one serves.
         assert_eq!(lab.running().len(), 2);
         lab.client("outside").turn_completes();
     }

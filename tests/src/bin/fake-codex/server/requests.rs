@@ -40,7 +40,7 @@ pub(super) const METHODS: [&str; 25] = [
     "process/kill",
 ];
 
-/// What a broker asks for to be told the names of all of them.
+/// The request with which a broker gets the names of all methods.
 const CATALOG: &str = "codexd/whichMethodsAreThere";
 
 /// A method that the stand-in names and no broker knows.
@@ -169,14 +169,14 @@ impl Server {
                 self.commands.kill(&Key::Spawned(rpc::text(params, "processHandle")?.to_owned()))?;
                 rpc::nothing()
             }
-            // Input of commands is taken and thrown away.
+            // Input of commands is accepted and dropped.
             _ => rpc::nothing(),
         };
         self.answer(id, result);
         Ok(())
     }
 
-    /// Answers with a new thread and announces it.
+    /// Answers with a new thread and sends `thread/started`.
     fn loaded(&mut self, id: &Value, thread: Thread) -> Result<(), Refusal> {
         self.answer(id, thread.loaded());
         self.wire.notify("thread/started", json!({"thread": thread.json()}));

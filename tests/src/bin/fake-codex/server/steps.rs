@@ -1,4 +1,4 @@
-//! Turns, from their announcement through their steps to their end.
+//! Turns, from `turn/started` through their steps to their end.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::turn::{self, Step, Turn};
 use crate::wire::now_ms;
 
 impl Server {
-    /// Announces a turn, up to the item of the user's message.
+    /// Sends the start of a turn, up to the item of the user's message.
     pub(super) fn begin(&mut self, thread_id: &str, turn: Turn, prompt: &str) {
         let (turn_id, turn_json) = (turn.id.clone(), turn.json("inProgress"));
         let Some(thread) = self.threads.get_mut(thread_id) else { return };
@@ -157,8 +157,8 @@ impl Server {
 
     pub(super) fn die_by(&mut self, number: i32) {
         let _ = SigSet::all().thread_unblock();
-        // Not only raised: the runtime handles SIGSEGV and SIGBUS, and whoever runs the tests may have had signals
-        // ignored, which is inherited (`nohup`, a background job of a shell).
+        // Not only raised: the runtime handles SIGSEGV and SIGBUS, and the process that runs the tests may have had
+        // signals ignored, which is inherited (`nohup`, a background job of a shell).
         if let Err(error) = signal_hook::low_level::emulate_default_handler(number) {
             self.wire.complain(&format!("cannot die by signal {number}: {error}"));
         }
@@ -190,8 +190,8 @@ impl Server {
         );
     }
 
-    /// Starts a thread that nobody asked for. As with the real server it is never announced, and its first
-    /// sign is a status; the item of its parent that names it comes a little later.
+    /// Starts a thread that no client requested. As with the real server, `thread/started` is never sent for it, and
+    /// its first sign is a status; the item of its parent that names it comes a little later.
     pub(super) fn sub_agent(&mut self, parent: &str, turn_id: &str, prompt: &str) {
         let steps = match turn::steps(prompt) {
             Ok(steps) => steps,

@@ -1,13 +1,13 @@
 //! What becomes of turns when the client has left: a program that spawns `codex app-server` expects its turns to end
 //! with it.
 
-use codexd_proto::message::Params;
-use codexd_proto::router::OrphanedTurns;
+use crate::message::Params;
+use crate::router::OrphanedTurns;
 
 use super::member::put_if_absent;
 
 /// Returns the line of an `initialize` with the declaration `codexd.orphanedTurns` put into its parameters; `None`
-/// where the client says something to codexd itself, or where there is no place for it.
+/// where the client has set codexd's own member already, or where there is no place for it.
 pub(super) fn declare(line: &[u8], params: Option<&Params>, policy: OrphanedTurns) -> Option<Vec<u8>> {
     let declaration = format!("{{\"orphanedTurns\":\"{}\"}}", policy.word());
     put_if_absent(line, params?, "codexd", &[], declaration.into_bytes())
@@ -15,7 +15,7 @@ pub(super) fn declare(line: &[u8], params: Option<&Params>, policy: OrphanedTurn
 
 #[cfg(test)]
 mod tests {
-    use codexd_proto::message::ClientMessage;
+    use crate::message::ClientMessage;
 
     use super::*;
 

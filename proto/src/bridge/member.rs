@@ -1,14 +1,14 @@
-//! A member that the bridge adds to what its client says.
+//! A member that the bridge adds to a message of its client.
 
-use codexd_proto::json::Span;
-use codexd_proto::json::edit::Edits;
-use codexd_proto::json::scan::Members;
-use codexd_proto::message::Params;
+use crate::json::Span;
+use crate::json::edit::Edits;
+use crate::json::scan::has_members;
+use crate::message::Params;
 
 /// Returns the line with the parameter `name` put in where it is absent or null; `None` where there is nothing to do.
 /// `value` is JSON text, `order` has the names by position.
 ///
-/// By position, only a null is replaced: nothing is put behind parameters that end before it.
+/// By position, only a null is replaced: nothing is appended to parameters that end before it.
 pub(super) fn put_if_absent(
     line: &[u8],
     params: &Params,
@@ -26,7 +26,7 @@ pub(super) fn put_if_absent(
         None => {
             let mut text = format!("\"{name}\":").into_bytes();
             text.extend_from_slice(&value);
-            if Members::new(line, object.start).next().is_some() {
+            if has_members(line, object.start) {
                 text.push(b',');
             }
             let open = object.start + 1;

@@ -1,8 +1,8 @@
 //! The client's directory, for requests that name none: the daemon's own means nothing to the client.
 
-use codexd_proto::json::edit::write_string;
-use codexd_proto::message::Params;
-use codexd_proto::routes::REQUESTS;
+use crate::json::edit::write_string;
+use crate::message::Params;
+use crate::routes::REQUESTS;
 
 use super::member::put_if_absent;
 
@@ -23,7 +23,7 @@ pub(super) fn insert(line: &[u8], method: &[u8], params: Option<&Params>, cwd: &
 
 #[cfg(test)]
 mod tests {
-    use codexd_proto::message::ClientMessage;
+    use crate::message::ClientMessage;
 
     use super::*;
 

@@ -1,34 +1,35 @@
-//! What a bridge remembers of a client: enough to tell the truth when the daemon is gone, and to know
-//! whether another daemon can take over unseen.
+//! The state of one client's connection: enough to resolve its requests when the daemon is gone, and to know whether
+//! another daemon can take over without the client noticing.
 
 use std::collections::BTreeMap;
 
-use codexd_proto::id::RequestId;
-use codexd_proto::json::edit::{write_string, write_text};
-use codexd_proto::json::scan::{Members, member_at};
-use codexd_proto::json::text::decoded;
-use codexd_proto::json::{is_text, text};
-use codexd_proto::message::{ClientMessage, UpstreamMessage};
-use codexd_proto::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
 use serde_json::Value;
+
+use crate::id::RequestId;
+use crate::json::edit::{write_string, write_text};
+use crate::json::scan::{Members, member_at};
+use crate::json::text::decoded;
+use crate::json::{is_text, text};
+use crate::message::{ClientMessage, UpstreamMessage};
+use crate::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
 
 use super::{cwd, orphaned_turns};
 
-/// The bridge's memory.
+/// See the [module's documentation](self).
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub struct ConnectionState {
     /// Requests without an answer, by their id. Nothing keeps a client from giving one to several.
     unanswered: BTreeMap<Id, Vec<Unanswered>>,
     /// The client's `initialize`, with its line feed, and its id.
     initialize: Option<(Vec<u8>, Id)>,
     /// The client's `initialized`.
     initialized: Option<Vec<u8>>,
-    greeting: Greeting,
-    /// What the last daemon said that did not take this client.
+    handshake: Handshake,
+    /// The message of the last daemon that refused this client.
     refusal: Option<String>,
-    /// Why the daemon stops, in its words.
+    /// The reason in the shutdown notice of the daemon.
     announced: Option<String>,
-    /// Why the daemon closes the connection, as it said itself.
+    /// Why the daemon closes the connection, in its own words.
     closing: Option<String>,
     /// Something was asked for that lives in the daemon: threads, processes, watches.
     attached: bool,
@@ -64,48 +65,52 @@ struct Unanswered {
 
 /// Where the handshake with the daemon is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Greeting {
-    /// The client has not introduced itself.
+enum Handshake {
+    /// The client has not sent `initialize`.
     #[default]
     None,
-    /// The daemon owes the answer, and the client waits for it.
+    /// The response is pending, and the client waits for it.
     Asked,
-    /// The daemon owes the answer to a repetition that the client knows nothing of.
+    /// The response to a repeated `initialize` is pending; the client does not know of the repetition.
     Repeated,
-    /// It was answered.
+    /// The response has come.
     Done,
 }
 
 /// A line on its way to the daemon.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    pub(super) bytes: Vec<u8>,
+pub struct Outgoing {
+    /// The line, with its line feed, or a piece of a long one.
+    pub bytes: Vec<u8>,
     /// The id, of a request.
     request: Option<Id>,
     /// It makes the daemon keep something for the client.
     attaches: bool,
-    pub(super) kind: Kind,
+    /// What it is to the handshake.
+    pub kind: LineKind,
 }
 
 impl Outgoing {
     /// Makes a line of more bytes of a long one.
-    pub(super) fn more(bytes: Vec<u8>) -> Outgoing {
-        Outgoing { bytes, request: None, attaches: true, kind: Kind::Other }
+    pub fn more(bytes: Vec<u8>) -> Outgoing {
+        Outgoing { bytes, request: None, attaches: true, kind: LineKind::Other }
     }
 }
 
 /// What a line is to the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Nothing may be sent behind it until it is answered.
+pub enum LineKind {
+    /// `initialize`: nothing is sent after it until its response has come.
     Initialize,
+    /// `initialized`.
     Initialized,
+    /// Anything else.
     Other,
 }
 
 /// What is to be done with a line from the daemon.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// The client gets it.
     Deliver,
     /// The client must not see it.
@@ -116,28 +121,30 @@ pub(super) enum Verdict {
     NoDaemon(String),
 }
 
-impl Ledger {
-    /// Creates the memory of a client that has said nothing.
-    pub(super) fn new(orphaned_turns: Option<OrphanedTurns>) -> Ledger {
-        Ledger { orphaned_turns, ..Ledger::default() }
+impl ConnectionState {
+    /// Creates the state of a client that has sent nothing. `orphaned_turns` is declared for a client that declares
+    /// nothing itself.
+    pub fn new(orphaned_turns: Option<OrphanedTurns>) -> ConnectionState {
+        ConnectionState { orphaned_turns, ..ConnectionState::default() }
     }
 
     /// Takes in a line from the client, with its line feed.
-    pub(super) fn outgoing(&mut self, mut line: Vec<u8>, cwd: Option<&str>) -> Outgoing {
-        let mut outgoing = Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: Kind::Other };
+    pub fn outgoing(&mut self, mut line: Vec<u8>, cwd: Option<&str>) -> Outgoing {
+        let mut outgoing =
+            Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: LineKind::Other };
         match ClientMessage::read(&line) {
             Ok(Some(ClientMessage::Request { id_span, method, params, .. })) => {
                 let spelled = id_span.of(&line);
                 outgoing.attaches = !is_passing(&method);
                 outgoing.request = self.asked(spelled);
-                if *method == *b"initialize" && self.greeting == Greeting::None {
-                    outgoing.kind = Kind::Initialize;
+                if *method == *b"initialize" && self.handshake == Handshake::None {
+                    outgoing.kind = LineKind::Initialize;
                     let declared = self
                         .orphaned_turns
                         .and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
                     line = declared.unwrap_or(line);
                     self.initialize = outgoing.request.clone().map(|id| (line.clone(), id));
-                    self.greeting = Greeting::Asked;
+                    self.handshake = Handshake::Asked;
                 } else if let Some(changed) =
                     cwd.and_then(|cwd| cwd::insert(&line, &method, params.as_ref(), cwd))
                 {
@@ -146,7 +153,7 @@ impl Ledger {
             }
             Ok(Some(ClientMessage::Notification { method })) => {
                 if *method == *b"initialized" {
-                    outgoing.kind = Kind::Initialized;
+                    outgoing.kind = LineKind::Initialized;
                     self.initialized = Some(line.clone());
                 } else {
                     outgoing.attaches = true;
@@ -162,13 +169,13 @@ impl Ledger {
     /// Takes in the beginning of a line that is too long to be kept.
     ///
     /// Its id is found if it stands before what makes the line long, as it does in all known clients.
-    pub(super) fn outgoing_start(&mut self, start: Vec<u8>) -> Outgoing {
+    pub fn outgoing_start(&mut self, start: Vec<u8>) -> Outgoing {
         let head = head(&start);
         let request = head.id.filter(|_| head.has_method).and_then(|id| self.asked(id));
-        Outgoing { bytes: start, request, attaches: true, kind: Kind::Other }
+        Outgoing { bytes: start, request, attaches: true, kind: LineKind::Other }
     }
 
-    /// Takes note of a request, given the JSON text of its id.
+    /// Records a request, given the JSON text of its id.
     fn asked(&mut self, spelled: &[u8]) -> Option<Id> {
         let id = Id::read(spelled)?;
         let unanswered = Unanswered { id: spelled.into(), written: false };
@@ -176,7 +183,7 @@ impl Ledger {
         Some(id)
     }
 
-    /// Takes note of an answer, given the JSON text of its id.
+    /// Records a response, given the JSON text of its id.
     fn answered(&mut self, spelled: &[u8]) {
         let Some(id) = Id::read(spelled) else { return };
         let Some(requests) = self.unanswered.get_mut(&id) else { return };
@@ -188,8 +195,8 @@ impl Ledger {
         }
     }
 
-    /// Takes note that the first byte of a line was written.
-    pub(super) fn written(&mut self, line: &Outgoing) {
+    /// Records that the first byte of a line was written.
+    pub fn written(&mut self, line: &Outgoing) {
         self.attached |= line.attaches;
         let requests = line.request.as_ref().and_then(|id| self.unanswered.get_mut(id));
         // Those with one id are written in their order.
@@ -198,22 +205,22 @@ impl Ledger {
         }
     }
 
-    /// Judges a line from the daemon.
-    pub(super) fn incoming(&mut self, line: &[u8]) -> Verdict {
+    /// Takes in a line from the daemon, and returns what is to be done with it.
+    pub fn incoming(&mut self, line: &[u8]) -> Verdict {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         match UpstreamMessage::read(text) {
             Some(UpstreamMessage::Response { id_span, failed, body, .. }) => {
                 let spelled = id_span.of(text);
-                let own = self.initialize.as_ref().filter(|_| self.is_greeting()).map(|(_, own)| own);
+                let own = self.initialize.as_ref().filter(|_| self.awaits_initialize()).map(|(_, own)| own);
                 if own.is_some_and(|own| Id::read(spelled).is_some_and(|id| id == *own)) {
-                    return self.greeted(spelled, text, failed, body.start);
+                    return self.initialize_answered(spelled, text, failed, body.start);
                 }
                 self.answered(spelled);
                 Verdict::Deliver
             }
-            // A daemon on its way out says so to everyone; whom it has not greeted goes elsewhere.
+            // A stopping daemon notifies every client; one that it has not initialized goes to another daemon.
             Some(UpstreamMessage::Notification { method, .. })
-                if self.is_greeting() && *method == *ShutdownNotice::METHOD =>
+                if self.awaits_initialize() && *method == *ShutdownNotice::METHOD =>
             {
                 Verdict::Swallow
             }
@@ -232,14 +239,14 @@ impl Ledger {
         }
     }
 
-    /// Judges the beginning of a long line from the daemon: it is always for the client.
-    pub(super) fn incoming_start(&mut self, start: &[u8]) {
+    /// Takes in the beginning of a long line from the daemon, which is always delivered.
+    pub fn incoming_start(&mut self, start: &[u8]) {
         if let Head { id: Some(id), has_method: false } = head(start) {
             self.answered(id);
         }
     }
 
-    fn greeted(&mut self, id: &[u8], line: &[u8], failed: bool, body: usize) -> Verdict {
+    fn initialize_answered(&mut self, id: &[u8], line: &[u8], failed: bool, body: usize) -> Verdict {
         let again = || {
             let retryable = member_at(line, body, &["data", "codexd", "retryable"])?;
             let delivered = member_at(line, body, &["data", "codexd", "delivered"])?;
@@ -257,13 +264,13 @@ impl Ledger {
             self.generation =
                 std::str::from_utf8(span.of(line)).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
         }
-        let repeated = self.greeting == Greeting::Repeated;
+        let repeated = self.handshake == Handshake::Repeated;
         if failed && !repeated {
             // The client may try again in other words.
-            self.greeting = Greeting::None;
+            self.handshake = Handshake::None;
             self.initialize = None;
         } else {
-            self.greeting = Greeting::Done;
+            self.handshake = Handshake::Done;
         }
         if repeated {
             return if failed { Verdict::Elsewhere } else { Verdict::Swallow };
@@ -272,72 +279,73 @@ impl Ledger {
         Verdict::Deliver
     }
 
-    /// Tells whether the daemon owes the answer to `initialize`.
-    pub(super) fn is_greeting(&self) -> bool {
-        matches!(self.greeting, Greeting::Asked | Greeting::Repeated)
+    /// Whether the response to `initialize` is pending.
+    pub fn awaits_initialize(&self) -> bool {
+        matches!(self.handshake, Handshake::Asked | Handshake::Repeated)
     }
 
-    /// Takes note that the client gets the refusal of its handshake; false if it has been greeted before and
-    /// must not see it.
-    pub(super) fn refused(&mut self) -> bool {
-        let asked = self.greeting == Greeting::Asked;
-        self.greeting = Greeting::None;
+    /// Records that the client gets the refusal of its handshake. Returns false if an earlier daemon has initialized it:
+    /// then it must not see the refusal.
+    pub fn refused(&mut self) -> bool {
+        let asked = self.handshake == Handshake::Asked;
+        self.handshake = Handshake::None;
         if let Some((_, id)) = self.initialize.take().filter(|_| asked) {
             self.answered(&id.0);
         }
         asked
     }
 
-    /// Tells whether another daemon can go on where one was lost, without the client noticing.
-    pub(super) fn can_move(&self) -> bool {
-        let owed = self.initialize.as_ref().filter(|_| self.greeting == Greeting::Asked).map(|(_, id)| id);
+    /// Whether another daemon can take over from a lost one without the client noticing.
+    pub fn can_move(&self) -> bool {
+        let pending =
+            self.initialize.as_ref().filter(|_| self.handshake == Handshake::Asked).map(|(_, id)| id);
         let lost = |(id, requests): (&Id, &Vec<Unanswered>)| {
-            Some(id) != owed && requests.iter().any(|request| request.written)
+            Some(id) != pending && requests.iter().any(|request| request.written)
         };
         !self.attached && !self.unanswered.iter().any(lost)
     }
 
-    /// Returns what the next daemon is to be told first, instead of such lines that wait.
-    pub(super) fn replay(&mut self) -> Vec<Outgoing> {
+    /// Returns the lines of the handshake that the next daemon gets first, in place of those that wait.
+    pub fn replay(&mut self) -> Vec<Outgoing> {
         self.closing = None;
         let Some((line, _)) = &self.initialize else { return Vec::new() };
         let repeat =
             |bytes: &Vec<u8>, kind| Outgoing { bytes: bytes.clone(), request: None, attaches: false, kind };
-        let mut lines = vec![repeat(line, Kind::Initialize)];
-        lines.extend(self.initialized.as_ref().map(|line| repeat(line, Kind::Initialized)));
-        if self.greeting != Greeting::Asked {
-            self.greeting = Greeting::Repeated;
+        let mut lines = vec![repeat(line, LineKind::Initialize)];
+        lines.extend(self.initialized.as_ref().map(|line| repeat(line, LineKind::Initialized)));
+        if self.handshake != Handshake::Asked {
+            self.handshake = Handshake::Repeated;
         }
         lines
     }
 
-    /// Returns what the last daemon said that did not take this client.
-    pub(super) fn refusal(&self) -> Option<&str> {
+    /// Returns the message of the last daemon that refused this client.
+    pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }
 
-    /// Returns why the daemon stops, if it said so.
-    pub(super) fn announced(&self) -> Option<&str> {
+    /// Returns the reason in the daemon's shutdown notice, if it has sent one.
+    pub fn announced(&self) -> Option<&str> {
         self.announced.as_deref()
     }
 
-    /// Returns why the daemon closes the connection, if it has said so.
-    pub(super) fn closing(&self) -> Option<&str> {
+    /// Returns why the daemon closes the connection, if it has sent that.
+    pub fn closing(&self) -> Option<&str> {
         self.closing.as_deref()
     }
 
     /// Returns the number of requests without an answer.
-    pub(super) fn unanswered(&self) -> usize {
+    pub fn unanswered(&self) -> usize {
         self.unanswered.values().map(Vec::len).sum()
     }
 
-    /// Tells whether the daemon kept something for the client that ended with it.
-    pub(super) fn is_attached(&self) -> bool {
+    /// Whether the daemon kept something for the client that ended with the daemon.
+    pub fn is_attached(&self) -> bool {
         self.attached
     }
 
-    /// Answers what nobody else will answer any more.
-    pub(super) fn settle(&mut self, message: &str) -> Vec<u8> {
+    /// Returns an error response for each pending request; nothing is pending afterwards.
+    pub fn resolve(&mut self, message: &str) -> Vec<u8> {
         let mut out = Vec::new();
         for Unanswered { id, written } in std::mem::take(&mut self.unanswered).into_values().flatten() {
             out.extend_from_slice(b"{\"id\":");
@@ -392,7 +400,7 @@ fn head(start: &[u8]) -> Head<'_> {
     head
 }
 
-/// Tells whether a request leaves nothing behind in the daemon: it only reads. Of methods that are not
+/// Whether a request leaves nothing behind in the daemon: it only reads. Of methods that are not
 /// known to, the contrary is assumed.
 fn is_passing(method: &[u8]) -> bool {
     matches!(method, b"initialize" | b"server/diagnostics" | b"broker/status")
@@ -406,67 +414,67 @@ mod tests {
 
     const INITIALIZE: &str = r#"{"id":"i","method":"initialize","params":{"clientInfo":{}}}"#;
 
-    fn send(ledger: &mut Ledger, line: &str) {
-        let outgoing = ledger.outgoing(format!("{line}\n").into_bytes(), Some("/here"));
-        ledger.written(&outgoing);
+    fn send(state: &mut ConnectionState, line: &str) {
+        let outgoing = state.outgoing(format!("{line}\n").into_bytes(), Some("/here"));
+        state.written(&outgoing);
     }
 
-    fn greeted() -> Ledger {
-        let mut ledger = Ledger::default();
-        send(&mut ledger, INITIALIZE);
-        assert!(ledger.is_greeting());
+    fn initialized() -> ConnectionState {
+        let mut state = ConnectionState::default();
+        send(&mut state, INITIALIZE);
+        assert!(state.awaits_initialize());
         let answer = br#"{"id":"i","result":{"codexd":{"generation":7}}}"#;
-        assert_eq!(ledger.incoming(answer), Verdict::Deliver);
-        send(&mut ledger, r#"{"method":"initialized"}"#);
-        ledger
+        assert_eq!(state.incoming(answer), Verdict::Deliver);
+        send(&mut state, r#"{"method":"initialized"}"#);
+        state
     }
 
     #[test]
     fn why_the_daemon_closes_the_connection_is_remembered_until_the_next_one() {
-        let mut ledger = greeted();
+        let mut state = initialized();
         let notice = br#"{"method":"notifications/broker/closing","params":{"reason":"tooSlow","message":"too slow"}}"#;
-        assert_eq!(ledger.closing(), None);
-        assert_eq!(ledger.incoming(notice), Verdict::Deliver);
-        assert_eq!(ledger.closing(), Some("too slow"));
-        ledger.replay();
-        assert_eq!(ledger.closing(), None);
-        ledger.incoming(br#"{"method":"notifications/broker/closing"}"#);
-        assert_eq!(ledger.closing(), Some("without a reason"));
+        assert_eq!(state.closing(), None);
+        assert_eq!(state.incoming(notice), Verdict::Deliver);
+        assert_eq!(state.closing(), Some("too slow"));
+        state.replay();
+        assert_eq!(state.closing(), None);
+        state.incoming(br#"{"method":"notifications/broker/closing"}"#);
+        assert_eq!(state.closing(), Some("without a reason"));
     }
 
     #[test]
     fn a_daemon_that_is_ending_is_never_the_one() {
-        let mut ledger = Ledger::default();
-        send(&mut ledger, INITIALIZE);
+        let mut state = ConnectionState::default();
+        send(&mut state, INITIALIZE);
         assert_eq!(
-            ledger.incoming(br#"{"method":"notifications/broker/shuttingDown","params":{}}"#),
+            state.incoming(br#"{"method":"notifications/broker/shuttingDown","params":{}}"#),
             Verdict::Swallow
         );
         let refusal = br#"{"id":"i","error":{"code":-32001,"message":"m","data":{"codexd":{"reason":"draining","delivered":"no","retryable":true}}}}"#;
-        assert_eq!(ledger.incoming(refusal), Verdict::Elsewhere);
-        assert_eq!(ledger.refusal(), Some("m"));
-        assert!(ledger.can_move());
-        assert_eq!(ledger.replay().len(), 1);
-        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        assert_eq!(ledger.unanswered(), 0);
+        assert_eq!(state.incoming(refusal), Verdict::Elsewhere);
+        assert_eq!(state.refusal(), Some("m"));
+        assert!(state.can_move());
+        assert_eq!(state.replay().len(), 1);
+        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
+        assert_eq!(state.unanswered(), 0);
     }
 
     #[test]
     fn a_daemon_that_cannot_start_is_not_tried_again() {
         let refusal = br#"{"id":"i","error":{"code":-32010,"message":"codexd cannot start: no \"key\"","data":{"codexd":{"reason":"startFailed","delivered":"no","retryable":false,"exitCode":78}}}}"#;
         let why = "the daemon did not start (exit code 78): no \"key\"".to_owned();
-        let mut ledger = Ledger::default();
-        send(&mut ledger, INITIALIZE);
-        assert_eq!(ledger.incoming(refusal), Verdict::NoDaemon(why.clone()));
+        let mut state = ConnectionState::default();
+        send(&mut state, INITIALIZE);
+        assert_eq!(state.incoming(refusal), Verdict::NoDaemon(why.clone()));
         // What takes its place gets the handshake, and the answer is the client's.
-        assert_eq!(ledger.replay().len(), 1);
-        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        let mut moved = greeted();
+        assert_eq!(state.replay().len(), 1);
+        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
+        let mut moved = initialized();
         assert_eq!(moved.replay().len(), 2);
         assert_eq!(moved.incoming(refusal), Verdict::NoDaemon(why));
         assert_eq!(moved.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
         // Where nothing takes its place, the client is told once.
-        let mut alone = Ledger::default();
+        let mut alone = ConnectionState::default();
         send(&mut alone, INITIALIZE);
         alone.incoming(refusal);
         assert!(alone.refused());
@@ -475,35 +483,35 @@ mod tests {
 
     #[test]
     fn a_refusal_for_good_is_the_clients() {
-        let mut ledger = Ledger::default();
-        send(&mut ledger, INITIALIZE);
-        assert_eq!(ledger.incoming(br#"{"id":"i","error":{"code":-32600,"message":"m"}}"#), Verdict::Deliver);
-        assert!(!ledger.is_greeting());
-        send(&mut ledger, INITIALIZE);
-        assert!(ledger.is_greeting());
+        let mut state = ConnectionState::default();
+        send(&mut state, INITIALIZE);
+        assert_eq!(state.incoming(br#"{"id":"i","error":{"code":-32600,"message":"m"}}"#), Verdict::Deliver);
+        assert!(!state.awaits_initialize());
+        send(&mut state, INITIALIZE);
+        assert!(state.awaits_initialize());
     }
 
     #[test]
     fn an_idle_client_moves_unseen_and_an_attached_one_does_not() {
-        let mut ledger = greeted();
-        send(&mut ledger, r#"{"id":1,"method":"model/list","params":{}}"#);
-        assert!(!ledger.can_move());
-        assert_eq!(ledger.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
-        assert!(ledger.can_move());
-        assert_eq!(ledger.replay().len(), 2);
-        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
-        send(&mut ledger, r#"{"id":2,"method":"thread/start","params":{}}"#);
-        assert_eq!(ledger.incoming(br#"{"id":2,"result":{}}"#), Verdict::Deliver);
-        assert!(!ledger.can_move());
+        let mut state = initialized();
+        send(&mut state, r#"{"id":1,"method":"model/list","params":{}}"#);
+        assert!(!state.can_move());
+        assert_eq!(state.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
+        assert!(state.can_move());
+        assert_eq!(state.replay().len(), 2);
+        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
+        send(&mut state, r#"{"id":2,"method":"thread/start","params":{}}"#);
+        assert_eq!(state.incoming(br#"{"id":2,"result":{}}"#), Verdict::Deliver);
+        assert!(!state.can_move());
     }
 
     #[test]
     fn what_is_unanswered_gets_the_truth() {
-        let mut ledger = greeted();
-        send(&mut ledger, r#"{"id":1,"method":"turn/start","params":{}}"#);
-        ledger.outgoing(b"{\"id\":\"two\",\"method\":\"thread/list\"}\n".to_vec(), None);
-        assert_eq!(ledger.unanswered(), 2);
-        let text = String::from_utf8(ledger.settle("gone")).unwrap();
+        let mut state = initialized();
+        send(&mut state, r#"{"id":1,"method":"turn/start","params":{}}"#);
+        state.outgoing(b"{\"id\":\"two\",\"method\":\"thread/list\"}\n".to_vec(), None);
+        assert_eq!(state.unanswered(), 2);
+        let text = String::from_utf8(state.resolve("gone")).unwrap();
         let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let truth = |id: Value| {
             let answer = answers.iter().find(|answer| answer["id"] == id).unwrap();
@@ -514,39 +522,39 @@ mod tests {
         };
         assert_eq!(truth(1.into()), ("maybe".to_owned(), false.into()));
         assert_eq!(truth("two".into()), ("no".to_owned(), true.into()));
-        assert_eq!(ledger.unanswered(), 0);
+        assert_eq!(state.unanswered(), 0);
     }
 
     #[test]
     fn ids_are_one_however_they_are_spelled_and_come_back_as_they_were() {
-        let mut ledger = greeted();
+        let mut state = initialized();
         for line in [
             r#"{"id":"a","method":"turn\/start","params":{}}"#,
             r#"{"\u0069d":"\u0061","method":"turn/start","params":{}}"#,
             r#"{"id":-0,"method":"turn/start","params":{}}"#,
         ] {
-            send(&mut ledger, line);
+            send(&mut state, line);
         }
-        assert_eq!(ledger.unanswered(), 3);
+        assert_eq!(state.unanswered(), 3);
         // codexd repeats the spelling; codex itself does not.
-        assert_eq!(ledger.incoming(br#"{"id":"\u0061","result":{}}"#), Verdict::Deliver);
-        assert_eq!(ledger.incoming(br#"{"id":0,"result":{}}"#), Verdict::Deliver);
-        assert_eq!(ledger.unanswered(), 1);
-        let text = String::from_utf8(ledger.settle("gone")).unwrap();
+        assert_eq!(state.incoming(br#"{"id":"\u0061","result":{}}"#), Verdict::Deliver);
+        assert_eq!(state.incoming(br#"{"id":0,"result":{}}"#), Verdict::Deliver);
+        assert_eq!(state.unanswered(), 1);
+        let text = String::from_utf8(state.resolve("gone")).unwrap();
         assert!(text.starts_with(r#"{"id":"a","error""#) && text.lines().count() == 1, "{text}");
-        send(&mut ledger, r#"{"id":"\u0062\/","method":"turn/start","params":{}}"#);
-        assert!(String::from_utf8(ledger.settle("gone")).unwrap().starts_with(r#"{"id":"\u0062\/","error""#));
+        send(&mut state, r#"{"id":"\u0062\/","method":"turn/start","params":{}}"#);
+        assert!(String::from_utf8(state.resolve("gone")).unwrap().starts_with(r#"{"id":"\u0062\/","error""#));
     }
 
     #[test]
     fn requests_with_one_id_get_an_answer_each() {
-        let mut ledger = greeted();
+        let mut state = initialized();
         let line = br#"{"id":1,"method":"turn/start","params":{}}"#;
-        let first = ledger.outgoing(line.to_vec(), None);
-        ledger.outgoing(line.to_vec(), None);
-        ledger.written(&first);
-        assert_eq!(ledger.unanswered(), 2);
-        let text = String::from_utf8(ledger.settle("gone")).unwrap();
+        let first = state.outgoing(line.to_vec(), None);
+        state.outgoing(line.to_vec(), None);
+        state.written(&first);
+        assert_eq!(state.unanswered(), 2);
+        let text = String::from_utf8(state.resolve("gone")).unwrap();
         let delivered: Vec<Value> = text
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
@@ -557,37 +565,37 @@ mod tests {
 
     #[test]
     fn the_handshake_is_known_however_it_is_spelled() {
-        let mut ledger = Ledger::default();
+        let mut state = ConnectionState::default();
         send(
-            &mut ledger,
+            &mut state,
             r#"{"\u0069d":"\u0069","m\u0065thod":"initi\u0061lize","params":{"clientInfo":{}}}"#,
         );
-        assert!(ledger.is_greeting());
-        assert_eq!(ledger.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        assert!(!ledger.is_greeting());
-        send(&mut ledger, r#"{"method":"initi\u0061lized"}"#);
-        assert_eq!(ledger.replay().len(), 2);
+        assert!(state.awaits_initialize());
+        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
+        assert!(!state.awaits_initialize());
+        send(&mut state, r#"{"method":"initi\u0061lized"}"#);
+        assert_eq!(state.replay().len(), 2);
         // What is left behind in the daemon is known, too.
-        send(&mut ledger, r#"{"id":1,"method":"model\/list"}"#);
-        assert_eq!(ledger.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
-        assert!(ledger.can_move());
+        send(&mut state, r#"{"id":1,"method":"model\/list"}"#);
+        assert_eq!(state.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
+        assert!(state.can_move());
     }
 
     #[test]
     fn long_lines_are_known_by_their_beginning() {
-        let mut ledger = greeted();
-        let outgoing = ledger.outgoing_start(br#"{"id":5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
+        let mut state = initialized();
+        let outgoing = state.outgoing_start(br#"{"id":5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
         assert_eq!(outgoing.request, Id::read(b"5"));
-        ledger.incoming_start(br#"{"method":"item/completed","id":5,"params":{"x"#);
-        assert_eq!(ledger.unanswered(), 1);
-        ledger.incoming_start(br#"{"id":5,"result":{"x":"yyy"#);
-        assert_eq!(ledger.unanswered(), 0);
-        ledger
+        state.incoming_start(br#"{"method":"item/completed","id":5,"params":{"x"#);
+        assert_eq!(state.unanswered(), 1);
+        state.incoming_start(br#"{"id":5,"result":{"x":"yyy"#);
+        assert_eq!(state.unanswered(), 0);
+        state
             .outgoing_start(br#"{"\u0069d":"\u0061","m\u0065thod":"turn/start","params":{"x":"yyy"#.to_vec());
-        ledger.incoming_start(br#"{"id":"a","result":{"x":"yyy"#);
-        assert_eq!(ledger.unanswered(), 0);
+        state.incoming_start(br#"{"id":"a","result":{"x":"yyy"#);
+        assert_eq!(state.unanswered(), 0);
         // The daemon gives no answer to such an id.
-        ledger.outgoing_start(br#"{"id":1.5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
-        assert_eq!(ledger.unanswered(), 0);
+        state.outgoing_start(br#"{"id":1.5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
+        assert_eq!(state.unanswered(), 0);
     }
 }

@@ -1,0 +1,352 @@
+//! Permissions of threads that are resumed in a new codex.
+//!
+//! # Theory of operation
+//! A resume by id alone changes a thread's sandbox, see the [book](crate::thread_book). So for a thread that an earlier
+//! codex had loaded:
+//!
+//! 1. The resume gets the `sandbox` of the book, unless the client says itself what it wants: then that counts.
+//! 2. What the response says is in force is compared with the book. If it differs, codexd sends
+//!    `thread/settings/update` with the exact policies.
+//! 3. Until then, requests about the thread wait, of all clients: no turn can start with other permissions.
+//! 4. If they cannot be restored, requests that start work on the thread are refused, with the reason, unless they
+//!    bring a sandbox policy themselves.
+//!
+//! Threads that this codex itself has unloaded are resumed as the upstream does it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST};
+use super::pacing::PendingKind;
+use super::params::Params;
+use super::request::{Incoming, QUEUE_FULL};
+use super::{Action, Router};
+use crate::id::{ClientId, ThreadId};
+use crate::json::Span;
+use crate::json::edit::Edits;
+use crate::json::scan::{Members, member, member_at};
+use crate::json::text::decoded;
+use crate::routes::Request;
+use crate::thread_book::{Permissions, ThreadBook};
+
+/// Parameters of a resume by which its client says what the thread is permitted to do.
+const PERMISSIONS: [&str; 2] = ["sandbox", "permissions"];
+
+/// Keys of `config`, and beginnings of dotted ones, that say it, too.
+const CONFIG_KEYS: [&str; 4] =
+    ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(super) struct Restoration {
+    book: ThreadBook,
+    open: BTreeMap<ThreadId, Open>,
+    /// Threads whose permissions could not be restored.
+    failed: BTreeMap<ThreadId, Failed>,
+}
+
+/// A thread that is being resumed.
+#[derive(Debug)]
+struct Open {
+    wanted: Permissions,
+    waiting: Vec<(ClientId, Box<[u8]>)>,
+}
+
+/// A thread with other permissions than it had.
+#[derive(Debug)]
+struct Failed {
+    /// The sandbox policy that it has.
+    actual: Value,
+    /// Why, in the upstream's words.
+    reason: String,
+}
+
+impl Restoration {
+    pub(super) fn new(book: ThreadBook) -> Restoration {
+        Restoration { book, ..Restoration::default() }
+    }
+
+    /// Returns lines and bytes of a client that wait.
+    fn waiting_of(&self, client: ClientId) -> (usize, usize) {
+        let lines = self.open.values().flat_map(|open| &open.waiting).filter(|(whose, _)| *whose == client);
+        lines.fold((0, 0), |(count, bytes), (_, line)| (count + 1, bytes + line.len()))
+    }
+
+    /// Forgets the requests of a client that has disconnected.
+    pub(super) fn forget_client(&mut self, client: ClientId) {
+        for open in self.open.values_mut() {
+            open.waiting.retain(|(whose, _)| *whose != client);
+        }
+    }
+
+    /// Whether a client has requests that wait.
+    pub(super) fn has_waiting(&self, client: ClientId) -> bool {
+        self.open.values().flat_map(|open| &open.waiting).any(|(whose, _)| *whose == client)
+    }
+
+    /// Returns how many requests wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.open.values().map(|open| open.waiting.len()).sum()
+    }
+
+    /// Removes all requests that wait, when the upstream is lost.
+    pub(super) fn take_waiting(&mut self) -> Vec<(ClientId, Box<[u8]>)> {
+        std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).collect()
+    }
+}
+
+impl Router {
+    /// Returns the book of this daemon's threads.
+    pub fn thread_book(&self) -> &ThreadBook {
+        &self.restoration.book
+    }
+
+    /// Lets a request wait whose thread is being restored, or refuses it where that has failed. Returns it if it can
+    /// go on.
+    pub(super) fn after_restoration<'a>(
+        &mut self,
+        incoming: Incoming<'a>,
+        known: Option<&Request>,
+    ) -> Option<Incoming<'a>> {
+        let restoration = &self.restoration;
+        if restoration.open.is_empty() && restoration.failed.is_empty() {
+            return Some(incoming);
+        }
+        let Some(known) = known else { return Some(incoming) };
+        let params = incoming.params(known);
+        let Some(thread) = params.and_then(|params| params.thread(known)) else { return Some(incoming) };
+        if restoration.open.contains_key(&thread) {
+            let limits = &self.config.limits;
+            let (lines, bytes) = restoration.waiting_of(incoming.client);
+            if lines >= limits.queued_requests_per_client
+                || bytes + incoming.line.len() > limits.queued_request_bytes_per_client
+            {
+                self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
+            } else if let Some(open) = self.restoration.open.get_mut(&thread) {
+                open.waiting.push((incoming.client, incoming.line.into()));
+            }
+            return None;
+        }
+        let brings_own =
+            |name| params.and_then(|params| params.json(name)).is_some_and(|json| json != b"null");
+        match restoration.failed.get(&thread) {
+            Some(failed) if known.work && !brings_own("sandboxPolicy") && !brings_own("permissions") => {
+                let message = format!(
+                    "codex was restarted, and the permissions that this thread had before could not be restored ({}); \
+                     set its sandbox policy with thread/settings/update first",
+                    failed.reason
+                );
+                let answer = ErrorAnswer {
+                    code: INVALID_REQUEST,
+                    message: &message,
+                    reason: "permissionsNotRestored",
+                    delivered: Delivered::No,
+                    retryable: false,
+                };
+                self.refuse(incoming.client, Some(&incoming.id), &answer);
+                None
+            }
+            _ => Some(incoming),
+        }
+    }
+
+    /// Sends a resume, with the permissions that the thread had in an earlier codex.
+    pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: PendingKind, known: &'static Request) {
+        let params = incoming.params(known);
+        let wanted = match (&kind, params) {
+            (PendingKind::Resume { target: Some(thread), .. }, Some(params))
+                if !says_permissions(params, &incoming.line) =>
+            {
+                let wanted = self.restoration.book.of_earlier_codex(thread);
+                wanted.map(|wanted| (thread.clone(), wanted.clone()))
+            }
+            _ => None,
+        };
+        let mut edits = Edits::new();
+        if let Some((_, wanted)) = &wanted
+            && let (Some(mode), Some(params)) = (wanted.sandbox_mode(), params)
+        {
+            put_sandbox(&mut edits, params, mode);
+        }
+        let sent = self.try_dispatch(incoming, kind, Some(known), edits);
+        if let Some((thread, wanted)) = wanted.filter(|_| sent) {
+            self.restoration.open.insert(thread, Open { wanted, waiting: Vec::new() });
+        }
+    }
+
+    /// A resume was answered; `body` is its result.
+    pub(super) fn resumed(&mut self, thread: &ThreadId, line: &[u8], failed: bool, body: Span) {
+        let Some(open) = self.restoration.open.get(thread) else {
+            if !failed {
+                self.remember(thread, line, body);
+            }
+            return;
+        };
+        if failed {
+            return self.restored(thread);
+        }
+        let Some(actual) = permissions(line, body) else {
+            return self.not_restored(thread, Value::Null, "codex does not say which it has");
+        };
+        let wanted = open.wanted.clone();
+        if actual == wanted {
+            self.remember(thread, line, body);
+            return self.restored(thread);
+        }
+        let mut params = Map::new();
+        params.insert("threadId".to_owned(), thread.to_string().into());
+        if actual.sandbox_policy != wanted.sandbox_policy || actual.profile != wanted.profile {
+            params.insert("sandboxPolicy".to_owned(), wanted.sandbox_policy);
+        }
+        if actual.approval_policy != wanted.approval_policy {
+            params.insert("approvalPolicy".to_owned(), wanted.approval_policy);
+        }
+        let kind = PendingKind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
+        let params = Value::Object(params).to_string();
+        self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
+    }
+
+    /// The update that restores the permissions of a thread was answered.
+    pub(super) fn restore_answered(
+        &mut self,
+        thread: &ThreadId,
+        actual: &Value,
+        line: &[u8],
+        failed: bool,
+        body: Span,
+    ) {
+        if failed {
+            let message = member(line, body.start, b"message").and_then(|text| crate::json::text(line, text));
+            let message = message.map(|text| String::from_utf8_lossy(&text).into_owned());
+            let reason = message.unwrap_or_else(|| "codex does not say why".to_owned());
+            return self.not_restored(thread, actual.clone(), &reason);
+        }
+        if let Some(open) = self.restoration.open.get(thread) {
+            let wanted = open.wanted.clone();
+            self.restoration.book.record(thread, wanted);
+        }
+        self.restored(thread);
+    }
+
+    fn not_restored(&mut self, thread: &ThreadId, actual: Value, reason: &str) {
+        self.actions
+            .push_back(Action::PermissionsNotRestored { thread: thread.clone(), reason: reason.to_owned() });
+        self.restoration.failed.insert(thread.clone(), Failed { actual, reason: reason.to_owned() });
+        self.restored(thread);
+    }
+
+    /// Nothing of a thread has to wait any more.
+    fn restored(&mut self, thread: &ThreadId) {
+        if let Some(open) = self.restoration.open.remove(thread) {
+            self.handle_waiting(open.waiting);
+        }
+    }
+
+    /// Handles requests that have waited.
+    pub(super) fn handle_waiting(&mut self, waiting: Vec<(ClientId, Box<[u8]>)>) {
+        let now = self.now();
+        for (client, line) in waiting {
+            // It was counted when it came.
+            self.counters.client_messages -= 1;
+            self.client_line(now, client, &line);
+        }
+    }
+
+    /// A resume is not sent any more: its client has disconnected.
+    pub(super) fn resume_abandoned(&mut self, thread: &ThreadId) {
+        self.restored(thread);
+    }
+
+    /// Records what a thread that was just opened is permitted to do; returns whether it is ephemeral: then its id means
+    /// nothing to the next codex.
+    pub(super) fn remember(&mut self, thread: &ThreadId, line: &[u8], result: Span) -> bool {
+        let ephemeral = member_at(line, result.start, &["thread", "ephemeral"]);
+        let ephemeral = ephemeral.is_some_and(|value| value.of(line) == b"true");
+        if !ephemeral && let Some(permissions) = permissions(line, result) {
+            self.record_permissions(thread, permissions);
+        }
+        ephemeral
+    }
+
+    /// The settings of a thread have changed; `params` are those of the notification.
+    pub(super) fn settings_updated(&mut self, thread: &ThreadId, line: &[u8], params: usize) {
+        let Some(settings) = member(line, params, b"threadSettings") else { return };
+        let value = |name: &[u8]| serde_json::from_slice(member(line, settings.start, name)?.of(line)).ok();
+        let Some(sandbox_policy) = value(b"sandboxPolicy") else { return };
+        self.restoration.failed.retain(|failed, how| failed != thread || how.actual == sandbox_policy);
+        let being_restored =
+            self.restoration.open.contains_key(thread) || self.restoration.failed.contains_key(thread);
+        if let Some(approval_policy) = value(b"approvalPolicy")
+            && !being_restored
+            && self.restoration.book.knows(thread)
+        {
+            let profile = value(b"activePermissionProfile").unwrap_or(Value::Null);
+            self.record_permissions(thread, Permissions { sandbox_policy, approval_policy, profile });
+        }
+    }
+
+    fn record_permissions(&mut self, thread: &ThreadId, permissions: Permissions) {
+        if self.restoration.book.record(thread, permissions.clone()) {
+            self.actions
+                .push_back(Action::Remember { thread: thread.clone(), permissions: Some(permissions) });
+        }
+    }
+
+    /// A thread was deleted.
+    pub(super) fn forget_permissions(&mut self, thread: &ThreadId) {
+        if self.restoration.book.forget(thread) {
+            self.actions.push_back(Action::Remember { thread: thread.clone(), permissions: None });
+        }
+    }
+}
+
+/// Reads the permissions out of the result of a start, resume or fork.
+fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
+    let (mut sandbox_policy, mut approval_policy, mut profile) = (None, None, None);
+    for found in Members::new(line, result.start) {
+        let slot = match &*decoded(found.key.of(line)) {
+            b"sandbox" => &mut sandbox_policy,
+            b"approvalPolicy" => &mut approval_policy,
+            b"activePermissionProfile" => &mut profile,
+            _ => continue,
+        };
+        *slot = serde_json::from_slice::<Value>(found.value.of(line)).ok();
+    }
+    Some(Permissions {
+        sandbox_policy: sandbox_policy.filter(Value::is_object)?,
+        approval_policy: approval_policy?,
+        profile: profile.unwrap_or(Value::Null),
+    })
+}
+
+/// Whether the parameters of a resume say what the thread is permitted to do.
+fn says_permissions(params: Params<'_>, line: &[u8]) -> bool {
+    let given = |name: &&str| params.json(name).is_some_and(|json| json != b"null");
+    let is_key = |key: &[u8]| {
+        CONFIG_KEYS.iter().any(|known| {
+            let rest = key.strip_prefix(known.as_bytes());
+            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
+        })
+    };
+    let by_config = || {
+        let config = params.get("config")?;
+        Members::new(line, config.start).any(|member| is_key(&decoded(member.key.of(line)))).then_some(())
+    };
+    PERMISSIONS.iter().any(given) || by_config().is_some()
+}
+
+/// Puts `sandbox` into the parameters of a resume, where it is absent or null. By position, what is not there cannot be
+/// added; then the update restores it.
+fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
+    match params.get("sandbox") {
+        Some(null) => edits.replace_owned(null, format!("\"{mode}\"").into_bytes()),
+        None if params.by_position() => {}
+        None => {
+            // The thread's id comes after it.
+            let open = params.span().start + 1;
+            let text = format!("\"sandbox\":\"{mode}\",").into_bytes();
+            edits.replace_owned(Span { start: open, end: open }, text);
+        }
+    }
+}
