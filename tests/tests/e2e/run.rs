@@ -236,9 +236,10 @@ fn an_approval_is_asked_for_on_the_terminal() {
     if !Terminal::is_available() {
         return;
     }
-    let Some(builder) = TestDaemon::real(codexd_tests::codex::Version::Current) else { return };
-    let daemon = builder.ready();
     for (answer, made) in [("n", false), ("y", true)] {
+        // A world of its own for each: the terminal's server of the one before may be about to end.
+        let Some(builder) = TestDaemon::real(codexd_tests::codex::Version::Current) else { return };
+        let daemon = builder.ready();
         let command = format!(
             "CODEXD_SOCKET='{}' '{}' run --approval ask '[[shell:touch made-{answer}]] go'",
             daemon.socket().display(),
