@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use codexd_proto::feed::Direction;
 use codexd_proto::router::OrphanedTurns;
 
 use crate::logging::filter::LogFilter;
+use crate::logging::format::LogFormat;
 use crate::settings::codex_flags;
 use crate::settings::duration::TimeLimit;
 use crate::settings::version;
@@ -262,6 +264,10 @@ pub(crate) struct ServeArgs {
     /// [default: info] [env: CODEXD_LOG]
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogFilter>,
+
+    /// In which form to log: text for people, or json, one object a line [default: text]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
 }
 
 /// Which service manager, and whether only to look.
@@ -360,9 +366,31 @@ pub(crate) enum Verb {
     /// Wait until it is ready or has stopped: exit 0 reached, 1 timed out, 3 not running
     Wait(WaitArgs),
     /// List the connected clients: exit 0 done, 3 not running, 4 cannot tell
-    Clients,
     /// List the turns that have run, of all clients, also while it does not run: exit 0 done, 4 cannot tell
     History(HistoryArgs),
+    Clients(WatchArgs),
+    /// List the threads in use, those on which something runs first: exit 0 done, 3 not running
+    Threads(WatchArgs),
+    /// List the turns that run, the oldest first: exit 0 done, 3 not running
+    Turns(WatchArgs),
+    /// List the requests and approvals without an answer, the oldest first: exit 0 done, 3 not running
+    Requests(WatchArgs),
+    /// Interrupt a turn and wait for its end: exit 0 it has ended, 1 it has not or there is none, 3 not running
+    Interrupt(InterruptArgs),
+    /// Disconnect a client: exit 0 done, 1 there is no such client, 3 not running
+    Kill(KillArgs),
+    /// Show what happens, one line each, until the daemon ends; with --json one document a line
+    Events,
+    /// Show the messages that pass, without their bodies, until the daemon ends
+    Monitor(MonitorArgs),
+    /// Show turns, clients, rates and latencies on a full screen; keys sort, interrupt and disconnect
+    Top(TopArgs),
+    /// Show the log, wherever it is: exit 0 shown, 1 there is none
+    Logs(LogsArgs),
+    /// Take no new work and end when the running turns have; does not wait: exit 0 begun, 3 not running
+    Drain,
+    /// Show how the last daemon ended: exit 0 shown, 1 no record
+    LastExit,
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
     Stop(StopArgs),
     /// Read the settings again: exit 0 done, 1 they cannot be used, 3 not running
@@ -373,6 +401,106 @@ pub(crate) enum Verb {
     GetSocket,
 }
 
+/// Flags of what can be shown again and again.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// Show it again and again until the daemon ends; with --json one document a line
+    #[arg(long)]
+    pub(crate) watch: bool,
+
+    /// Time between two looks, 100ms at the least
+    #[arg(long, value_name = "DURATION", default_value = "1s", requires = "watch")]
+    pub(crate) every: TimeLimit,
+}
+
+/// Flags of `ctl interrupt`.
+#[derive(Debug, Args)]
+pub(crate) struct InterruptArgs {
+    /// Id of a turn or of a thread, or four or more characters at its beginning or end
+    #[arg(value_name = "TURN|THREAD")]
+    pub(crate) target: String,
+
+    /// How long to wait for the end of the turn
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub(crate) timeout: TimeLimit,
+}
+
+/// Flags of `ctl monitor`.
+#[derive(Debug, Args)]
+pub(crate) struct MonitorArgs {
+    /// Only messages of this client, by its number in `codexd ctl clients`; can be given several times
+    #[arg(long, value_name = "CLIENT")]
+    pub(crate) client: Vec<u64>,
+
+    /// Only methods that begin like this; can be given several times
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) method: Vec<String>,
+
+    /// Only these directions [default: from-client and to-client]
+    #[arg(long, value_enum, value_name = "DIRECTION")]
+    pub(crate) direction: Vec<FrameDirection>,
+
+    /// Show the bodies, too: prompts, answers and code, with known secrets masked
+    #[arg(long)]
+    pub(crate) bodies: bool,
+
+    /// Write all directions with bodies to a new file that only you can read, and show nothing
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+}
+
+/// On which way a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FrameDirection {
+    /// From a client to codexd
+    FromClient,
+    /// From codexd to codex
+    ToCodex,
+    /// From codex to codexd
+    FromCodex,
+    /// From codexd to a client
+    ToClient,
+}
+
+impl From<FrameDirection> for Direction {
+    fn from(direction: FrameDirection) -> Direction {
+        match direction {
+            FrameDirection::FromClient => Direction::FromClient,
+            FrameDirection::ToCodex => Direction::ToCodex,
+            FrameDirection::FromCodex => Direction::FromCodex,
+            FrameDirection::ToClient => Direction::ToClient,
+        }
+    }
+}
+
+/// Flags of `ctl top`.
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// Time between two looks, 100ms at the least
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub(crate) every: TimeLimit,
+}
+
+/// Flags of `ctl logs`.
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Go on with what is added, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// How many lines at its end
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) lines: usize,
+}
+
+/// Flags of `ctl kill`.
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// Number of a client in `codexd ctl clients`, or its name if no other client has it
+    #[arg(value_name = "CLIENT")]
+    pub(crate) client: String,
+}
+
 /// Flags of `ctl status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
@@ -381,8 +509,11 @@ pub(crate) struct StatusArgs {
     pub(crate) field: Vec<String>,
 
     /// Every instance of yours that runs; the exit code is that of the worst
-    #[arg(long, conflicts_with_all = ["field", "control_socket"])]
+    #[arg(long, conflicts_with_all = ["field", "control_socket", "watch"])]
     pub(crate) all: bool,
+
+    #[command(flatten)]
+    pub(crate) watch: WatchArgs,
 }
 
 /// Flags of `ctl history`.

@@ -132,7 +132,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
-        let (log, _flush) = logging::start(&settings.log, file.as_deref())?;
+        let (log, _flush) = logging::start(&settings.log, settings.log_format, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
         serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)
     });

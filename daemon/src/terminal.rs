@@ -4,6 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use crate::error::Error;
 
@@ -31,6 +32,12 @@ pub(crate) fn note_hint(error: &Error) {
     }
 }
 
+/// Returns the columns and lines of the terminal at stdout; `None` where it is none.
+pub(crate) fn size() -> Option<(usize, usize)> {
+    let (columns, lines) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some((usize::from(columns.0), usize::from(lines.0)))
+}
+
 /// Whether the journal is at the other end of stderr: `JOURNAL_STREAM` names it by device and inode
 /// (`systemd.exec(5)`). The variable alone proves nothing: it is inherited by programs whose stderr is another.
 pub(crate) fn stderr_is_journal() -> bool {
@@ -39,6 +46,13 @@ pub(crate) fn stderr_is_journal() -> bool {
     std::fs::File::from(fd)
         .metadata()
         .is_ok_and(|found| stream.to_str() == Some(&format!("{}:{}", found.dev(), found.ino())))
+}
+
+/// Returns what stderr is, as far as the system says (`proc_pid_fd(5)`), and whether that is a regular file.
+pub(crate) fn stderr_target() -> Option<(PathBuf, bool)> {
+    let path = std::fs::read_link("/proc/self/fd/2").ok()?;
+    let is_file = std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
+    Some((path, is_file))
 }
 
 /// Makes panics errors for the journal, too: each of their lines has a priority of its own.

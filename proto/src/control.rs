@@ -21,6 +21,51 @@ pub struct StateChange {
     pub pid: u32,
 }
 
+/// What can be looked at again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum View {
+    /// A [status](crate::status::StatusReport).
+    Status,
+    /// A list of [clients](crate::status::ClientStatus).
+    Clients,
+    /// A list of [threads](crate::listing::ThreadStatus).
+    Threads,
+    /// A list of [turns](crate::listing::TurnStatus).
+    Turns,
+    /// A list of [requests](crate::listing::RequestStatus).
+    Requests,
+}
+
+/// What became of the interruption of a turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InterruptReceipt {
+    /// Whether the turn has ended. False also if there was none.
+    pub ended: bool,
+    /// How it has ended: `interrupted`, or as it would have without that; `unknown` if nobody was subscribed to its
+    /// thread, so that codex did not say.
+    pub outcome: Option<String>,
+    /// The thread.
+    pub thread_id: Option<String>,
+    /// The turn.
+    pub turn_id: Option<String>,
+    /// Why it has not ended.
+    pub error: Option<String>,
+}
+
+/// What became of the disconnection of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KillReceipt {
+    /// The client.
+    pub id: u64,
+    /// Its name, if it had said one.
+    pub name: Option<String>,
+    /// Whether it was connected.
+    pub killed: bool,
+}
+
 /// What becomes of running turns at a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

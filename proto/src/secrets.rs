@@ -9,7 +9,7 @@ use core::fmt;
 use std::borrow::Cow;
 
 /// What stands in place of a secret.
-const MASK: &str = "***";
+pub const MASK: &str = "***";
 
 /// Bytes below which a known value is not masked: it would be found in every second word, as `true` would.
 const SHORTEST_VALUE: usize = 6;

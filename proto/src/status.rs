@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::listing::{RequestStatus, TurnStatus};
+
 /// Version of the control protocol and of these types; grows when a member changes its meaning.
 pub const CONTROL_PROTOCOL: u32 = 1;
 
@@ -78,6 +80,8 @@ pub struct StatusReport {
     pub lock_file: String,
     /// Path of the file that will say how it ended.
     pub record_file: String,
+    /// Where the daemon's log is.
+    pub log: Option<LogStatus>,
     /// CODEX_HOME of the upstream.
     pub codex_home: String,
     /// What of the daemon's environment matters to clients, by the names of the variables: CODEX_HOME
@@ -107,6 +111,18 @@ pub struct StatusReport {
     pub parked_approvals: usize,
     /// Age of the oldest of them.
     pub oldest_approval_ms: Option<u64>,
+    /// The turns that have run longest, three at the most.
+    pub oldest_turns: Vec<TurnStatus>,
+    /// The requests of clients that have waited longest, three at the most.
+    pub oldest_requests: Vec<RequestStatus>,
+    /// The server requests that have waited longest, three at the most.
+    pub oldest_approvals: Vec<RequestStatus>,
+    /// Memory of the daemon and of codex; absent where the system does not tell it.
+    pub memory: Option<MemoryStatus>,
+    /// How long things take, since the start.
+    pub latency: Option<LatencyStatus>,
+    /// Bytes of codex and its commands at which there is a warning, if there is to be one.
+    pub memory_warning_bytes: Option<u64>,
     /// Bytes waiting to be written to clients, all together.
     pub queued_to_clients_bytes: u64,
     /// Bytes waiting to be written to the upstream.
@@ -152,9 +168,57 @@ pub struct UpstreamStatus {
     pub stderr: Vec<String>,
     /// Version that the routing table was measured against.
     pub measured_version: String,
+    /// The codex that the next daemon would run, if it is another one than this.
+    pub installed: Option<InstalledStatus>,
     /// Methods it names that the routing table does not know: they are passed on as they are. Empty also if
     /// it did not name any.
     pub unknown_methods: Vec<String>,
+}
+
+/// A codex on disk that is not the one that runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct InstalledStatus {
+    /// Its program; absent if there is none any more.
+    pub executable: Option<String>,
+    /// Its version, where its npm package says so.
+    pub version: Option<String>,
+}
+
+/// How long things take: upper bounds, in microseconds; absent where nothing was measured yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LatencyStatus {
+    /// From reading messages to writing what follows from them: half of the times are not above this.
+    pub added_p50_us: Option<u64>,
+    /// 99 percent of these times are not above this.
+    pub added_p99_us: Option<u64>,
+    /// From a client's request that only reads to codex's answer: half of the times.
+    pub answer_p50_us: Option<u64>,
+    /// 99 percent of these times.
+    pub answer_p99_us: Option<u64>,
+}
+
+/// Where a daemon's log is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogStatus {
+    /// `journal`, `file`, or `other`: a terminal, a pipe, nothing.
+    pub kind: String,
+    /// The path of the file, or what the system calls the other thing; absent if it is not known.
+    pub path: Option<String>,
+}
+
+/// Memory, as far as the system tells it: resident bytes. What processes share counts for each of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MemoryStatus {
+    /// Of the daemon.
+    pub daemon_bytes: u64,
+    /// Of codex and everything that descends from it.
+    pub codex_bytes: Option<u64>,
+    /// How many processes that are.
+    pub codex_processes: Option<u64>,
 }
 
 /// Counters since the start of the daemon.
@@ -247,14 +311,30 @@ pub struct ClientStatus {
     pub version: Option<String>,
     /// Process id at the other end, where the system tells it.
     pub pid: Option<u32>,
+    /// The program of that process, where the system tells it.
+    pub program: Option<String>,
     /// What it speaks, once known: `lines` or `webSocket`.
     pub framing: Option<String>,
     /// For how long it has been connected.
     pub connected_ms: u64,
     /// Threads it is subscribed to.
     pub threads: Vec<String>,
+    /// Turns that run on these threads.
+    pub open_turns: usize,
     /// Its requests that wait for an answer.
     pub in_flight: usize,
+    /// Of these, and of its notifications, those that wait for the in-flight window.
+    pub queued_requests: usize,
     /// Bytes waiting to be written to it.
     pub queued_bytes: u64,
+    /// Messages it has sent.
+    pub received_messages: u64,
+    /// Their bytes, without what framing adds.
+    pub received_bytes: u64,
+    /// Messages for it, those that still wait included.
+    pub sent_messages: u64,
+    /// Bytes that its socket has taken, without what framing adds.
+    pub sent_bytes: u64,
+    /// Time since it last sent something or took something.
+    pub idle_ms: u64,
 }

@@ -3,10 +3,15 @@
 //! Within one [`CONTROL_PROTOCOL`](codexd_proto::status::CONTROL_PROTOCOL) methods and members are added
 //! and never changed.
 
-use codexd_proto::control::{ReloadReceipt, StateChange, StopMode, StopReceipt};
+use codexd_proto::control::{
+    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, View,
+};
+use codexd_proto::feed::{FeedEvent, FrameFilter, Frames};
+use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport};
 use jsonrpsee::core::{RpcResult, SubscriptionResult};
 use jsonrpsee::proc_macros::rpc;
+use serde_json::Value;
 
 use crate::settings::reload::Differences;
 use crate::turn::TurnRequest;
@@ -30,6 +35,42 @@ pub(crate) trait Control {
     /// Returns the connected clients.
     #[method(name = "clients")]
     async fn clients(&self) -> RpcResult<Vec<ClientStatus>>;
+
+    /// Returns the threads in use.
+    #[method(name = "threads")]
+    async fn threads(&self) -> RpcResult<Vec<ThreadStatus>>;
+
+    /// Returns the turns that run.
+    #[method(name = "turns")]
+    async fn turns(&self) -> RpcResult<Vec<TurnStatus>>;
+
+    /// Returns the requests without an answer.
+    #[method(name = "requests")]
+    async fn requests(&self) -> RpcResult<Vec<RequestStatus>>;
+
+    /// Interrupts the turn with this id, or on the thread with this id, and waits for its end, for so many milliseconds
+    /// at the most.
+    #[method(name = "interrupt", with_extensions)]
+    async fn interrupt(&self, target: String, timeout_ms: u64) -> RpcResult<InterruptReceipt>;
+
+    /// Closes a client's connection.
+    #[method(name = "kill")]
+    async fn kill(&self, client: u64) -> RpcResult<KillReceipt>;
+
+    /// Sends a view at once, every so many milliseconds, and when the state of the daemon changes.
+    ///
+    /// The same holds for connections and slots as for the states.
+    #[subscription(name = "subscribeView" => "view", unsubscribe = "unsubscribeView", item = Value, with_extensions)]
+    async fn subscribe_view(&self, view: View, every_ms: u64) -> SubscriptionResult;
+
+    /// Sends the current state, and what happens from now on: to the daemon, to clients, turns and approvals, and warnings
+    /// as they come and go.
+    #[subscription(name = "subscribeEvents" => "event", unsubscribe = "unsubscribeEvents", item = FeedEvent, with_extensions)]
+    async fn subscribe_events(&self) -> SubscriptionResult;
+
+    /// Sends the frames that pass a filter from now on, some at a time.
+    #[subscription(name = "subscribeFrames" => "frames", unsubscribe = "unsubscribeFrames", item = Frames, with_extensions)]
+    async fn subscribe_frames(&self, filter: FrameFilter) -> SubscriptionResult;
 
     /// Sends the current state and then each state that the daemon enters.
     ///

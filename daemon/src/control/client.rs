@@ -4,8 +4,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use codexd_proto::control::{ReloadReceipt, StateChange, StopMode, StopReceipt};
+use codexd_proto::control::{
+    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, View,
+};
 use codexd_proto::exit::ExitCode;
+use codexd_proto::feed::{FeedEvent, FrameFilter, Frames};
 use codexd_proto::status::{ClientStatus, StatusReport};
 use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
 use jsonrpsee::core::ClientError;
@@ -110,6 +113,73 @@ impl ControlConnection {
     /// [`Unreachable`].
     pub(crate) async fn clients(&self) -> Result<Vec<ClientStatus>, Unreachable> {
         self.client.clients().await.map_err(|error| self.failed(error))
+    }
+
+    /// Asks for a list and returns the answer as it came, as [`status_json`](ControlConnection::status_json) does.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn list_json(&self, view: View) -> Result<Value, Unreachable> {
+        let method = match view {
+            View::Status => "codexd_status",
+            View::Clients => "codexd_clients",
+            View::Threads => "codexd_threads",
+            View::Turns => "codexd_turns",
+            View::Requests => "codexd_requests",
+        };
+        self.client.request(method, ArrayParams::new()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Has a turn interrupted and waits for its end, for `timeout` at the most.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn interrupt(
+        &self,
+        target: &str,
+        timeout: Duration,
+    ) -> Result<InterruptReceipt, Unreachable> {
+        let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.client.interrupt(target.to_owned(), ms).await.map_err(|error| self.failed(error))
+    }
+
+    /// Has a client disconnected.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn kill(&self, client: u64) -> Result<KillReceipt, Unreachable> {
+        self.client.kill(client).await.map_err(|error| self.failed(error))
+    }
+
+    /// Subscribes to events.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn events(&self) -> Result<Subscription<FeedEvent>, Unreachable> {
+        self.client.subscribe_events().await.map_err(|error| self.failed(error))
+    }
+
+    /// Subscribes to frames.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn frames(&self, filter: FrameFilter) -> Result<Subscription<Frames>, Unreachable> {
+        self.client.subscribe_frames(filter).await.map_err(|error| self.failed(error))
+    }
+
+    /// Subscribes to a view.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn view(&self, view: View, every: Duration) -> Result<Subscription<Value>, Unreachable> {
+        let ms = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        self.client.subscribe_view(view, ms).await.map_err(|error| self.failed(error))
     }
 
     /// Asks for the socket for clients.

@@ -11,9 +11,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use codexd_proto::control::{InterruptReceipt, KillReceipt};
+use codexd_proto::feed::FeedEvent;
+use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use crate::ledger::Ledger;
 use crate::logging::filter::LogFilter;
@@ -21,14 +24,21 @@ use crate::turn::TurnRequest;
 
 pub(crate) mod api;
 pub(crate) mod client;
+mod events;
 mod gate;
+pub(crate) mod monitor;
 pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod states;
+pub(crate) mod surroundings;
+mod views;
 
 pub(crate) use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
 
 pub(crate) use server::ControlServer;
+
+/// Events that are kept for a subscriber that has not read them yet; of more, it misses the oldest.
+const FEED_EVENTS: usize = 1024;
 
 /// What the control plane asks of the core.
 ///
@@ -39,6 +49,30 @@ pub(crate) enum Command {
     Status(oneshot::Sender<StatusReport>),
     /// The connected clients.
     Clients(oneshot::Sender<Vec<ClientStatus>>),
+    /// The threads in use.
+    Threads(oneshot::Sender<Vec<ThreadStatus>>),
+    /// The turns that run.
+    Turns(oneshot::Sender<Vec<TurnStatus>>),
+    /// The requests without an answer.
+    Requests(oneshot::Sender<Vec<RequestStatus>>),
+    /// A client is to be disconnected.
+    Kill {
+        /// The number of its connection.
+        client: u64,
+        /// Says whether there was one.
+        reply: oneshot::Sender<KillReceipt>,
+    },
+    /// A turn is to be interrupted.
+    Interrupt {
+        /// The id of a turn or thread, or a part of it.
+        target: String,
+        /// Says which turn is being interrupted, or why none is.
+        begun: oneshot::Sender<Result<InterruptReceipt, String>>,
+        /// Says how it has ended, or why it has not.
+        ended: oneshot::Sender<InterruptReceipt>,
+    },
+    /// Frames are to be shown to a monitor.
+    Monitor(monitor::Monitor),
     /// The settings are to be read again.
     Reload(oneshot::Sender<ReloadReceipt>),
     /// What is logged is to change, until the settings are read again.
@@ -99,6 +133,8 @@ struct Shown {
     snapshot: RwLock<Snapshot>,
     /// Wakes those who wait for another one.
     changed: Notify,
+    /// What happens, for those who have subscribed to it.
+    feed: broadcast::Sender<FeedEvent>,
 }
 
 #[derive(Debug)]
@@ -111,7 +147,8 @@ struct Snapshot {
 pub(crate) fn channel(first: StatusReport) -> (Publisher, mpsc::UnboundedReceiver<Command>, Handle) {
     let (commands, received) = mpsc::unbounded_channel();
     let snapshot = RwLock::new(Snapshot { report: first, at: Instant::now() });
-    let shown = Arc::new(Shown { snapshot, changed: Notify::new() });
+    let shown =
+        Arc::new(Shown { snapshot, changed: Notify::new(), feed: broadcast::Sender::new(FEED_EVENTS) });
     let (jobs, _) = mpsc::unbounded_channel();
     let handle = Handle { commands, jobs, ledger: Ledger::off(), shown: Arc::clone(&shown) };
     (Publisher { shown }, received, handle)
@@ -124,6 +161,19 @@ impl Publisher {
     pub(crate) fn publish(&self, report: StatusReport) {
         *self.shown.snapshot.write() = Snapshot { report, at: Instant::now() };
         self.shown.changed.notify_waiters();
+    }
+}
+
+impl Publisher {
+    /// Whether somebody has subscribed to events.
+    pub(crate) fn has_subscribers(&self) -> bool {
+        self.shown.feed.receiver_count() > 0
+    }
+
+    /// Reports something to those who have subscribed to events.
+    pub(crate) fn feed(&self, event: FeedEvent) {
+        // Nobody may be there any more.
+        let _ = self.shown.feed.send(event);
     }
 }
 

@@ -1,31 +1,34 @@
 //! The server of the control socket, on its own thread.
 
 use std::os::unix::net::UnixListener;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
+use codexd_proto::control::{InterruptReceipt, KillReceipt, ReloadReceipt, StopMode, StopReceipt, View};
+use codexd_proto::feed::FrameFilter;
+use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport, Warning};
 use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::INVALID_PARAMS_CODE;
 use jsonrpsee::{Extensions, Methods, PendingSubscriptionSink};
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{CORE_NOT_RESPONDING, ControlServer as _, JOB_REFUSED, TOO_MANY_SUBSCRIBED};
 use super::gate::Gate;
-use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots};
-use super::{Command, Handle, JobCommand, states};
+use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots, Subscribed};
+use super::surroundings::Surroundings;
+use super::{Command, Handle, JobCommand, events, monitor, states, views};
 use crate::error::Error;
-use crate::instance::failed_start;
 use crate::ledger::Update;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
+use crate::os::process;
 use crate::turn::TurnRequest;
 
 /// How long the core may take to answer.
@@ -58,7 +61,11 @@ impl ControlServer {
     /// # Errors
     ///
     /// When the system refuses the thread or what its runtime needs.
-    pub(crate) fn spawn(listener: UnixListener, handle: Handle) -> Result<ControlServer, Error> {
+    pub(crate) fn spawn(
+        listener: UnixListener,
+        handle: Handle,
+        surroundings: Surroundings,
+    ) -> Result<ControlServer, Error> {
         let stop = CancellationToken::new();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(
@@ -69,11 +76,11 @@ impl ControlServer {
             tokio::net::UnixListener::from_std(listener)
                 .map_err(|error| Error::os("cannot watch the control socket").because(error))?
         };
-        let stopped = stop.clone();
+        let service = Service { handle, stop: stop.clone(), surroundings };
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || runtime.block_on(serve(listener, handle, stopped)))
+            .spawn(move || runtime.block_on(serve(listener, service)))
             .map_err(|error| Error::os("cannot start the thread of the control server").because(error))?;
         Ok(ControlServer { stop, thread: Some(thread) })
     }
@@ -102,7 +109,8 @@ impl Drop for ControlServer {
     }
 }
 
-async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: CancellationToken) {
+async fn serve(listener: tokio::net::UnixListener, service: Service) {
+    let stop = service.stop.clone();
     let (stop_handle, server_handle) = stop_channel();
     let config = ServerConfig::builder()
         .ws_only()
@@ -112,7 +120,7 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
         .set_message_buffer_capacity(16)
         .build();
     let builder = ServerBuilder::new().set_config(config).to_service_builder();
-    let methods: Methods = Service { handle, stop: stop.clone() }.into_rpc().into();
+    let methods: Methods = service.into_rpc().into();
     let handshakes = TaskTracker::new();
     let slots = Slots::default();
     let mut failing = false;
@@ -171,9 +179,10 @@ async fn serve(listener: tokio::net::UnixListener, handle: Handle, stop: Cancell
 }
 
 /// The methods.
-struct Service {
-    handle: Handle,
-    stop: CancellationToken,
+pub(super) struct Service {
+    pub(super) handle: Handle,
+    pub(super) stop: CancellationToken,
+    pub(super) surroundings: Surroundings,
 }
 
 impl Service {
@@ -188,17 +197,15 @@ impl Service {
             () = self.stop.cancelled() => None,
         }
     }
-}
 
-#[async_trait]
-impl super::api::ControlServer for Service {
-    async fn status(&self) -> RpcResult<StatusReport> {
+    /// Returns how the daemon is, if need be by the last snapshot.
+    pub(super) async fn report(&self) -> StatusReport {
         if let Some(mut report) = self.ask(Command::Status).await {
-            add_failed_start(&mut report);
-            return Ok(report);
+            self.surroundings.describe(&mut report);
+            return report;
         }
         let (mut report, age) = self.handle.snapshot();
-        add_failed_start(&mut report);
+        self.surroundings.describe(&mut report);
         report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         // A core that has ended does not respond either, and that is no fault.
         if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
@@ -215,11 +222,96 @@ impl super::api::ControlServer for Service {
                 ),
             });
         }
-        Ok(report)
+        report
+    }
+
+    /// Returns the connected clients, with the names of their programs: the core reads no files.
+    async fn client_list(&self) -> Option<Vec<ClientStatus>> {
+        let mut clients = self.ask(Command::Clients).await?;
+        for client in &mut clients {
+            client.program = client.pid.and_then(process::program);
+        }
+        Some(clients)
+    }
+
+    /// Returns a view as JSON; `None` if the core does not answer.
+    pub(super) async fn view(&self, view: View) -> Option<Box<RawValue>> {
+        let text = match view {
+            View::Status => to_raw_value(&self.report().await),
+            View::Clients => to_raw_value(&self.client_list().await?),
+            View::Threads => to_raw_value(&self.ask(Command::Threads).await?),
+            View::Turns => to_raw_value(&self.ask(Command::Turns).await?),
+            View::Requests => to_raw_value(&self.ask(Command::Requests).await?),
+        };
+        text.ok()
+    }
+}
+
+#[async_trait]
+impl super::api::ControlServer for Service {
+    async fn status(&self) -> RpcResult<StatusReport> {
+        Ok(self.report().await)
     }
 
     async fn clients(&self) -> RpcResult<Vec<ClientStatus>> {
-        self.ask(Command::Clients).await.ok_or_else(not_responding)
+        self.client_list().await.ok_or_else(not_responding)
+    }
+
+    async fn threads(&self) -> RpcResult<Vec<ThreadStatus>> {
+        self.ask(Command::Threads).await.ok_or_else(not_responding)
+    }
+
+    async fn turns(&self) -> RpcResult<Vec<TurnStatus>> {
+        self.ask(Command::Turns).await.ok_or_else(not_responding)
+    }
+
+    async fn requests(&self) -> RpcResult<Vec<RequestStatus>> {
+        self.ask(Command::Requests).await.ok_or_else(not_responding)
+    }
+
+    async fn interrupt(
+        &self,
+        extensions: &Extensions,
+        target: String,
+        timeout_ms: u64,
+    ) -> RpcResult<InterruptReceipt> {
+        // It waits, as a subscription does, and takes a slot of those.
+        let Some(_subscribed) = subscribed(extensions) else { return Err(too_many_subscribed()) };
+        let (ended, end) = oneshot::channel();
+        let begun = self.ask(|begun| Command::Interrupt { target, begun, ended }).await;
+        let begun = match begun.ok_or_else(not_responding)? {
+            Ok(begun) => begun,
+            Err(error) => return Ok(InterruptReceipt { error: Some(error), ..InterruptReceipt::default() }),
+        };
+        let error = tokio::select! {
+            end = tokio::time::timeout(Duration::from_millis(timeout_ms), end) => match end {
+                Ok(Ok(receipt)) => return Ok(receipt),
+                Ok(Err(_)) => "the daemon stopped before the turn ended".to_owned(),
+                Err(_) => format!("codex was asked to, and the turn has not ended within {timeout_ms} ms"),
+            },
+            () = self.stop.cancelled() => "the daemon stopped before the turn ended".to_owned(),
+        };
+        Ok(InterruptReceipt { error: Some(error), ..begun })
+    }
+
+    async fn kill(&self, client: u64) -> RpcResult<KillReceipt> {
+        self.ask(|reply| Command::Kill { client, reply }).await.ok_or_else(not_responding)
+    }
+
+    async fn subscribe_view(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        view: View,
+        every_ms: u64,
+    ) -> SubscriptionResult {
+        let Some(_subscribed) = subscribed(extensions) else {
+            pending.reject(too_many_subscribed()).await;
+            return Ok(());
+        };
+        let sink = pending.accept().await?;
+        views::send(self, view, every_ms, &sink).await;
+        Ok(())
     }
 
     async fn subscribe_state(
@@ -227,13 +319,44 @@ impl super::api::ControlServer for Service {
         pending: PendingSubscriptionSink,
         extensions: &Extensions,
     ) -> SubscriptionResult {
-        let Some(_subscribed) = extensions.get::<Arc<Slot>>().and_then(Slot::subscribe) else {
-            let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
-            pending.reject(ErrorObjectOwned::owned(TOO_MANY_SUBSCRIBED, many, None::<()>)).await;
+        let Some(_subscribed) = subscribed(extensions) else {
+            pending.reject(too_many_subscribed()).await;
             return Ok(());
         };
         let sink = pending.accept().await?;
         states::send(&self.handle, &sink, &self.stop).await;
+        Ok(())
+    }
+
+    async fn subscribe_events(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+    ) -> SubscriptionResult {
+        let Some(_subscribed) = subscribed(extensions) else {
+            pending.reject(too_many_subscribed()).await;
+            return Ok(());
+        };
+        let sink = pending.accept().await?;
+        events::send(self, &sink).await;
+        Ok(())
+    }
+
+    async fn subscribe_frames(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        filter: FrameFilter,
+    ) -> SubscriptionResult {
+        let Some(_subscribed) = subscribed(extensions) else {
+            pending.reject(too_many_subscribed()).await;
+            return Ok(());
+        };
+        let sink = pending.accept().await?;
+        let (monitor, received) = monitor::queue(filter);
+        if self.handle.commands.send(Command::Monitor(monitor)).is_ok() {
+            events::monitor(self, received, &sink).await;
+        }
         Ok(())
     }
 
@@ -277,9 +400,14 @@ impl super::api::ControlServer for Service {
     }
 }
 
-/// Adds what other processes have written down since the daemon began: the core reads no files.
-fn add_failed_start(report: &mut StatusReport) {
-    report.failed_start = failed_start::read(Path::new(&report.record_file));
+/// Gives the connection of a request a slot of those that wait; `None` if all of them are taken.
+fn subscribed(extensions: &Extensions) -> Option<Subscribed> {
+    extensions.get::<Arc<Slot>>().and_then(Slot::subscribe)
+}
+
+fn too_many_subscribed() -> ErrorObjectOwned {
+    let many = format!("{MAX_SUBSCRIBED} connections have subscriptions already");
+    ErrorObjectOwned::owned(TOO_MANY_SUBSCRIBED, many, None::<()>)
 }
 
 fn not_responding() -> ErrorObjectOwned {
@@ -289,6 +417,7 @@ fn not_responding() -> ErrorObjectOwned {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
+    use std::path::Path;
     use std::path::PathBuf;
 
     use codexd_proto::status::DaemonState;
@@ -315,7 +444,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (publisher, commands, handle) = channel(StatusReport::default());
-        let server = ControlServer::spawn(listener, handle).unwrap();
+        let server = ControlServer::spawn(listener, handle, Surroundings::default()).unwrap();
         Served { _dir: dir, path, publisher, commands, server }
     }
 
@@ -345,7 +474,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_counts_also_when_the_daemon_has_ended_meanwhile() {
         let (_publisher, _commands, handle) = channel(StatusReport::default());
-        let service = Service { handle, stop: CancellationToken::new() };
+        let service =
+            Service { handle, stop: CancellationToken::new(), surroundings: Surroundings::default() };
         service.stop.cancel();
         // As often as it takes to see a choice by chance.
         for _ in 0..64 {

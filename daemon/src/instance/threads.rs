@@ -3,7 +3,7 @@
 //! A line that was cut off by a crash is left out. Lines are appended by a thread of their own, so that the core never
 //! waits for the disk; the file is written anew when it has many more lines than threads.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ impl Writer {
         let (sender, changes) = mpsc::channel();
         let (done, written) = mpsc::channel();
         std::thread::Builder::new().name("thread-book".to_owned()).spawn(move || {
-            let mut book = Book { path, book, file: None, lines: 0, failing: false };
+            let mut book = Book { path, book, lines: None, failing: false };
             while let Ok(Some(entry)) = changes.recv() {
                 book.change(entry);
             }
@@ -97,9 +97,8 @@ impl Drop for Writer {
 struct Book {
     path: PathBuf,
     book: ThreadBook,
-    /// Open to append to; `None` before the first change, and after a failure.
-    file: Option<File>,
-    lines: usize,
+    /// Lines of the file; `None` before the first change, and after a failure.
+    lines: Option<usize>,
     /// Stderr has it already.
     failing: bool,
 }
@@ -118,7 +117,7 @@ impl Book {
         match self.write(&entry) {
             Ok(()) => self.failing = false,
             Err(error) => {
-                self.file = None;
+                self.lines = None;
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(
                         path = %self.path.display(),
@@ -131,15 +130,16 @@ impl Book {
     }
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        match &mut self.file {
-            Some(file) if self.lines < MOST_LINES => {
-                // In one piece, so that a crash cuts off one line at the most.
-                file.write_all(&line(entry)?)?;
-                self.lines += 1;
-                Ok(())
-            }
-            _ => self.write_anew(),
-        }
+        let Some(lines) = self.lines.filter(|lines| *lines < MOST_LINES) else { return self.write_anew() };
+        // It is opened each time: somebody may have removed or replaced it, and it is needed seldom.
+        let mut file = match plain_file::open_with(OpenOptions::new().append(true), &self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.write_anew(),
+            other => other?,
+        };
+        // In one piece, so that a crash cuts off one line at the most.
+        file.write_all(&line(entry)?)?;
+        self.lines = Some(lines + 1);
+        Ok(())
     }
 
     /// Replaces the file by one that has each thread once.
@@ -155,8 +155,7 @@ impl Book {
         file.write_all(&text)?;
         file.sync_data()?;
         std::fs::rename(&beside, &self.path)?;
-        self.lines = self.book.len();
-        self.file = Some(file);
+        self.lines = Some(self.book.len());
         Ok(())
     }
 }
@@ -237,11 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_somebody_removes_is_written_anew() {
+        let dir = crate::os::test_dir::test_dir();
+        let path = dir.path().join("x.threads.jsonl");
+        let mut book = Book { path: path.clone(), book: ThreadBook::default(), lines: None, failing: false };
+        book.change(entry("a", Some("readOnly")));
+        std::fs::remove_file(&path).unwrap();
+        book.change(entry("b", Some("readOnly")));
+        assert_eq!(threads(&path), [entry("a", Some("readOnly")), entry("b", Some("readOnly"))]);
+    }
+
+    #[test]
     fn a_disk_that_fails_is_tried_again() {
         let dir = crate::os::test_dir::test_dir();
         let path = dir.path().join("later/x.threads.jsonl");
-        let mut book =
-            Book { path: path.clone(), book: ThreadBook::default(), file: None, lines: 0, failing: false };
+        let mut book = Book { path: path.clone(), book: ThreadBook::default(), lines: None, failing: false };
         book.change(entry("a", Some("readOnly")));
         assert!(book.failing);
         std::fs::create_dir(path.parent().unwrap()).unwrap();

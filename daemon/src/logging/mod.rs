@@ -2,6 +2,7 @@
 
 pub(crate) mod file;
 pub(crate) mod filter;
+pub(crate) mod format;
 mod priority;
 mod writer;
 
@@ -19,6 +20,7 @@ use crate::error::Error;
 use crate::terminal::stderr_is_journal;
 use file::BoundedLog;
 use filter::LogFilter;
+use format::LogFormat;
 use priority::Prioritized;
 use writer::Flush;
 
@@ -45,7 +47,11 @@ impl LogControl {
 /// # Errors
 ///
 /// When the process has a subscriber already, or the system refuses a thread.
-pub(crate) fn start(filter: &LogFilter, file: Option<&Path>) -> Result<(LogControl, Flush), Error> {
+pub(crate) fn start(
+    filter: &LogFilter,
+    format: LogFormat,
+    file: Option<&Path>,
+) -> Result<(LogControl, Flush), Error> {
     let failed = || Error::os("cannot start the log");
     let journal = stderr_is_journal();
     let colours = file.is_none() && !journal && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
@@ -58,11 +64,18 @@ pub(crate) fn start(filter: &LogFilter, file: Option<&Path>) -> Result<(LogContr
     let (targets, reload) = reload::Layer::new(filter.to_targets());
     let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);
-    if journal {
-        let inner = fmt::format().compact().without_time().with_ansi(false);
-        registry.with(lines.event_format(Prioritized { inner })).try_init()
-    } else {
-        registry.with(lines.compact()).try_init()
+    match (journal, format) {
+        (true, LogFormat::Text) => {
+            let inner = fmt::format().compact().without_time().with_ansi(false);
+            registry.with(lines.event_format(Prioritized { inner })).try_init()
+        }
+        (true, LogFormat::Json) => {
+            let inner = fmt::format().json().with_ansi(false);
+            let lines = lines.fmt_fields(fmt::format::JsonFields::new());
+            registry.with(lines.event_format(Prioritized { inner })).try_init()
+        }
+        (false, LogFormat::Text) => registry.with(lines.compact()).try_init(),
+        (false, LogFormat::Json) => registry.with(lines.json()).try_init(),
     }
     .map_err(|error| failed().because(error))?;
     Ok((LogControl { reload }, flush))

@@ -7,6 +7,7 @@ pub(crate) mod open_files;
 pub(crate) mod peer;
 pub(crate) mod plain_file;
 pub(crate) mod private_dir;
+pub(crate) mod process;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 #[cfg(test)]

@@ -11,19 +11,21 @@ pub(crate) mod upstream;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use codexd_proto::core::{Core, CoreConfig};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{ChildStatus, Timeouts};
 use codexd_proto::router::{Config, Identity};
-use codexd_proto::status::{CONTROL_PROTOCOL, StatusReport};
+use codexd_proto::secrets::Secrets;
+use codexd_proto::status::{CONTROL_PROTOCOL, LogStatus, StatusReport};
 use codexd_proto::thread_book::ThreadBook;
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
 use crate::control::client::ask_status;
+use crate::control::surroundings::Surroundings;
 use crate::control::{self, ControlServer};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
@@ -42,6 +44,7 @@ use crate::settings::reload::Reloader;
 use crate::settings::secrets;
 use crate::settings::version;
 use crate::start::StartupNotifier;
+use crate::terminal::{stderr_is_journal, stderr_target};
 use activation::Inherited;
 use hub::Hub;
 use jobs::Runner;
@@ -243,10 +246,13 @@ fn serve(
         let (job_connections, connections_of_jobs) = tokio::sync::mpsc::unbounded_channel();
         let ledger = context.ledger.clone();
         let runner = Runner::start(record.generation(), ledger.clone(), commands_of_jobs, job_connections)?;
-        let control = ControlServer::spawn(control_listener, handle.with_jobs(job_commands, ledger))?;
-
-        let inherited = sockets.inherited;
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
+        let surroundings = surroundings(settings, program, secrets.clone());
+        let control =
+            ControlServer::spawn(control_listener, handle.with_jobs(job_commands, ledger), surroundings)?;
+
+        let metrics = settings.metrics_port.map(hub::metrics_port::listen).transpose()?;
+        let inherited = sockets.inherited;
         let config =
             CoreConfig { secrets: secrets.clone(), ..core_config(settings, record, &context, inherited) };
         let mut core = Core::new(config, settings.for_core(), Time::ZERO);
@@ -286,7 +292,8 @@ fn serve(
         };
         let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.
-        let run = hub::run(hub, hub::Run { listener, process, signals, commands, jobs: connections_of_jobs });
+        let jobs = connections_of_jobs;
+        let run = hub::run(hub, hub::Run { listener, process, signals, commands, jobs, metrics });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
             Err(Error::new(ExitCode::Software, "the core loop failed").because(error))
         });
@@ -312,6 +319,14 @@ fn remembered_threads(path: &Path) -> ThreadBook {
     })
 }
 
+/// Looks at the programs on disk before codex starts.
+fn surroundings(settings: &Settings, program: &Program, secrets: Secrets) -> Surroundings {
+    let (codex, path) = (settings.codex.clone(), std::env::var_os("PATH"));
+    Surroundings::at_start(&program.executable, secrets, move || {
+        locate::locate(&codex, path.as_deref()).ok().map(|program| program.executable)
+    })
+}
+
 fn core_config(settings: &Settings, record: &Record, context: &Context, inherited: bool) -> CoreConfig {
     CoreConfig {
         router: Config {
@@ -327,6 +342,20 @@ fn core_config(settings: &Settings, record: &Record, context: &Context, inherite
         restart: settings.restart(inherited),
         clients_with_files: context.files.clients(),
         ..CoreConfig::default()
+    }
+}
+
+/// Returns where the log goes.
+fn log_status(settings: &Settings) -> LogStatus {
+    let status = |kind: &str, path: Option<PathBuf>| LogStatus {
+        kind: kind.to_owned(),
+        path: path.map(|path| path.display().to_string()),
+    };
+    match stderr_target() {
+        _ if stderr_is_journal() => status("journal", None),
+        _ if settings.auto_spawned => status("file", Some(settings.paths.log_file())),
+        Some((path, true)) => status("file", Some(path)),
+        other => status("other", other.map(|(path, _)| path)),
     }
 }
 
@@ -346,6 +375,7 @@ fn base_status(settings: &Settings, program: &Program, record: &Record) -> Statu
         control_socket: text(&paths.control_socket),
         lock_file: text(&paths.lock),
         record_file: text(&paths.record),
+        log: Some(log_status(settings)),
         codex_home: text(&settings.codex_home),
         warnings: record.warning().cloned().into_iter().collect(),
         last_exit: record.last_exit().cloned(),

@@ -7,6 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::logging::format::LogFormat;
 use crate::settings::duration::TimeLimit;
 use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
@@ -30,9 +31,14 @@ pub(crate) struct ConfigFile {
     pub(crate) ledger: Option<bool>,
     pub(crate) ledger_turns: Option<u64>,
     pub(crate) ledger_age: Option<TimeLimit>,
+    pub(crate) log_format: Option<LogFormat>,
     pub(crate) log_level: Option<LogFilter>,
     pub(crate) supervised: bool,
     pub(crate) permanent_exit_zero: bool,
+    pub(crate) silent_turn_warning: Option<TimeLimit>,
+    pub(crate) memory_recycle_bytes: Option<u64>,
+    pub(crate) memory_warning_bytes: Option<u64>,
+    pub(crate) metrics_port: Option<u16>,
     pub(crate) limits: FileLimits,
 }
 
@@ -65,11 +71,16 @@ const KEYS: &[&str] = &[
     "ledger_age",
     "ledger_turns",
     "limits",
+    "log_format",
     "log_level",
+    "memory_recycle_bytes",
+    "memory_warning_bytes",
+    "metrics_port",
     "orphaned_turns",
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
+    "silent_turn_warning",
     "socket",
     "supervised",
 ];
@@ -192,6 +203,9 @@ mod tests {
             "supervised" | "permanent_exit_zero" | "ledger" => "true",
             "ledger_turns" => "7",
             "log_level" => "\"debug\"",
+            "log_format" => "\"json\"",
+            "silent_turn_warning" => "\"1m\"",
+            "memory_recycle_bytes" | "memory_warning_bytes" | "metrics_port" => "1000",
             "limits" => "{}",
             _ if key.ends_with("timeout")
                 || key.ends_with("interval")

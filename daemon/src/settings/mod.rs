@@ -20,6 +20,7 @@ use codexd_proto::router::{ClientShutdown, Limits, OrphanedTurns};
 use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
+use crate::logging::format::LogFormat;
 use crate::os::plain_file::{self, NotRegular};
 use duration::TimeLimit;
 use environment::Environment;
@@ -64,8 +65,16 @@ pub(crate) struct Settings {
     pub(crate) ledger_age: TimeLimit,
     /// What is logged.
     pub(crate) log: LogFilter,
+    /// In which form.
+    pub(crate) log_format: LogFormat,
     /// Limits.
     pub(crate) limits: Limits,
+    /// Bytes of codex and its commands at which the status warns.
+    pub(crate) memory_warning_bytes: Option<u64>,
+    /// Bytes of codex and its commands at which a daemon that nobody uses stops.
+    pub(crate) memory_recycle_bytes: Option<u64>,
+    /// The port on loopback for metrics, if there is to be one.
+    pub(crate) metrics_port: Option<u16>,
     /// Whether a client started the daemon.
     pub(crate) auto_spawned: bool,
     /// Whether a supervisor restarts the daemon.
@@ -181,7 +190,16 @@ impl Settings {
             ledger_turns: file.ledger_turns.unwrap_or(10_000),
             ledger_age: file.ledger_age.unwrap_or(TimeLimit::seconds(30 * 24 * 3_600)),
             log,
-            limits: file.limits.over(Limits::default()),
+            log_format: args.log_format.or(file.log_format).unwrap_or_default(),
+            limits: file.limits.over(Limits {
+                silent_turn_warning_ms: file
+                    .silent_turn_warning
+                    .map_or(Limits::default().silent_turn_warning_ms, TimeLimit::as_millis),
+                ..Limits::default()
+            }),
+            memory_warning_bytes: file.memory_warning_bytes,
+            memory_recycle_bytes: file.memory_recycle_bytes,
+            metrics_port: file.metrics_port,
             auto_spawned: args.auto_spawned,
             supervised: args.supervised || file.supervised,
             permanent_exit_zero: args.permanent_exit_zero || file.permanent_exit_zero,

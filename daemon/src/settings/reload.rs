@@ -84,6 +84,11 @@ impl Reloader {
         tracing::warn!(level = %filter, "the log level was changed");
     }
 
+    /// Returns the settings in force.
+    pub(crate) fn current(&self) -> &Settings {
+        &self.current
+    }
+
     /// Returns what an operator should know about the settings.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let broken = self.failure.as_ref().map(|message| Warning {
@@ -120,7 +125,11 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ledger_turns,
         ledger_age,
         log,
+        log_format,
         limits,
+        memory_recycle_bytes,
+        memory_warning_bytes,
+        metrics_port,
         supervised,
         permanent_exit_zero,
         // Only its contents count.
@@ -137,6 +146,9 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("probe_interval", *probe_interval != new.probe_interval),
         ("probe_timeout", *probe_timeout != new.probe_timeout),
         ("log_level", *log != new.log),
+        ("memory_recycle_bytes", *memory_recycle_bytes != new.memory_recycle_bytes),
+        ("memory_warning_bytes", *memory_warning_bytes != new.memory_warning_bytes),
+        ("silent_turn_warning", limits.silent_turn_warning_ms != new.limits.silent_turn_warning_ms),
         ("limits", without_message_size(*limits) != without_message_size(new.limits)),
     ] {
         if changed {
@@ -154,6 +166,8 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("ledger", *ledger != new.ledger),
         ("ledger_turns", *ledger_turns != new.ledger_turns),
         ("ledger_age", *ledger_age != new.ledger_age),
+        ("log_format", *log_format != new.log_format),
+        ("metrics_port", *metrics_port != new.metrics_port),
         ("supervised", *supervised != new.supervised),
         ("permanent_exit_zero", *permanent_exit_zero != new.permanent_exit_zero),
         // Buffers of this size are made with the connections, that to the upstream included.
@@ -167,7 +181,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
 }
 
 fn without_message_size(limits: Limits) -> Limits {
-    Limits { max_message_bytes: 0, ..limits }
+    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, ..limits }
 }
 
 #[cfg(test)]

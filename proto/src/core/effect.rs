@@ -104,4 +104,6 @@ pub enum Fact {
     UpstreamUnresponsive(u64),
     /// The socket was removed or replaced, and no client is connected: the daemon stops.
     SocketLost,
+    /// Codex uses so many bytes, and nobody uses the daemon: it stops, so that the next one begins anew.
+    MemoryHigh(u64),
 }

@@ -115,6 +115,11 @@ pub enum Event<'a> {
     InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
+    /// Codex and its commands use more memory than they may while nobody uses the daemon.
+    MemoryHigh {
+        /// What they use.
+        bytes: u64,
+    },
     /// The client socket's file was removed or replaced: no new client can find the daemon.
     SocketLost,
 }

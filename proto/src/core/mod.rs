@@ -41,7 +41,8 @@ use crate::rate_limit::RateLimit;
 #[doc(hidden)]
 pub use crate::router::Accounting;
 use crate::router::{
-    Action, Activity, ClientShutdown, CloseReason, Config, Limits, OrphanedTurns, Router, ShutdownNotice,
+    Action, Activity, CannotInterrupt, ClientShutdown, CloseReason, Config, Interrupting, Limits,
+    OrphanedTurns, Router, ShutdownNotice,
 };
 use crate::secrets::Secrets;
 use crate::thread_book::{Entry, ThreadBook};
@@ -290,6 +291,12 @@ impl Core {
             Event::SocketLost => {
                 if self.idle.is_idle() {
                     self.steps.push_back(Effect::Log(Fact::SocketLost).into());
+                    self.stop_unused();
+                }
+            }
+            Event::MemoryHigh { bytes } => {
+                if self.is_unused() {
+                    self.steps.push_back(Effect::Log(Fact::MemoryHigh(bytes)).into());
                     self.stop_unused();
                 }
             }
@@ -551,11 +558,28 @@ impl Core {
         reason.describe(self.router.queued_bytes(client))
     }
 
+    /// Interrupts a turn because an operator wants it: see [`Router::interrupt`].
+    ///
+    /// # Errors
+    ///
+    /// When there is no such turn.
+    pub fn interrupt(&mut self, now: Time, target: &str) -> Result<Interrupting, CannotInterrupt> {
+        self.router.interrupt(now, target)
+    }
+
+    /// Closes a client's connection because an operator wants it; returns whether there is such a client.
+    pub fn kill_client(&mut self, now: Time, client: ClientId) -> bool {
+        self.router.kill_client(now, client)
+    }
+
     /// Removes the next thing that happened to a client or a turn, for the log. To be polled as the effects are:
     /// they add up otherwise.
     pub fn poll_activity(&mut self) -> Option<Activity> {
         self.router.poll_activity().map(|activity| match activity {
             Activity::ConfigWarning { text } => Activity::ConfigWarning { text: self.words.mask(&text) },
+            Activity::InterruptRefused { thread, message } => {
+                Activity::InterruptRefused { thread, message: self.words.mask(&message) }
+            }
             other => other,
         })
     }
@@ -628,6 +652,11 @@ impl Core {
     /// Whether a client has pending replies.
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.router.has_pending_replies(client)
+    }
+
+    /// Whether clients are served, and nobody is connected and nothing runs.
+    pub fn is_unused(&self) -> bool {
+        self.lifecycle.state() == State::Serving && self.router.is_unused()
     }
 
     /// Whether nothing runs that a drain would wait for.

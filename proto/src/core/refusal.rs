@@ -67,11 +67,23 @@ impl Core {
         Some(Refusal { message: format!("{connected}, {why}; connect again later"), generation })
     }
 
-    /// Warns while new clients are refused.
+    /// Warns before new clients are refused.
+    fn near_full_warning(&self) -> Option<Warning> {
+        let (clients, most) = (self.router.clients(), self.max_clients());
+        (clients > 1 && clients * 10 >= most * 9).then(|| Warning {
+            code: "nearLimit".to_owned(),
+            message: format!("{} of {most} possible", connected(clients)),
+            hint:
+                "end clients that are not needed, or set `limits.max_clients` to more and `codexd ctl reload`"
+                    .to_owned(),
+        })
+    }
+
+    /// Warns while new clients are refused, or soon are.
     pub(super) fn full_warning(&self, report: &StatusReport) -> Option<Warning> {
         let connected = connected(self.router.clients());
         let (why, hint) = match self.room() {
-            Room::Free => return None,
+            Room::Free => return self.near_full_warning(),
             Room::Full => (
                 "as many as `limits.max_clients` allows".to_owned(),
                 "end clients that are not needed, or set `limits.max_clients` to more and `codexd ctl reload`",

@@ -3,7 +3,9 @@
 use super::Core;
 use crate::id::ClientId;
 use crate::lifecycle::State;
+use crate::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use crate::router::CONFIG_WARNING;
+use crate::statistics::Statistics;
 use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
 use crate::time::Time;
 
@@ -59,6 +61,26 @@ impl Core {
             client.framing = framing.map(|framing| framing.word().to_owned());
         }
         clients
+    }
+
+    /// Returns what was counted and timed since the start.
+    pub fn statistics(&self) -> &Statistics {
+        self.router.statistics()
+    }
+
+    /// Describes the threads in use: see [`Router::thread_statuses`](crate::router::Router::thread_statuses).
+    pub fn thread_statuses(&self, now: Time) -> Vec<ThreadStatus> {
+        self.router.thread_statuses(now)
+    }
+
+    /// Describes the turns that run, the oldest first.
+    pub fn turn_statuses(&self, now: Time) -> Vec<TurnStatus> {
+        self.router.turn_statuses(now)
+    }
+
+    /// Describes the requests without an answer, the oldest first.
+    pub fn request_statuses(&self, now: Time) -> Vec<RequestStatus> {
+        self.router.request_statuses(now)
     }
 
     /// Returns the line that the supervisor shows; `upstream_pid` while the upstream runs.

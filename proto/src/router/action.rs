@@ -54,11 +54,13 @@ pub enum CloseReason {
     Detached,
     /// It sent too much before the upstream was ready. What waits is written first.
     TooEarly,
+    /// An operator wants it. What waits is dropped with the connection.
+    Killed,
 }
 
 impl CloseReason {
     /// Whether what waits for the client is to be written before.
     pub const fn flushes(self) -> bool {
-        !matches!(self, CloseReason::TooSlow)
+        !matches!(self, CloseReason::TooSlow | CloseReason::Killed)
     }
 }

@@ -3,7 +3,7 @@
 use super::Router;
 use super::thread::{OpenTurn, RunningTurn};
 use crate::capture::{KnownBy, Outcome, Tokens};
-use crate::id::{ClientId, ThreadId};
+use crate::id::{ClientId, ServerRequestId, ThreadId};
 use crate::time::Time;
 
 /// Characters of a client's name that are shown.
@@ -72,6 +72,37 @@ pub enum Activity {
         tokens: Option<Tokens>,
         /// For how long it was known to run.
         duration_ms: u64,
+    },
+    /// The upstream asks its clients: for an approval, for input, for a tool's result.
+    ApprovalRequested {
+        /// The server request.
+        id: ServerRequestId,
+        /// The thread it is about.
+        thread: Option<ThreadId>,
+        /// Its method, where the routing table knows it.
+        method: Option<&'static str>,
+        /// The clients that can answer it, with their names.
+        seen_by: Vec<(ClientId, Option<String>)>,
+    },
+    /// It asks no longer.
+    ApprovalEnded {
+        /// The server request.
+        id: ServerRequestId,
+        /// The thread it is about.
+        thread: Option<ThreadId>,
+        /// Its method, where the routing table knows it.
+        method: Option<&'static str>,
+        /// The client that has answered; absent if the upstream has given it up.
+        by: Option<(ClientId, Option<String>)>,
+        /// For how long it had no answer.
+        waited_ms: u64,
+    },
+    /// The upstream refuses to interrupt a turn that an operator wants interrupted.
+    InterruptRefused {
+        /// The thread.
+        thread: ThreadId,
+        /// In its words.
+        message: String,
     },
     /// The upstream warns of its own configuration: it may run with defaults in place of it.
     ConfigWarning {
@@ -144,6 +175,7 @@ impl Router {
         (outcome, known_by): (Outcome, KnownBy),
     ) {
         self.counters.turns_completed += 1;
+        self.statistics.turn_ended(outcome.word(), self.delivery.now().since(turn.since));
         self.activities.push_back(Activity::TurnEnded {
             thread: thread.clone(),
             turn: text(&turn.id),
@@ -153,6 +185,24 @@ impl Router {
             tokens: turn.meter.tokens(),
             duration_ms: self.delivery.now().since(turn.since),
         });
+    }
+
+    /// The upstream asks some clients.
+    pub(super) fn note_requested(&mut self, id: ServerRequestId) {
+        let Some(open) = self.server_requests.get(id) else { return };
+        let seen_by = open.seen_by.iter().map(|client| (*client, self.name_of(*client))).collect();
+        let (thread, method) = (open.thread.clone(), open.method);
+        self.activities.push_back(Activity::ApprovalRequested { id, thread, method, seen_by });
+    }
+
+    /// A server request that has no answer yet gets one of `by`, or none any more.
+    pub(super) fn note_request_ended(&mut self, id: ServerRequestId, by: Option<ClientId>) {
+        let Some(open) = self.server_requests.get(id).filter(|open| !open.answered) else { return };
+        let waited_ms = self.delivery.now().since(open.since);
+        let (thread, method) = (open.thread.clone(), open.method);
+        self.statistics.approval_ended(by.is_some(), waited_ms);
+        let by = self.starter(by);
+        self.activities.push_back(Activity::ApprovalEnded { id, thread, method, by, waited_ms });
     }
 
     /// Nothing runs on a thread any more, and the upstream does not say how that ended.
@@ -182,7 +232,7 @@ impl Router {
         by.map(|client| (client, self.name_of(client)))
     }
 
-    fn name_of(&self, client: ClientId) -> Option<String> {
+    pub(super) fn name_of(&self, client: ClientId) -> Option<String> {
         self.sessions.get(client)?.declared().map(|declared| shortened(&declared.name))
     }
 }

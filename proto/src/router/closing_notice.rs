@@ -17,6 +17,7 @@ impl CloseReason {
             CloseReason::TooSlow => "tooSlow",
             CloseReason::Detached => "detached",
             CloseReason::TooEarly => "tooEarly",
+            CloseReason::Killed => "killed",
         }
     }
 
@@ -28,6 +29,7 @@ impl CloseReason {
             }
             CloseReason::Detached => "detached as you asked".to_owned(),
             CloseReason::TooEarly => "too much was sent before codex app-server was ready".to_owned(),
+            CloseReason::Killed => "disconnected by `codexd ctl kill`".to_owned(),
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Limits {
     pub window_release_ms: u64,
     /// Milliseconds after which an unanswered request that does not take long is worth a warning.
     pub unanswered_warning_ms: u64,
+    /// Milliseconds without a message about a running turn that are worth a warning; `None` never.
+    pub silent_turn_warning_ms: Option<u64>,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
     pub deferral_ms: u64,
     /// Milliseconds that a turn without subscribers goes on before it is interrupted, where it is to be.
@@ -67,6 +69,7 @@ impl Default for Limits {
             window: 64,
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
+            silent_turn_warning_ms: Some(300_000),
             deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,

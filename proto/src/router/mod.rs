@@ -36,13 +36,16 @@ mod departure;
 mod experimental_gate;
 mod handshake;
 mod limits;
+mod listing;
 mod loss;
 mod methods;
 mod never_ran;
 mod notification;
+mod operator;
 mod orphaned_turns;
 mod pacing;
 mod params;
+mod phase;
 mod report;
 mod request;
 mod resources;
@@ -57,11 +60,13 @@ mod thread;
 mod timer;
 mod unknown_thread;
 mod unsubscribe;
+mod warnings;
 
 use std::collections::VecDeque;
 
 use crate::id::{ClientId, ThreadId};
 use crate::routes::Routes;
+use crate::statistics::Statistics;
 use crate::status::Counters;
 use crate::thread_book::ThreadBook;
 use crate::time::Time;
@@ -76,6 +81,7 @@ pub use delivery::Outbox;
 pub use handshake::config_warning;
 pub use limits::Limits;
 pub use loss::Loss;
+pub use operator::{CannotInterrupt, Interrupting};
 #[doc(hidden)]
 pub use report::Accounting;
 pub use report::CONFIG_WARNING;
@@ -125,9 +131,12 @@ pub struct Router {
     never_ran: NeverRan,
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
+    /// Interrupts that the upstream has refused and that are sent again at that time; how often it has.
+    refused_interrupts: VecDeque<(Time, ThreadId, u32)>,
     actions: VecDeque<Action>,
     activities: VecDeque<Activity>,
     counters: Counters,
+    statistics: Statistics,
     last_upstream: Option<Time>,
     /// Methods that the upstream named and the table does not know.
     unknown_methods: Vec<String>,
@@ -151,9 +160,11 @@ impl Router {
             restoration: Restoration::default(),
             never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
+            refused_interrupts: VecDeque::new(),
             actions: VecDeque::new(),
             activities: VecDeque::new(),
             counters: Counters::default(),
+            statistics: Statistics::default(),
             last_upstream: None,
             unknown_methods: Vec::new(),
             config,
@@ -212,6 +223,7 @@ impl Router {
     fn close(&mut self, client: ClientId, reason: CloseReason) {
         self.detach(client);
         if self.sessions.close(client) {
+            *self.statistics.closed.entry(reason.word()).or_default() += 1;
             self.delivery.close(client);
             self.actions.push_back(Action::Close { client, reason });
         }
@@ -336,6 +348,11 @@ impl Router {
     /// Whether bytes wait for a client that is connected.
     pub fn has_unwritten(&self) -> bool {
         self.delivery.has_unwritten()
+    }
+
+    /// Returns what was counted and timed since the start.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
     }
 
     /// Returns the time of the call that is being handled.

@@ -6,6 +6,7 @@ use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
 use super::pacing::Origin;
+use super::phase::Phase;
 use super::resources::{self, Owned};
 use super::thread::KnownTo;
 use super::{Action, Router};
@@ -131,9 +132,11 @@ impl Router {
         params: Option<usize>,
     ) {
         // The usual case, a delta for somebody, needs nothing more.
-        let subscribers = self.subscriptions.of_thread(thread);
-        if note.meaning == Meaning::None && !subscribers.is_empty() {
-            return self.delivery.notify_each(subscribers, topic, line);
+        if let Some(state) = self.subscriptions.touch(thread, self.delivery.now())
+            && note.meaning == Meaning::None
+            && !state.subscribers.is_empty()
+        {
+            return self.delivery.notify_each(&state.subscribers, topic, line);
         }
         let id = ThreadId::new(thread);
         if self.defer_if_unknown(&id, line) {
@@ -185,12 +188,13 @@ impl Router {
             }
             Meaning::ItemStarted => {
                 let item = member(line, params, b"item")?;
+                let kind = member(line, item.start, b"type").and_then(|kind| text(line, kind));
+                state.phase = Phase::of_item(kind.as_deref().unwrap_or_default());
                 if let Some(turn) = &mut state.turn {
                     turn.progress.item_started(line, item);
                 }
                 let turn = state.running_turn(line, params)?.id.clone();
-                let kind = text(line, member(line, item.start, b"type")?)?;
-                self.turn_enters(thread, &turn, &kind);
+                self.turn_enters(thread, &turn, &kind?);
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
@@ -222,6 +226,7 @@ impl Router {
             }
             Meaning::ServerRequestResolved => {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
+                self.note_request_ended(ServerRequestId(id), None);
                 self.server_requests.resolved(ServerRequestId(id));
             }
             Meaning::None

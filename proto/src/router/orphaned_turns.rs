@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use super::pacing::PendingKind;
 use super::{OrphanedTurns, Router};
 use crate::id::{ClientId, ThreadId};
-use crate::json::edit::write_text;
 use crate::time::Time;
 
 impl Router {
@@ -56,12 +55,6 @@ impl Router {
     pub(super) fn interrupt_turn(&mut self, thread: &ThreadId) {
         let turn = self.subscriptions.get(thread.as_bytes()).and_then(|t| t.turn.as_ref());
         let Some(turn) = turn.map(|turn| turn.id.clone()) else { return };
-        self.send_own("turn/interrupt", PendingKind::Plain, |out| {
-            out.extend_from_slice(b"{\"threadId\":");
-            write_text(out, thread.as_bytes());
-            out.extend_from_slice(b",\"turnId\":");
-            write_text(out, &turn);
-            out.push(b'}');
-        });
+        self.send_interrupt(thread, &turn, PendingKind::Interrupt { thread: thread.clone(), refused: 0 });
     }
 }

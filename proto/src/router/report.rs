@@ -1,9 +1,8 @@
 //! What the router reports for the status.
 
-use std::collections::BTreeMap;
-
 use super::Router;
 use super::session::SessionState;
+use crate::id::ClientId;
 use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
@@ -14,6 +13,14 @@ pub const CONFIG_WARNING: &str = "codexConfig";
 /// The upstream's warnings of its configuration that are shown, at the most.
 const MAX_CONFIG_WARNINGS: usize = 5;
 
+/// Turns, requests and approvals that are named in the status.
+const NAMED: usize = 3;
+
+fn first<T>(mut all: Vec<T>) -> Vec<T> {
+    all.truncate(NAMED);
+    all
+}
+
 impl Router {
     /// Fills the router's part of a report.
     pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
@@ -22,7 +29,7 @@ impl Router {
         report.threads = self.subscriptions.threads().filter(|(_, t)| t.loaded).count();
         report.open_turns = self.subscriptions.threads().filter(|(_, t)| t.is_busy()).count();
         report.in_flight = of_clients().count();
-        report.oldest_request_ms = of_clients().map(|p| now.since(p.since)).max();
+        report.oldest_request_ms = of_clients().map(|(_, p)| now.since(p.since)).max();
         report.queued_requests = self.pacing.queued().map(|(lines, _)| lines).sum();
         let open = || self.server_requests.unanswered().map(|(_, open)| open);
         report.pending_approvals = open().count();
@@ -40,7 +47,10 @@ impl Router {
         report.counters.clients_refused = refused;
         report.counters.delivered_messages = self.delivery.delivered();
         report.counters.retried_requests = self.pacing.retried();
-        report.warnings.extend(self.unanswered_warnings(now));
+        report.oldest_turns = first(self.turn_statuses(now));
+        report.oldest_requests = first(self.client_request_statuses(now));
+        report.oldest_approvals = first(self.server_request_statuses(now));
+        report.warnings.extend(self.warnings(now));
         report.warnings.extend(self.handshake.config_warnings().take(MAX_CONFIG_WARNINGS).map(|message| Warning {
             code: CONFIG_WARNING.to_owned(),
             message,
@@ -48,35 +58,6 @@ impl Router {
                    the daemon when no turn runs"
                 .to_owned(),
         }));
-    }
-
-    /// Returns a warning for each method whose requests should take no time and have no answer: how
-    /// many, and the age of the oldest.
-    ///
-    /// That the upstream is dead does not follow from it: one slow request is not a dead server.
-    fn unanswered_warnings(&self, now: Time) -> Vec<Warning> {
-        let mut late: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
-        for pending in self.pacing.of_clients() {
-            let Some(known) = pending.known.filter(|known| known.answers_soon()) else { continue };
-            let age = now.since(pending.since);
-            if age >= self.config.limits.unanswered_warning_ms && pending.offset().is_some() {
-                let (count, oldest) = late.entry(known.method).or_default();
-                *count += 1;
-                *oldest = age.max(*oldest);
-            }
-        }
-        late.into_iter()
-            .map(|(method, (count, oldest))| Warning {
-                code: "requestUnanswered".to_owned(),
-                message: match count {
-                    1 => format!("`{method}` has had no answer for {} s", oldest / 1_000),
-                    n => {
-                        format!("{n} requests `{method}` have no answer, the oldest for {} s", oldest / 1_000)
-                    }
-                },
-                hint: "other requests go on; its client can give it up and ask again".to_owned(),
-            })
-            .collect()
     }
 
     /// Describes every connected client, in the order of their connection.
@@ -88,6 +69,7 @@ impl Router {
                 let mut threads: Vec<_> =
                     self.subscriptions.of_client(client).map(ToString::to_string).collect();
                 threads.sort_unstable();
+                let sent = self.delivery.sent(client);
                 ClientStatus {
                     id: u64::from(client.0),
                     state: match s.state() {
@@ -99,16 +81,32 @@ impl Router {
                     name: s.declared().map(|d| d.name.clone()),
                     version: s.declared().map(|d| d.version.clone()),
                     pid: None,
+                    program: None,
                     framing: None,
                     connected_ms: now.since(s.connected()),
                     threads,
                     in_flight: self.pacing.unanswered(client),
+                    queued_requests: self.pacing.queued_of(client),
                     queued_bytes: self.delivery.waiting_bytes(client) as u64,
+                    open_turns: self.turns_of(client),
+                    received_messages: s.received().messages,
+                    received_bytes: s.received().bytes,
+                    sent_messages: sent.messages,
+                    sent_bytes: sent.bytes,
+                    idle_ms: now.since(s.received().last.max(sent.last)),
                 }
             })
             .collect();
         all.sort_unstable_by_key(|c| c.id);
         all
+    }
+}
+
+impl Router {
+    /// Returns how many turns run on the threads that a client is subscribed to.
+    fn turns_of(&self, client: ClientId) -> usize {
+        let threads = self.subscriptions.of_client(client);
+        threads.filter(|thread| self.subscriptions.is_busy(thread)).count()
     }
 }
 

@@ -82,7 +82,8 @@ impl Router {
     /// Whether a line from a client is to be read now; else it is kept, or means nothing any more.
     fn takes_line(&mut self, now: Time, client: ClientId, line: &[u8]) -> bool {
         self.delivery.at(now);
-        if self.sessions.get(client).is_none_or(|s| s.state() == SessionState::Closing) {
+        let session = self.sessions.received(now, client, line.len());
+        if session.is_none_or(|s| s.state() == SessionState::Closing) {
             return false;
         }
         if self.phase == Phase::Starting {
@@ -152,7 +153,10 @@ impl Router {
             Rejection::NotAMessage { what, id } => {
                 (INVALID_REQUEST, format!("not a request: {what}"), "invalidRequest", id.as_ref())
             }
-            Rejection::BadAnswer => return self.counters.rejected_messages += 1,
+            Rejection::BadAnswer => {
+                self.counters.rejected_messages += 1;
+                return self.statistics.refused("badAnswer");
+            }
         };
         let answer =
             ErrorAnswer { code, message: &message, reason, delivered: Delivered::No, retryable: false };
@@ -408,12 +412,14 @@ impl Router {
     /// Answers with an error in the upstream's words.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
+        self.statistics.refused("native");
         self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
     /// Answers with an error of codexd's own.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
+        self.statistics.refused(error.reason);
         let generation = self.config.identity.generation;
         self.delivery.reply_with(client, |out| error.write(out, id, generation));
     }

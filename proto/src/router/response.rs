@@ -39,6 +39,10 @@ impl Router {
             }
             Completion::Answered(pending) => pending,
         };
+        if pending.origin.client().is_some() {
+            let ms = self.delivery.now().since(pending.since);
+            self.statistics.answered(pending.known.map_or("other", |known| known.class()), ms, failed);
+        }
         self.attribution.done(upstream_id, &pending.kind);
         if pending.kind != PendingKind::Initialize {
             self.handshake.has_started();
@@ -49,6 +53,10 @@ impl Router {
         match &pending.kind {
             PendingKind::Initialize => self.handshake_answered(line, failed, body),
             PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
+            PendingKind::Interrupt { thread, refused } if failed => {
+                let message = member_text(line, body, b"message").unwrap_or_default().into_string();
+                self.interrupt_refused(thread, refused + 1, message);
+            }
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
             PendingKind::KeepThread => self.never_ran.answered(),
@@ -154,9 +162,8 @@ impl Router {
         let mut running = None;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
-            if let Some(cwd) = member(line, body.start, b"cwd") {
-                state.cwd = serde_json::from_slice(cwd.of(line)).ok();
-            }
+            state.cwd = member_text(line, body, b"cwd").or(state.cwd.take());
+            state.model = member_text(line, body, b"model").or(state.model.take());
             let status = member_at(line, thread.start, &["status", "type"]);
             if status.is_some_and(|status| is_text(line, status, b"active")) {
                 state.active = true;
@@ -252,6 +259,11 @@ impl Router {
             _ => {}
         }
     }
+}
+
+/// Returns a text member of an object.
+fn member_text(line: &[u8], object: Span, name: &[u8]) -> Option<Box<str>> {
+    serde_json::from_slice(member(line, object.start, name)?.of(line)).ok()
 }
 
 /// Finds the running turn in a thread object: its id and the turn object.

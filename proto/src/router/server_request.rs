@@ -29,6 +29,7 @@ impl Router {
         if !self.sessions.is_active(client) || self.is_lost() {
             return;
         }
+        self.note_request_ended(id, Some(client));
         if self.server_requests.answered(id) {
             self.server_requests
                 .command_answered(id, decision.is_some_and(|decision| approves(line, decision)));
@@ -62,6 +63,9 @@ impl Router {
             None if thread.is_some() => Audience::Thread,
             None => Audience::Broadcast,
         };
+        if let Some(thread) = &thread {
+            self.subscriptions.touch(thread.as_bytes(), self.delivery.now());
+        }
         match (audience, thread) {
             (Audience::Thread, Some(thread)) => {
                 if !self.defer_if_unknown(&thread, line) {
@@ -115,13 +119,17 @@ impl Router {
         line: &[u8],
         id: ServerRequestId,
         thread: Option<ThreadId>,
-        known: Option<&ServerRequest>,
+        known: Option<&'static ServerRequest>,
         to: &[ClientId],
     ) {
         let connected: Vec<ClientId> =
             to.iter().copied().filter(|client| self.sessions.get(*client).is_some()).collect();
+        let first = !self.server_requests.contains(id);
         if !self.server_requests.passed(self.delivery.now(), id, thread, known, &connected) {
             return;
+        }
+        if first {
+            self.note_requested(id);
         }
         let stripped = known.and_then(|k| k.strip).and_then(|name| without_param(line, name));
         for client in connected {

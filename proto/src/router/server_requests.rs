@@ -18,6 +18,8 @@ pub(super) struct Open {
     pub(super) seen_by: Vec<ClientId>,
     pub(super) answered: bool,
     pub(super) since: Time,
+    /// Its method, where the routing table knows it.
+    pub(super) method: Option<&'static str>,
     /// Whether `serverRequest/resolved` follows the answer.
     resolution_follows: bool,
     /// Whether it fails when nobody is left who got it.
@@ -54,7 +56,7 @@ impl ServerRequests {
         now: Time,
         id: ServerRequestId,
         thread: Option<ThreadId>,
-        known: Option<&ServerRequest>,
+        known: Option<&'static ServerRequest>,
         to: &[ClientId],
     ) -> bool {
         let of_thread = known.is_none() && thread.is_some();
@@ -63,6 +65,7 @@ impl ServerRequests {
             seen_by: Vec::new(),
             answered: false,
             since: now,
+            method: known.map(|known| known.method),
             // An unknown one is taken for resolved by its answer.
             resolution_follows: known.is_some_and(|k| k.resolved),
             needs_recipient: known.is_none_or(|k| k.audience != ServerRequestAudience::Thread) && !of_thread,
@@ -114,6 +117,10 @@ impl ServerRequests {
     pub(super) fn item_completed(&mut self, thread: &ThreadId, item: &[u8]) -> Option<Vec<ClientId>> {
         let at = self.asked.iter().position(|asked| asked.thread == *thread && *asked.item == *item)?;
         Some(self.asked.swap_remove(at).clients)
+    }
+
+    pub(super) fn get(&self, id: ServerRequestId) -> Option<&Open> {
+        self.open.get(&id)
     }
 
     pub(super) fn contains(&self, id: ServerRequestId) -> bool {
@@ -183,6 +190,11 @@ impl ServerRequests {
     /// Iterates over the server requests that nobody has answered.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (ServerRequestId, &Open)> {
         self.open.iter().filter(|(_, open)| !open.answered).map(|(id, open)| (*id, open))
+    }
+
+    /// Iterates over those of a thread.
+    pub(super) fn unanswered_of(&self, thread: &ThreadId) -> impl Iterator<Item = &Open> {
+        self.unanswered().map(|(_, open)| open).filter(move |open| open.thread.as_ref() == Some(thread))
     }
 
     /// Returns how many commands are kept that were not approved.

@@ -44,6 +44,18 @@ pub(super) struct Session {
     declared: Option<Declared>,
     early: EarlyLines,
     connected: Time,
+    received: Received,
+}
+
+/// What a client has sent so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Received {
+    /// Messages.
+    pub(super) messages: u64,
+    /// Their bytes, without what framing adds.
+    pub(super) bytes: u64,
+    /// When the last one came, or the client connected.
+    pub(super) last: Time,
 }
 
 /// Lines that came before the upstream was ready.
@@ -74,6 +86,11 @@ impl Session {
     /// Whether it may use the experimental interface.
     pub(super) fn is_experimental(&self) -> bool {
         self.declared.as_ref().is_some_and(|d| d.experimental)
+    }
+
+    /// Returns what it has sent so far.
+    pub(super) fn received(&self) -> Received {
+        self.received
     }
 
     /// Returns when it connected.
@@ -107,6 +124,7 @@ impl Sessions {
             declared: None,
             early: EarlyLines::default(),
             connected: now,
+            received: Received { last: now, ..Received::default() },
         };
         self.sessions.insert(client, session);
         client
@@ -118,6 +136,15 @@ impl Sessions {
 
     pub(super) fn get(&self, client: ClientId) -> Option<&Session> {
         self.sessions.get(&client)
+    }
+
+    /// Records that a client has sent a message, and returns its session.
+    pub(super) fn received(&mut self, now: Time, client: ClientId, bytes: usize) -> Option<&Session> {
+        let session = self.sessions.get_mut(&client)?;
+        session.received.messages += 1;
+        session.received.bytes += bytes as u64;
+        session.received.last = now;
+        Some(session)
     }
 
     pub(super) fn len(&self) -> usize {

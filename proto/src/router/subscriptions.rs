@@ -9,6 +9,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::thread::{OpenTurn, Thread};
 use crate::capture;
 use crate::id::{ClientId, ThreadId};
+use crate::time::Time;
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
@@ -85,6 +86,14 @@ impl Subscriptions {
     #[inline]
     pub(super) fn get(&self, thread: &[u8]) -> Option<&Thread> {
         self.threads.get(thread)
+    }
+
+    /// Records that the upstream has sent something about a thread, and returns the thread.
+    #[inline]
+    pub(super) fn touch(&mut self, thread: &[u8], now: Time) -> Option<&Thread> {
+        let state = self.threads.get_mut(thread)?;
+        state.last_event = Some(now);
+        Some(state)
     }
 
     pub(super) fn get_mut(&mut self, thread: &ThreadId) -> Option<&mut Thread> {

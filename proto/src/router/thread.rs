@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::phase::Phase;
 use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
 use crate::json::scan::member;
@@ -20,8 +21,6 @@ pub(super) struct Thread {
     /// Never announced to anybody: another thread's turn created it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
-    /// Its directory, once a response has said it.
-    pub(super) cwd: Option<Box<str>>,
     /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
     pub(super) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
@@ -31,6 +30,14 @@ pub(super) struct Thread {
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
     pub(super) replay: Option<Replay>,
+    /// What its turn does.
+    pub(super) phase: Phase,
+    /// When the upstream last sent something about it.
+    pub(super) last_event: Option<Time>,
+    /// Its directory, as the last response said that started, resumed or forked it.
+    pub(super) cwd: Option<Box<str>>,
+    /// Its model, as that response said.
+    pub(super) model: Option<Box<str>>,
 }
 
 /// A turn that has started and not ended.
@@ -139,10 +146,14 @@ impl Thread {
     pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
         // A review that has begun under another id is known by the one it ends under.
         let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
-        if renamed || self.last_turn.as_deref() == Some(id) || self.running.iter().any(|turn| *turn.id == *id)
-        {
+        if renamed || self.last_turn.as_deref() == Some(id) {
             return false;
         }
+        if let Some(turn) = self.running.iter_mut().find(|turn| *turn.id == *id) {
+            turn.by = turn.by.or(by);
+            return false;
+        }
+        self.phase = Phase::Starting;
         self.running.push(RunningTurn { id: id.into(), since: now, by, meter: Meter::default() });
         true
     }

@@ -16,6 +16,8 @@ pub enum RouterTimer {
     ServerRequest,
     /// A turn has had no subscriber for too long.
     OrphanedTurn,
+    /// An interrupt that the upstream has refused is sent again.
+    Interrupt,
     /// A thread is open that has never run.
     NeverRan,
     /// A client has been above the soft limit for too long.
@@ -26,12 +28,13 @@ pub enum RouterTimer {
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 8] = [
+    pub const ALL: [RouterTimer; 9] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
         RouterTimer::ServerRequest,
         RouterTimer::OrphanedTurn,
+        RouterTimer::Interrupt,
         RouterTimer::NeverRan,
         RouterTimer::SlowClient,
         // Last: what was closed before may have left something that waits.
@@ -48,6 +51,7 @@ impl Router {
             RouterTimer::Retry => self.pacing.pause_ends(),
             RouterTimer::ServerRequest => self.server_requests.deadline(),
             RouterTimer::OrphanedTurn => self.orphan_due(),
+            RouterTimer::Interrupt => self.interrupt_due(),
             RouterTimer::NeverRan => self.never_ran.due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
@@ -90,6 +94,7 @@ impl Router {
                 }
             }
             RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
+            RouterTimer::Interrupt => self.retry_interrupts(now),
             RouterTimer::NeverRan => self.keep_never_ran(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();

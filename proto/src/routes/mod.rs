@@ -57,6 +57,16 @@ impl Request {
         self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
     }
 
+    /// Returns the class by which the time to its answer is counted.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Request { long: true, .. } => "long",
+            Request { work: true, .. } => "work",
+            request if request.only_reads() => "read",
+            _ => "other",
+        }
+    }
+
     /// Returns whether it is answered at once.
     ///
     /// A login waits for a person, and what starts something may wait for that.

@@ -122,6 +122,20 @@ fn a_daemon_whose_socket_is_lost_stops_only_when_it_is_unused() {
 }
 
 #[test]
+fn a_daemon_whose_codex_has_grown_large_stops_only_when_it_is_unused() {
+    let never = CoreSettings { idle_exit_ms: None, ..settings() };
+    let mut shell = Shell::serving(never, Restart::OnDemand);
+    let client = shell.join();
+    shell.report(Event::MemoryHigh { bytes: 7 });
+    assert_eq!(shell.core.state(), State::Serving);
+    shell.report(Event::ClientDisconnected { client });
+    shell.report(Event::MemoryHigh { bytes: 7 });
+    assert_ne!(shell.core.state(), State::Serving);
+    shell.report(Event::UpstreamExited(ChildStatus::Code(0)));
+    assert_eq!(shell.core.exit_code().map(|code| code.number()), Some(0));
+}
+
+#[test]
 fn a_connection_above_the_limit_gets_the_reason_and_the_status_warns() {
     let limits = Limits { max_clients: 2, ..Limits::default() };
     let mut shell = Shell::serving(CoreSettings { limits, ..settings() }, Restart::Never);

@@ -26,7 +26,8 @@ fn draining() -> (Net, codexd_proto::id::ClientId, String, String) {
 fn every_initialized_client_is_notified_why_and_until_when() {
     let mut net = Net::new();
     let (a, early) = (net.join(), net.connect());
-    let deaf = net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/shuttingDown"]}));
+    let opted_out =
+        net.join_with(&json!({"optOutNotificationMethods": ["notifications/broker/shuttingDown"]}));
     net.drain();
     let reported = net.got_one(a);
     assert_eq!(reported["method"], "notifications/broker/shuttingDown");
@@ -34,7 +35,7 @@ fn every_initialized_client_is_notified_why_and_until_when() {
         reported["params"],
         json!({"reason": "stopping", "deadlineMs": 30_000, "retryAfterMs": 1_000, "generation": 7})
     );
-    assert_eq!((net.got_raw(early), net.got_raw(deaf)), (vec![], vec![]));
+    assert_eq!((net.got_raw(early), net.got_raw(opted_out)), (vec![], vec![]));
 }
 
 #[test]

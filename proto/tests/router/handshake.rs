@@ -53,15 +53,15 @@ fn kept_notifications_follow_the_answer_in_order_and_honour_opt_outs() {
     assert_eq!(got[2]["params"]["summary"], "two");
     assert_eq!(got[3]["params"]["status"], "new", "only the last one counts");
 
-    let deaf = net.connect();
+    let opted_out = net.connect();
     let capabilities = json!({"optOutNotificationMethods": ["configWarning", "no/such"]});
     net.request(
-        deaf,
+        opted_out,
         1,
         "initialize",
         &json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": capabilities}),
     );
-    assert_eq!(net.got_methods(deaf), ["<result>", "remoteControl/status/changed"]);
+    assert_eq!(net.got_methods(opted_out), ["<result>", "remoteControl/status/changed"]);
 }
 
 /// A router whose upstream has reported all that it does at its start.
@@ -109,9 +109,9 @@ fn a_later_warning_is_for_the_requester_of_the_next_response_right_before_it() {
 fn a_later_warning_honours_opt_outs_and_is_for_nobody_when_its_requester_has_left() {
     let mut net = started();
     let a = net.join();
-    let deaf = net.join_with(&json!({"optOutNotificationMethods": ["configWarning"]}));
+    let opted_out = net.join_with(&json!({"optOutNotificationMethods": ["configWarning"]}));
     let gone = net.join();
-    for client in [deaf, gone] {
+    for client in [opted_out, gone] {
         let id = net.forwarded(client, "thread/start", &json!({}));
         net.feed(&note("configWarning", &json!({"summary": "late"})));
         if client == gone {
@@ -120,7 +120,7 @@ fn a_later_warning_honours_opt_outs_and_is_for_nobody_when_its_requester_has_lef
         net.reply(id, &Net::thread_result(&thread(1), "idle"));
         net.sent_raw();
     }
-    assert_eq!(net.got_methods(deaf), ["<result>"]);
+    assert_eq!(net.got_methods(opted_out), ["<result>"]);
     assert_eq!(net.got_raw(a), [] as [&str; 0]);
     assert_eq!(net.router.accounting().warnings, 0);
 }

@@ -130,3 +130,29 @@ fn a_turn_that_waits_for_an_unassigned_approval_is_not_work() {
     net.feed(&approval(7, &thread));
     assert!(!net.router.is_quiet(), "the second client can");
 }
+
+#[test]
+fn an_interrupt_that_the_upstream_refuses_is_sent_again_while_the_turn_is_open() {
+    let mut net = net(OrphanedTurns::Interrupt);
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.hush(&[a]);
+    net.leave(a);
+    net.sent();
+    let interrupted = |net: &mut Net| -> Vec<i64> {
+        let sent = net.sent();
+        let sent = sent.iter().filter(|line| line["method"] == "turn/interrupt");
+        sent.map(|line| line["id"].as_i64().unwrap()).collect()
+    };
+    net.pass(5_000);
+    let first = interrupted(&mut net);
+    assert_eq!(first.len(), 1);
+    net.fail(first[0], "no active turn to interrupt");
+    net.pass(1_000);
+    let second = interrupted(&mut net);
+    assert_eq!(second.len(), 1);
+    net.reply(second[0], &json!({}));
+    net.pass(1_000);
+    assert_eq!(interrupted(&mut net).len(), 0);
+}

@@ -42,7 +42,10 @@ impl World {
                     let key = (thread.to_string(), turn);
                     assert!(turns.contains(&key), "{key:?} goes on and does not run");
                 }
-                Activity::ConfigWarning { .. } => {}
+                Activity::ConfigWarning { .. }
+                | Activity::ApprovalRequested { .. }
+                | Activity::ApprovalEnded { .. }
+                | Activity::InterruptRefused { .. } => {}
             }
         }
     }

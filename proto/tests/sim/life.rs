@@ -336,6 +336,7 @@ impl World {
             Fact::PermissionsNotRestored { .. }
             | Fact::HandshakeRefused(_)
             | Fact::SocketLost
+            | Fact::MemoryHigh(_)
             | Fact::ClientTooSlow { .. } => {}
             Fact::ShutdownRequested(_) => {
                 self.coverage.shutdowns += 1;
@@ -378,6 +379,7 @@ impl World {
                 self.coverage.detached += 1;
             }
             Some(CloseReason::TooEarly) => panic!("nobody sends that much"),
+            Some(CloseReason::Killed) => panic!("no operator is here"),
             None => {
                 let client = &self.clients[at];
                 assert!(client.half_closed, "closed without a reason");

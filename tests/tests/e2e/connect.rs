@@ -446,7 +446,7 @@ fn one_turn(client: &mut Bridge) -> bool {
     let id = client.send_request("thread/start", json!({}));
     let thread = match client.response(id) {
         Ok(result) => result["thread"]["id"].as_str().unwrap().to_owned(),
-        Err(error) => return reported(&error),
+        Err(error) => return check_loss(&error),
     };
     let line = json!({"id": "turn", "method": "turn/start",
         "params": {"threadId": thread, "input": [{"type": "text", "text": "[[deltas:5:2]] hello"}]}});
@@ -461,7 +461,7 @@ fn one_turn(client: &mut Bridge) -> bool {
         let Some(message) = client.recv_or_end() else { break };
         answered |= message["id"] == "turn";
         if message["id"] == "turn" && !message["error"].is_null() {
-            return reported(&message.outcome().unwrap_err());
+            return check_loss(&message.outcome().unwrap_err());
         }
         done = message.method() == Some("turn/completed");
         seen.push(message);
@@ -471,7 +471,7 @@ fn one_turn(client: &mut Bridge) -> bool {
     done && seen.last().unwrap()["params"]["turn"]["status"] == "completed"
 }
 
-fn reported(error: &codexd_tests::client::RpcError) -> bool {
+fn check_loss(error: &codexd_tests::client::RpcError) -> bool {
     assert_eq!(error.code, -32010, "{error:?}");
     assert!(error.data["codexd"]["delivered"].is_string(), "{error:?}");
     false

@@ -29,7 +29,7 @@ fn rest(stream: &mut UnixStream) -> String {
     answer
 }
 
-fn get(daemon: &TestDaemon, path: &str) -> String {
+pub(crate) fn get(daemon: &TestDaemon, path: &str) -> String {
     exchange(daemon, format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 

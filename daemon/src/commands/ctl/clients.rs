@@ -1,43 +1,55 @@
-//! `ctl clients`: who is connected.
+//! `ctl clients`: who is connected, in the order of their connection.
 
+use codexd_proto::control::View;
 use codexd_proto::status::ClientStatus;
-use serde_json::json;
 
-use super::{Context, print, print_json, render};
-use crate::error::Error;
-use crate::terminal::note;
+use super::lists::Listed;
+use super::render;
+use super::table::Column;
 
-const HEADINGS: [&str; 10] =
-    ["ID", "NAME", "VERSION", "PID", "SPEAKS", "STATE", "THREADS", "REQUESTS", "QUEUED", "CONNECTED"];
+impl Listed for ClientStatus {
+    const VIEW: View = View::Clients;
+    const NONE: &'static str = "no client is connected";
+    const COLUMNS: &'static [Column] = &[
+        ("ID", 0),
+        ("NAME", 0),
+        ("VERSION", 5),
+        ("PID", 1),
+        ("PROGRAM", 2),
+        ("SPEAKS", 6),
+        ("STATE", 7),
+        ("THREADS", 3),
+        ("TURNS", 1),
+        ("REQUESTS", 1),
+        ("QUEUED", 1),
+        ("SENT", 4),
+        ("RECEIVED", 5),
+        ("IDLE", 1),
+        ("CONNECTED", 3),
+    ];
 
-/// Asks and shows, in the order of their connection.
-pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    let clients = match async { context.connect().await?.clients().await }.await {
-        Ok(clients) => clients,
-        Err(unreachable) => return context.no_answer(&unreachable, json!({})),
-    };
-    if context.json {
-        print_json(&clients)?;
-    } else if clients.is_empty() {
-        note("no client is connected");
-    } else {
-        print(&render::table(&HEADINGS, &clients.iter().map(row).collect::<Vec<_>>()))?;
+    fn row(&self) -> Vec<String> {
+        let queued = if self.queued_requests > 0 {
+            format!(" ({} queued)", self.queued_requests)
+        } else {
+            String::new()
+        };
+        vec![
+            self.id.to_string(),
+            render::known(self.name.as_deref()),
+            render::known(self.version.as_deref()),
+            render::known(self.pid.map(|pid| pid.to_string()).as_deref()),
+            render::known(self.program.as_deref()),
+            render::known(self.framing.as_deref()),
+            self.state.clone(),
+            self.threads.len().to_string(),
+            self.open_turns.to_string(),
+            format!("{}{queued}", self.in_flight),
+            render::bytes(self.queued_bytes),
+            render::traffic(self.sent_messages, self.sent_bytes),
+            render::traffic(self.received_messages, self.received_bytes),
+            render::duration(self.idle_ms),
+            render::duration(self.connected_ms),
+        ]
     }
-    Ok(0)
-}
-
-fn row(client: &ClientStatus) -> Vec<String> {
-    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
-    vec![
-        client.id.to_string(),
-        known(&client.name),
-        known(&client.version),
-        known(&client.pid.map(|pid| pid.to_string())),
-        known(&client.framing),
-        client.state.clone(),
-        client.threads.len().to_string(),
-        client.in_flight.to_string(),
-        render::bytes(client.queued_bytes),
-        render::duration(client.connected_ms),
-    ]
 }

@@ -1,6 +1,11 @@
 //! `ctl history`: the turns that have run, from the ledger; a daemon need not run.
 
+use super::table::{Column, table};
 use super::{Context, print, print_json, render};
+
+/// The columns, and how soon each is left out.
+const COLUMNS: &[Column] =
+    &[("STATE", 0), ("STARTED", 0), ("TOOK", 1), ("CLIENT", 0), ("TOKENS", 2), ("THREAD", 1), ("DETAILS", 3)];
 use crate::cli::HistoryArgs;
 use crate::error::Error;
 use crate::instance::record;
@@ -28,7 +33,7 @@ pub(super) fn run(context: &Context, args: &HistoryArgs) -> Result<u8, Error> {
     }
     let now = unix_ms();
     let rows: Vec<_> = turns.iter().map(|turn| row(turn, now)).collect();
-    print(&render::table(&["STATE", "STARTED", "TOOK", "CLIENT", "TOKENS", "THREAD", "DETAILS"], &rows))?;
+    print(&table(COLUMNS, &rows))?;
     Ok(0)
 }
 

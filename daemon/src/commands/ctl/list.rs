@@ -3,11 +3,15 @@
 use serde_json::{Value, json};
 
 use super::all::{Answer, Found, ask_all};
+use super::table::{Column, table};
 use super::{Context, print, print_json, render, with_reason};
 use crate::cli::ListArgs;
 use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::terminal::note;
+
+const COLUMNS: [Column; 7] =
+    [("INSTANCE", 0), ("STATE", 0), ("PID", 0), ("CLIENTS", 1), ("TURNS", 1), ("UP", 2), ("DETAILS", 0)];
 
 /// Members of the status that are shown of each instance.
 const MEMBERS: [&str; 12] = [
@@ -41,7 +45,7 @@ pub(super) async fn run(context: &Context, args: &ListArgs) -> Result<u8, Error>
         note("no instance runs");
     } else {
         let rows: Vec<_> = found.iter().map(|instance| row(context, instance)).collect();
-        print(&render::table(&["INSTANCE", "STATE", "PID", "CLIENTS", "TURNS", "UP", "DETAILS"], &rows))?;
+        print(&table(&COLUMNS, &rows))?;
     }
     if hidden > 0 {
         note(&format!("{} stopped as asked: `codexd ctl list --all`", render::count(hidden, "instance")));

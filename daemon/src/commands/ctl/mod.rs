@@ -8,6 +8,8 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
+use codexd_proto::status::ClientStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -23,17 +25,31 @@ use crate::terminal::{note, note_error};
 
 mod all;
 mod clients;
+mod events;
 mod get_socket;
 mod history;
+mod interrupt;
+mod kill;
+mod last_exit;
 mod list;
+mod lists;
+mod logs;
+mod monitor;
 mod reload;
 mod render;
+mod requests;
 mod status;
 mod stop;
+mod table;
+mod threads;
+mod top;
+mod turns;
 mod wait;
+mod watch;
 
 pub(crate) use all::{Found, find_all};
-pub(crate) use render::{duration, table};
+pub(crate) use render::duration;
+pub(crate) use table::table;
 
 /// Exit code: running, and not as asked for.
 pub(crate) const NOT_REACHED: u8 = 1;
@@ -63,8 +79,13 @@ impl Context {
     /// Nobody listening is not yet nobody running: the daemon may be at its very start or end, or its
     /// socket may have been removed. The lock tells.
     async fn connect(&self) -> Result<ControlConnection, Unreachable> {
+        self.connect_patiently(ANSWER_WITHIN).await
+    }
+
+    /// As [`Context::connect`]; each question may take `patience`.
+    async fn connect_patiently(&self, patience: Duration) -> Result<ControlConnection, Unreachable> {
         let path = &self.settings.paths.control_socket;
-        match ControlConnection::open(path, ANSWER_WITHIN, ANSWER_WITHIN).await {
+        match ControlConnection::open(path, ANSWER_WITHIN, patience).await {
             Err(Unreachable::NotRunning) => match record::former(&self.settings.paths) {
                 Some(former) if !lock::is_free(&former.lock) => {
                     let hint = if former.control_socket == *path {
@@ -173,8 +194,19 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Status(args) => status::run(&context, args).await,
             Verb::List(args) => list::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
-            Verb::Clients => clients::run(&context).await,
             Verb::History(args) => history::run(&context, args),
+            Verb::Clients(args) => lists::run::<ClientStatus>(&context, args).await,
+            Verb::Threads(args) => lists::run::<ThreadStatus>(&context, args).await,
+            Verb::Turns(args) => lists::run::<TurnStatus>(&context, args).await,
+            Verb::Requests(args) => lists::run::<RequestStatus>(&context, args).await,
+            Verb::Interrupt(args) => interrupt::run(&context, args).await,
+            Verb::Kill(args) => kill::run(&context, args).await,
+            Verb::Events => events::run(&context).await,
+            Verb::Monitor(args) => monitor::run(&context, args).await,
+            Verb::Top(args) => top::run(&context, args).await,
+            Verb::Logs(args) => logs::run(&context, args).await,
+            Verb::Drain => stop::drain(&context).await,
+            Verb::LastExit => last_exit::run(&context).await,
             Verb::Stop(args) => stop::run(&context, args).await,
             Verb::Reload => reload::run(&context).await,
             Verb::LogLevel(args) => reload::log_level(&context, args).await,

@@ -2,17 +2,33 @@
 
 use std::fmt::Write as _;
 
+use codexd_proto::listing::ClientName;
 use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
-use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::os::unix_time::unix_ms;
 
 /// Width of the column of labels, in characters.
 const LABEL: usize = 12;
 
-/// Renders the report as one screen of text.
+/// Lines that stay on a screen of any size.
+const ALWAYS: u8 = 0;
+/// Lines that are left out last, when there is no room for them: what is counted and does not change what to do.
+const DETAIL: u8 = 1;
+/// Lines that are left out first: what is the same at every look.
+const FIXED: u8 = 2;
+
+/// Renders the report as text.
 pub(super) fn report(report: &StatusReport) -> String {
-    let mut screen = Screen(String::with_capacity(1024));
+    screen(report).text(None)
+}
+
+/// As [`report`], for so many lines: where there are more, the least important ones are left out.
+pub(super) fn report_in(report: &StatusReport, lines: usize) -> String {
+    screen(report).text(Some(lines))
+}
+
+fn screen(report: &StatusReport) -> Screen {
+    let mut screen = Screen(Vec::with_capacity(32));
     screen.line(
         "state",
         &format!(
@@ -33,33 +49,21 @@ pub(super) fn report(report: &StatusReport) -> String {
             report.generation
         ),
     );
-    screen.line("instance", &format!("{}, CODEX_HOME {}", report.instance, report.codex_home));
-    screen.line("socket", &report.socket);
-    screen.line("control", &report.control_socket);
+    screen.ranked(FIXED, "instance", &format!("{}, CODEX_HOME {}", report.instance, report.codex_home));
+    screen.ranked(FIXED, "socket", &report.socket);
+    screen.ranked(FIXED, "control", &report.control_socket);
     upstream(&mut screen, &report.upstream);
-    screen.line(
-        "clients",
-        &format!(
-            "{} connected, {} loaded, {} open",
-            report.clients,
-            count(report.threads, "thread"),
-            count(report.open_turns, "turn")
-        ),
-    );
-    let mut requests = format!("{} in flight", report.in_flight);
-    if let Some(oldest) = report.oldest_request_ms.filter(|_| report.in_flight > 0) {
-        let _ = write!(requests, ", the oldest for {}", duration(oldest));
+    if let Some(memory) = &report.memory {
+        let mut line = format!("codexd {}", bytes(memory.daemon_bytes));
+        if let (Some(used), Some(processes)) = (memory.codex_bytes, memory.codex_processes) {
+            let _ = write!(line, "; codex {} in {}", bytes(used), processes_in_words(processes));
+        }
+        screen.line("memory", &line);
     }
-    let _ = write!(requests, "; {} queued", report.queued_requests);
-    screen.line("requests", &requests);
-    screen.line(
-        "approvals",
-        &format!(
-            "{} pending, {} of them with nobody to answer",
-            report.pending_approvals, report.parked_approvals
-        ),
-    );
-    screen.line(
+    work(&mut screen, report);
+    let counters = &report.counters;
+    screen.ranked(
+        DETAIL,
         "queues",
         &format!(
             "{} to clients, {} to codex",
@@ -67,8 +71,8 @@ pub(super) fn report(report: &StatusReport) -> String {
             bytes(report.queued_to_upstream_bytes)
         ),
     );
-    let counters = &report.counters;
-    screen.line(
+    screen.ranked(
+        DETAIL,
         "messages",
         &format!(
             "{} from clients ({} rejected), {} from codex, {} delivered, {} unwanted",
@@ -79,7 +83,8 @@ pub(super) fn report(report: &StatusReport) -> String {
             counters.dropped_messages
         ),
     );
-    screen.line(
+    screen.ranked(
+        DETAIL,
         "since start",
         &format!(
             "{} served, {} refused, {} too slow; {} done",
@@ -105,7 +110,71 @@ pub(super) fn report(report: &StatusReport) -> String {
             screen.line("", &format!("-> {}", warning.hint));
         }
     }
-    screen.0
+    screen
+}
+
+/// Shows who is connected, what runs, and who waits for what.
+fn work(screen: &mut Screen, report: &StatusReport) {
+    screen.line(
+        "clients",
+        &format!(
+            "{} connected, {} loaded, {} open",
+            report.clients,
+            count(report.threads, "thread"),
+            count(report.open_turns, "turn")
+        ),
+    );
+    for turn in &report.oldest_turns {
+        let mut line = turn.id.as_deref().map_or_else(|| "a turn".to_owned(), id);
+        if let Some(age) = turn.age_ms {
+            let _ = write!(line, " for {}", duration(age));
+        }
+        let _ = write!(line, ": {}", turn.phase);
+        if let Some(last) = turn.last_event_ms {
+            let _ = write!(line, ", last event {} ago", duration(last));
+        }
+        if let Some(by) = &turn.by {
+            let _ = write!(line, ", by {}", client(by));
+        }
+        if let Some(cwd) = &turn.cwd {
+            let _ = write!(line, ", in {cwd}");
+        }
+        screen.ranked(DETAIL, "", &line);
+    }
+    screen.more(report.open_turns, report.oldest_turns.len(), "turns");
+    let mut requests = format!("{} in flight", report.in_flight);
+    if let Some(oldest) = report.oldest_request_ms.filter(|_| report.in_flight > 0) {
+        let _ = write!(requests, ", the oldest for {}", duration(oldest));
+    }
+    let _ = write!(requests, "; {} queued", report.queued_requests);
+    screen.line("requests", &requests);
+    for request in &report.oldest_requests {
+        let method = request.method.as_deref().unwrap_or("(not in the routing table)");
+        let by = request.client.as_ref().map(client).unwrap_or_default();
+        let line = format!("{method} of {by} for {}, {}", duration(request.age_ms), request.state);
+        screen.ranked(DETAIL, "", &line);
+    }
+    screen.more(report.in_flight, report.oldest_requests.len(), "requests");
+    screen.line(
+        "approvals",
+        &format!(
+            "{} pending, {} of them with nobody to answer",
+            report.pending_approvals, report.parked_approvals
+        ),
+    );
+    for request in &report.oldest_approvals {
+        let mut line = request.method.clone().unwrap_or_else(|| "a server request".to_owned());
+        if let Some(by) = &request.client {
+            let _ = write!(line, " for the turn of {}", client(by));
+        }
+        let who = match request.seen_by.is_empty() {
+            true => "a client that resumes its thread".to_owned(),
+            false => clients(&request.seen_by),
+        };
+        let _ = write!(line, " waits for {who}, since {}", duration(request.age_ms));
+        screen.line("", &line);
+    }
+    screen.more(report.pending_approvals, report.oldest_approvals.len(), "requests");
 }
 
 fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
@@ -129,16 +198,17 @@ fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
     screen.line("codex", &line);
     said(screen, &upstream.stderr);
     if !upstream.executable.is_empty() {
-        screen.line("", &upstream.executable);
+        screen.ranked(FIXED, "", &upstream.executable);
     }
     if let Some(requested) = &upstream.requested {
-        screen.line("", &format!("asked for as {requested}"));
+        screen.ranked(FIXED, "", &format!("asked for as {requested}"));
     }
     if !upstream.arguments.is_empty() {
-        screen.line("", &format!("with {}", upstream.arguments.join(", ")));
+        screen.ranked(FIXED, "", &format!("with {}", upstream.arguments.join(", ")));
     }
     if !upstream.unknown_methods.is_empty() {
-        screen.line(
+        screen.ranked(
+            FIXED,
             "",
             &format!(
                 "methods unknown to codexd, passed on as they are: {}",
@@ -153,6 +223,10 @@ fn said(screen: &mut Screen, lines: &[String]) {
     for line in lines {
         screen.line("", &format!("codex: {line}"));
     }
+}
+
+fn processes_in_words(processes: u64) -> String {
+    if processes == 1 { "1 process".to_owned() } else { format!("{processes} processes") }
 }
 
 /// Renders how a daemon ended: `exit 1 (2m ago, up 3h): the upstream was lost`.
@@ -195,6 +269,17 @@ pub(crate) fn duration(ms: u64) -> String {
     }
 }
 
+/// Renders microseconds: `120us`, `2.34ms`, and as [`duration`] from a second on.
+pub(super) fn micros(us: u64) -> String {
+    let hundredths = us % 1_000 / 10;
+    match us {
+        0..1_000 => format!("{us}us"),
+        1_000..1_000_000 if hundredths == 0 => format!("{}ms", us / 1_000),
+        1_000..1_000_000 => format!("{}.{hundredths:02}ms", us / 1_000),
+        _ => duration(us / 1_000),
+    }
+}
+
 /// Renders a number of bytes with a binary unit.
 pub(super) fn bytes(bytes: u64) -> String {
     match bytes {
@@ -213,34 +298,94 @@ fn count_u64(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Lines of a label and a value. A line break in a value, which may come from elsewhere, is shown as a
-/// space, and other control characters not at all.
-struct Screen(String);
+/// Lines of a label and a value, each with its rank. A line break in a value, which may come from elsewhere, is shown as
+/// a space, and other control characters not at all.
+struct Screen(Vec<(u8, String)>);
 
 impl Screen {
     fn line(&mut self, label: &str, value: &str) {
-        let _ = writeln!(self.0, "{label:<LABEL$} {}", plain(value));
+        self.ranked(ALWAYS, label, value);
+    }
+
+    fn ranked(&mut self, rank: u8, label: &str, value: &str) {
+        self.0.push((rank, format!("{label:<LABEL$} {}", plain(value))));
+    }
+
+    /// Says that there are more of something than are shown.
+    fn more(&mut self, all: usize, shown: usize, verb: &str) {
+        if all > shown && shown > 0 {
+            self.ranked(DETAIL, "", &format!("and {} more: `codexd ctl {verb}`", all - shown));
+        }
+    }
+
+    fn text(mut self, lines: Option<usize>) -> String {
+        let most = lines.unwrap_or(usize::MAX);
+        while self.0.len() > most {
+            let ranks = self.0.iter().enumerate().map(|(at, (rank, _))| (*rank, at));
+            match ranks.max() {
+                Some((ALWAYS, _)) | None => break,
+                Some((_, at)) => drop(self.0.remove(at)),
+            }
+        }
+        self.0.into_iter().map(|(_, line)| line + "\n").collect()
     }
 }
 
-fn plain(value: &str) -> String {
+/// Removes what could steer a terminal: a line break becomes a space, other control characters are left out.
+pub(super) fn plain(value: &str) -> String {
     value.chars().map(|c| if c == '\n' { ' ' } else { c }).filter(|c| !c.is_control()).collect()
 }
 
-/// Renders columns under their headings, as wide as they need.
-pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(headings);
-    table.add_rows(rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>()));
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+/// Renders what may not be known.
+pub(super) fn known(value: Option<&str>) -> String {
+    value.unwrap_or("-").to_owned()
+}
+
+/// Renders an id: the last part of a UUID, which tells those apart that were made at the same time, and is enough for
+/// `ctl interrupt`.
+pub(super) fn id(id: &str) -> String {
+    let tail = id.rsplit('-').next().unwrap_or(id);
+    (if tail.len() == 12 && id.len() == 36 { tail } else { id }).to_owned()
+}
+
+/// Renders the id of a thread; that of a sub-agent is marked.
+pub(super) fn thread(id: &str, sub_agent: bool) -> String {
+    let mark = if sub_agent { " (sub-agent)" } else { "" };
+    format!("{}{mark}", self::id(id))
+}
+
+/// Renders a client by its name and number.
+pub(super) fn client(client: &ClientName) -> String {
+    format!("{} ({})", client.name.as_deref().unwrap_or("?"), client.id)
+}
+
+/// Renders some clients.
+pub(super) fn clients(clients: &[ClientName]) -> String {
+    match clients {
+        [] => "-".to_owned(),
+        all => all.iter().map(client).collect::<Vec<_>>().join(", "),
     }
-    format!("{}\n", table.trim_fmt())
+}
+
+/// Renders how long ago something was.
+pub(super) fn ago(ms: Option<u64>) -> String {
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{} ago", duration(ms)))
+}
+
+/// Renders a point in time as the time of day, in UTC.
+pub(super) fn time_of_day(unix_ms: u64) -> String {
+    let seconds = unix_ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60, unix_ms % 1000)
+}
+
+/// Renders messages and their bytes.
+pub(super) fn traffic(messages: u64, bytes: u64) -> String {
+    format!("{messages} / {}", self::bytes(bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use codexd_proto::listing::TurnStatus;
     use codexd_proto::status::{DaemonState, Warning};
 
     use super::*;
@@ -291,10 +436,32 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_its_columns_under_their_headings() {
-        let rows = [["a".to_owned(), "long one".to_owned()], ["b\u{1b}[31m\nc".to_owned(), String::new()]];
-        let text = table(&["ID", "NAME"], &rows.map(Vec::from));
-        assert_eq!(text, "ID       NAME\na        long one\nb[31m c\n");
+    fn a_screen_that_is_too_small_keeps_the_warnings_and_what_runs() {
+        let turn =
+            TurnStatus { id: Some("t".to_owned()), phase: "command".to_owned(), ..TurnStatus::default() };
+        let full = StatusReport {
+            oldest_turns: vec![turn],
+            open_turns: 5,
+            warnings: vec![Warning { code: "x".to_owned(), message: "w".to_owned(), hint: "h".to_owned() }],
+            ..StatusReport::default()
+        };
+        assert!(report(&full).contains("and 4 more: `codexd ctl turns`"), "{}", report(&full));
+        let small = report_in(&full, 13);
+        assert_eq!(small.lines().count(), 13, "{small}");
+        assert!(!small.contains("socket") && !small.contains("since start"), "{small}");
+        assert!(small.contains("t: command") && small.ends_with("-> h\n"), "{small}");
+        let least = report_in(&full, 3);
+        assert!(
+            least.contains("-> h") && least.contains("approvals") && !least.contains("t: command"),
+            "{least}"
+        );
+    }
+
+    #[test]
+    fn an_id_is_shown_by_its_last_part() {
+        assert_eq!(id("01a1fb58-0590-7e12-b5d9-d5cdf01b4b72"), "d5cdf01b4b72");
+        assert_eq!(id("turn-1"), "turn-1");
+        assert_eq!(thread("t", true), "t (sub-agent)");
     }
 
     #[test]

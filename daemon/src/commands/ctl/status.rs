@@ -1,17 +1,19 @@
 //! `ctl status`: how the daemon is, on one screen.
 
-use codexd_proto::status::StatusReport;
+use codexd_proto::control::View;
+use codexd_proto::status::{StatusReport, Warning};
 use serde_json::{Value, json};
 
 use super::all::{Answer, answer, ask_all};
 use super::{
-    CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, with_reason,
+    CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, watch, with_reason,
 };
 use crate::cli::StatusArgs;
 use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::instance::record::{self, Former};
-use crate::terminal::{note, note_error};
+use crate::settings::version;
+use crate::terminal::{self, note, note_error};
 
 /// Asks and shows.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Error> {
@@ -19,8 +21,18 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Erro
         return all(context).await;
     }
     check_fields(&args.field)?;
+    if args.watch.watch {
+        return watch::run(context, &args.watch, View::Status, |json| {
+            let mut report = read(json)?;
+            add_skew(&mut report);
+            let lines = terminal::size().map_or(usize::MAX, |(_, lines)| lines.saturating_sub(1));
+            Ok(render::report_in(&report, lines))
+        })
+        .await;
+    }
     match async { answer(&context.connect().await?).await }.await {
-        Ok(Answer { json, report }) => {
+        Ok(Answer { json, mut report }) => {
+            add_skew(&mut report);
             if context.json {
                 print_json(&json)?;
             } else if args.field.is_empty() {
@@ -79,6 +91,24 @@ async fn all(context: &Context) -> Result<u8, Error> {
         print(&screens.join("\n"))?;
     }
     Ok(code)
+}
+
+/// Reads a status as far as this version understands it.
+fn read(json: &Value) -> Result<StatusReport, Error> {
+    serde_json::from_value(json.clone())
+        .map_err(|error| Error::os("cannot read the daemon's status").because(error))
+}
+
+/// Warns if this program is another version than the daemon.
+fn add_skew(report: &mut StatusReport) {
+    if report.version != version::NUMBER {
+        report.warnings.push(Warning {
+            code: "versionSkew".to_owned(),
+            message: format!("the daemon is codexd {}, this is {}", report.version, version::NUMBER),
+            hint: "`codexd ctl drain` ends the daemon when its turns have; the next start is this version"
+                .to_owned(),
+        });
+    }
 }
 
 fn readiness(report: &StatusReport) -> u8 {
@@ -175,6 +205,13 @@ fn check_fields(fields: &[String]) -> Result<(), Error> {
     let all = StatusReport {
         last_exit: Some(codexd_proto::status::LastExit::default()),
         failed_start: Some(codexd_proto::status::FailedStart::default()),
+        log: Some(codexd_proto::status::LogStatus::default()),
+        latency: Some(codexd_proto::status::LatencyStatus::default()),
+        memory: Some(codexd_proto::status::MemoryStatus::default()),
+        upstream: codexd_proto::status::UpstreamStatus {
+            installed: Some(codexd_proto::status::InstalledStatus::default()),
+            ..Default::default()
+        },
         ..StatusReport::default()
     };
     let all = as_json(&all)?;

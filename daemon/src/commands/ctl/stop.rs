@@ -35,6 +35,27 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     Ok(outcome.code)
 }
 
+/// Begins a drain and does not wait for its end: no new clients and no new work, and the daemon ends when its turns have.
+pub(super) async fn drain(context: &Context) -> Result<u8, Error> {
+    let receipt = match async { context.connect().await?.stop(StopMode::Drain).await }.await {
+        Ok(receipt) => receipt,
+        Err(unreachable) => return context.no_answer(&unreachable, json!({})),
+    };
+    if context.json {
+        print_json(&receipt)?;
+        return Ok(0);
+    }
+    let waits = match (receipt.open_turns, receipt.deadline_ms) {
+        (0, _) => "no turn runs".to_owned(),
+        (turns, Some(ms)) => {
+            format!("{} can finish within {}", render::count(turns, "running turn"), render::duration(ms))
+        }
+        (turns, None) => format!("{} can finish", render::count(turns, "running turn")),
+    };
+    print(&format!("codexd (pid {}) takes no new work and ends: {waits}\n", receipt.pid))?;
+    Ok(0)
+}
+
 /// Stops every instance that runs, all at once. Exits 0 if all have stopped, 1 if one still runs, 3 if none ran, 4 if
 /// it cannot be told of one.
 async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {

@@ -31,7 +31,7 @@ pub(super) fn list(jobs: &[JobRow]) -> String {
             ]
         })
         .collect();
-    table(&["JOB", "STATE", "CREATED", "TOOK", "PROMPT", "DETAILS"], &rows)
+    table(&[("JOB", 0), ("STATE", 0), ("CREATED", 2), ("TOOK", 1), ("PROMPT", 0), ("DETAILS", 3)], &rows)
 }
 
 pub(super) fn one(job: &JobRow) -> String {

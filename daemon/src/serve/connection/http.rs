@@ -3,18 +3,23 @@
 use std::fmt::Write as _;
 
 use codexd_proto::router::{Delivered, ErrorAnswer, PARSE_ERROR};
-use codexd_proto::status::StatusReport;
 use codexd_proto::web_page::{browser_field, is_rebindable};
 use tungstenite::handshake::server::{create_response, write_response};
 use tungstenite::http::{self, HeaderName, Uri};
 
-use super::{metrics, websocket};
+use super::metrics::{self, Measured};
+use super::websocket;
 
 /// Longest head of a request, in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 64;
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// The text format of OpenMetrics (specification 1.0, section "Negotiation").
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The header that states the longest frame a client can send, in bytes: as the native listener does.
 const MAX_FRAME_HEADER: &str = "x-codex-websocket-max-unfragmented-message-bytes";
@@ -47,6 +52,7 @@ pub(crate) enum Request {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     status: u16,
+    content_type: &'static str,
     /// One more header field with its line end, or nothing.
     field: &'static str,
     body: String,
@@ -176,15 +182,19 @@ fn too_large() -> Response {
 }
 
 impl Response {
-    /// Answers the request for a page; `report` is asked only for pages that need it.
-    pub(crate) fn to(path: &str, head_only: bool, report: impl FnOnce() -> StatusReport) -> Response {
+    /// Answers the request for a page; `measured` is asked only for pages that need it.
+    pub(crate) fn to(path: &str, head_only: bool, measured: impl FnOnce() -> Measured) -> Response {
         let mut response = match path {
             "/healthz" => Response::text(200, "ok"),
             "/readyz" => {
-                let report = report();
+                let report = measured().report;
                 Response::text(if report.ready { 200 } else { 503 }, report.state.word())
             }
-            "/metrics" => Response { body: metrics::text(&report()), ..Response::text(200, "") },
+            "/metrics" => Response {
+                body: metrics::text(&measured()),
+                content_type: OPEN_METRICS,
+                ..Response::text(200, "")
+            },
             _ => Response::text(404, "there are /healthz, /readyz and /metrics"),
         };
         response.head_only = head_only;
@@ -201,9 +211,14 @@ impl Response {
         Response { field: "retry-after: 1\r\n", ..Response::text(503, why) }
     }
 
+    /// Returns the answer of a port that serves nothing but pages.
+    pub(crate) fn pages_only() -> Response {
+        Response::text(400, "only GET and HEAD of /healthz, /readyz and /metrics are answered here")
+    }
+
     /// Returns an answer with a line of text.
     fn text(status: u16, line: &str) -> Response {
-        Response { status, field: "", body: format!("{line}\n"), head_only: false }
+        Response { status, content_type: PLAIN, field: "", body: format!("{line}\n"), head_only: false }
     }
 
     /// Returns the line that answers what is neither JSON nor HTTP.
@@ -225,9 +240,13 @@ impl Response {
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         let reason = http::StatusCode::from_u16(self.status).ok().and_then(|code| code.canonical_reason());
         let mut text = format!("HTTP/1.1 {} {}\r\n", self.status, reason.unwrap_or_default());
-        // The version is that of Prometheus' text format; to everybody else it is plain text.
-        text.push_str("content-type: text/plain; version=0.0.4; charset=utf-8\r\n");
-        let _ = write!(text, "content-length: {}\r\n{}", self.body.len(), self.field);
+        let _ = write!(
+            text,
+            "content-type: {}\r\ncontent-length: {}\r\n{}",
+            self.content_type,
+            self.body.len(),
+            self.field
+        );
         if !self.field.contains("connection:") {
             text.push_str("connection: close\r\n");
         }
@@ -243,6 +262,8 @@ impl Response {
 
 #[cfg(test)]
 mod tests {
+    use codexd_proto::status::StatusReport;
+
     use super::*;
 
     /// Reads a stream that arrives in pieces of `size`; returns the request and what follows it.
@@ -401,10 +422,12 @@ mod tests {
 
     #[test]
     fn readiness_follows_the_report() {
-        let ready =
-            Response::to("/readyz", false, || StatusReport { ready: true, ..StatusReport::default() });
+        let ready = Response::to("/readyz", false, || {
+            let report = StatusReport { ready: true, ..StatusReport::default() };
+            Measured { report, ..Measured::default() }
+        });
         assert_eq!(ready.status, 200);
-        let not = Response::to("/readyz", false, StatusReport::default);
+        let not = Response::to("/readyz", false, Measured::default);
         assert_eq!((not.status, not.body.as_str()), (503, "starting\n"));
     }
 }

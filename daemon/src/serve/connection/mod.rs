@@ -33,6 +33,7 @@ use codexd_proto::frame::LineDecoder;
 
 pub(crate) use ending::Ending;
 pub(crate) use http::{Head, Request, Response};
+pub(crate) use metrics::Measured;
 pub(crate) use socket::Socket;
 pub(crate) use websocket::{Input, WebSocket, close_frame, shutdown_close_frame};
 

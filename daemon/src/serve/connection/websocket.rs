@@ -170,7 +170,7 @@ impl WebSocket {
 pub(crate) fn close_frame(reason: CloseReason, why: &str) -> CloseFrame {
     let code = match reason {
         CloseReason::Detached => CloseCode::Normal,
-        CloseReason::TooSlow => CloseCode::Policy,
+        CloseReason::TooSlow | CloseReason::Killed => CloseCode::Policy,
         CloseReason::TooEarly => CloseCode::Again,
     };
     frame(code, why)

@@ -12,6 +12,11 @@ impl Hub {
     pub(super) fn log_activity(&mut self) {
         while let Some(activity) = self.core.poll_activity() {
             self.record_one(&activity);
+            self.report_interrupted(&activity);
+            self.feed_activity(&activity);
+            if matches!(activity, Activity::ClientLeft { .. } | Activity::TurnEnded { .. }) {
+                self.check_memory = true;
+            }
             self.log_one(activity);
         }
     }
@@ -52,6 +57,9 @@ impl Hub {
             }
             Activity::ClientConnected { .. }
             | Activity::ClientLeft { .. }
+            | Activity::ApprovalRequested { .. }
+            | Activity::ApprovalEnded { .. }
+            | Activity::InterruptRefused { .. }
             | Activity::ConfigWarning { .. } => return,
         };
         self.ledger.record(update);
@@ -98,6 +106,27 @@ impl Hub {
             }
             // Too many for a log; the ledger has them.
             Activity::TurnProgress { .. } => {}
+            Activity::ApprovalRequested { id, thread, method, .. } => tracing::debug!(
+                thread.id = thread.map(tracing::field::display),
+                rpc.method = method,
+                request.id = id.0,
+                "codex asks its clients"
+            ),
+            Activity::ApprovalEnded { id, thread, method, by, waited_ms } => {
+                let (client, name) = by.unzip();
+                tracing::debug!(
+                    thread.id = thread.map(tracing::field::display),
+                    rpc.method = method,
+                    request.id = id.0,
+                    client.id = client.map(|client| client.0),
+                    client.name = name.flatten(),
+                    duration_ms = waited_ms,
+                    "codex asks its clients no longer"
+                );
+            }
+            Activity::InterruptRefused { thread, message } => {
+                tracing::warn!(thread.id = %thread, error = %message, "codex refuses to interrupt a turn");
+            }
             Activity::ConfigWarning { text } => {
                 tracing::warn!(warning = %text, "codex warns of its configuration");
             }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use codexd_proto::core::{Event, Framing};
 use codexd_proto::frame::Frame;
@@ -30,6 +31,8 @@ pub(super) struct ClientIo {
     pub(super) full: bool,
     /// The client's end of input was read.
     ended: bool,
+    /// Bytes at the front of its outbox that monitors were shown, while there are any.
+    pub(super) shown: usize,
     /// A message that is being read.
     pub(super) long: Option<LongMessage>,
 }
@@ -51,6 +54,7 @@ impl Hub {
             waker: None,
             full: false,
             ended: false,
+            shown: 0,
             long: None,
         };
         self.clients.insert(client, io);
@@ -172,6 +176,7 @@ impl Hub {
 
     /// Handles what a client has sent; or keeps the rest of it, from a long message on.
     pub(super) fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
+        self.read_at.get_or_insert_with(Instant::now);
         let now = self.now();
         loop {
             let Some(io) = self.clients.get_mut(&client) else { return };
@@ -179,7 +184,12 @@ impl Hub {
                 Wire::Lines(decoder) => {
                     while let Some(frame) = decoder.decode(&mut chunk) {
                         match frame {
-                            Frame::Line(line) => self.core.handle(now, Event::ClientLine { client, line }),
+                            Frame::Line(line) => {
+                                if let Some(monitors) = &mut self.monitors {
+                                    monitors.show_from_client(client, line);
+                                }
+                                self.core.handle(now, Event::ClientLine { client, line });
+                            }
                             Frame::Long(line) => {
                                 io.long = Some(LongMessage::line(line, chunk));
                                 return;
@@ -198,6 +208,9 @@ impl Hub {
                             io.long = Some(LongMessage::web_socket(text, chunk));
                             return;
                         } else {
+                            if let Some(monitors) = &mut self.monitors {
+                                monitors.show_from_client(client, line);
+                            }
                             self.core.handle(now, Event::ClientLine { client, line });
                         }
                     }
@@ -251,7 +264,11 @@ impl Hub {
     /// Writes what waits for one client, as far as its socket takes it.
     pub(super) fn write_client(&mut self, now: Time, client: ClientId) {
         let Some(io) = self.clients.get_mut(&client) else { return };
+        if let Some(monitors) = &mut self.monitors {
+            io.shown = monitors.show_to_client(client, io.shown, &mut self.core);
+        }
         let written = io.wire.write(&io.socket, self.core.pending(client));
+        io.shown = io.shown.saturating_sub(written.taken);
         io.full = written.blocked;
         if written.blocked
             && let Some(waker) = &io.waker

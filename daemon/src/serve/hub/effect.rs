@@ -16,6 +16,7 @@ impl Hub {
             Effect::StateChanged { from, to } => {
                 tracing::info!(lifecycle.from = ?from, lifecycle.to = ?to, "the daemon's state changed");
                 self.publish();
+                self.feed_state(to);
                 notify::status(&self.status_line());
                 self.wake.notify_one();
                 self.flush_soon();
@@ -98,6 +99,11 @@ impl Hub {
             Fact::UpstreamUnresponsive(waited_ms) => {
                 tracing::error!(waited_ms, "codex app-server does not answer");
             }
+            Fact::MemoryHigh(bytes) => tracing::warn!(
+                upstream.pid = self.base_status.upstream.pid,
+                memory_bytes = bytes,
+                "codex uses more memory than `memory_recycle_bytes`, and nobody uses the daemon: stopping"
+            ),
             Fact::SocketLost => tracing::warn!(
                 socket.path = self.base_status.socket,
                 "the socket was removed or replaced, and no client is connected: stopping"

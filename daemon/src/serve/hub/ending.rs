@@ -90,7 +90,7 @@ impl Hub {
                 self.handle(Event::ClientFraming { client, framing: Framing::WebSocket });
             }
             Request::Get { path, head_only } => {
-                self.answer(client, |hub| Response::to(&path, head_only, || hub.report()).into_bytes());
+                self.answer(client, |hub| Response::to(&path, head_only, || hub.measured()).into_bytes());
             }
             Request::Refused(response) => self.answer(client, |_| response.into_bytes()),
             Request::Neither => self.answer(client, |hub| Response::to_neither(hub.base_status.generation)),

@@ -101,7 +101,7 @@ async fn respond(hub: &SharedHub, stream: UnixStream, refusal: &Refusal) {
     let response = match excess::read_request(&mut stream, refusal).await {
         Outcome::Page { path, head_only } => {
             count.page = true;
-            Response::to(&path, head_only, || hub.borrow().report()).into_bytes()
+            Response::to(&path, head_only, || hub.borrow().measured()).into_bytes()
         }
         Outcome::Refused(response) => response,
     };

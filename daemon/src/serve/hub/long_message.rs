@@ -44,6 +44,9 @@ impl Hub {
             return;
         }
         let now = self.now();
+        if let Some(monitors) = &mut self.monitors {
+            monitors.show_from_client(client, &message.line);
+        }
         self.core.client_line_read(now, client, message.line, message.reader);
         self.client_bytes(client, &message.rest);
     }

@@ -18,7 +18,12 @@ mod client_io;
 mod effect;
 mod ending;
 mod excess;
+mod feed;
+mod guard;
+mod interrupts;
 mod long_message;
+pub(crate) mod metrics_port;
+mod monitor;
 mod reload;
 mod report;
 mod run;
@@ -35,6 +40,7 @@ use codexd_proto::core::{Core, Event};
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::State;
 use codexd_proto::rate_limit::RateLimit;
+use codexd_proto::statistics::Histogram;
 use codexd_proto::status::StatusReport;
 use codexd_proto::time::Time;
 use rustc_hash::FxHashMap;
@@ -77,6 +83,16 @@ pub(crate) struct Hub {
     accept_error: Option<String>,
     /// Client connections that were refused.
     refused: u64,
+    /// A client has left or a turn has ended since the memory of codex was looked at.
+    check_memory: bool,
+    /// Who looks at the frames, if somebody does.
+    monitors: Option<Box<monitor::Monitors>>,
+    /// Who waits for the end of a turn that is being interrupted.
+    interrupted: Vec<interrupts::Interrupted>,
+    /// Since when something was read of which not everything that follows is written.
+    read_at: Option<Instant>,
+    /// How long that took.
+    added_latency: Histogram,
     /// Limits the lines about them in the log.
     refusals: RateLimit,
     /// Wakes the core loop: a deadline may have moved, or the daemon may have exited.
@@ -130,6 +146,11 @@ impl Hub {
             accepting: CancellationToken::new(),
             accept_error: None,
             refused: 0,
+            check_memory: false,
+            monitors: None,
+            read_at: None,
+            added_latency: Histogram::default(),
+            interrupted: Vec::new(),
             refusals: RateLimit::new(1, 60_000),
             wake: Rc::new(Notify::new()),
             sleeps_until: None,
@@ -186,7 +207,13 @@ impl Hub {
                 None => break,
             }
         }
+        if let Some(read_at) = self.read_at.take() {
+            let us = u64::try_from(read_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.added_latency.observe_us(us);
+        }
         self.log_activity();
+        self.send_to_monitors();
+        self.guard_memory();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()
             && self.sleeps_until.is_none_or(|until| due < until)

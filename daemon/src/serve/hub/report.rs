@@ -1,8 +1,10 @@
 //! What the daemon reports of itself.
 
-use codexd_proto::status::{ClientStatus, StatusReport, Warning};
+use codexd_proto::status::{ClientStatus, LatencyStatus, StatusReport, Warning};
 
 use super::Hub;
+use crate::control::surroundings;
+use crate::serve::connection::Measured;
 
 impl Hub {
     /// Describes everything at this moment.
@@ -10,6 +12,14 @@ impl Hub {
         let mut report = self.base_status.clone();
         report.counters.clients_refused = self.refused;
         self.core.fill_status(self.now(), &mut report);
+        let answers = self.core.statistics().answers.get("read");
+        report.latency = Some(LatencyStatus {
+            added_p50_us: self.added_latency.percentile_us(50),
+            added_p99_us: self.added_latency.percentile_us(99),
+            answer_p50_us: answers.and_then(|times| times.percentile_us(50)),
+            answer_p99_us: answers.and_then(|times| times.percentile_us(99)),
+        });
+        report.memory_warning_bytes = self.reloader.current().memory_warning_bytes;
         report.warnings.extend(self.reloader.warnings());
         report.warnings.extend(self.ledger.warnings());
         if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
@@ -36,6 +46,14 @@ impl Hub {
             });
         }
         report
+    }
+
+    /// Returns what the metrics show: with the memory of the processes, which takes some milliseconds.
+    pub(super) fn measured(&self) -> Measured {
+        let mut report = self.report();
+        report.memory = surroundings::memory(&report);
+        let (statistics, added_latency) = (self.core.statistics().clone(), self.added_latency.clone());
+        Measured { report, statistics, added_latency }
     }
 
     /// Describes every client.

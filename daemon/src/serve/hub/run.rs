@@ -8,11 +8,11 @@ use std::time::Duration;
 use codexd_proto::core::Event;
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{State, StopSource};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 
 use super::tasks::Tasks;
-use super::{Hub, SharedHub, accept, upstream_io};
+use super::{Hub, SharedHub, accept, metrics_port, upstream_io};
 use crate::control::{Command, StopMode, StopReceipt};
 use crate::error::Error;
 use crate::os::service_manager;
@@ -36,6 +36,8 @@ pub(crate) struct Run {
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     /// Connections of jobs.
     pub(crate) jobs: mpsc::UnboundedReceiver<UnixStream>,
+    /// For metrics on loopback.
+    pub(crate) metrics: Option<TcpListener>,
 }
 
 /// How the life ended.
@@ -61,6 +63,9 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let (tasks, mut panics) = Tasks::new();
     tasks.spawn(accept::serve(hub.clone(), run.listener, run.jobs, tasks.clone()));
     tasks.spawn(upstream_io::serve(hub.clone()));
+    if let Some(listener) = run.metrics.take() {
+        tasks.spawn(metrics_port::serve(hub.clone(), listener));
+    }
     let flushed = hub.clone();
     tasks.spawn(std::future::poll_fn(move |cx| flushed.borrow_mut().poll_flush(cx)));
     hub.borrow_mut().begin();
@@ -156,6 +161,14 @@ impl Hub {
         match command {
             Command::Status(reply) => drop(reply.send(self.report())),
             Command::Clients(reply) => drop(reply.send(self.client_reports())),
+            Command::Threads(reply) => drop(reply.send(self.core.thread_statuses(self.now()))),
+            Command::Turns(reply) => drop(reply.send(self.core.turn_statuses(self.now()))),
+            Command::Requests(reply) => drop(reply.send(self.core.request_statuses(self.now()))),
+            Command::Kill { client, reply } => drop(reply.send(self.kill_client(client))),
+            Command::Interrupt { target, begun, ended } => {
+                drop(begun.send(self.interrupt(&target, ended)));
+            }
+            Command::Monitor(monitor) => self.monitor(monitor),
             Command::Reload(reply) => drop(reply.send(self.reload())),
             Command::LogLevel { filter, reply } => {
                 self.reloader.set_log(&filter);

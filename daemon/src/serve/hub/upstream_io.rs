@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use codexd_proto::core::Event;
 use codexd_proto::frame::{Frame, LineDecoder};
@@ -31,6 +32,8 @@ pub(super) struct UpstreamIo {
     waker: Option<Waker>,
     /// The pipe accepted less than there was to write: the task waits until it is writable again.
     blocked: bool,
+    /// Bytes at the front of its outbox that monitors were shown, while there are any.
+    pub(super) shown: usize,
 }
 
 impl UpstreamIo {
@@ -44,6 +47,7 @@ impl UpstreamIo {
             signals,
             waker: None,
             blocked: false,
+            shown: 0,
         }
     }
 
@@ -117,9 +121,13 @@ impl Hub {
         if chunk.is_empty() {
             return;
         }
+        self.read_at.get_or_insert_with(Instant::now);
         let now = self.now();
         self.core.handle(now, Event::UpstreamOutput);
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
+            if let (Some(monitors), Frame::Line(line)) = (&mut self.monitors, &frame) {
+                monitors.show_from_codex(line);
+            }
             self.core.handle(
                 now,
                 match &frame {
@@ -179,6 +187,9 @@ impl Hub {
     /// Writes what waits for the upstream.
     pub(super) fn write_upstream(&mut self, now: Time) {
         let Some(stdin) = &self.upstream.stdin else { return };
+        if let Some(monitors) = &mut self.monitors {
+            self.upstream.shown = monitors.show_to_codex(self.upstream.shown, &mut self.core);
+        }
         let pending = self.core.upstream_pending();
         if self.upstream.blocked || pending.is_empty() {
             return;
@@ -200,6 +211,7 @@ impl Hub {
                 }
             }
         }
+        self.upstream.shown = self.upstream.shown.saturating_sub(bytes);
         self.core.handle(now, Event::UpstreamWritten { bytes, full: self.upstream.blocked });
         if broken {
             self.upstream.stdin = None;

@@ -52,6 +52,8 @@ struct Recipient {
     dirty: bool,
     /// When its socket last took something, or the outbox began to fill.
     progressed: Time,
+    /// Messages queued for it so far.
+    messages: u64,
     /// Since when its outbox is above the soft limit.
     over_soft_since: Option<Time>,
 }
@@ -67,6 +69,17 @@ impl Recipient {
                 }
             }
     }
+}
+
+/// What was sent to a client so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SentSoFar {
+    /// Messages, those that still wait included.
+    pub(super) messages: u64,
+    /// Bytes that its socket has taken, without what framing adds.
+    pub(super) bytes: u64,
+    /// When its socket last took something, or the outbox began to fill.
+    pub(super) last: Time,
 }
 
 /// What putting a line into an outbox touches beside the recipient.
@@ -147,6 +160,7 @@ impl Delivery {
             outbox: Outbox::default(),
             dirty: false,
             progressed: self.shared.now,
+            messages: 0,
             over_soft_since: None,
         };
         self.recipients.insert(client, recipient);
@@ -321,6 +335,15 @@ impl Delivery {
         self.recipients.get(&client).map_or(0, |r| r.outbox.len())
     }
 
+    /// Returns what was sent to a client so far.
+    pub(super) fn sent(&self, client: ClientId) -> SentSoFar {
+        self.recipients.get(&client).map_or_else(SentSoFar::default, |r| SentSoFar {
+            messages: r.messages,
+            bytes: r.outbox.written_total(),
+            last: r.progressed,
+        })
+    }
+
     /// Returns how many bytes wait for all clients.
     pub(super) fn all_waiting_bytes(&self) -> usize {
         self.recipients.values().map(|r| r.outbox.len()).sum()
@@ -329,6 +352,14 @@ impl Delivery {
     /// Returns how many lines were delivered.
     pub(super) fn delivered(&self) -> u64 {
         self.shared.delivered
+    }
+
+    /// Iterates over the clients above the soft limit, with the bytes that wait for them and since when.
+    pub(super) fn slow(&self) -> impl Iterator<Item = (ClientId, usize, Time)> {
+        self.recipients
+            .iter()
+            .filter(|(_, r)| r.accepts != Accepts::Nothing)
+            .filter_map(|(client, r)| Some((*client, r.outbox.len(), r.over_soft_since?)))
     }
 
     /// Returns how many clients are above the soft limit.
@@ -363,6 +394,7 @@ impl Shared {
         }
         push(&mut recipient.outbox);
         self.delivered += 1;
+        recipient.messages += 1;
         if !recipient.dirty {
             recipient.dirty = true;
             self.dirty.push(client);

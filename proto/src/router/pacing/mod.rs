@@ -588,8 +588,8 @@ impl Pacing {
     }
 
     /// Iterates over the requests of connected clients that have no response.
-    pub(super) fn of_clients(&self) -> impl Iterator<Item = &Pending> {
-        self.pending.values().filter(|p| matches!(p.origin, Origin::Client { .. }))
+    pub(super) fn of_clients(&self) -> impl Iterator<Item = (UpstreamId, &Pending)> {
+        self.pending.iter().filter(|(_, p)| matches!(p.origin, Origin::Client { .. }))
     }
 
     /// Returns the id under which the upstream knows a client's request.
@@ -605,6 +605,11 @@ impl Pacing {
     /// Returns how many lines of a client wait for the window.
     pub(super) fn queued(&self) -> impl Iterator<Item = (usize, usize)> {
         self.clients.values().map(|c| (c.queue.len(), c.queue.bytes()))
+    }
+
+    /// Returns how many lines of one client wait for the window.
+    pub(super) fn queued_of(&self, client: ClientId) -> usize {
+        self.clients.get(&client).map_or(0, |c| c.queue.len())
     }
 
     /// Returns how often requests were sent again.

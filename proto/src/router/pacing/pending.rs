@@ -51,6 +51,8 @@ pub(in crate::router) enum PendingKind {
     Barrier,
     /// A request that the upstream rejects with the names of all methods.
     ListMethods,
+    /// Interrupts the turn of a thread, because an operator wants it; it was refused so many times before.
+    Interrupt { thread: ThreadId, refused: u32 },
     /// Creates a thread.
     Start,
     /// Creates a thread from another one.
@@ -78,9 +80,29 @@ pub(in crate::router) enum PendingKind {
 }
 
 impl PendingKind {
-    /// Whether it bypasses the in-flight window: at most one of each is unanswered.
+    /// Whether it bypasses the in-flight window: at most one of each is unanswered, and of interrupts no more than there
+    /// are slots on the control socket.
     pub(super) fn is_urgent(&self) -> bool {
-        matches!(self, PendingKind::Initialize | PendingKind::Ping | PendingKind::Barrier)
+        matches!(
+            self,
+            PendingKind::Initialize
+                | PendingKind::Ping
+                | PendingKind::Barrier
+                | PendingKind::Interrupt { .. }
+        )
+    }
+
+    /// Returns the thread it is about, where that is kept.
+    pub(in crate::router) fn thread(&self) -> Option<&ThreadId> {
+        match self {
+            PendingKind::Resume { target: Some(thread), .. }
+            | PendingKind::Interrupt { thread, .. }
+            | PendingKind::Subscribe { thread, .. }
+            | PendingKind::DropSubscriptions { thread }
+            | PendingKind::Unsubscribe { thread }
+            | PendingKind::StartTurn { thread, .. } => Some(thread),
+            _ => None,
+        }
     }
 
     /// Whether its success repeats a thread's turns, which may cause a `deprecationNotice`.
@@ -123,13 +145,8 @@ impl PendingKind {
     /// Returns how many bytes of the client's text it holds.
     fn text_bytes(&self) -> usize {
         match self {
-            PendingKind::Resume { target: Some(thread), .. }
-            | PendingKind::Subscribe { thread, .. }
-            | PendingKind::DropSubscriptions { thread }
-            | PendingKind::Unsubscribe { thread }
-            | PendingKind::StartTurn { thread, .. } => thread.as_bytes().len(),
             PendingKind::Resource { id, .. } => id.len(),
-            _ => 0,
+            kind => kind.thread().map_or(0, |thread| thread.as_bytes().len()),
         }
     }
 }
@@ -283,6 +300,11 @@ impl PendingTable {
 
     pub(super) fn values(&self) -> impl Iterator<Item = &Pending> {
         self.table.values()
+    }
+
+    /// Iterates over all requests with their ids, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (UpstreamId, &Pending)> {
+        self.table.iter().map(|(id, pending)| (*id, pending))
     }
 
     /// Returns the id under which the upstream knows a client's request.

@@ -167,17 +167,23 @@ fn a_warning_about_the_configuration_after_the_start() {
         edit(it, |text| format!("{text}{UNKNOWN}"));
         it.start(a, json!({}));
         it.start(b, json!({}));
+        // The news of a thread goes to everybody, perhaps after the answer to its start.
+        for who in [a, a, a, b, b, b] {
+            it.see(who, "thread/started");
+        }
         // A client that connects now is notified of the start of the server only.
         let c = it.join("C");
         it.call(c, "thread/resume", json!({"threadId": of_a}));
         it.see(c, "thread/goal/cleared");
         let answer = it.call(c, "thread/fork", json!({"threadId": of_a}));
         it.note_thread(&answer);
+        it.see(c, "thread/started");
         it.call(b, "thread/revert", json!({"threadId": of_a, "beforeTurnId": "nonsense"}));
         it.call(b, "thread/read", json!({"threadId": of_a}));
         it.call(b, "config/read", json!({}));
         let d = it.join_with("D", json!({"optOutNotificationMethods": ["configWarning"]}));
         it.start(d, json!({}));
+        it.see(d, "thread/started");
         it.join("E");
     });
 }

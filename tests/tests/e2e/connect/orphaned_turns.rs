@@ -46,7 +46,8 @@ fn a_turn_ends_with_the_program_that_spawned_an_app_server_for_itself() {
     let mut watcher = world.client("watcher");
     let ways: [(&str, &dyn Fn(Bridge)); 3] = [
         ("the end of the input", &ended),
-        ("Ctrl-C", &killed(Signal::SIGINT)),
+        // As Ctrl-C, which a process that a shell has started in the background ignores.
+        ("SIGTERM", &killed(Signal::SIGTERM)),
         ("kill -9", &killed(Signal::SIGKILL)),
     ];
     for (way, leave) in ways {

@@ -29,12 +29,12 @@ as_both! {
         lab.start();
         let (code, stdout, _) = confined(&lab, "doctor");
         assert_eq!(code, 1, "{stdout}");
-        assert!(stdout.contains("FAIL  sandbox: this process may not connect"), "{stdout}");
+        assert!(stdout.contains("FAIL  sandbox: this process is not allowed to connect"), "{stdout}");
         let (code, stdout, stderr) = confined(&lab, "ctl status");
         assert_eq!(code, 4, "{stdout}{stderr}");
         let (code, stdout, stderr) = confined(&lab, "connect --no-direct");
         assert_eq!((code, stdout.as_str()), (69, ""), "{stderr}");
-        assert!(stderr.contains("a sandbox does not let this process use it"), "{stderr}");
+        assert!(stderr.contains("a sandbox forbids this process to use it"), "{stderr}");
         // No second one was started, and the first one serves.
         assert_eq!(lab.running().len(), 2);
         lab.client("outside").turn_completes();

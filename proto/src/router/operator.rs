@@ -1,0 +1,141 @@
+//! What an operator asks for: to interrupt a turn, to disconnect a client.
+
+use super::pacing::PendingKind;
+use super::{Activity, CloseReason, Router};
+use crate::id::{ClientId, ThreadId};
+use crate::json::edit::write_text;
+use crate::time::Time;
+
+/// Characters of an id that name it if nothing else ends or begins with them.
+const ENOUGH_OF_AN_ID: usize = 4;
+
+/// How often the upstream is asked to interrupt a turn, and the milliseconds in between.
+const ATTEMPTS: u32 = 20;
+const AGAIN_AFTER_MS: u64 = 100;
+
+/// The turn that is being interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupting {
+    /// Its thread.
+    pub thread: ThreadId,
+    /// Its id.
+    pub turn: String,
+}
+
+/// Why no turn is interrupted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CannotInterrupt {
+    /// No turn or thread that codexd knows has this id.
+    Unknown,
+    /// More than one has an id that begins or ends like that.
+    Ambiguous,
+    /// Nothing runs on the thread.
+    NothingRuns(ThreadId),
+    /// Something runs there, and codex has not said under which id.
+    NoTurnId(ThreadId),
+    /// There is no codex any more.
+    Lost,
+}
+
+impl Router {
+    /// Interrupts the turn with this id, or the one that runs on the thread with this id; a part at the beginning or
+    /// the end of the id will do if it has four characters and is unambiguous.
+    ///
+    /// The request overtakes everything that waits for the in-flight window. How the turn ends is an
+    /// [activity](super::Activity).
+    ///
+    /// # Errors
+    ///
+    /// When there is no such turn.
+    pub fn interrupt(&mut self, now: Time, target: &str) -> Result<Interrupting, CannotInterrupt> {
+        self.delivery.at(now);
+        if self.is_lost() {
+            return Err(CannotInterrupt::Lost);
+        }
+        let thread = self.thread_named(target)?;
+        let state = self.subscriptions.get(thread.as_bytes()).ok_or(CannotInterrupt::Unknown)?;
+        let turn = match &state.turn {
+            Some(turn) => turn.id.clone(),
+            None if state.is_busy() => return Err(CannotInterrupt::NoTurnId(thread)),
+            None => return Err(CannotInterrupt::NothingRuns(thread)),
+        };
+        self.send_interrupt(&thread, &turn, PendingKind::Interrupt { thread: thread.clone(), refused: 0 });
+        Ok(Interrupting { thread, turn: String::from_utf8_lossy(&turn).into_owned() })
+    }
+
+    fn thread_named(&self, target: &str) -> Result<ThreadId, CannotInterrupt> {
+        let target = target.as_bytes();
+        let turn_is = |is: &dyn Fn(&[u8]) -> bool, thread: &super::thread::Thread| {
+            thread.running.iter().any(|turn| is(&turn.id))
+                || thread.turn.as_ref().is_some_and(|turn| is(&turn.id) || is(turn.ends_as()))
+        };
+        let named = |is: &dyn Fn(&[u8]) -> bool| {
+            let threads = self.subscriptions.threads();
+            let mut found = threads.filter(|(id, thread)| is(id.as_bytes()) || turn_is(is, thread));
+            (found.next().map(|(id, _)| id.clone()), found.next().is_some())
+        };
+        if let (Some(thread), false) = named(&|id| id == target) {
+            return Ok(thread);
+        }
+        if target.len() < ENOUGH_OF_AN_ID {
+            return Err(CannotInterrupt::Unknown);
+        }
+        match named(&|id| id.starts_with(target) || id.ends_with(target)) {
+            (Some(thread), false) => Ok(thread),
+            (Some(_), true) => Err(CannotInterrupt::Ambiguous),
+            (None, _) => Err(CannotInterrupt::Unknown),
+        }
+    }
+
+    /// Asks the upstream to interrupt a turn.
+    pub(super) fn send_interrupt(&mut self, thread: &ThreadId, turn: &[u8], kind: PendingKind) {
+        self.send_own("turn/interrupt", kind, |out| {
+            out.extend_from_slice(b"{\"threadId\":");
+            write_text(out, thread.as_bytes());
+            out.extend_from_slice(b",\"turnId\":");
+            write_text(out, turn);
+            out.push(b'}');
+        });
+    }
+
+    /// The upstream has refused to interrupt the turn of a thread. It does so between the response to `turn/start` and the
+    /// moment at which the turn is active (measured), so it is asked again while the turn is open.
+    pub(super) fn interrupt_refused(&mut self, thread: &ThreadId, refused: u32, message: String) {
+        let open = self.subscriptions.get(thread.as_bytes()).is_some_and(|t| t.turn.is_some());
+        if open && refused < ATTEMPTS {
+            self.refused_interrupts.push_back((self.now() + AGAIN_AFTER_MS, thread.clone(), refused));
+        } else if open {
+            self.activities.push_back(Activity::InterruptRefused { thread: thread.clone(), message });
+        }
+    }
+
+    /// Returns when the next refused interrupt is sent again.
+    pub(super) fn interrupt_due(&self) -> Option<Time> {
+        self.refused_interrupts.front().map(|(at, ..)| *at)
+    }
+
+    /// Sends the refused interrupts again whose pause is over and whose turn is still open.
+    pub(super) fn retry_interrupts(&mut self, now: Time) {
+        while let Some((_, thread, refused)) = self.refused_interrupts.pop_front_if(|(at, ..)| *at <= now) {
+            let turn = self.subscriptions.get(thread.as_bytes()).and_then(|t| t.turn.as_ref());
+            if let Some(turn) = turn.map(|turn| turn.id.clone()) {
+                self.send_interrupt(
+                    &thread,
+                    &turn,
+                    PendingKind::Interrupt { thread: thread.clone(), refused },
+                );
+            }
+        }
+    }
+
+    /// Closes a client's connection; returns whether there is such a client. What waits for it is dropped, and its
+    /// turns go on or end as when it disconnects itself.
+    pub fn kill_client(&mut self, now: Time, client: ClientId) -> bool {
+        self.delivery.at(now);
+        let known = self.sessions.get(client).is_some();
+        if known {
+            self.close(client, CloseReason::Killed);
+        }
+        known
+    }
+}

@@ -1,0 +1,47 @@
+//! What a turn does, as far as the items that it begins say so.
+
+/// By the kind of the item that began last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// None but the prompt has begun: the model works on its first one.
+    #[default]
+    Starting,
+    Reasoning,
+    Command,
+    FileChange,
+    Tool,
+    Message,
+    SubAgent,
+    /// An item of a kind that is none of these.
+    Other,
+}
+
+impl Phase {
+    /// Reads the type of an item (`ThreadItem` in the schema of codex 0.169).
+    pub(super) fn of_item(kind: &[u8]) -> Phase {
+        match kind {
+            b"userMessage" | b"hookPrompt" => Phase::Starting,
+            b"reasoning" | b"plan" => Phase::Reasoning,
+            b"commandExecution" => Phase::Command,
+            b"fileChange" => Phase::FileChange,
+            b"mcpToolCall" | b"dynamicToolCall" | b"webSearch" | b"imageView" => Phase::Tool,
+            b"agentMessage" => Phase::Message,
+            b"collabAgentToolCall" | b"subAgentActivity" => Phase::SubAgent,
+            _ => Phase::Other,
+        }
+    }
+
+    /// Returns the word used in JSON and on the terminal.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Reasoning => "reasoning",
+            Phase::Command => "command",
+            Phase::FileChange => "fileChange",
+            Phase::Tool => "tool",
+            Phase::Message => "message",
+            Phase::SubAgent => "subAgent",
+            Phase::Other => "other",
+        }
+    }
+}
