@@ -1,7 +1,7 @@
 //! Finding members without building a tree.
 //!
 //! The input is trusted to be JSON: the functions never panic on other bytes, but what they find
-//! there means nothing. Names are compared by their [text](super::text), whatever their spelling.
+//! there means nothing. Names are compared by their [text](mod@super::text), whatever their spelling.
 
 use super::Span;
 use super::text::spells;
