@@ -131,8 +131,9 @@ pub struct Router {
     never_ran: NeverRan,
     /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
     orphans: VecDeque<(Time, ThreadId)>,
-    /// Interrupts that the upstream has refused and that are sent again at that time; how often it has.
-    refused_interrupts: VecDeque<(Time, ThreadId, u32)>,
+    /// Interrupts that the upstream has refused and that are sent again at that time; how often it has, and whether they
+    /// overtake the in-flight window.
+    refused_interrupts: VecDeque<(Time, ThreadId, u32, bool)>,
     actions: VecDeque<Action>,
     activities: VecDeque<Activity>,
     counters: Counters,

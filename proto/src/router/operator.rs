@@ -59,7 +59,8 @@ impl Router {
             None if state.is_busy() => return Err(CannotInterrupt::NoTurnId(thread)),
             None => return Err(CannotInterrupt::NothingRuns(thread)),
         };
-        self.send_interrupt(&thread, &turn, PendingKind::Interrupt { thread: thread.clone(), refused: 0 });
+        let kind = PendingKind::Interrupt { thread: thread.clone(), refused: 0, overtakes: true };
+        self.send_interrupt(&thread, &turn, kind);
         Ok(Interrupting { thread, turn: String::from_utf8_lossy(&turn).into_owned() })
     }
 
@@ -100,10 +101,17 @@ impl Router {
 
     /// The upstream has refused to interrupt the turn of a thread. It does so between the response to `turn/start` and the
     /// moment at which the turn is active (measured), so it is asked again while the turn is open.
-    pub(super) fn interrupt_refused(&mut self, thread: &ThreadId, refused: u32, message: String) {
+    pub(super) fn interrupt_refused(
+        &mut self,
+        thread: &ThreadId,
+        refused: u32,
+        overtakes: bool,
+        message: String,
+    ) {
         let open = self.subscriptions.get(thread.as_bytes()).is_some_and(|t| t.turn.is_some());
         if open && refused < ATTEMPTS {
-            self.refused_interrupts.push_back((self.now() + AGAIN_AFTER_MS, thread.clone(), refused));
+            let again = (self.now() + AGAIN_AFTER_MS, thread.clone(), refused, overtakes);
+            self.refused_interrupts.push_back(again);
         } else if open {
             self.activities.push_back(Activity::InterruptRefused { thread: thread.clone(), message });
         }
@@ -116,13 +124,15 @@ impl Router {
 
     /// Sends the refused interrupts again whose pause is over and whose turn is still open.
     pub(super) fn retry_interrupts(&mut self, now: Time) {
-        while let Some((_, thread, refused)) = self.refused_interrupts.pop_front_if(|(at, ..)| *at <= now) {
+        while let Some((_, thread, refused, overtakes)) =
+            self.refused_interrupts.pop_front_if(|(at, ..)| *at <= now)
+        {
             let turn = self.subscriptions.get(thread.as_bytes()).and_then(|t| t.turn.as_ref());
             if let Some(turn) = turn.map(|turn| turn.id.clone()) {
                 self.send_interrupt(
                     &thread,
                     &turn,
-                    PendingKind::Interrupt { thread: thread.clone(), refused },
+                    PendingKind::Interrupt { thread: thread.clone(), refused, overtakes },
                 );
             }
         }

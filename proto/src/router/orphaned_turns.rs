@@ -55,6 +55,7 @@ impl Router {
     pub(super) fn interrupt_turn(&mut self, thread: &ThreadId) {
         let turn = self.subscriptions.get(thread.as_bytes()).and_then(|t| t.turn.as_ref());
         let Some(turn) = turn.map(|turn| turn.id.clone()) else { return };
-        self.send_interrupt(thread, &turn, PendingKind::Interrupt { thread: thread.clone(), refused: 0 });
+        let kind = PendingKind::Interrupt { thread: thread.clone(), refused: 0, overtakes: false };
+        self.send_interrupt(thread, &turn, kind);
     }
 }

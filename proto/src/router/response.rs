@@ -53,9 +53,9 @@ impl Router {
         match &pending.kind {
             PendingKind::Initialize => self.handshake_answered(line, failed, body),
             PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
-            PendingKind::Interrupt { thread, refused } if failed => {
+            PendingKind::Interrupt { thread, refused, overtakes } if failed => {
                 let message = member_text(line, body, b"message").unwrap_or_default().into_string();
-                self.interrupt_refused(thread, refused + 1, message);
+                self.interrupt_refused(thread, refused + 1, *overtakes, message);
             }
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),

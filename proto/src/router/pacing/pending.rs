@@ -51,8 +51,9 @@ pub(in crate::router) enum PendingKind {
     Barrier,
     /// A request that the upstream rejects with the names of all methods.
     ListMethods,
-    /// Interrupts the turn of a thread, because an operator wants it; it was refused so many times before.
-    Interrupt { thread: ThreadId, refused: u32 },
+    /// Interrupts the turn of a thread; it was refused so many times before. What an operator asks for `overtakes` the
+    /// in-flight window.
+    Interrupt { thread: ThreadId, refused: u32, overtakes: bool },
     /// Creates a thread.
     Start,
     /// Creates a thread from another one.
@@ -88,7 +89,7 @@ impl PendingKind {
             PendingKind::Initialize
                 | PendingKind::Ping
                 | PendingKind::Barrier
-                | PendingKind::Interrupt { .. }
+                | PendingKind::Interrupt { overtakes: true, .. }
         )
     }
 
