@@ -41,6 +41,8 @@ struct Connection {
     deadline: Option<Time>,
     /// Since when the daemon had been unused when it was accepted.
     unused_before: Option<Time>,
+    /// How many had been accepted by then, itself included.
+    number: u64,
 }
 
 /// All connections, with their deadlines in order.
@@ -48,11 +50,16 @@ struct Connection {
 pub(super) struct Connections {
     connections: FxHashMap<ClientId, Connection>,
     deadlines: BTreeSet<(Time, ClientId)>,
+    /// How many have been accepted.
+    accepted: u64,
 }
 
 impl Connections {
     pub(super) fn add(&mut self, client: ClientId, unused_before: Option<Time>) {
-        self.connections.insert(client, Connection { stage: Stage::New, deadline: None, unused_before });
+        self.accepted += 1;
+        let number = self.accepted;
+        let connection = Connection { stage: Stage::New, deadline: None, unused_before, number };
+        self.connections.insert(client, connection);
     }
 
     /// Removes a connection; returns whether there was one.
@@ -78,9 +85,11 @@ impl Connections {
         }
     }
 
-    /// Returns since when the daemon had been unused when a connection was accepted.
+    /// Returns since when the daemon had been unused when a connection was accepted, if no other one was accepted since:
+    /// that may have used it.
     pub(super) fn unused_before(&self, client: ClientId) -> Option<Time> {
-        self.connections.get(&client).and_then(|c| c.unused_before)
+        let connection = self.connections.get(&client)?;
+        connection.unused_before.filter(|_| connection.number == self.accepted)
     }
 
     /// Moves a connection to another stage, with the deadline of that stage.

@@ -225,6 +225,7 @@ impl Router {
         if let Some(open) = self.restoration.open.get(thread) {
             let wanted = open.wanted.clone();
             self.restoration.book.record(thread, wanted);
+            self.restoration.failed.remove(thread);
         }
         self.restored(thread);
     }
@@ -287,6 +288,11 @@ impl Router {
     }
 
     fn record_permissions(&mut self, thread: &ThreadId, permissions: Permissions) {
+        // A loaded thread ignores the `sandbox` of a resume: what could not be restored is not what was asked for.
+        if self.restoration.failed.get(thread).is_some_and(|how| how.actual == permissions.sandbox_policy) {
+            return;
+        }
+        self.restoration.failed.remove(thread);
         if self.restoration.book.record(thread, permissions.clone()) {
             self.actions
                 .push_back(Action::Remember { thread: thread.clone(), permissions: Some(permissions) });

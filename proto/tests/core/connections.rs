@@ -96,6 +96,24 @@ fn an_http_request_does_not_postpone_the_idle_exit() {
 }
 
 #[test]
+fn an_http_request_that_was_open_while_a_client_came_and_went_does_not_hide_the_client() {
+    let idle = CoreSettings { idle_exit_ms: Some(10_000), ..settings() };
+    let mut shell = Shell::serving(idle, Restart::Never);
+    shell.pass(4_000);
+    let page = shell.core.connect(shell.now);
+    shell.report(Event::ClientFraming { client: page, framing: Framing::Http });
+    let client = shell.join();
+    shell.pass(4_000);
+    shell.report(Event::ClientDisconnected { client });
+    shell.report(Event::HttpRequest { client: page });
+    shell.report(Event::ClientDisconnected { client: page });
+    shell.pass(9_999);
+    assert_eq!(shell.core.state(), State::Serving);
+    shell.pass(1);
+    assert_eq!(shell.core.state(), State::ClosingInput);
+}
+
+#[test]
 fn a_client_postpones_the_idle_exit() {
     let idle = CoreSettings { idle_exit_ms: Some(10_000), ..settings() };
     let mut shell = Shell::serving(idle, Restart::Never);

@@ -171,6 +171,25 @@ fn work_on_a_thread_whose_permissions_are_not_restored_is_refused() {
 }
 
 #[test]
+fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
+    for (restored, params) in [(true, json!({})), (false, json!({"sandbox": "workspace-write"}))] {
+        let (mut net, name) = net(Limits::default());
+        let a = net.join();
+        let mut params = params;
+        params["threadId"] = json!(name);
+        let sent = resumed_with(&mut net, a, &name, &json!({"threadId": name}), &full());
+        net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+        net.actions();
+        // The thread is loaded: codex ignores a `sandbox`, and has what an update may have set meanwhile.
+        let policy = if restored { workspace() } else { full() };
+        assert_eq!(resumed_with(&mut net, a, &name, &params, &policy), [] as [Value; 0]);
+        net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+        assert_eq!(net.sent().len(), usize::from(restored), "{params}");
+        assert_eq!(net.actions(), [], "the wider policy is not remembered");
+    }
+}
+
+#[test]
 fn a_resume_that_fails_or_is_abandoned_holds_nobody_up() {
     let (mut net, name) = net(Limits::default());
     let (a, b) = (net.join(), net.join());

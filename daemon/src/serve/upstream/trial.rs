@@ -183,6 +183,20 @@ impl Trial<'_> {
             }
         };
         let took = began.elapsed();
+        if outcome == Outcome::Answered {
+            // Warnings of its configuration come after the response, and not if its input ends first.
+            let more = format!(
+                "{}\n{}\n",
+                json!({"method": "initialized"}),
+                json!({"id": 1, "method": "thread/loaded/list", "params": {}})
+            );
+            let barrier = async {
+                if stdin.write_all(more.as_bytes()).await.is_ok() {
+                    while output.responses() < 2 && output.read(&mut stdout).await {}
+                }
+            };
+            let _ = timeout(LEAVE_WITHIN, barrier).await;
+        }
         drop(stdin);
         // What it writes after its response, and at its end.
         let rest = async { while output.read(&mut stdout).await {} };
@@ -255,6 +269,12 @@ impl Output {
             }
             Some(_) => None,
         })
+    }
+
+    /// Returns how many requests are answered.
+    fn responses(&self) -> usize {
+        let read = self.lines().filter_map(UpstreamMessage::read);
+        read.filter(|message| matches!(message, UpstreamMessage::Response { .. })).count()
     }
 
     fn warnings(&self) -> impl Iterator<Item = String> {
