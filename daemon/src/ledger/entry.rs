@@ -60,6 +60,8 @@ pub(crate) enum Update {
     },
     /// A turn goes on.
     Progress { thread: String, turn: String, phase: Option<String>, tokens: Option<Tokens>, at: u64 },
+    /// codexd interrupts a turn, for this reason.
+    Interrupted { thread: String, turn: String, cause: String },
     /// A turn has ended.
     Ended {
         thread: String,

@@ -230,7 +230,7 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
     match update {
         Update::Started { thread, turn, client, client_pid, cwd, sub_agent, at } => {
             transaction
-                .prepare(
+                .prepare_cached(
                     "INSERT INTO turns
                         (generation, thread, turn, client, client_pid, cwd, sub_agent, started, last_activity)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)
@@ -240,17 +240,25 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
         }
         Update::Progress { thread, turn, phase, tokens, at } => {
             transaction
-                .prepare(
+                .prepare_cached(
                     "UPDATE turns SET last_activity = ?4, phase = coalesce(?5, phase), tokens = coalesce(?6, tokens)
                      WHERE generation = ?1 AND thread = ?2 AND turn = ?3 AND ended IS NULL",
                 )?
                 .execute(params![generation, thread, turn, at, phase, json(*tokens)])?;
         }
+        Update::Interrupted { thread, turn, cause } => {
+            transaction
+                .prepare_cached(
+                    "UPDATE turns SET cause = ?4
+                     WHERE generation = ?1 AND thread = ?2 AND turn = ?3 AND ended IS NULL",
+                )?
+                .execute(params![generation, thread, turn, cause])?;
+        }
         Update::Ended { thread, turn, outcome, known_by, tokens, began, at } => {
             // The ledger has no other word for a turn whose upstream was lost: `known_by` says it.
             let outcome = if *outcome == Outcome::Lost { Outcome::Failed } else { *outcome };
             transaction
-                .prepare(
+                .prepare_cached(
                     "INSERT INTO turns
                         (generation, thread, turn, started, last_activity, ended, outcome, known_by, tokens)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)
@@ -281,7 +289,9 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
         Update::Job(row) => write_job(transaction, row)?,
         Update::JobLine(line) => {
             transaction
-                .prepare("INSERT OR IGNORE INTO job_lines (job, number, at, text) VALUES (?1, ?2, ?3, ?4)")?
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO job_lines (job, number, at, text) VALUES (?1, ?2, ?3, ?4)",
+                )?
                 .execute(params![line.job, line.number, line.at_unix_ms, line.text])?;
         }
         Update::ForgetJobs(ids) => {
@@ -298,7 +308,7 @@ fn write_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreErr
     let body = serde_json::to_string(row).map_err(io::Error::from)?;
     // What is over stays as it was.
     transaction
-        .prepare(
+        .prepare_cached(
             "INSERT INTO jobs (id, generation, state, created, ended, thread, turn, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT DO UPDATE SET generation = ?2, state = ?3, ended = ?5, thread = ?6, turn = ?7, body = ?8

@@ -195,6 +195,7 @@ impl Settings {
                 silent_turn_warning_ms: file
                     .silent_turn_warning
                     .map_or(Limits::default().silent_turn_warning_ms, TimeLimit::as_millis),
+                silent_turn_interrupt_ms: file.silent_turn_interrupt.and_then(TimeLimit::as_millis),
                 ..Limits::default()
             }),
             memory_warning_bytes: file.memory_warning_bytes,

@@ -149,6 +149,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("memory_recycle_bytes", *memory_recycle_bytes != new.memory_recycle_bytes),
         ("memory_warning_bytes", *memory_warning_bytes != new.memory_warning_bytes),
         ("silent_turn_warning", limits.silent_turn_warning_ms != new.limits.silent_turn_warning_ms),
+        ("silent_turn_interrupt", limits.silent_turn_interrupt_ms != new.limits.silent_turn_interrupt_ms),
         ("limits", without_message_size(*limits) != without_message_size(new.limits)),
     ] {
         if changed {
@@ -181,7 +182,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
 }
 
 fn without_message_size(limits: Limits) -> Limits {
-    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, ..limits }
+    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, silent_turn_interrupt_ms: None, ..limits }
 }
 
 #[cfg(test)]

@@ -56,6 +56,18 @@ pub enum Activity {
         /// What the turn has used so far, if that is new.
         tokens: Option<Tokens>,
     },
+    /// Codex has sent nothing about a turn for the time that the limits name. Once for each limit until there is an event
+    /// again.
+    TurnSilent {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// Milliseconds since its last event.
+        silent_ms: u64,
+        /// Whether it is interrupted for that.
+        interrupted: bool,
+    },
     /// A turn has ended.
     TurnEnded {
         /// The thread.
@@ -151,6 +163,7 @@ impl Router {
                 cwd,
                 sub_agent,
             });
+            self.watch_silent_turns();
         }
     }
 

@@ -55,6 +55,7 @@ mod server_request;
 mod server_requests;
 mod session;
 mod shutdown_notice;
+mod silent_turns;
 mod subscriptions;
 mod thread;
 mod timer;
@@ -134,6 +135,8 @@ pub struct Router {
     /// Interrupts that the upstream has refused and that are sent again at that time; how often it has, and whether they
     /// overtake the in-flight window.
     refused_interrupts: VecDeque<(Time, ThreadId, u32, bool)>,
+    /// When a turn that runs can be silent for too long.
+    silent_turns_due: Option<Time>,
     actions: VecDeque<Action>,
     activities: VecDeque<Activity>,
     counters: Counters,
@@ -162,6 +165,7 @@ impl Router {
             never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
+            silent_turns_due: None,
             actions: VecDeque::new(),
             activities: VecDeque::new(),
             counters: Counters::default(),
@@ -188,6 +192,10 @@ impl Router {
         self.config.limits = limits;
         self.config.client_shutdown = client_shutdown;
         self.config.orphaned_turns = orphaned_turns;
+        self.silent_turns_due = None;
+        if self.subscriptions.threads().any(|(_, thread)| !thread.running.is_empty()) {
+            self.watch_silent_turns();
+        }
         self.pump();
     }
 

@@ -134,6 +134,11 @@ impl Subscriptions {
         self.threads.get(thread).is_some_and(Thread::is_busy)
     }
 
+    /// Iterates over all threads, to change them.
+    pub(super) fn threads_mut(&mut self) -> impl Iterator<Item = (&ThreadId, &mut Thread)> {
+        self.threads.iter_mut()
+    }
+
     /// Iterates over all threads.
     pub(super) fn threads(&self) -> impl Iterator<Item = (&ThreadId, &Thread)> {
         self.threads.iter()

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::phase::Phase;
+use super::silent_turns::Silence;
 use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
 use crate::json::scan::member;
@@ -70,6 +71,8 @@ pub(super) struct RunningTurn {
     pub(super) by: Option<ClientId>,
     /// What it has used.
     pub(super) meter: Meter,
+    /// What was done because it sends nothing.
+    pub(super) silence: Silence,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
@@ -154,7 +157,13 @@ impl Thread {
             return false;
         }
         self.phase = Phase::Starting;
-        self.running.push(RunningTurn { id: id.into(), since: now, by, meter: Meter::default() });
+        self.running.push(RunningTurn {
+            id: id.into(),
+            since: now,
+            by,
+            meter: Meter::default(),
+            silence: Silence::None,
+        });
         true
     }
 

@@ -42,6 +42,10 @@ impl World {
                     let key = (thread.to_string(), turn);
                     assert!(turns.contains(&key), "{key:?} goes on and does not run");
                 }
+                Activity::TurnSilent { thread, turn, .. } => {
+                    let key = (thread.to_string(), turn);
+                    assert!(turns.contains(&key), "{key:?} is silent and does not run");
+                }
                 Activity::ConfigWarning { .. }
                 | Activity::ApprovalRequested { .. }
                 | Activity::ApprovalEnded { .. }

@@ -44,6 +44,14 @@ impl Hub {
                 tokens: *tokens,
                 at,
             },
+            Activity::TurnSilent { thread, turn, silent_ms, interrupted: true } => Update::Interrupted {
+                thread: thread.to_string(),
+                turn: turn.clone(),
+                cause: format!(
+                    "interrupted because codex sent nothing about it for {} s (`silent_turn_interrupt`)",
+                    silent_ms / 1_000
+                ),
+            },
             Activity::TurnEnded { thread, turn, outcome, known_by, tokens, duration_ms, .. } => {
                 Update::Ended {
                     thread: thread.to_string(),
@@ -60,6 +68,7 @@ impl Hub {
             | Activity::ApprovalRequested { .. }
             | Activity::ApprovalEnded { .. }
             | Activity::InterruptRefused { .. }
+            | Activity::TurnSilent { interrupted: false, .. }
             | Activity::ConfigWarning { .. } => return,
         };
         self.ledger.record(update);
@@ -124,6 +133,13 @@ impl Hub {
                     "codex asks its clients no longer"
                 );
             }
+            Activity::TurnSilent { thread, turn, silent_ms, interrupted } => tracing::warn!(
+                thread.id = %thread,
+                turn.id = turn,
+                duration_ms = silent_ms,
+                interrupted,
+                "codex sends nothing about a turn"
+            ),
             Activity::InterruptRefused { thread, message } => {
                 tracing::warn!(thread.id = %thread, error = %message, "codex refuses to interrupt a turn");
             }

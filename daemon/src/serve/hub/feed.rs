@@ -81,6 +81,11 @@ impl Hub {
                 duration_ms: Some(*waited_ms),
                 ..event(if by.is_some() { "approvalAnswered" } else { "approvalWithdrawn" })
             },
+            Activity::TurnSilent { thread, turn, silent_ms, interrupted } => FeedEvent {
+                turn_id: Some(turn.clone()),
+                duration_ms: Some(*silent_ms),
+                ..of_thread(if *interrupted { "silentTurnInterrupted" } else { "turnSilent" }, thread)
+            },
             Activity::InterruptRefused { thread, message } => {
                 FeedEvent { message: Some(message.clone()), ..of_thread("interruptRefused", thread) }
             }

@@ -592,6 +592,11 @@ impl Pacing {
         self.pending.iter().filter(|(_, p)| matches!(p.origin, Origin::Client { .. }))
     }
 
+    /// Iterates over codexd's own requests that have no response.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.iter().map(|(_, pending)| pending).filter(|p| !matches!(p.origin, Origin::Client { .. }))
+    }
+
     /// Returns the id under which the upstream knows a client's request.
     pub(super) fn find(&self, client: ClientId, id: &RequestId) -> Option<UpstreamId> {
         self.pending.find(client, id)
