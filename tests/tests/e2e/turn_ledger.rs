@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use codexd_tests::codex::Version;
 use codexd_tests::daemon::TestDaemon;
-use codexd_tests::wait;
+use codexd_tests::home::Home;
+use codexd_tests::{skip, wait};
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -258,6 +260,13 @@ fn the_turns_that_were_lost_at_the_last_exit_are_named() {
         assert_eq!(named.as_array().unwrap().len(), 1, "{named}");
         assert_eq!((&named[0]["turnId"], &named[0]["threadId"]), (&json!(lost), &json!(thread)));
         assert_eq!(named[0]["knownBy"], known_by);
+        let exit = daemon.ctl(&["last-exit", "--json"]).expect_code(0).json();
+        assert_eq!(exit["lostTurns"], named, "{exit}");
+        let shown = daemon.ctl(&["last-exit"]).expect_code(0).stdout;
+        assert!(
+            shown.contains(&format!("lost turn: thread {thread}, turn {lost}, of one, after ")),
+            "{shown}"
+        );
         // The next daemon has written down what could not be.
         let successor = TestDaemon::fake("").home(daemon.into_home()).ready();
         assert_eq!(
@@ -265,4 +274,89 @@ fn the_turns_that_were_lost_at_the_last_exit_are_named() {
             json!(lost)
         );
     }
+}
+
+#[test]
+fn a_lost_job_is_named_with_the_last_exit() {
+    let mut daemon = TestDaemon::fake("").ready();
+    let job = daemon.run(&["run", "--detach", "[[hang]]"]).expect_code(0).stdout.trim().to_owned();
+    wait::until("its turn is recorded", || history(&daemon).iter().any(|turn| turn["job"] == job));
+    daemon.signal_upstream(Signal::SIGKILL);
+    daemon.wait_exit();
+    let shown = daemon.ctl(&["last-exit"]).expect_code(0).stdout;
+    assert!(shown.contains(&format!("job {job} (`codexd jobs show {job}`)")), "{shown}");
+}
+
+#[test]
+fn a_turn_of_which_codex_sends_nothing_is_interrupted_where_that_is_set() {
+    let config = "silent_turn_warning = \"300ms\"\nsilent_turn_interrupt = \"900ms\"";
+    let daemon = TestDaemon::fake("").config(config).ready();
+    let mut client = daemon.client("one");
+    let thread = client.start_thread(json!({}));
+    let silent = client.start_turn(&thread, "[[hang]]");
+    assert_eq!(client.finish_turn(&thread, &silent).status, "interrupted");
+    let turns = ended(&daemon, 1);
+    assert_eq!((&turns[0]["state"], &turns[0]["knownBy"]), (&json!("interrupted"), &json!("terminalEvent")));
+    let cause = turns[0]["cause"].as_str().unwrap();
+    assert!(cause.starts_with("interrupted because codex sent nothing about it"), "{cause}");
+    assert!(daemon.stderr().contains("codex sends nothing about a turn"), "{}", daemon.stderr());
+}
+
+/// Returns a `codexd` that serves with a state directory on an empty file system of its own, mounted with `options`; other
+/// commands run as ever. `None` where that cannot be had: it takes the right to mount.
+fn with_own_disk(home: &Home, codexd: &Path, state: &Path, options: &str) -> Option<PathBuf> {
+    let mounts = Command::new("unshare").args(["--mount", "true"]).output();
+    let able = match mounts {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("no mount namespace: {}", String::from_utf8_lossy(&output.stderr))),
+        Err(error) => Err(format!("cannot run `unshare`: {error}")),
+    };
+    skip::unless_found(able)?;
+    let wrapper = home.root().join("codexd-own-disk");
+    let (codexd, state) = (codexd.display(), state.display());
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = serve ] || exec '{codexd}' \"$@\"\nexec unshare --mount sh -c \
+         'mount -t tmpfs -o mode=0700,{options} none \"{state}\" && exec \"{codexd}\" \"$@\"' sh \"$@\"\n"
+    );
+    fs::write(&wrapper, text).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    Some(wrapper)
+}
+
+#[test]
+fn a_full_disk_stops_nobody() {
+    let mut first = TestDaemon::fake("").ready();
+    let state = file(&first).parent().unwrap().to_owned();
+    assert_eq!(first.stop(), 0);
+    let codexd = first.codexd().to_owned();
+    let Some(wrapper) = with_own_disk(first.home(), &codexd, &state, "size=256k") else { return };
+    let daemon = TestDaemon::fake("").codexd(&wrapper).home(first.into_home()).ready();
+    // As many turns as it takes.
+    wait::until("the disk is full", || {
+        turn(&daemon);
+        warnings(&daemon).contains("full")
+    });
+    turn(&daemon);
+    let mut enlarge = Command::new("nsenter");
+    enlarge.args(["-t", &daemon.pid().to_string(), "-m", "mount", "-o", "remount,size=64m"]).arg(&state);
+    let output = enlarge.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    wait::until("nothing is wrong any more", || warnings(&daemon).is_empty());
+}
+
+#[test]
+fn a_read_only_disk_stops_nobody() {
+    let mut first = TestDaemon::fake("").ready();
+    turn(&first);
+    ended(&first, 1);
+    let state = file(&first).parent().unwrap().to_owned();
+    assert_eq!(first.stop(), 0);
+    let codexd = first.codexd().to_owned();
+    let Some(wrapper) = with_own_disk(first.home(), &codexd, &state, "ro") else { return };
+    let daemon = TestDaemon::fake("").codexd(&wrapper).home(first.into_home()).ready();
+    turn(&daemon);
+    wait::until("the status says so", || warnings(&daemon).contains("cannot be written"));
+    turn(&daemon);
+    let refused = daemon.run(&["run", "--detach", "hello"]).expect_code(1);
+    assert!(refused.stderr.contains("turn ledger") && refused.stderr.contains("ctl status"), "{refused}");
 }
