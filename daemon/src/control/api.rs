@@ -14,9 +14,13 @@ use jsonrpsee::proc_macros::rpc;
 use serde_json::Value;
 
 use crate::settings::reloader::Differences;
+use crate::turn::TurnRequest;
 
 /// The error code when all slots for subscriptions are occupied.
 pub(crate) const TOO_MANY_SUBSCRIBED: i32 = -32012;
+
+/// The error code of a refused job.
+pub(crate) const JOB_REFUSED: i32 = -32013;
 
 /// The error code when the core does not answer in time and the snapshot cannot replace its answer.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
@@ -86,6 +90,19 @@ pub(crate) trait Control {
     /// Changes what is logged, until the settings are read again.
     #[method(name = "logLevel")]
     async fn log_level(&self, level: String) -> RpcResult<()>;
+
+    /// Begins a job: a turn that the daemon runs itself, for at most `timeout_ms`. Returns the job's id once the job is
+    /// recorded.
+    #[method(name = "startJob", param_kind = map)]
+    async fn start_job(&self, request: TurnRequest, timeout_ms: Option<u64>) -> RpcResult<String>;
+
+    /// Cancels a job. Returns whether it was running. Does not wait for its end.
+    #[method(name = "cancelJob", param_kind = map)]
+    async fn cancel_job(&self, id: String) -> RpcResult<bool>;
+
+    /// Removes jobs that have ended from the ledger.
+    #[method(name = "forgetJobs", param_kind = map)]
+    async fn forget_jobs(&self, ids: Vec<String>) -> RpcResult<()>;
 
     /// Returns the path of the client socket.
     #[method(name = "socket")]

@@ -17,10 +17,11 @@ use jsonrpsee::core::params::ArrayParams;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::api::ControlClient as _;
+use super::api::{ControlClient as _, JOB_REFUSED};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
+use crate::turn::TurnRequest;
 
 /// Why there is no answer. `NotRunning` is returned only if the system reports that no process listens.
 #[derive(Debug)]
@@ -224,6 +225,43 @@ impl ControlConnection {
     /// [`Unreachable`].
     pub(crate) async fn log_level(&self, filter: &LogFilter) -> Result<(), Unreachable> {
         self.client.log_level(filter.to_string()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Begins a job. Returns its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`]. If the daemon refuses the job, with its reason.
+    pub(crate) async fn start_job(
+        &self,
+        request: &TurnRequest,
+        timeout_ms: Option<u64>,
+    ) -> Result<String, Unreachable> {
+        self.client.start_job(request.clone(), timeout_ms).await.map_err(|error| match error {
+            ClientError::Call(refusal) if refusal.code() == JOB_REFUSED => {
+                let refused = Error::new(ExitCode::UpstreamLost, "the daemon refuses the job");
+                Unreachable::CannotTell(refused.because(refusal.message().to_owned()))
+            }
+            error => self.failed(error),
+        })
+    }
+
+    /// Cancels a job. Returns whether it was running.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn cancel_job(&self, id: &str) -> Result<bool, Unreachable> {
+        self.client.cancel_job(id.to_owned()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Removes jobs that have ended from the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn forget_jobs(&self, ids: Vec<String>) -> Result<(), Unreachable> {
+        self.client.forget_jobs(ids).await.map_err(|error| self.failed(error))
     }
 
     /// Waits until the daemon closes the connection. It does that last of all.

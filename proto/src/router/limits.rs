@@ -40,6 +40,8 @@ pub struct Limits {
     pub unanswered_warning_ms: u64,
     /// Milliseconds without a message about a running turn after which there is a warning; `None`: never.
     pub silent_turn_warning_ms: Option<u64>,
+    /// Milliseconds without a message about a running turn after which it is interrupted; `None`: never.
+    pub silent_turn_interrupt_ms: Option<u64>,
     /// Milliseconds for which messages of an unknown thread are deferred.
     pub deferral_ms: u64,
     /// Milliseconds between the departure of a turn's last subscriber and the interrupt, if the turn is to be
@@ -69,6 +71,7 @@ impl Default for Limits {
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
             silent_turn_warning_ms: Some(300_000),
+            silent_turn_interrupt_ms: None,
             deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,

@@ -1,7 +1,13 @@
 //! One thread: its subscribers and its turns.
 
+use std::borrow::Cow;
+
 use super::phase::Phase;
+use super::silent_turns::Silence;
+use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
+use crate::json::scan::member;
+use crate::json::text;
 use crate::time::Time;
 
 /// What codexd keeps about one thread.
@@ -45,8 +51,8 @@ pub(super) struct OpenTurn {
     pub(super) begins_as_another: bool,
     /// The turn object that the upstream sent when the turn began.
     pub(super) object: Box<[u8]>,
-    /// The item of the final answer, as long as nothing follows it.
-    pub(super) final_answer: Option<Box<[u8]>>,
+    /// What it has shown of its end.
+    pub(super) progress: Progress,
     /// The error with which the upstream has failed it. Only `turn/completed` is still to come.
     pub(super) error: Option<Box<[u8]>>,
     /// The clients that know that it is open.
@@ -62,6 +68,10 @@ pub(super) struct RunningTurn {
     pub(super) since: Time,
     /// The client that started it, if the response to its request reported the turn.
     pub(super) by: Option<ClientId>,
+    /// What it has used.
+    pub(super) meter: Meter,
+    /// What was done because it sends nothing.
+    pub(super) silence: Silence,
 }
 
 /// The clients that know that a turn is open and wait for its end.
@@ -85,6 +95,11 @@ impl OpenTurn {
     /// Returns the id under which it ends.
     pub(super) fn ends_as(&self) -> &[u8] {
         self.ends_as.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Returns the turn for which it works, if it names one.
+    pub(super) fn root(&self) -> Option<Cow<'_, [u8]>> {
+        capture::root_turn(&self.object)
     }
 
     /// Returns whether this is its id, at its beginning or its end.
@@ -121,7 +136,7 @@ impl Thread {
                     ends_as: None,
                     begins_as_another: false,
                     object: object.into(),
-                    final_answer: None,
+                    progress: Progress::default(),
                     error: None,
                     known_to,
                 });
@@ -141,7 +156,13 @@ impl Thread {
             return false;
         }
         self.phase = Phase::Starting;
-        self.running.push(RunningTurn { id: id.into(), since: now, by });
+        self.running.push(RunningTurn {
+            id: id.into(),
+            since: now,
+            by,
+            meter: Meter::default(),
+            silence: Silence::None,
+        });
         true
     }
 
@@ -151,6 +172,15 @@ impl Thread {
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
         Some(self.running.remove(at))
+    }
+
+    /// Returns the running turn that a notification is about.
+    pub(super) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
+        let id = text(line, member(line, params, b"turnId")?)?;
+        let id = &*id;
+        // A review that runs under another id is recorded under the id with which it ends.
+        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
+        self.running.iter_mut().find(|turn| *turn.id == *id)
     }
 
     /// Records that a goal of the thread was reported.

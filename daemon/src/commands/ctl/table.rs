@@ -11,11 +11,11 @@ const GAP: usize = 2;
 const CUT_TO: usize = 14;
 
 /// A column: its heading, and its rank. On a narrow terminal, the highest ranks are left out first. Rank 0 stays.
-pub(super) type Column = (&'static str, u8);
+pub(crate) type Column = (&'static str, u8);
 
 /// Renders rows under their headings for stdout. On a terminal, columns of the highest ranks are left out and cells cut
 /// until the table fits. Elsewhere, its width is not limited.
-pub(super) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
     fit(columns, rows, terminal::size().map(|(columns, _)| columns))
 }
 

@@ -210,6 +210,11 @@ impl Pending {
         self.known.is_some_and(|known| known.long)
     }
 
+    /// Returns whether it is sent before the queued messages of its client.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.known.is_some_and(|known| known.urgent)
+    }
+
     /// Returns the offset of its line in the stream to the upstream; `None` before it was sent.
     pub(in crate::router) fn offset(&self) -> Option<u64> {
         match self.progress {

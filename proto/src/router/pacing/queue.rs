@@ -6,6 +6,9 @@ use crate::id::UpstreamId;
 use crate::router::Limits;
 use crate::time::Time;
 
+/// Urgent requests that can wait in a queue that is full for others.
+const URGENT_ROOM: usize = 64;
+
 /// A line that waits for a slot.
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -47,6 +50,12 @@ impl Queue {
             || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
+    /// Returns whether another urgent request exceeds the limits. There is some room for urgent requests in a queue that
+    /// is full for others.
+    pub(super) fn is_full_for_urgent(&self, limits: &Limits) -> bool {
+        self.len() >= limits.queued_requests_per_client + URGENT_ROOM
+    }
+
     /// Returns whether its client must not be read: too much is queued that cannot be refused.
     pub(super) fn blocks_reading(&self, limits: &Limits) -> bool {
         self.notifications > 0
@@ -58,6 +67,13 @@ impl Queue {
         self.notifications += usize::from(queued.id.is_none());
         self.bytes += queued.line.len();
         self.waiting.push_back(queued);
+    }
+
+    /// Inserts a request before everything in the queue.
+    pub(super) fn push_first(&mut self, queued: Queued) {
+        self.notifications += usize::from(queued.id.is_none());
+        self.bytes += queued.line.len();
+        self.waiting.push_front(queued);
     }
 
     /// Inserts a request that was already sent before everything in the queue, except for older requests of that kind.
