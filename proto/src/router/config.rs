@@ -28,6 +28,17 @@ pub enum ClientShutdown {
     Never,
 }
 
+impl ClientShutdown {
+    /// Returns the word used in settings.
+    pub const fn word(self) -> &'static str {
+        match self {
+            ClientShutdown::WhenUnused => "when-unused",
+            ClientShutdown::Always => "always",
+            ClientShutdown::Never => "never",
+        }
+    }
+}
+
 /// What happens to a turn whose last subscriber disconnects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
