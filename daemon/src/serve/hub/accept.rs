@@ -62,6 +62,7 @@ pub(super) async fn serve(
             admit(&hub, stream, &mut excess, &tasks);
         }
     }
+    hub.borrow_mut().close_late_clients();
 }
 
 /// Waits for the next connection, and before it for a slot if it would be above the number of clients. Clears the accept

@@ -6,7 +6,7 @@
 
 use codexd_proto::core::{Event, Framing};
 use codexd_proto::id::ClientId;
-use codexd_proto::lifecycle::Intent;
+use codexd_proto::lifecycle::{Intent, State};
 use codexd_proto::router::CloseReason;
 use tungstenite::protocol::CloseFrame;
 
@@ -115,6 +115,16 @@ impl Hub {
         tracing::debug!(client.id = client.0, "connection ended");
         if let Some(waker) = io.waker {
             waker.wake();
+        }
+    }
+
+    /// Answers and ends the connections of the backlog that were accepted after all others were closed: nothing is
+    /// flushed in this state any more, and the daemon waits for the tasks of its clients.
+    pub(super) fn close_late_clients(&mut self) {
+        if self.core.state() == State::Exited {
+            self.final_read();
+            self.write_clients(self.now());
+            self.disconnect_all();
         }
     }
 
