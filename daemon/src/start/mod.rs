@@ -7,6 +7,9 @@
 //! others wait for the socket. A failure is written to the lock file, so that the clients that waited for this start
 //! get the reason too, instead of trying the same again.
 //!
+//! A daemon that lost codex while clients were connected goes the same way to start the one that follows it
+//! ([`succeed`]): a client that connects again by itself starts none.
+//!
 //! Only the instance lock decides whether a daemon runs. Only the holder of the start lock checks it, because the
 //! check takes it for an instant.
 
@@ -16,6 +19,7 @@ mod environment;
 mod lock;
 mod service;
 mod startup_status;
+mod successor;
 pub(crate) mod unit;
 
 use std::io;
@@ -36,6 +40,7 @@ use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
 pub(crate) use startup_status::StartupNotifier;
+pub(crate) use successor::succeed;
 
 use lock::StartLock;
 

@@ -25,6 +25,7 @@ mod event;
 mod idle;
 mod refusal;
 mod report;
+mod succession;
 mod timer;
 mod words;
 
@@ -55,6 +56,7 @@ pub use timer::Timer;
 
 use connection::{Connections, Stage};
 use idle::Idle;
+use succession::Succession;
 use words::Words;
 
 /// Bytes that can wait for the upstream; above that, no client is read. The rest of one read, and of a message that
@@ -73,8 +75,11 @@ pub enum Restart {
     Never,
     /// A supervisor, unless the exit was intended.
     OnFailure,
-    /// The next client: by socket activation, or because it starts a daemon when it finds none.
+    /// The next client, by socket activation.
     OnDemand,
+    /// The next client, because it starts a daemon when it finds none; or this daemon, if it loses its upstream while
+    /// clients are connected.
+    BySuccessor,
 }
 
 /// Settings that can change while clients are served.
@@ -146,6 +151,7 @@ pub struct Core {
     connections: Connections,
     idle: Idle,
     restart: Restart,
+    succession: Succession,
     limits: Limits,
     clients_with_files: usize,
     /// Whether the upstream's input can be written to.
@@ -181,6 +187,7 @@ impl Core {
             connections: Connections::default(),
             idle: Idle::new(settings.idle_exit_ms),
             restart: config.restart,
+            succession: Succession::default(),
             limits: settings.limits,
             clients_with_files: config.clients_with_files,
             input_open: true,
@@ -320,6 +327,7 @@ impl Core {
             } else if let Some(event) = self.events.pop_front().or_else(|| self.reached()) {
                 let from = self.lifecycle.state();
                 let effects = self.lifecycle.handle(now, event);
+                self.succession.observe(event, self.lifecycle.intent(), || self.connections.attached());
                 self.follow(from, effects);
             } else {
                 let unused = self.lifecycle.state() == State::Serving && self.router.is_unused();
@@ -416,7 +424,7 @@ impl Core {
         let restarts = match self.restart {
             Restart::Never => false,
             Restart::OnFailure => !intended,
-            Restart::OnDemand => true,
+            Restart::OnDemand | Restart::BySuccessor => true,
         };
         restarts.then_some(end_reason::RETRY_AFTER_MS)
     }
@@ -619,6 +627,11 @@ impl Core {
     /// Returns what the process is to exit with, once it is to.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.lifecycle.exit_code()
+    }
+
+    /// Whether the daemon that ends starts the next one itself.
+    pub fn has_successor(&self) -> bool {
+        self.succession.is_due(self.restart)
     }
 
     /// Returns the milliseconds until running turns are interrupted, while the daemon drains.

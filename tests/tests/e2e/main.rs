@@ -38,6 +38,7 @@ mod shim;
 mod slow_clients;
 mod start_failures;
 mod stopping;
+mod successor;
 mod support;
 mod telling;
 mod tui;
