@@ -35,6 +35,7 @@ use crate::instance::lock as instance_lock;
 use crate::instance::record;
 use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
+use crate::os::unix_time::unix_ms;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
@@ -118,6 +119,11 @@ pub(crate) fn attempt(
             Err(error)
         }
     }
+}
+
+/// Whether no daemon is started for a while because earlier ones kept failing.
+pub(crate) fn is_backing_off(target: &Target<'_>) -> bool {
+    record::early_ends(&target.settings.paths.record).pause_left(unix_ms()).is_some()
 }
 
 /// Returns what to do to get a daemon with another environment, as text for `hint:`.

@@ -402,7 +402,7 @@ impl Core {
                 let draining = self.lifecycle.state() == State::Draining;
                 let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
-                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms };
+                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms, intended: true };
                 self.router.begin_drain(now, &notice);
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
@@ -411,7 +411,9 @@ impl Core {
                 loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
-                let notice = ShutdownNotice { reason: &reason, deadline_ms: Some(0), retry_after_ms };
+                let intended = matches!(self.lifecycle.intent(), Some(Intent::Stop(_)));
+                let notice =
+                    ShutdownNotice { reason: &reason, deadline_ms: Some(0), retry_after_ms, intended };
                 self.router.upstream_lost(now, loss, &notice);
             }
         }

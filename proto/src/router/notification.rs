@@ -364,7 +364,8 @@ fn never_ran(line: &[u8], item: Span) -> bool {
             .all(|name| value(name).is_some_and(|v| v.of(line) == b"null"))
 }
 
-fn is_final_answer(line: &[u8], item: Span) -> bool {
+/// Whether an item is the final answer of its turn.
+pub(crate) fn is_final_answer(line: &[u8], item: Span) -> bool {
     let is = |name: &[u8], text| member(line, item.start, name).is_some_and(|v| is_text(line, v, text));
     is(b"type", b"agentMessage") && is(b"phase", b"final_answer")
 }

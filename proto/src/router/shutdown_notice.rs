@@ -14,6 +14,8 @@ pub struct ShutdownNotice<'a> {
     /// Milliseconds after which a new connection may be tried; absent when nobody will start codexd
     /// again by itself.
     pub retry_after_ms: Option<u64>,
+    /// Whether somebody asked for the end: then a client has no reason to start codexd again at once.
+    pub intended: bool,
 }
 
 impl ShutdownNotice<'_> {
@@ -30,6 +32,8 @@ impl ShutdownNotice<'_> {
         write_optional(out, self.deadline_ms);
         out.extend_from_slice(b",\"retryAfterMs\":");
         write_optional(out, self.retry_after_ms);
+        out.extend_from_slice(b",\"intended\":");
+        out.extend_from_slice(if self.intended { b"true" } else { b"false" });
         out.extend_from_slice(b",\"generation\":");
         write_u64(out, generation);
         out.extend_from_slice(b"}}");

@@ -6,68 +6,68 @@ use crate::time::Time;
 
 /// What codexd keeps of one thread.
 #[derive(Debug, Default)]
-pub(super) struct Thread {
+pub(crate) struct Thread {
     /// In the order in which they subscribed.
-    pub(super) subscribers: Vec<ClientId>,
+    pub(crate) subscribers: Vec<ClientId>,
     /// Reported in a response or status, and not unloaded since.
-    pub(super) loaded: bool,
+    pub(crate) loaded: bool,
     /// Its status says that something runs.
-    pub(super) active: bool,
+    pub(crate) active: bool,
     /// Never announced to anybody: another thread's turn created it.
-    pub(super) sub_agent: bool,
-    pub(super) turn: Option<OpenTurn>,
+    pub(crate) sub_agent: bool,
+    pub(crate) turn: Option<OpenTurn>,
     /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
-    pub(super) running: Vec<RunningTurn>,
+    pub(crate) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
-    pub(super) goals_due: u32,
+    pub(crate) goals_due: u32,
     /// The text of the id of the turn that ended last.
-    pub(super) last_turn: Option<Box<[u8]>>,
+    pub(crate) last_turn: Option<Box<[u8]>>,
     /// Who gets what the upstream repeats after a resume or fork. It stays when that client
     /// disconnects: then the repetition is for nobody.
-    pub(super) replay: Option<Replay>,
+    pub(crate) replay: Option<Replay>,
     /// What its turn does.
-    pub(super) phase: Phase,
+    pub(crate) phase: Phase,
     /// When the upstream last sent something about it.
-    pub(super) last_event: Option<Time>,
+    pub(crate) last_event: Option<Time>,
     /// Its directory, as the last response said that started, resumed or forked it.
-    pub(super) cwd: Option<Box<str>>,
+    pub(crate) cwd: Option<Box<str>>,
     /// Its model, as that response said.
-    pub(super) model: Option<Box<str>>,
+    pub(crate) model: Option<Box<str>>,
 }
 
 /// A turn that has started and not ended.
 #[derive(Debug)]
-pub(super) struct OpenTurn {
+pub(crate) struct OpenTurn {
     /// The text of its id.
-    pub(super) id: Box<[u8]>,
+    pub(crate) id: Box<[u8]>,
     /// The id that a review was answered with, and under which it ends, once it has begun under another one.
-    pub(super) ends_as: Option<Box<[u8]>>,
+    pub(crate) ends_as: Option<Box<[u8]>>,
     /// It is a review whose `turn/started` is still to come.
-    pub(super) begins_as_another: bool,
+    pub(crate) begins_as_another: bool,
     /// The turn object as the upstream gave it when the turn began.
-    pub(super) object: Box<[u8]>,
+    pub(crate) object: Box<[u8]>,
     /// The item of the final answer, while nothing came after it.
-    pub(super) final_answer: Option<Box<[u8]>>,
+    pub(crate) final_answer: Option<Box<[u8]>>,
     /// The error by which the upstream has said that it will fail: only `turn/completed` is still to come.
-    pub(super) error: Option<Box<[u8]>>,
+    pub(crate) error: Option<Box<[u8]>>,
     /// Who knows that it is open.
-    pub(super) known_to: KnownTo,
+    pub(crate) known_to: KnownTo,
 }
 
 /// A turn that the log has the start of, and not yet the end.
 #[derive(Debug)]
-pub(super) struct RunningTurn {
+pub(crate) struct RunningTurn {
     /// The text of its id.
-    pub(super) id: Box<[u8]>,
+    pub(crate) id: Box<[u8]>,
     /// Since when it is known.
-    pub(super) since: Time,
+    pub(crate) since: Time,
     /// The client that started it, if the response to that request was what told of it.
-    pub(super) by: Option<ClientId>,
+    pub(crate) by: Option<ClientId>,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum KnownTo {
+pub(crate) enum KnownTo {
     /// The clients whose request was answered with it; `turn/started` is still to come.
     Requesters(Vec<ClientId>),
     /// Every subscriber.
@@ -76,27 +76,27 @@ pub(super) enum KnownTo {
 
 /// The requester of the last resume or fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Replay {
-    pub(super) to: ClientId,
+pub(crate) struct Replay {
+    pub(crate) to: ClientId,
     /// The copy of the token usage may still come.
-    pub(super) usage: bool,
+    pub(crate) usage: bool,
 }
 
 impl OpenTurn {
     /// Returns the id under which it ends.
-    pub(super) fn ends_as(&self) -> &[u8] {
+    pub(crate) fn ends_as(&self) -> &[u8] {
         self.ends_as.as_deref().unwrap_or(&self.id)
     }
 
     /// Whether it has this id, as it began or as it ends.
-    pub(super) fn is_called(&self, id: &[u8]) -> bool {
+    pub(crate) fn is_called(&self, id: &[u8]) -> bool {
         *self.id == *id || self.ends_as.as_deref() == Some(id)
     }
 }
 
 impl Thread {
     /// Records that a turn is open, and who was notified of it; nothing if it has ended already.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
+    pub(crate) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
         if self.last_turn.as_deref() == Some(id) {
             return;
         }
@@ -131,7 +131,7 @@ impl Thread {
     }
 
     /// Records that a turn runs that `by` has started, if that is known; returns whether it was not known to.
-    pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
+    pub(crate) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
         // A review that has begun under another id is known by the one it ends under.
         let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
         if renamed || self.last_turn.as_deref() == Some(id) {
@@ -147,7 +147,7 @@ impl Thread {
     }
 
     /// Records that a turn has ended; returns it if it was known to run.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
+    pub(crate) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
         self.last_turn = Some(id.into());
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
@@ -155,7 +155,7 @@ impl Thread {
     }
 
     /// A goal of the thread was reported.
-    pub(super) fn goal_reported(&mut self) {
+    pub(crate) fn goal_reported(&mut self) {
         self.goals_due = self.goals_due.saturating_sub(1);
         if self.goals_due == 0
             && let Some(replay) = &mut self.replay
@@ -165,12 +165,12 @@ impl Thread {
     }
 
     /// Whether something runs on the thread that a drain waits for.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.active || self.turn.is_some()
     }
 
     /// Whether nothing would be lost by forgetting the thread.
-    pub(super) fn is_forgettable(&self) -> bool {
+    pub(crate) fn is_forgettable(&self) -> bool {
         self.subscribers.is_empty() && !self.loaded && !self.is_busy() && self.running.is_empty()
     }
 }

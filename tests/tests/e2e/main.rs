@@ -14,6 +14,7 @@ mod environment;
 mod failed_starts;
 mod fake_codex;
 mod feed;
+mod going_on;
 mod http;
 mod install;
 mod itself;
