@@ -120,10 +120,12 @@ impl Threads {
         thread.echoes = Echoes::default();
         let status = member_at(line, object.start, &["status", "type"]);
         thread.state.active = status.is_some_and(|status| is_text(line, status, b"active"));
-        if follows && thread.state.active && thread.state.turn.is_none() {
-            if let Some((turn, object)) = running_turn(object.of(line)) {
-                thread.open_turn(turn.as_bytes(), object.as_bytes(), KnownTo::Subscribers, place);
-            }
+        if follows
+            && thread.state.active
+            && thread.state.turn.is_none()
+            && let Some((turn, object)) = running_turn(object.of(line))
+        {
+            thread.open_turn(turn.as_bytes(), object.as_bytes(), KnownTo::Subscribers, place);
         }
         Some(id)
     }
