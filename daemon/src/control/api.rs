@@ -14,9 +14,13 @@ use jsonrpsee::proc_macros::rpc;
 use serde_json::Value;
 
 use crate::settings::reload::Differences;
+use crate::turn::TurnRequest;
 
 /// The error code when all slots for subscriptions are taken.
 pub(crate) const TOO_MANY_SUBSCRIBED: i32 = -32012;
+
+/// The error code of a job that is refused.
+pub(crate) const JOB_REFUSED: i32 = -32013;
 
 /// The error code when the core does not answer in time and the snapshot is no substitute.
 pub(crate) const CORE_NOT_RESPONDING: i32 = -32011;
@@ -86,6 +90,19 @@ pub(crate) trait Control {
     /// Changes what is logged until the settings are read again.
     #[method(name = "logLevel")]
     async fn log_level(&self, level: String) -> RpcResult<()>;
+
+    /// Begins a job: a turn that the daemon runs itself, for at most `timeout_ms`. Returns the job's id once the job is
+    /// recorded.
+    #[method(name = "startJob", param_kind = map)]
+    async fn start_job(&self, request: TurnRequest, timeout_ms: Option<u64>) -> RpcResult<String>;
+
+    /// Cancels a job; returns whether it was told, which it is not if it is over. Does not wait for its end.
+    #[method(name = "cancelJob", param_kind = map)]
+    async fn cancel_job(&self, id: String) -> RpcResult<bool>;
+
+    /// Forgets jobs that are over.
+    #[method(name = "forgetJobs", param_kind = map)]
+    async fn forget_jobs(&self, ids: Vec<String>) -> RpcResult<()>;
 
     /// Returns the path of the socket for clients.
     #[method(name = "socket")]

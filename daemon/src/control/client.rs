@@ -17,10 +17,11 @@ use jsonrpsee::core::params::ArrayParams;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::api::ControlClient as _;
+use super::api::{ControlClient as _, JOB_REFUSED};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
+use crate::turn::TurnRequest;
 
 /// Why there is no answer. "Not running" is said only where the system says so.
 #[derive(Debug)]
@@ -224,6 +225,43 @@ impl ControlConnection {
     /// [`Unreachable`].
     pub(crate) async fn log_level(&self, filter: &LogFilter) -> Result<(), Unreachable> {
         self.client.log_level(filter.to_string()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Begins a job; returns its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`]; with its reason if the daemon refuses.
+    pub(crate) async fn start_job(
+        &self,
+        request: &TurnRequest,
+        timeout_ms: Option<u64>,
+    ) -> Result<String, Unreachable> {
+        self.client.start_job(request.clone(), timeout_ms).await.map_err(|error| match error {
+            ClientError::Call(refusal) if refusal.code() == JOB_REFUSED => {
+                let refused = Error::new(ExitCode::UpstreamLost, "the daemon refuses the job");
+                Unreachable::CannotTell(refused.because(refusal.message().to_owned()))
+            }
+            error => self.failed(error),
+        })
+    }
+
+    /// Cancels a job; returns whether it was told.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn cancel_job(&self, id: &str) -> Result<bool, Unreachable> {
+        self.client.cancel_job(id.to_owned()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Has jobs forgotten that are over.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn forget_jobs(&self, ids: Vec<String>) -> Result<(), Unreachable> {
+        self.client.forget_jobs(ids).await.map_err(|error| self.failed(error))
     }
 
     /// Ends when the daemon closes the connection, which it does last of all.

@@ -18,7 +18,9 @@ use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
+use crate::ledger::Ledger;
 use crate::logging::filter::LogFilter;
+use crate::turn::TurnRequest;
 
 pub(crate) mod api;
 pub(crate) mod client;
@@ -89,10 +91,33 @@ pub(crate) enum Command {
     },
 }
 
+/// What the control plane asks of the jobs.
+#[derive(Debug)]
+pub(crate) enum JobCommand {
+    /// A job is to be run.
+    Start {
+        /// What it is to do.
+        request: Box<TurnRequest>,
+        /// How long its turn may take, in milliseconds.
+        timeout_ms: Option<u64>,
+        /// Gets its id, or why there is none.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// A job is to be cancelled.
+    Cancel {
+        /// Its id.
+        id: String,
+        /// Gets whether it was told: not if it is over.
+        reply: oneshot::Sender<bool>,
+    },
+}
+
 /// The control plane's end of the connection to the core.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    jobs: mpsc::UnboundedSender<JobCommand>,
+    ledger: Ledger,
     shown: Arc<Shown>,
 }
 
@@ -124,7 +149,9 @@ pub(crate) fn channel(first: StatusReport) -> (Publisher, mpsc::UnboundedReceive
     let snapshot = RwLock::new(Snapshot { report: first, at: Instant::now() });
     let shown =
         Arc::new(Shown { snapshot, changed: Notify::new(), feed: broadcast::Sender::new(FEED_EVENTS) });
-    (Publisher { shown: Arc::clone(&shown) }, received, Handle { commands, shown })
+    let (jobs, _) = mpsc::unbounded_channel();
+    let handle = Handle { commands, jobs, ledger: Ledger::off(), shown: Arc::clone(&shown) };
+    (Publisher { shown }, received, handle)
 }
 
 impl Publisher {
@@ -151,6 +178,12 @@ impl Publisher {
 }
 
 impl Handle {
+    /// Connects it with the jobs and the ledger that keeps them, too.
+    #[must_use]
+    pub(crate) fn with_jobs(self, jobs: mpsc::UnboundedSender<JobCommand>, ledger: Ledger) -> Handle {
+        Handle { jobs, ledger, ..self }
+    }
+
     /// Returns the snapshot, its durations counted on, and its age.
     fn snapshot(&self) -> (StatusReport, Duration) {
         let snapshot = self.shown.snapshot.read();

@@ -19,15 +19,17 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{CORE_NOT_RESPONDING, ControlServer as _, TOO_MANY_SUBSCRIBED};
+use super::api::{CORE_NOT_RESPONDING, ControlServer as _, JOB_REFUSED, TOO_MANY_SUBSCRIBED};
 use super::gate::Gate;
 use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots, Subscribed};
 use super::surroundings::Surroundings;
-use super::{Command, Handle, events, monitor, states, views};
+use super::{Command, Handle, JobCommand, events, monitor, states, views};
 use crate::error::Error;
+use crate::ledger::Update;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
 use crate::os::process;
+use crate::turn::TurnRequest;
 
 /// How long the core may take to answer.
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
@@ -39,8 +41,8 @@ const MAX_CONNECTIONS: u32 = 2 * (MAX_UNSUBSCRIBED + MAX_SUBSCRIBED) as u32;
 const MAX_SUBSCRIPTIONS: u32 = 8;
 /// Time for the handshake of a connection.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
-/// The largest request, in bytes; there are none with contents.
-const MAX_REQUEST_BYTES: u32 = 64 << 10;
+/// The largest request, in bytes: that of a job has its prompt.
+const MAX_REQUEST_BYTES: u32 = 16 << 20;
 /// How long to wait before accepting again after a failure such as too many open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Stack of the thread, in bytes.
@@ -372,6 +374,25 @@ impl super::api::ControlServer for Service {
                 ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
             })?;
         self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
+    }
+
+    async fn start_job(&self, request: TurnRequest, timeout_ms: Option<u64>) -> RpcResult<String> {
+        let (reply, answer) = oneshot::channel();
+        let command = JobCommand::Start { request: Box::new(request), timeout_ms, reply };
+        let _ = self.handle.jobs.send(command);
+        let started = answer.await.unwrap_or_else(|_| Err("the daemon is stopping".to_owned()));
+        started.map_err(|why| ErrorObjectOwned::owned(JOB_REFUSED, why, None::<()>))
+    }
+
+    async fn cancel_job(&self, id: String) -> RpcResult<bool> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.handle.jobs.send(JobCommand::Cancel { id, reply });
+        Ok(answer.await.unwrap_or(false))
+    }
+
+    async fn forget_jobs(&self, ids: Vec<String>) -> RpcResult<()> {
+        self.handle.ledger.record(Update::ForgetJobs(ids));
+        Ok(())
     }
 
     async fn socket(&self) -> RpcResult<String> {

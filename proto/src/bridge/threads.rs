@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::id::ThreadId;
 use crate::json::scan::{member, member_at};
 use crate::json::{Span, is_text, text};
-use crate::router::{self, KnownTo, Loss, TurnEnd, is_final_answer, running_turn};
+use crate::router::{self, KnownTo, Loss, TurnEnd, inferred_complete, running_turn};
 use crate::routes::Meaning;
 
 /// Threads that are kept at most. Of more, nothing is known, and nothing is said of their turns.
@@ -191,16 +191,15 @@ impl Threads {
                 }
             }
             Meaning::ItemStarted => {
-                if let Some(turn) = &mut thread.state.turn {
-                    turn.final_answer = None;
+                if let (Some(turn), Some(item)) = (&mut thread.state.turn, member(line, params, b"item")) {
+                    turn.progress.item_started(line, item);
                 }
             }
             Meaning::ItemCompleted => {
                 if let (Some(turn), Some(item)) = (&mut thread.state.turn, member(line, params, b"item"))
-                    && is_final_answer(line, item)
+                    && item.end - item.start <= ANSWER_BYTES
                 {
-                    let kept = item.end - item.start <= ANSWER_BYTES;
-                    turn.final_answer = kept.then(|| item.of(line).into());
+                    turn.progress.item_completed(line, item);
                 }
             }
             Meaning::Error => thread.failed(line, params),
@@ -283,7 +282,7 @@ impl Threads {
 
     /// The daemon is lost: returns the end of each turn that was open, in the order in which codex ends one that fails.
     pub(super) fn lost(&mut self, loss: &Loss, generation: u64) -> Vec<EndLine> {
-        let sub_agent_open = self.all.values().any(|it| it.state.sub_agent && it.state.turn.is_some());
+        let complete = inferred_complete(self.all.iter().map(|(id, thread)| (id, &thread.state)));
         let mut lines = Vec::new();
         for (id, thread) in &mut self.all {
             thread.waiting.clear();
@@ -304,8 +303,8 @@ impl Threads {
                 continue;
             }
             let error_sent = turn.as_ref().and_then(|turn| turn.error.as_deref());
-            let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
-            let answer = answer.filter(|_| !sub_agent_open && error_sent.is_none());
+            let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
+            let answer = answer.filter(|_| complete.contains(id));
             let failed = answer.is_none() && error_sent.is_none();
             let end = TurnEnd { thread: id, answer, error_sent, loss, generation };
             let mut push = |method, line| lines.push(EndLine { method, line });

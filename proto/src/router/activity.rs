@@ -1,12 +1,15 @@
 //! What a log shows of clients and turns: who, which and how long, and never what was said.
 
 use super::Router;
-use super::thread::RunningTurn;
+use super::thread::{OpenTurn, RunningTurn};
+use crate::capture::{KnownBy, Outcome, Tokens};
 use crate::id::{ClientId, ServerRequestId, ThreadId};
 use crate::time::Time;
 
 /// Characters of a client's name that are shown.
 const NAME_CHARS: usize = 64;
+/// Bytes of an item's type that are shown.
+const PHASE_BYTES: usize = 40;
 
 /// Something that happened to a client or a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,33 @@ pub enum Activity {
         turn: String,
         /// The client that started it, where that is known by now, and its name while it is connected.
         client: Option<(ClientId, Option<String>)>,
+        /// The directory of the thread, where a response has said it.
+        cwd: Option<String>,
+        /// Whether its thread is a sub-agent's.
+        sub_agent: bool,
+    },
+    /// A turn goes on.
+    TurnProgress {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// The type of the item that has started, if one has: `reasoning`, `commandExecution`.
+        phase: Option<String>,
+        /// What the turn has used so far, if that is new.
+        tokens: Option<Tokens>,
+    },
+    /// Codex has sent nothing about a turn for the time that the limits name. Once for each limit until there is an event
+    /// again.
+    TurnSilent {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// Milliseconds since its last event.
+        silent_ms: u64,
+        /// Whether it is interrupted for that.
+        interrupted: bool,
     },
     /// A turn has ended.
     TurnEnded {
@@ -48,6 +78,10 @@ pub enum Activity {
         client: Option<(ClientId, Option<String>)>,
         /// How.
         outcome: Outcome,
+        /// From what that is known.
+        known_by: KnownBy,
+        /// What it has used, where that was reported.
+        tokens: Option<Tokens>,
         /// For how long it was known to run.
         duration_ms: u64,
     },
@@ -89,44 +123,6 @@ pub enum Activity {
     },
 }
 
-/// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With its final answer.
-    Completed,
-    /// With an error.
-    Failed,
-    /// Somebody interrupted it.
-    Interrupted,
-    /// The upstream was lost.
-    Lost,
-    /// Nobody was subscribed to its thread, so the upstream did not say.
-    Unknown,
-}
-
-impl Outcome {
-    /// Reads the text of a turn's status.
-    pub(super) fn of_status(status: &[u8]) -> Outcome {
-        match status {
-            b"completed" => Outcome::Completed,
-            b"failed" => Outcome::Failed,
-            b"interrupted" => Outcome::Interrupted,
-            _ => Outcome::Unknown,
-        }
-    }
-
-    /// Returns the word used in logs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Outcome::Completed => "completed",
-            Outcome::Failed => "failed",
-            Outcome::Interrupted => "interrupted",
-            Outcome::Lost => "lost",
-            Outcome::Unknown => "unknown",
-        }
-    }
-}
-
 impl Router {
     /// Removes the next thing that happened. To be polled as the actions are: they add up otherwise.
     pub fn poll_activity(&mut self) -> Option<Activity> {
@@ -154,16 +150,43 @@ impl Router {
     /// A turn runs; `by` has started it, if that is known.
     pub(super) fn turn_runs(&mut self, thread: &ThreadId, turn: &[u8], by: Option<ClientId>) {
         let now = self.delivery.now();
-        if self.subscriptions.get_mut(thread).is_some_and(|state| state.runs(now, turn, by)) {
+        let Some(state) = self.subscriptions.get_mut(thread) else { return };
+        if state.runs(now, turn, by) {
+            let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
             self.never_ran.forget(thread);
             let client = self.starter(by);
             let thread = thread.clone();
-            self.activities.push_back(Activity::TurnStarted { thread, turn: text(turn), client });
+            self.activities.push_back(Activity::TurnStarted {
+                thread,
+                turn: text(turn),
+                client,
+                cwd,
+                sub_agent,
+            });
+            self.watch_silent_turns();
         }
     }
 
+    /// An item of a turn has started; `kind` is its type.
+    pub(super) fn turn_enters(&mut self, thread: &ThreadId, turn: &[u8], kind: &[u8]) {
+        let phase = Some(String::from_utf8_lossy(&kind[..kind.len().min(PHASE_BYTES)]).into_owned());
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase, tokens: None });
+    }
+
+    /// A turn has reported what it uses.
+    pub(super) fn turn_used(&mut self, thread: &ThreadId, turn: &[u8], tokens: Option<Tokens>) {
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase: None, tokens });
+    }
+
     /// Counts a turn that has ended, and remembers how for the log.
-    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &RunningTurn, outcome: Outcome) {
+    pub(super) fn turn_ended(
+        &mut self,
+        thread: &ThreadId,
+        turn: &RunningTurn,
+        (outcome, known_by): (Outcome, KnownBy),
+    ) {
         self.counters.turns_completed += 1;
         self.statistics.turn_ended(outcome.word(), self.delivery.now().since(turn.since));
         self.activities.push_back(Activity::TurnEnded {
@@ -171,6 +194,8 @@ impl Router {
             turn: text(&turn.id),
             client: self.starter(turn.by),
             outcome,
+            known_by,
+            tokens: turn.meter.tokens(),
             duration_ms: self.delivery.now().since(turn.since),
         });
     }
@@ -193,12 +218,27 @@ impl Router {
         self.activities.push_back(Activity::ApprovalEnded { id, thread, method, by, waited_ms });
     }
 
-    /// Nothing runs on a thread any more.
-    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId, outcome: Outcome) {
-        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
-        for turn in running.unwrap_or_default() {
-            self.turn_ended(thread, &turn, outcome);
+    /// Nothing runs on a thread any more, and the upstream does not say how that ended.
+    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId) {
+        for turn in self.take_running(thread) {
+            self.turn_ended(thread, &turn, (Outcome::Unknown, KnownBy::ThreadEnded));
         }
+    }
+
+    /// The upstream is lost; `complete` is the turn of the thread that counts as complete, if it does.
+    pub(super) fn all_turns_lost(&mut self, thread: &ThreadId, complete: Option<&OpenTurn>) {
+        for turn in self.take_running(thread) {
+            let end = match complete {
+                Some(open) if open.is_called(&turn.id) => (Outcome::Completed, KnownBy::Inferred),
+                _ => (Outcome::Lost, KnownBy::UpstreamLost),
+            };
+            self.turn_ended(thread, &turn, end);
+        }
+    }
+
+    fn take_running(&mut self, thread: &ThreadId) -> Vec<RunningTurn> {
+        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
+        running.unwrap_or_default()
     }
 
     fn starter(&self, by: Option<ClientId>) -> Option<(ClientId, Option<String>)> {

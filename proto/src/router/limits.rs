@@ -42,6 +42,8 @@ pub struct Limits {
     pub unanswered_warning_ms: u64,
     /// Milliseconds without a message about a running turn that are worth a warning; `None` never.
     pub silent_turn_warning_ms: Option<u64>,
+    /// Milliseconds without a message about a running turn after which it is interrupted; `None` never.
+    pub silent_turn_interrupt_ms: Option<u64>,
     /// Milliseconds that messages of an unknown thread wait for the response that explains them.
     pub deferral_ms: u64,
     /// Milliseconds that a turn without subscribers goes on before it is interrupted, where it is to be.
@@ -70,6 +72,7 @@ impl Default for Limits {
             window_release_ms: 2_000,
             unanswered_warning_ms: 60_000,
             silent_turn_warning_ms: Some(300_000),
+            silent_turn_interrupt_ms: None,
             deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,

@@ -78,7 +78,14 @@ impl Router {
             sub_agent: thread.sub_agent,
             age_ms: turn.map(|turn| now.since(turn.since)),
             last_event_ms: last_event.map(|at| now.since(at)),
+            silent: self.is_silent(now, id, thread, turn),
         }
+    }
+
+    fn is_silent(&self, now: Time, id: &ThreadId, thread: &Thread, turn: Option<&RunningTurn>) -> bool {
+        let silent_ms = turn.and_then(|turn| self.silent_ms(now, id, thread, turn));
+        let limit = self.config.limits.silent_turn_warning_ms;
+        silent_ms.zip(limit).is_some_and(|(silent_ms, limit)| silent_ms >= limit)
     }
 
     /// Describes the requests that have no answer: those of clients and the server requests, the oldest first.

@@ -1,6 +1,5 @@
 //! The loss of the upstream: every pending request and open turn is resolved.
 
-use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
 use super::never_ran::NeverRan;
@@ -65,24 +64,21 @@ impl Router {
     }
 
     /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
-    /// the error if it failed, the turn. It is completed if its final answer was seen and nothing else may
-    /// still have run for it, else failed.
+    /// the error if it failed, the turn. It is completed under the condition of [`capture`](crate::capture), else
+    /// failed.
     ///
     /// A thread that is active without a turn that anybody was notified of gets the status alone.
     fn end_turns(&mut self, loss: &Loss) {
-        let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
-        let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
-        started.sort_unstable();
-        for thread in &started {
-            self.all_turns_ended(thread, Outcome::Lost);
+        let ended = self.subscriptions.end_all();
+        for (thread, complete) in self.subscriptions.threads_with_turns(&ended) {
+            self.all_turns_lost(&thread, complete);
         }
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
-        let (running, sub_agent_open) = self.subscriptions.end_all();
-        for Running { thread, active, turn } in running {
+        for Running { thread, active, turn, complete } in ended {
             let error_sent = turn.as_ref().and_then(|turn| turn.error.as_deref());
-            let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
-            let answer = answer.filter(|_| !sub_agent_open && error_sent.is_none());
+            let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
+            let answer = answer.filter(|_| complete);
             let generation = self.config.identity.generation;
             let end = TurnEnd { thread: &thread, answer, error_sent, loss, generation };
             // The upstream reports the status of a turn that has ended before the turn.

@@ -55,6 +55,7 @@ mod server_request;
 mod server_requests;
 mod session;
 mod shutdown_notice;
+mod silent_turns;
 mod subscriptions;
 mod thread;
 mod timer;
@@ -72,8 +73,9 @@ use crate::status::Counters;
 use crate::thread_book::ThreadBook;
 use crate::time::Time;
 
+pub use crate::capture::Outcome;
 pub use action::{Action, CloseReason};
-pub use activity::{Activity, Outcome};
+pub use activity::Activity;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
@@ -89,9 +91,9 @@ pub use session::SessionState;
 pub use shutdown_notice::ShutdownNotice;
 pub use timer::RouterTimer;
 
-pub(crate) use notification::is_final_answer;
 pub(crate) use response::running_turn;
 pub(crate) use server_request::resolved;
+pub(crate) use subscriptions::inferred_complete;
 pub(crate) use thread::{KnownTo, Thread};
 pub(crate) use turn_end::TurnEnd;
 
@@ -140,6 +142,8 @@ pub struct Router {
     /// Interrupts that the upstream has refused and that are sent again at that time; how often it has, and whether they
     /// overtake the in-flight window.
     refused_interrupts: VecDeque<(Time, ThreadId, u32, bool)>,
+    /// When a turn that runs can be silent for too long.
+    silent_turns_due: Option<Time>,
     actions: VecDeque<Action>,
     activities: VecDeque<Activity>,
     counters: Counters,
@@ -168,6 +172,7 @@ impl Router {
             never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
+            silent_turns_due: None,
             actions: VecDeque::new(),
             activities: VecDeque::new(),
             counters: Counters::default(),
@@ -194,6 +199,10 @@ impl Router {
         self.config.limits = limits;
         self.config.client_shutdown = client_shutdown;
         self.config.orphaned_turns = orphaned_turns;
+        self.silent_turns_due = None;
+        if self.subscriptions.threads().any(|(_, thread)| !thread.running.is_empty()) {
+            self.watch_silent_turns();
+        }
         self.pump();
     }
 

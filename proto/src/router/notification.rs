@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::activity::{Activity, Outcome};
+use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
 use super::pacing::Origin;
@@ -10,6 +10,7 @@ use super::phase::Phase;
 use super::resources::{self, Owned};
 use super::thread::KnownTo;
 use super::{Action, Router};
+use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
 use crate::json::scan::{member, member_at, skip_space};
 use crate::json::{Span, is_text, text};
@@ -179,40 +180,49 @@ impl Router {
                 let id = text(line, member(line, turn.start, b"id")?)?;
                 if let Some(ended) = state.close_turn(&id) {
                     let status = member(line, turn.start, b"status").and_then(|status| text(line, status));
-                    self.turn_ended(thread, &ended, Outcome::of_status(&status.unwrap_or_default()));
+                    let end = (Outcome::of_status(&status.unwrap_or_default()), KnownBy::TerminalEvent);
+                    self.turn_ended(thread, &ended, end);
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
             }
             Meaning::ItemStarted => {
-                let kind = member_at(line, params, &["item", "type"]).and_then(|kind| text(line, kind));
-                state.phase = Phase::of_item(&kind.unwrap_or_default());
+                let item = member(line, params, b"item")?;
+                let kind = member(line, item.start, b"type").and_then(|kind| text(line, kind));
+                state.phase = Phase::of_item(kind.as_deref().unwrap_or_default());
                 if let Some(turn) = &mut state.turn {
-                    turn.final_answer = None;
+                    turn.progress.item_started(line, item);
                 }
+                let turn = state.running_turn(line, params)?.id.clone();
+                self.turn_enters(thread, &turn, &kind?);
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
-                if let Some(turn) = &mut state.turn
-                    && is_final_answer(line, item)
-                {
-                    turn.final_answer = Some(item.of(line).into());
+                if let Some(turn) = &mut state.turn {
+                    turn.progress.item_completed(line, item);
                 }
                 return self.refused_command(line, thread, item);
             }
             Meaning::SettingsUpdated => self.settings_updated(thread, line, params),
             Meaning::Error => {
                 let turn_id = text(line, member(line, params, b"turnId")?)?;
+                let turn = state.turn.as_mut().filter(|turn| turn.is_called(&turn_id))?;
+                turn.progress.error_reported();
                 let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
                 let is_last = member(line, params, b"willRetry").is_some_and(|v| v.of(line) == b"false");
-                if let Some(turn) = state.turn.as_mut().filter(|turn| is_last && turn.is_called(&turn_id)) {
+                if is_last {
                     turn.error = Some(error.of(line).into());
                 }
             }
             Meaning::TokenUsage => {
-                let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
-                replay.usage = false;
-                return Some(vec![replay.to]);
+                if let Some(replay) = state.replay.as_mut().filter(|replay| replay.usage) {
+                    replay.usage = false;
+                    return Some(vec![replay.to]);
+                }
+                let turn = state.running_turn(line, params)?;
+                turn.meter.update(line, params);
+                let (turn, tokens) = (turn.id.clone(), turn.meter.tokens());
+                self.turn_used(thread, &turn, tokens);
             }
             Meaning::ServerRequestResolved => {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
@@ -282,7 +292,7 @@ impl Router {
                             // One that began when nobody was subscribed any more.
                             self.counters.turns_completed += u64::from(was_active);
                         }
-                        self.all_turns_ended(&thread, Outcome::Unknown);
+                        self.all_turns_ended(&thread);
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -315,7 +325,7 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        self.all_turns_ended(thread, Outcome::Unknown);
+        self.all_turns_ended(thread);
         self.subscriptions.unload(thread);
     }
 
@@ -362,10 +372,4 @@ fn never_ran(line: &[u8], item: Span) -> bool {
         && [&b"processId"[..], b"exitCode"]
             .iter()
             .all(|name| value(name).is_some_and(|v| v.of(line) == b"null"))
-}
-
-/// Whether an item is the final answer of its turn.
-pub(crate) fn is_final_answer(line: &[u8], item: Span) -> bool {
-    let is = |name: &[u8], text| member(line, item.start, name).is_some_and(|v| is_text(line, v, text));
-    is(b"type", b"agentMessage") && is(b"phase", b"final_answer")
 }

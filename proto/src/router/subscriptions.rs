@@ -7,6 +7,7 @@
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::thread::{OpenTurn, Thread};
+use crate::capture;
 use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
@@ -25,6 +26,8 @@ pub(super) struct Running {
     pub(super) active: bool,
     /// None while it is not known.
     pub(super) turn: Option<OpenTurn>,
+    /// The turn counts as complete.
+    pub(super) complete: bool,
 }
 
 impl Subscriptions {
@@ -131,6 +134,11 @@ impl Subscriptions {
         self.threads.get(thread).is_some_and(Thread::is_busy)
     }
 
+    /// Iterates over all threads, to change them.
+    pub(super) fn threads_mut(&mut self) -> impl Iterator<Item = (&ThreadId, &mut Thread)> {
+        self.threads.iter_mut()
+    }
+
     /// Iterates over all threads.
     pub(super) fn threads(&self) -> impl Iterator<Item = (&ThreadId, &Thread)> {
         self.threads.iter()
@@ -145,21 +153,37 @@ impl Subscriptions {
         clients
     }
 
-    /// The upstream is gone: no thread is loaded. Returns what ran, by thread, and whether a turn of a
-    /// sub-agent was open.
-    pub(super) fn end_all(&mut self) -> (Vec<Running>, bool) {
-        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
+    /// The upstream is gone: no thread is loaded. Returns what ran, by thread.
+    pub(super) fn end_all(&mut self) -> Vec<Running> {
+        let complete = inferred_complete(self.threads.iter());
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
             let active = std::mem::take(&mut thread.active);
             let turn = thread.turn.take();
             if active || turn.is_some() {
-                running.push(Running { thread: id.clone(), active, turn });
+                let complete = complete.contains(id);
+                running.push(Running { thread: id.clone(), active, turn, complete });
             }
         }
         running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
-        (running, sub_agent_open)
+        running
+    }
+
+    /// Returns the threads with turns that are known to run, by their ids; each with its turn among those that have
+    /// `ended` that counts as complete.
+    pub(super) fn threads_with_turns<'a>(
+        &self,
+        ended: &'a [Running],
+    ) -> Vec<(ThreadId, Option<&'a OpenTurn>)> {
+        let running = self.threads.iter().filter(|(_, state)| !state.running.is_empty());
+        let mut threads: Vec<ThreadId> = running.map(|(thread, _)| thread.clone()).collect();
+        threads.sort_unstable();
+        let complete = |thread: &ThreadId| {
+            let ended = ended.iter().find(|ended| ended.thread == *thread && ended.complete)?;
+            ended.turn.as_ref()
+        };
+        threads.into_iter().map(|thread| (thread.clone(), complete(&thread))).collect()
     }
 
     /// Fills in how much is kept.
@@ -168,4 +192,27 @@ impl Subscriptions {
         kept.subscribers = self.threads.values().map(|t| t.subscribers.len()).sum();
         kept.subscriptions = self.clients.values().map(FxHashSet::len).sum();
     }
+}
+
+/// Returns the threads whose open turn counts as complete if nothing comes any more, see [`capture`].
+pub(crate) fn inferred_complete<'a>(
+    threads: impl Iterator<Item = (&'a ThreadId, &'a Thread)>,
+) -> FxHashSet<ThreadId> {
+    let open: Vec<_> = threads
+        .filter_map(|(id, thread)| {
+            let turn = thread.turn.as_ref()?;
+            Some((id, turn, turn.root(), thread.sub_agent))
+        })
+        .collect();
+    let complete = open.iter().filter(|(thread, turn, root, _)| {
+        let names = [&*turn.id, turn.ends_as(), root.as_deref().unwrap_or(&turn.id)];
+        turn.progress.answer().is_some()
+            && turn.error.is_none()
+            && !open.iter().any(|(other, helper, root, sub_agent)| {
+                let helper =
+                    capture::OpenTurn { id: &helper.id, root: root.as_deref(), sub_agent: *sub_agent };
+                other != thread && capture::works_for(helper, &names)
+            })
+    });
+    complete.map(|(thread, ..)| (*thread).clone()).collect()
 }

@@ -1,7 +1,13 @@
 //! One thread: its subscribers, and which turn is open.
 
+use std::borrow::Cow;
+
 use super::phase::Phase;
+use super::silent_turns::Silence;
+use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
+use crate::json::scan::member;
+use crate::json::text;
 use crate::time::Time;
 
 /// What codexd keeps of one thread.
@@ -46,8 +52,8 @@ pub(crate) struct OpenTurn {
     pub(crate) begins_as_another: bool,
     /// The turn object as the upstream gave it when the turn began.
     pub(crate) object: Box<[u8]>,
-    /// The item of the final answer, while nothing came after it.
-    pub(crate) final_answer: Option<Box<[u8]>>,
+    /// What it has shown of its end.
+    pub(crate) progress: Progress,
     /// The error by which the upstream has said that it will fail: only `turn/completed` is still to come.
     pub(crate) error: Option<Box<[u8]>>,
     /// Who knows that it is open.
@@ -63,6 +69,10 @@ pub(crate) struct RunningTurn {
     pub(crate) since: Time,
     /// The client that started it, if the response to that request was what told of it.
     pub(crate) by: Option<ClientId>,
+    /// What it has used.
+    pub(crate) meter: Meter,
+    /// What was done because it sends nothing.
+    pub(super) silence: Silence,
 }
 
 /// Who knows that a turn is open, and so waits for its end.
@@ -86,6 +96,11 @@ impl OpenTurn {
     /// Returns the id under which it ends.
     pub(crate) fn ends_as(&self) -> &[u8] {
         self.ends_as.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Returns the turn that it works for, if it says so.
+    pub(crate) fn root(&self) -> Option<Cow<'_, [u8]>> {
+        capture::root_turn(&self.object)
     }
 
     /// Whether it has this id, as it began or as it ends.
@@ -122,7 +137,7 @@ impl Thread {
                     ends_as: None,
                     begins_as_another: false,
                     object: object.into(),
-                    final_answer: None,
+                    progress: Progress::default(),
                     error: None,
                     known_to,
                 });
@@ -142,7 +157,13 @@ impl Thread {
             return false;
         }
         self.phase = Phase::Starting;
-        self.running.push(RunningTurn { id: id.into(), since: now, by });
+        self.running.push(RunningTurn {
+            id: id.into(),
+            since: now,
+            by,
+            meter: Meter::default(),
+            silence: Silence::None,
+        });
         true
     }
 
@@ -152,6 +173,15 @@ impl Thread {
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
         Some(self.running.remove(at))
+    }
+
+    /// Returns the running turn that a notification is about.
+    pub(crate) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
+        let id = text(line, member(line, params, b"turnId")?)?;
+        let id = &*id;
+        // A review that runs under another id is known by the one it ends under.
+        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
+        self.running.iter_mut().find(|turn| *turn.id == *id)
     }
 
     /// A goal of the thread was reported.

@@ -18,6 +18,8 @@ pub enum RouterTimer {
     OrphanedTurn,
     /// An interrupt that the upstream has refused is sent again.
     Interrupt,
+    /// A running turn may have been silent for too long.
+    SilentTurn,
     /// A thread is open that has never run.
     NeverRan,
     /// A client has been above the soft limit for too long.
@@ -28,13 +30,14 @@ pub enum RouterTimer {
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 9] = [
+    pub const ALL: [RouterTimer; 10] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
         RouterTimer::ServerRequest,
         RouterTimer::OrphanedTurn,
         RouterTimer::Interrupt,
+        RouterTimer::SilentTurn,
         RouterTimer::NeverRan,
         RouterTimer::SlowClient,
         // Last: what was closed before may have left something that waits.
@@ -52,6 +55,7 @@ impl Router {
             RouterTimer::ServerRequest => self.server_requests.deadline(),
             RouterTimer::OrphanedTurn => self.orphan_due(),
             RouterTimer::Interrupt => self.interrupt_due(),
+            RouterTimer::SilentTurn => self.silent_turns_due,
             RouterTimer::NeverRan => self.never_ran.due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
@@ -95,6 +99,7 @@ impl Router {
             }
             RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
             RouterTimer::Interrupt => self.retry_interrupts(now),
+            RouterTimer::SilentTurn => self.check_silent_turns(now),
             RouterTimer::NeverRan => self.keep_never_ran(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::Router;
-use crate::listing::{ClientName, TurnStatus};
+use super::pacing::PendingKind;
+use super::silent_turns::INTERRUPT_WITHIN_MS;
+use crate::listing::ClientName;
 use crate::status::Warning;
 use crate::time::Time;
 
@@ -22,6 +24,7 @@ impl Router {
             self.slow_client_warnings(now),
             self.near_limit_warnings(),
             self.unanswered_warnings(now),
+            self.interrupt_warnings(now),
         ];
         kinds.into_iter().flat_map(shortened).collect()
     }
@@ -49,16 +52,9 @@ impl Router {
             .collect()
     }
 
-    /// Turns of which codex has sent nothing for long. It sends nothing of a thread without subscribers, and a turn
-    /// that waits for an approval waits for somebody else.
+    /// Turns of which codex has sent nothing for long, see [`silent_turns`](super::silent_turns).
     fn silent_turn_warnings(&self, now: Time) -> Vec<Warning> {
-        let Some(limit) = self.config.limits.silent_turn_warning_ms else { return Vec::new() };
-        let silent = |turn: &TurnStatus| {
-            turn.state == "running"
-                && !turn.subscribers.is_empty()
-                && turn.last_event_ms.is_some_and(|silent| silent >= limit)
-        };
-        let turns = self.turn_statuses(now).into_iter().filter(silent);
+        let turns = self.turn_statuses(now).into_iter().filter(|turn| turn.silent);
         turns
             .map(|turn| Warning {
                 code: "silentTurn".to_owned(),
@@ -119,6 +115,31 @@ impl Router {
                     message: format!("{queued} of {most} requests of {} wait for codex", named(&name)),
                     hint: "more are refused; `codexd ctl requests` shows what codex works on".to_owned(),
                 }
+            })
+            .collect()
+    }
+
+    /// Turns that codexd has interrupted and that codex does not end.
+    fn interrupt_warnings(&self, now: Time) -> Vec<Warning> {
+        let own = self.pacing.own();
+        let late = own.filter_map(|pending| match &pending.kind {
+            PendingKind::Interrupt { thread, .. } => {
+                Some((thread, now.since(pending.since))).filter(|(_, age)| *age >= INTERRUPT_WITHIN_MS)
+            }
+            _ => None,
+        });
+        let mut late: Vec<_> = late.collect();
+        late.sort_unstable();
+        late.into_iter()
+            .map(|(thread, age)| Warning {
+                code: "interruptUnanswered".to_owned(),
+                message: format!(
+                    "codex was told {} s ago to interrupt the turn of thread {thread} and has not answered",
+                    age / 1_000
+                ),
+                hint: "if it does not end, restart codex when the other turns are over: `codexd ctl drain`, then \
+                       `codexd ctl stop`"
+                    .to_owned(),
             })
             .collect()
     }

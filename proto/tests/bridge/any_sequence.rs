@@ -182,10 +182,8 @@ impl World {
         }
         let thread = request["params"]["threadId"].as_str().or(request["params"]["name"].as_str());
         let thread = thread.unwrap_or("t0").to_owned();
-        if let Some(id) =
-            id.as_u64().filter(|_| matches!(&*method, "turn/start" | "command/exec" | "thread/start"))
-        {
-            *self.carried_out.entry(id).or_default() += 1;
+        if let Some(id) = id.as_u64().filter(|_| matches!(&*method, "command/exec" | "thread/start")) {
+            assert!(self.carried_out.insert(id), "carried out twice: {request}");
         }
         let result = match &*method {
             "initialize" => json!({"codexd": {"generation": 1}}),

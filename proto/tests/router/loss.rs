@@ -363,3 +363,48 @@ fn a_turn_known_only_to_its_requester_ends_for_the_requester_only() {
     assert_eq!(net.got_methods(a), [&FAILURE[..], &["notifications/broker/shuttingDown"]].concat());
     assert_eq!(net.got_methods(b), [FAILURE[0], "notifications/broker/shuttingDown"]);
 }
+
+#[test]
+fn a_sub_agent_of_another_turn_does_not_make_a_complete_turn_fail() {
+    for (root, status) in [("u", "failed"), ("v", "completed")] {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.feed(&turn_with_root(&t, "u", "u"));
+        net.feed(&turn_with_root(&thread(2), "child", root));
+        net.feed(&item(&t, "item/completed", "agentMessage", "final_answer"));
+        net.hush(&[a]);
+        net.lose();
+        let got = net.got(a);
+        let end = got.iter().rfind(|l| l["params"]["threadId"] == *t).unwrap();
+        assert_eq!(end["params"]["turn"]["status"], status, "the sub-agent works for {root}");
+    }
+}
+
+fn turn_with_root(t: &str, turn: &str, root: &str) -> String {
+    note(
+        "turn/started",
+        &json!({"threadId": t, "turn": {"id": turn, "rootTurnId": root, "status": "inProgress"}}),
+    )
+}
+
+#[test]
+fn an_answer_before_an_error_or_within_a_collaboration_is_not_the_last_word() {
+    const FINAL: (&str, &str, &str) = ("item/completed", "agentMessage", "final_answer");
+    let begins = ("item/started", "collabAgentToolCall", "");
+    assert_eq!(status_after(&[begins, FINAL], false).0, "failed");
+    let ends = ("item/completed", "collabAgentToolCall", "");
+    assert_eq!(status_after(&[begins, ends, FINAL], false).0, "completed");
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&item(&t, "item/completed", "agentMessage", "final_answer"));
+    let error = json!({"message": "Incomplete response returned"});
+    net.feed(&note("error", &json!({"threadId": t, "turnId": "u", "error": error, "willRetry": false})));
+    net.hush(&[a]);
+    net.lose();
+    let got = net.got(a);
+    let end = got.iter().rfind(|l| l["params"]["threadId"] == *t).unwrap();
+    assert_eq!(end["params"]["turn"]["status"], "failed");
+}

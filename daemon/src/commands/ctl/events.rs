@@ -56,6 +56,10 @@ fn line(event: &FeedEvent) -> String {
             let outcome = event.outcome.as_deref().unwrap_or("unknown");
             format!("turn {turn} {outcome} after {lasted} on thread {thread}{by}")
         }
+        "turnSilent" => format!("turn {turn} on thread {thread} has sent nothing for {lasted}"),
+        "silentTurnInterrupted" => {
+            format!("turn {turn} on thread {thread} is interrupted: it has sent nothing for {lasted}")
+        }
         "approvalRequested" => {
             format!("approval {method} on thread {thread} waits for {}", render::clients(&event.seen_by))
         }

@@ -27,6 +27,7 @@ mod all;
 mod clients;
 mod events;
 mod get_socket;
+mod history;
 mod interrupt;
 mod kill;
 mod last_exit;
@@ -47,6 +48,8 @@ mod wait;
 mod watch;
 
 pub(crate) use all::{Found, find_all};
+pub(crate) use render::duration;
+pub(crate) use table::table;
 
 /// Exit code: running, and not as asked for.
 pub(crate) const NOT_REACHED: u8 = 1;
@@ -191,6 +194,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Status(args) => status::run(&context, args).await,
             Verb::List(args) => list::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
+            Verb::History(args) => history::run(&context, args),
             Verb::Clients(args) => lists::run::<ClientStatus>(&context, args).await,
             Verb::Threads(args) => lists::run::<ThreadStatus>(&context, args).await,
             Verb::Turns(args) => lists::run::<TurnStatus>(&context, args).await,

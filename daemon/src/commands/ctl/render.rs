@@ -256,7 +256,7 @@ pub(super) fn failed_start(failed: &FailedStart) -> String {
 }
 
 /// Renders milliseconds with the two largest units: `35ms`, `4.2s`, `3m 20s`, `2d 4h`.
-pub(super) fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match () {

@@ -11,11 +11,11 @@ const GAP: usize = 2;
 const CUT_TO: usize = 14;
 
 /// A column: its heading, and how soon it is left out where the terminal is too narrow. Rank 0 stays.
-pub(super) type Column = (&'static str, u8);
+pub(crate) type Column = (&'static str, u8);
 
 /// Renders rows under their headings for stdout: on a terminal, columns of the highest ranks are left out and cells cut
 /// until the table fits; elsewhere it is as wide as it needs.
-pub(super) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
     fit(columns, rows, terminal::size().map(|(columns, _)| columns))
 }
 

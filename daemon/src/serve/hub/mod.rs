@@ -49,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
 use crate::instance::threads;
+use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::settings::reload::Reloader;
@@ -110,6 +111,7 @@ pub(crate) struct Hub {
     /// Takes what is to be remembered of threads.
     threads: threads::Changes,
     max_message_bytes: usize,
+    ledger: Ledger,
 }
 
 /// What the hub is made of.
@@ -128,6 +130,7 @@ pub(crate) struct Parts {
     pub(crate) threads: threads::Changes,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
+    pub(crate) ledger: Ledger,
 }
 
 impl Hub {
@@ -159,6 +162,7 @@ impl Hub {
             start: parts.start,
             threads: parts.threads,
             max_message_bytes: parts.max_message_bytes,
+            ledger: parts.ledger,
         }
     }
 

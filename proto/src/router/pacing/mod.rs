@@ -179,7 +179,8 @@ impl Pacing {
         let Some(requests) = self.clients.get(&client) else { return false };
         let waits = !requests.queue.is_empty() || !self.window.has_room();
         requests.kept_bytes + pending.kept_bytes() > limits.queued_request_bytes_per_client
-            || (waits && requests.queue.is_full_for(bytes, limits))
+            || (waits && !pending.is_urgent() && requests.queue.is_full_for(bytes, limits))
+            || (pending.is_urgent() && requests.queue.is_full_for_urgent(limits))
     }
 
     /// Whether a line of `bytes` would wait in a queue that is full.
@@ -201,7 +202,7 @@ impl Pacing {
         write: impl FnOnce(UpstreamId, &mut Vec<u8>),
     ) -> Option<UpstreamId> {
         let requests = self.clients.get_mut(&client)?;
-        let long = pending.is_long();
+        let (long, urgent) = (pending.is_long(), pending.is_urgent());
         requests.unanswered += 1;
         requests.kept_bytes += pending.kept_bytes();
         let id = self.pending.insert(pending);
@@ -211,7 +212,12 @@ impl Pacing {
             if requests.queue.is_empty() {
                 self.window.wait(Waiter::Client(client));
             }
-            requests.queue.push(Queued { id: Some(id), line, long });
+            let queued = Queued { id: Some(id), line, long };
+            if urgent {
+                requests.queue.push_first(queued);
+            } else {
+                requests.queue.push(queued);
+            }
         } else {
             requests.newest_sent = requests.newest_sent.max(Some(id));
             let offset = self.upstream.queued_total();
@@ -363,7 +369,8 @@ impl Pacing {
                 }
                 continue;
             }
-            if let Some(newest_sent) = newest_sent {
+            let overtakes = queued.id.and_then(|id| self.pending.get(id)).is_some_and(Pending::is_urgent);
+            if let Some(newest_sent) = newest_sent.filter(|_| !overtakes) {
                 *newest_sent = (*newest_sent).max(Some(queued.id.unwrap_or(next_id)));
             }
             self.send(now, waiter, queued);
@@ -583,6 +590,11 @@ impl Pacing {
     /// Iterates over the requests of connected clients that have no response.
     pub(super) fn of_clients(&self) -> impl Iterator<Item = (UpstreamId, &Pending)> {
         self.pending.iter().filter(|(_, p)| matches!(p.origin, Origin::Client { .. }))
+    }
+
+    /// Iterates over codexd's own requests that have no response.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.iter().map(|(_, pending)| pending).filter(|p| !matches!(p.origin, Origin::Client { .. }))
     }
 
     /// Returns the id under which the upstream knows a client's request.

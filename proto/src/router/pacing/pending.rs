@@ -210,6 +210,11 @@ impl Pending {
         self.known.is_some_and(|known| known.long)
     }
 
+    /// Whether it overtakes what waits of its client.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.known.is_some_and(|known| known.urgent)
+    }
+
     /// Returns where its line begins in the stream to the upstream, once it was sent.
     pub(in crate::router) fn offset(&self) -> Option<u64> {
         match self.progress {

@@ -6,6 +6,9 @@ use crate::id::UpstreamId;
 use crate::router::Limits;
 use crate::time::Time;
 
+/// Requests that can wait above the limit if they are urgent.
+const URGENT_ROOM: usize = 64;
+
 /// A line that waits for the in-flight window.
 #[derive(Debug)]
 pub(super) struct Queued {
@@ -46,6 +49,11 @@ impl Queue {
             || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
+    /// Whether an urgent request exceeds the limits: it has room where others have none left, but not without end.
+    pub(super) fn is_full_for_urgent(&self, limits: &Limits) -> bool {
+        self.len() >= limits.queued_requests_per_client + URGENT_ROOM
+    }
+
     /// Whether so much waits that cannot be refused that nothing more is to be read from its client.
     pub(super) fn blocks_reading(&self, limits: &Limits) -> bool {
         self.notifications > 0
@@ -57,6 +65,13 @@ impl Queue {
         self.notifications += usize::from(queued.id.is_none());
         self.bytes += queued.line.len();
         self.waiting.push_back(queued);
+    }
+
+    /// Inserts a request before all that waits.
+    pub(super) fn push_first(&mut self, queued: Queued) {
+        self.notifications += usize::from(queued.id.is_none());
+        self.bytes += queued.line.len();
+        self.waiting.push_front(queued);
     }
 
     /// Inserts a request that was sent before all that waits: after older ones of its kind.
