@@ -1,4 +1,5 @@
-//! The table of commands and flags. Help, usage errors and (later) the man page come from it.
+//! The table of commands and flags. Help, usage errors, completions, man pages and
+//! `docs/commands.md` come from it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,6 +48,38 @@ pub(crate) enum Command {
     Uninstall(UninstallArgs),
     /// Look for what keeps the daemon from working: exit 0 nothing, 1 something
     Doctor(DoctorArgs),
+    /// Print what makes a shell complete the commands and flags of codexd
+    Completions(CompletionsArgs),
+    /// Write the man pages, for packages
+    #[command(hide = true)]
+    Man(ManArgs),
+}
+
+/// Flags of `codexd completions`.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// A shell that can complete what is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Shell {
+    /// In ~/.bashrc: source <(codexd completions bash)
+    Bash,
+    /// Written to a file `_codexd` in a directory of $fpath
+    Zsh,
+    /// In ~/.config/fish/config.fish: codexd completions fish | source
+    Fish,
+}
+
+/// Flags of `codexd man`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Directory for the files; it is created if it is not there
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
 }
 
 /// Flags of `codexd connect`.
@@ -272,6 +305,10 @@ pub(crate) struct ServeArgs {
     /// In which form to log: text for people, or json, one object a line [default: text]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+
+    /// Print every setting with where it comes from, and start nothing: exit 78 if they cannot be used
+    #[arg(long, conflicts_with_all = ["auto_spawned", "codex_args_on_stdin"])]
+    pub(crate) check_config: bool,
 }
 
 /// Which service manager, and whether only to look.
@@ -631,6 +668,13 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
         }
         error
     })
+}
+
+/// Returns the table itself, for what is generated from it: complete, and without `help` at every level.
+pub(crate) fn table() -> clap::Command {
+    let mut command = Cli::command().version(version::NUMBER).disable_help_subcommand(true);
+    command.build();
+    command
 }
 
 fn is_verb(word: &str) -> bool {

@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 use crate::cli::{Command, ServeArgs};
-use crate::commands::{connect, ctl, doctor, install, jobs, run as run_turn, shim};
+use crate::commands::{
+    check_config, completions, connect, ctl, doctor, install, jobs, man, run as run_turn, shim,
+};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
 use crate::os::signals::{self, Terminal};
@@ -17,7 +19,7 @@ use crate::os::{journal, service_manager};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::start::StartupNotifier;
 use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
@@ -56,10 +58,14 @@ fn run() -> ExitCode {
         Err(error) => return misread(&error),
     };
     let environment = Environment::of_process();
-    if !matches!(cli.command, Command::Serve(_)) {
+    let serves = matches!(&cli.command, Command::Serve(args) if !args.check_config);
+    if !serves {
         signals::release();
     }
     match cli.command {
+        Command::Serve(args) if args.check_config => finish(check_config::run(&args, &environment)),
+        Command::Completions(args) => finish(completions::run(args)),
+        Command::Man(args) => finish(man::run(&args)),
         Command::Serve(args) => serve(&args, &environment),
         Command::Install(args) => finish(install::install(&args, &environment)),
         Command::Uninstall(args) => finish(install::uninstall(&args, &environment)),
@@ -90,7 +96,8 @@ fn misread(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.render().to_string();
-    if std::env::args_os().nth(1).is_some_and(|verb| verb == "serve") {
+    let serves = std::env::args_os().nth(1).is_some_and(|verb| verb == "serve");
+    if serves && !std::env::args_os().any(|argument| argument == "--check-config") {
         let _ = error.print();
         let error = Error::usage(text.trim_end());
         // The flags cannot be read, but perhaps the instance they name.

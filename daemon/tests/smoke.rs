@@ -167,3 +167,108 @@ fn a_socket_path_that_is_too_long_is_refused_with_the_remedy() {
     assert_eq!(output.code, Some(73), "{}", output.stderr);
     assert!(output.stderr.contains("--socket"), "{}", output.stderr);
 }
+
+#[test]
+fn checked_settings_are_printed_with_their_origin_and_nothing_starts() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.path(".config/codexd")).unwrap();
+    let file = place.path(".config/codexd/config.toml");
+    std::fs::write(&file, "drain_timeout = \"5s\"\ncodex = \"/nowhere/codex\"\n").unwrap();
+    let output = place.codexd(&["serve", "--check-config", "--idle-exit", "10m"]);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""), "{}", output.stdout);
+    assert!(
+        output.stdout.starts_with(&format!("# configuration file: {}\n", file.display())),
+        "{}",
+        output.stdout
+    );
+    let line = |key: &str| {
+        let found = output.stdout.lines().find(|line| line.starts_with(&format!("{key} = ")));
+        found
+            .unwrap_or_else(|| panic!("no {key}\n{}", output.stdout))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(line("drain_timeout"), "drain_timeout = \"5s\" # file");
+    assert_eq!(line("codex"), "codex = \"/nowhere/codex\" # file");
+    assert_eq!(line("idle_exit"), "idle_exit = \"10m\" # --idle-exit");
+    assert_eq!(line("window"), "window = 64 # default");
+    // It is a configuration file itself.
+    std::fs::write(&file, &output.stdout).unwrap();
+    let again = place.codexd(&["serve", "--check-config"]);
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    assert!(again.stdout.contains("idle_exit = \"10m\""), "{}", again.stdout);
+    for made in [".local", "run/codexd"] {
+        assert!(!place.path(made).exists(), "{made} was created");
+    }
+}
+
+#[test]
+fn settings_that_serve_would_refuse_are_refused_when_checked_and_leave_no_record() {
+    let place = Place::new();
+    let config = place.path("c.toml");
+    std::fs::write(&config, "drain_timout = \"1s\"\n").unwrap();
+    let config = config.to_str().unwrap();
+    let long = place.path("run").join("x".repeat(200)).into_os_string().into_string().unwrap();
+    for (code, args) in [
+        (78, &["--config", config][..]),
+        (78, &["--config", "/nowhere/c.toml"]),
+        (78, &["--instance", "a/b"]),
+        (73, &["--socket", &long]),
+        (64, &["--bogus"]),
+    ] {
+        let output = place.codexd(&[&["serve", "--check-config"], args].concat());
+        assert_eq!((output.code, output.stdout.as_str()), (Some(code), ""), "{args:?}: {}", output.stderr);
+        // What `serve` itself says, without its last line.
+        let serve = place.codexd(&[&["serve", "--codex", "/bin/sh"], args].concat());
+        assert_eq!(serve.code, Some(code), "{args:?}: {}", serve.stderr);
+        let first = output.stderr.lines().next().unwrap().trim_start_matches("codexd: ");
+        assert!(serve.stderr.contains(first), "{args:?}: `{first}` is not in\n{}", serve.stderr);
+        std::fs::remove_dir_all(place.path(".local")).ok();
+        let _ = place.codexd(&[&["serve", "--check-config"], args].concat());
+        assert!(!place.path(".local").exists(), "{args:?}: there is a record");
+    }
+}
+
+#[test]
+fn bash_completes_commands_verbs_and_flags() {
+    let place = Place::new();
+    let output = place.codexd(&["completions", "bash"]);
+    assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
+    let script = place.path("codexd.bash");
+    std::fs::write(&script, output.stdout).unwrap();
+    let completes = |words: &[&str]| {
+        // What bash does when the last word is to be completed.
+        let code = "source \"$0\"; COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))
+            function=$(complete -p codexd | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+            $function codexd \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"
+            printf '%s\\n' \"${COMPREPLY[@]}\"";
+        let output = Command::new("bash").arg("-c").arg(code).arg(&script).args(words).output();
+        let Ok(output) = output else {
+            eprintln!("skipped: bash is not installed");
+            return None;
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+    };
+    let Some(found) = completes(&["codexd", "comp"]) else { return };
+    assert_eq!(found, ["completions"]);
+    assert_eq!(completes(&["codexd", "ctl", "stat"]).unwrap(), ["status"]);
+    assert_eq!(completes(&["codexd", "serve", "--drain"]).unwrap(), ["--drain-timeout"]);
+    assert_eq!(completes(&["codexd", "completions", "f"]).unwrap(), ["fish"]);
+    for (shell, word) in [("zsh", "#compdef codexd"), ("fish", "complete -c codexd")] {
+        assert!(place.codexd(&["completions", shell]).stdout.contains(word), "{shell}");
+    }
+    assert_eq!(place.codexd(&["completions", "tcsh"]).code, Some(64));
+}
+
+#[test]
+fn man_pages_are_written_into_the_directory() {
+    let place = Place::new();
+    let pages = place.path("man/man1");
+    assert_eq!(place.codexd(&["man", pages.to_str().unwrap()]).code, Some(0));
+    let page = std::fs::read_to_string(pages.join("codexd-ctl-status.1")).unwrap();
+    assert!(page.contains("\\-\\-field"), "{page}");
+    let output = place.codexd(&["man", "/dev/null/x"]);
+    assert_eq!(output.code, Some(73), "{}", output.stderr);
+}

@@ -1,4 +1,5 @@
-//! A monitor's queue of frames, bounded in bytes: the core puts in and never waits, the control thread takes out.
+//! A monitor's queue of frames, bounded in bytes. The core adds frames and never waits; the control thread removes
+//! them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,13 +10,13 @@ use codexd_proto::secrets::{MASK, is_secret_variable};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-/// Bytes that may wait for a monitor.
+/// Bytes that can be queued for a monitor.
 const MAX_WAITING_BYTES: usize = 32 << 20;
 /// Bytes of the longest message that is shown with its body.
 const MAX_BODY_BYTES: u64 = 4 << 20;
-/// Bytes of frames that are sent in one message, unless one alone has more.
+/// Bytes of frames in one message. A single frame can exceed it.
 const AT_ONCE_BYTES: usize = 256 << 10;
-/// What a frame counts for beside its texts, in bytes.
+/// Bytes that a frame counts in addition to its texts.
 const FRAME_BYTES: usize = 160;
 
 /// The core's end.
@@ -32,7 +33,7 @@ pub(crate) struct Monitor {
 pub(super) struct Received {
     frames: mpsc::UnboundedReceiver<Vec<Frame>>,
     waiting: Arc<AtomicUsize>,
-    /// Taken out of the queue, and still counted as waiting.
+    /// Removed from the queue, and still counted.
     rest: VecDeque<Frame>,
 }
 
@@ -45,8 +46,8 @@ pub(super) fn queue(filter: FrameFilter) -> (Monitor, Received) {
 }
 
 impl Monitor {
-    /// Keeps a frame if it passes the filter; `body` is asked for only if bodies are wanted. Secrets in it are masked at the
-    /// other end: that takes longer than the message itself.
+    /// Queues a frame if it passes the filter. `body` is called only if bodies are wanted. Secrets in it are masked
+    /// at the other end, since that takes longer than handling the message.
     pub(crate) fn push(&mut self, frame: &Frame, body: impl FnOnce() -> String) {
         if self.filter.passes(frame) {
             let wanted = self.filter.bodies && frame.bytes <= MAX_BODY_BYTES;
@@ -55,7 +56,8 @@ impl Monitor {
         }
     }
 
-    /// Sends what was kept. Returns whether the monitor goes on: not if it has gone, or too much waits for it.
+    /// Passes what was queued to the control thread. Returns whether the monitor continues: not if it is gone, or
+    /// if too much is queued for it.
     pub(crate) fn send(&mut self) -> bool {
         if self.batch.is_empty() {
             return !self.frames.is_closed();
@@ -71,7 +73,7 @@ impl Monitor {
 }
 
 impl Received {
-    /// Takes some of what waits; `None` when the core has dropped the monitor and nothing waits.
+    /// Removes some of the queued frames; `None` if the core has dropped the monitor and the queue is empty.
     pub(super) async fn next(&mut self) -> Option<Vec<Frame>> {
         if self.rest.is_empty() {
             self.rest.extend(self.frames.recv().await?);
@@ -86,7 +88,7 @@ impl Received {
             }
             match self.frames.try_recv() {
                 Ok(more) if self.rest.is_empty() => self.rest.extend(more),
-                // It waits for the next time.
+                // It is sent next time.
                 Ok(more) => {
                     self.rest.extend(more);
                     break;
@@ -99,13 +101,13 @@ impl Received {
     }
 }
 
-/// Returns what a frame counts for.
+/// Returns how many bytes a frame counts.
 fn bytes(frame: &Frame) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     FRAME_BYTES + text(&frame.method) + text(&frame.id) + text(&frame.body)
 }
 
-/// Returns a message with secrets masked: those that `mask` knows, and texts whose names announce a secret.
+/// Returns a message with secrets masked: those that `mask` knows, and strings under a name that announces a secret.
 pub(super) fn masked(line: &[u8], mask: &impl Fn(&str) -> String) -> String {
     fn walk(value: &mut Value, mask: &impl Fn(&str) -> String) {
         match value {
@@ -131,7 +133,8 @@ pub(super) fn masked(line: &[u8], mask: &impl Fn(&str) -> String) -> String {
     }
 }
 
-/// Whether the name of a member announces a secret: as variables do, with words that begin with a capital.
+/// Returns whether the name of a member announces a secret. Its words are separated as in a variable's name, or
+/// begin with capitals.
 fn announces(name: &str) -> bool {
     let words: String =
         name.chars().flat_map(|c| if c.is_ascii_uppercase() { vec!['_', c] } else { vec![c] }).collect();

@@ -13,3 +13,13 @@ pub(crate) enum LogFormat {
     /// One JSON object a line: `timestamp`, `level`, `target`, and `fields` with the message
     Json,
 }
+
+impl LogFormat {
+    /// Returns the word used in settings and on the command line.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}

@@ -40,7 +40,7 @@ use crate::os::signals::{SignalStream, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::settings::secrets;
 use crate::settings::version;
 use crate::start::StartupNotifier;
@@ -306,8 +306,8 @@ fn serve(
     })
 }
 
-/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle: then
-/// threads are resumed as codex does it.
+/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle:
+/// then threads are resumed as codex does it.
 fn remembered_threads(path: &Path) -> ThreadBook {
     threads::read(path).unwrap_or_else(|error| {
         tracing::error!(

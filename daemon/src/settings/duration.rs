@@ -53,6 +53,11 @@ impl TimeLimit {
 }
 
 impl TimeLimit {
+    /// Makes one of whole milliseconds; `None` is `never`.
+    pub(crate) fn of_millis(milliseconds: Option<u64>) -> TimeLimit {
+        milliseconds.map_or(TimeLimit::Never, |number| TimeLimit::After(Duration::from_millis(number)))
+    }
+
     /// Returns whole milliseconds, or `None` for `never`.
     pub(crate) fn as_millis(self) -> Option<u64> {
         self.as_duration().map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))

@@ -41,6 +41,9 @@ pub(crate) struct ConfigFile {
     pub(crate) memory_warning_bytes: Option<u64>,
     pub(crate) metrics_port: Option<u16>,
     pub(crate) limits: FileLimits,
+    /// The keys that the file has, those of `[limits]` with `limits.` before them.
+    #[serde(skip)]
+    pub(crate) keys: Vec<String>,
 }
 
 /// The table `[limits]`; numbers are bytes or counts, as the names say.
@@ -59,7 +62,7 @@ pub(crate) struct FileLimits {
 }
 
 /// The keys of [`ConfigFile`], to name the nearest one.
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "client_name",
     "client_shutdown",
     "codex",
@@ -88,7 +91,7 @@ const KEYS: &[&str] = &[
 ];
 
 /// The keys of [`FileLimits`].
-const LIMIT_KEYS: &[&str] = &[
+pub(super) const LIMIT_KEYS: &[&str] = &[
     "client_queue_hard_bytes",
     "client_queue_max_bytes",
     "client_queue_soft_bytes",
@@ -132,10 +135,13 @@ impl FileLimits {
 pub(crate) fn parse(text: &str, path: &Path) -> Result<ConfigFile, Error> {
     let table = DeTable::parse(text).map_err(|error| located(&error, text, path))?;
     check_keys(table.get_ref(), KEYS, "", text, path)?;
+    let mut keys: Vec<String> = table.get_ref().keys().map(|key| key.get_ref().to_string()).collect();
     if let Some(DeValue::Table(limits)) = table.get_ref().get("limits").map(|value| value.get_ref()) {
         check_keys(limits, LIMIT_KEYS, "limits.", text, path)?;
+        keys.extend(limits.keys().map(|key| format!("limits.{}", key.get_ref())));
     }
-    toml::from_str(text).map_err(|error| located(&error, text, path))
+    let file: ConfigFile = toml::from_str(text).map_err(|error| located(&error, text, path))?;
+    Ok(ConfigFile { keys, ..file })
 }
 
 fn check_keys(

@@ -6,8 +6,9 @@ pub(crate) mod environment;
 mod file;
 pub(crate) mod fingerprint;
 mod limits;
+pub(crate) mod origin;
 pub(crate) mod paths;
-pub(crate) mod reload;
+pub(crate) mod reloader;
 pub(crate) mod secrets;
 pub(crate) mod version;
 
@@ -83,6 +84,8 @@ pub(crate) struct Settings {
     pub(crate) permanent_exit_zero: bool,
     /// The configuration file that was read, if one was.
     pub(crate) config_file: Option<PathBuf>,
+    /// The keys that it has, those of `[limits]` with `limits.` before them.
+    pub(crate) file_keys: Vec<String>,
 }
 
 impl Settings {
@@ -207,6 +210,7 @@ impl Settings {
             supervised: args.supervised || file.supervised,
             permanent_exit_zero: args.permanent_exit_zero || file.permanent_exit_zero,
             config_file,
+            file_keys: file.keys,
         };
         settings.check()?;
         Ok(settings)

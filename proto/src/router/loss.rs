@@ -11,35 +11,35 @@ use super::{Phase, Router, ShutdownNotice};
 use crate::id::ThreadId;
 use crate::time::Time;
 
-/// Why there is no upstream any more.
+/// Why the upstream was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// For programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
+    /// A stable word for programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
     pub reason: &'static str,
-    /// For people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
+    /// A text for people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
     pub message: String,
 }
 
 impl Loss {
-    /// Returns the error for a request that gets no answer because of it.
+    /// Returns the error response of a request that the upstream will not answer.
     pub(super) fn error(&self, code: i64, delivered: Delivered) -> ErrorAnswer<'_> {
         ErrorAnswer {
             code,
             message: &self.message,
             reason: self.reason,
             delivered,
-            // What may have been carried out must not be repeated blindly.
+            // A client must not repeat blindly what may have been carried out.
             retryable: delivered == Delivered::No,
         }
     }
 }
 
 impl Router {
-    /// Resolves everything that is open when the upstream is gone: an error for each request without
-    /// a response, one terminal event for each open turn, the resolution of each server request, and
-    /// the shutdown notice. Later requests are answered with the same error.
+    /// Resolves everything that is open after the loss of the upstream. Each request without a response gets an
+    /// error, each open turn one terminal event, each server request its resolution, and each client the shutdown
+    /// notice. Later requests get the same error.
     ///
-    /// Does nothing the second time.
+    /// Does nothing when called again.
     pub fn upstream_lost(&mut self, now: Time, loss: Loss, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if self.is_lost() {
@@ -47,10 +47,12 @@ impl Router {
         }
         self.phase = Phase::Lost(loss.clone());
         self.replay_early();
+        let (unsubscribes, deferred) = self.attribution.fail_all();
+        self.release_broadcasts(deferred);
         for Unanswerable { client, id, delivered } in self.pacing.fail_all(self.config.limits.window) {
             self.refuse(client, Some(&id), &loss.error(UPSTREAM_LOST, delivered));
         }
-        for waiting in self.attribution.fail_all() {
+        for waiting in unsubscribes {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
         let waiting = self.restoration.take_waiting();
@@ -63,11 +65,11 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
-    /// the error if it failed, the turn. It is completed under the condition of [`capture`](crate::capture), else
-    /// failed.
+    /// Ends every open turn as the upstream does, in its order (measured): the status of the thread, the error if
+    /// the turn failed, the turn. A turn counts as completed under the condition of [`capture`](crate::capture). Every
+    /// other turn has failed.
     ///
-    /// A thread that is active without a turn that anybody was notified of gets the status alone.
+    /// An active thread gets only the status if no client was notified of a turn.
     fn end_turns(&mut self, loss: &Loss) {
         let ended = self.subscriptions.end_all();
         for (thread, complete) in self.subscriptions.threads_with_turns(&ended) {
@@ -81,7 +83,7 @@ impl Router {
             let answer = answer.filter(|_| complete);
             let generation = self.config.identity.generation;
             let end = TurnEnd { thread: &thread, answer, error_sent, loss, generation };
-            // The upstream reports the status of a turn that has ended before the turn.
+            // The upstream reports the status of the thread before the end of the turn.
             if active || (answer.is_none() && error_sent.is_none()) {
                 self.delivery.notify_all(status, &end.status());
             }

@@ -27,8 +27,8 @@ impl Router {
         }
         self.last_upstream = Some(now);
         self.counters.upstream_messages += 1;
-        // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section
-        // 8.1). The first check is faster for short lines, and nearly always enough.
+        // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section 8.1). The
+        // first check is faster for short lines, and nearly always sufficient.
         if line.is_ascii() || simdutf8::basic::from_utf8(line).is_ok() {
             self.route(line);
         } else {
@@ -39,7 +39,7 @@ impl Router {
         }
     }
 
-    /// Passes a line from the upstream to the file of its kind.
+    /// Passes a line from the upstream to the method for its kind.
     pub(super) fn route(&mut self, line: &[u8]) {
         match UpstreamMessage::read(line) {
             Some(UpstreamMessage::Notification { method, params }) => {
@@ -54,6 +54,15 @@ impl Router {
             None if skip_space(line, 0) == line.len() => {}
             None => self.actions.push_back(Action::UpstreamMalformed),
         }
+    }
+
+    /// Returns whether a line is a notification that all clients get.
+    pub(super) fn is_broadcast(&self, line: &[u8]) -> bool {
+        let Some(UpstreamMessage::Notification { method, .. }) = UpstreamMessage::read(line) else {
+            return false;
+        };
+        let known = self.routes.notification(&method);
+        known.is_some_and(|(note, _)| matches!(note.audience, Audience::Broadcast(_)))
     }
 
     fn notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
@@ -105,7 +114,7 @@ impl Router {
         }
     }
 
-    /// The default rule for methods of a newer upstream.
+    /// Applies the default rule for methods that the routing table does not know.
     fn unknown_notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
         let topic = Topic::Unknown(method);
         match param_text(line, params, b"threadId") {
@@ -131,7 +140,7 @@ impl Router {
         thread: &[u8],
         params: Option<usize>,
     ) {
-        // The usual case, a delta for somebody, needs nothing more.
+        // A delta with subscribers, the usual case, needs nothing else.
         if let Some(state) = self.subscriptions.touch(thread, self.delivery.now())
             && note.meaning == Meaning::None
             && !state.subscribers.is_empty()
@@ -157,8 +166,7 @@ impl Router {
         self.delivery.notify_each(subscribers, topic, line);
     }
 
-    /// Records what a thread's notification reports. Returns the only clients it is for, if it is not for all
-    /// subscribers.
+    /// Records what a thread's notification reports. Returns its recipients, if these are not all subscribers.
     fn record(
         &mut self,
         line: &[u8],
@@ -238,9 +246,9 @@ impl Router {
         None
     }
 
-    /// Returns the clients that a completed item is for, if it is a command that was not allowed to run. The
-    /// upstream reports that from where it takes the answer to its approval: to those who were subscribed when it
-    /// was requested, and to nobody who came later (measured).
+    /// Returns the recipients of a completed item that is a command which was not allowed to run. The upstream
+    /// sends that to the clients that were subscribed when the approval was requested, and not to later subscribers
+    /// (measured).
     fn refused_command(&mut self, line: &[u8], thread: &ThreadId, item: Span) -> Option<Vec<ClientId>> {
         let id = text(line, member(line, item.start, b"id")?)?;
         let asked = self.server_requests.item_completed(thread, &id)?;
@@ -263,7 +271,7 @@ impl Router {
         let status = || params.and_then(|p| member_at(line, p, &["status", "type"]));
         let has_status = |text| status().is_some_and(|status| is_text(line, status, text));
         if self.attribution.defers_broadcast(&thread) {
-            // After the thread's other messages.
+            // It follows the thread's other messages.
             let unloads = note.meaning == Meaning::ThreadClosed || has_status(b"notLoaded");
             return self.defer(thread, line, unloads);
         }
@@ -280,7 +288,8 @@ impl Router {
                     return self.unload(&thread);
                 }
                 if !active && let Some(Some(client)) = reloads {
-                    // The upstream subscribes it before it ends the turn that runs, unloads the thread and loads it.
+                    // The upstream subscribes the client before it ends the running turn, unloads the thread and
+                    // loads it.
                     self.subscriptions.subscribe(client, &thread);
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
@@ -289,7 +298,7 @@ impl Router {
                     if !active && state.subscribers.is_empty() {
                         state.turn = None;
                         if state.running.is_empty() {
-                            // One that began when nobody was subscribed any more.
+                            // A turn that began when no client was subscribed any more.
                             self.counters.turns_completed += u64::from(was_active);
                         }
                         self.all_turns_ended(&thread);
@@ -315,8 +324,8 @@ impl Router {
         }
     }
 
-    /// Forgets what is open on a thread that nobody is subscribed to: the upstream reports neither the
-    /// end of its turn nor the resolution of its server requests, only its status.
+    /// Removes what is open on a thread without subscribers. The upstream reports only its status then, neither the
+    /// end of its turn nor the resolution of its server requests.
     fn forget_unsubscribed(&mut self, thread: &ThreadId) {
         self.server_requests.forget_thread(thread);
         self.attribution.forget_metered(thread);
@@ -331,7 +340,7 @@ impl Router {
 
     // ---- notifications for the owner of an id --------------------------------------------------
 
-    /// Passes a message about a connection-scoped id to its owner, with the id as the owner knows it.
+    /// Passes a notification about a connection-scoped id to the client that owns it, with that client's own id.
     fn owned_notification(
         &mut self,
         line: &[u8],
@@ -359,13 +368,13 @@ impl Router {
     }
 }
 
-/// Returns the text of a member of the parameters.
+/// Returns the text of a parameter.
 #[inline]
 fn param_text<'a>(line: &'a [u8], params: Option<usize>, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     text(line, member(line, params?, name)?)
 }
 
-/// Whether an item is a command without a process.
+/// Returns whether an item is a command without a process.
 fn never_ran(line: &[u8], item: Span) -> bool {
     let value = |name: &[u8]| member(line, item.start, name);
     value(b"type").is_some_and(|kind| is_text(line, kind, b"commandExecution"))

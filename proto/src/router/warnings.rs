@@ -1,4 +1,4 @@
-//! What an operator should know of clients, turns and approvals, each with what to type.
+//! Warnings about clients, turns and approvals, each with the next step.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use crate::listing::ClientName;
 use crate::status::Warning;
 use crate::time::Time;
 
-/// Warnings of one kind, at the most; one more says how many there are beside them.
+/// Warnings of one kind that are shown. The last one gives the number of the others.
 const MAX_OF_A_KIND: usize = 3;
 
-/// Percent of a limit from which on there is a warning.
+/// Percent of a limit above which there is a warning.
 const NEAR_PERCENT: usize = 80;
 
 impl Router {
@@ -29,7 +29,7 @@ impl Router {
         kinds.into_iter().flat_map(shortened).collect()
     }
 
-    /// Approvals that no connected client can see.
+    /// Warns of unassigned approvals.
     fn unassigned_warnings(&self, now: Time) -> Vec<Warning> {
         let unassigned = self.server_request_statuses(now).into_iter().filter(|r| r.state == "unassigned");
         unassigned
@@ -52,7 +52,7 @@ impl Router {
             .collect()
     }
 
-    /// Turns of which codex has sent nothing for long, see [`silent_turns`](super::silent_turns).
+    /// Warns of turns about which codex has sent nothing for long, see [`silent_turns`](super::silent_turns).
     fn silent_turn_warnings(&self, now: Time) -> Vec<Warning> {
         let turns = self.turn_statuses(now).into_iter().filter(|turn| turn.silent);
         turns
@@ -66,14 +66,14 @@ impl Router {
                     turn.by.as_ref().map_or_else(|| "started by an unknown client".to_owned(), by)
                 ),
                 hint: format!(
-                    "a long command is silent, too; `codexd ctl interrupt {}` ends the turn",
+                    "a long command also sends nothing; `codexd ctl interrupt {}` ends the turn",
                     turn.id.as_ref().unwrap_or(&turn.thread_id)
                 ),
             })
             .collect()
     }
 
-    /// Clients that do not read as fast as they are written to.
+    /// Warns of clients that read too slowly.
     fn slow_client_warnings(&self, now: Time) -> Vec<Warning> {
         let mut slow: Vec<_> = self.delivery.slow().collect();
         slow.sort_unstable();
@@ -83,7 +83,7 @@ impl Router {
                 Warning {
                     code: "slowClient".to_owned(),
                     message: format!(
-                        "{} does not read fast enough: {} KiB wait, for {} s above the limit",
+                        "{} does not read fast enough: {} KiB are queued, above the limit for {} s",
                         named(&name),
                         bytes / 1024,
                         now.since(since) / 1_000
@@ -97,7 +97,7 @@ impl Router {
             .collect()
     }
 
-    /// Clients whose requests are soon refused, and the number of clients.
+    /// Warns of clients whose requests will soon be refused.
     fn near_limit_warnings(&self) -> Vec<Warning> {
         let most = self.config.limits.queued_requests_per_client;
         let mut near: Vec<_> = self
@@ -113,13 +113,15 @@ impl Router {
                 Warning {
                     code: "nearLimit".to_owned(),
                     message: format!("{queued} of {most} requests of {} wait for codex", named(&name)),
-                    hint: "more are refused; `codexd ctl requests` shows what codex works on".to_owned(),
+                    hint:
+                        "further ones will be refused; `codexd ctl requests` shows what codex is working on"
+                            .to_owned(),
                 }
             })
             .collect()
     }
 
-    /// Turns that codexd has interrupted and that codex does not end.
+    /// Warns of turns that codexd has interrupted and that codex does not end.
     fn interrupt_warnings(&self, now: Time) -> Vec<Warning> {
         let own = self.pacing.own();
         let late = own.filter_map(|pending| match &pending.kind {
@@ -144,10 +146,10 @@ impl Router {
             .collect()
     }
 
-    /// Returns a warning for each method whose requests should take no time and have no answer: how
-    /// many, and the age of the oldest.
+    /// Warns of each method that should be answered at once and has unanswered requests: how many, and the age of
+    /// the oldest.
     ///
-    /// That the upstream is dead does not follow from it: one slow request is not a dead server.
+    /// A slow request does not mean that the upstream is dead; the health check decides that.
     fn unanswered_warnings(&self, now: Time) -> Vec<Warning> {
         let mut late: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
         for (_, pending) in self.pacing.of_clients() {
@@ -168,7 +170,8 @@ impl Router {
                         format!("{n} requests `{method}` have no answer, the oldest for {} s", oldest / 1_000)
                     }
                 },
-                hint: "other requests go on; its client can give it up and ask again".to_owned(),
+                hint: "other requests are not affected; its client can give it up and send it again"
+                    .to_owned(),
             })
             .collect()
     }
@@ -182,7 +185,7 @@ fn by(client: &ClientName) -> String {
     format!("started by {}", named(client))
 }
 
-/// Keeps the first ones of a kind, and says how many more there are.
+/// Keeps the first warnings of a kind, and adds the number of the others to the last.
 fn shortened(mut warnings: Vec<Warning>) -> Vec<Warning> {
     let more = warnings.len().saturating_sub(MAX_OF_A_KIND);
     warnings.truncate(MAX_OF_A_KIND);

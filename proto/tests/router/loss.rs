@@ -152,6 +152,34 @@ fn a_thread_that_was_active_before_its_turn_began_is_not_left_active() {
     }
 }
 
+/// Found by seed 170990 of the simulation.
+#[test]
+fn a_thread_whose_last_status_was_deferred_is_not_left_active() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.request(a, "archive", "thread/archive", &json!({"threadId": t}));
+    let archive = net.sent()[0]["id"].as_i64().unwrap();
+    net.request(a, "unsubscribe", "thread/unsubscribe", &json!({"threadId": t}));
+    net.request(b, "resume", "thread/resume", &json!({"threadId": t}));
+    net.hush(&[a, b]);
+    // Deferred, because a resume is in flight and nobody is subscribed; so is what all clients get, to keep the order.
+    for line in [approval(0, &t), status(&t, "idle"), turn_completed(&t, "u"), status(&t, "notLoaded")] {
+        net.feed(&line);
+    }
+    net.reply(archive, &json!({}));
+    net.hush(&[a]);
+    assert_eq!(net.got_methods(b), NONE);
+    net.lose();
+    for client in [a, b] {
+        let got = net.got(client);
+        let status = "thread/status/changed";
+        assert_eq!(methods(&got), [status, status, "<error>", "notifications/broker/shuttingDown"]);
+        assert_eq!(got[1]["params"]["status"], json!({"type": "notLoaded"}));
+    }
+}
+
 #[test]
 fn a_turn_that_has_ended_is_not_ended_again() {
     let mut net = Net::new();

@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Error> {
         Err(unreachable) => return context.no_answer(&unreachable, json!({})),
     };
     while let Some(event) = events.next().await {
-        // One that this version cannot read is of a newer daemon.
+        // A newer daemon can send an event that this version cannot read.
         let Ok(event) = event else { continue };
         if context.json {
             print(&format!("{}\n", json!(event)))?;

@@ -10,12 +10,12 @@ use crate::instance::record;
 use crate::ledger::{Entry, Reader};
 use crate::terminal::note;
 
-/// Shows the record of the last daemon that ended: of the one before the one that runs, else of the last that ran. Exits
-/// 0 if there is one, 1 if there is none.
+/// Prints the record of the daemon that ended last: of the one before the running one, if one runs. Exits 0 if
+/// there is a record, 1 if not.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    // A daemon that runs has the record of the one before it; its own is to be written when it ends.
-    let asked = async { context.connect().await?.status().await }.await;
-    let exit = match asked {
+    // A running daemon has the record of the one before it, and writes its own at its end.
+    let answer = async { context.connect().await?.status().await }.await;
+    let exit = match answer {
         Ok(status) => status.last_exit,
         Err(Unreachable::NotRunning) => {
             record::former(&context.settings.paths).and_then(|former| former.last_exit)

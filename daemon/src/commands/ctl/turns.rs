@@ -1,4 +1,4 @@
-//! `ctl turns`: the turns that run, the oldest first.
+//! `ctl turns`: the running turns, the oldest first.
 
 use codexd_proto::control::View;
 use codexd_proto::listing::TurnStatus;

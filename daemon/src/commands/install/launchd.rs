@@ -7,7 +7,7 @@ use super::{Facts, template};
 use crate::error::Error;
 use crate::start::unit::label;
 
-const AGENT: &str = include_str!("../../../../launchd/com.codexd.agent.plist");
+const AGENT: &str = include_str!("../../../templates/com.codexd.agent.plist");
 
 fn agent_path(facts: &Facts) -> PathBuf {
     facts.home.join("Library/LaunchAgents").join(format!("{}.plist", label(&facts.settings.instance)))

@@ -12,8 +12,8 @@ use crate::control::client::ask_status;
 use crate::error::Error;
 use crate::start::unit::{show, unit_name};
 
-const SERVICE: &str = include_str!("../../../../systemd/codexd.service");
-const SOCKET: &str = include_str!("../../../../systemd/codexd.socket");
+const SERVICE: &str = include_str!("../../../templates/codexd.service");
+const SOCKET: &str = include_str!("../../../templates/codexd.socket");
 
 /// How long a daemon has to send its identity.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);

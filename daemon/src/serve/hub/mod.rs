@@ -14,6 +14,7 @@
 
 mod accept;
 mod activity;
+mod apply_settings;
 mod client_io;
 mod effect;
 mod ending;
@@ -24,7 +25,6 @@ mod interrupts;
 mod long_message;
 pub(crate) mod metrics_port;
 mod monitor;
-mod reload;
 mod report;
 mod run;
 mod tasks;
@@ -52,7 +52,7 @@ use crate::instance::threads;
 use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, SignalSender};
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::start::StartupNotifier;
 use client_io::ClientIo;
 use upstream_io::UpstreamIo;

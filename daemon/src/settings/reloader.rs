@@ -134,6 +134,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         permanent_exit_zero,
         // Only its contents count.
         config_file: _,
+        file_keys: _,
         // How the process was started does not change.
         auto_spawned: _,
     } = old;
