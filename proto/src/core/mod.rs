@@ -628,7 +628,7 @@ impl Core {
         self.lifecycle.exit_code()
     }
 
-    /// Whether the daemon that ends starts the next one itself.
+    /// Returns whether the daemon that ends starts the next one itself.
     pub fn has_successor(&self) -> bool {
         self.succession.is_due(self.restart)
     }
