@@ -9,16 +9,16 @@ use crate::json::scan::{has_members, member, skip_space};
 /// The end of what ran on a thread when the upstream was lost.
 pub(crate) struct TurnEnd<'a> {
     pub(crate) thread: &'a ThreadId,
-    /// The item of the final answer, if that was seen: then the turn counts as completed.
+    /// The item of the final answer, if it was seen. Then the turn counts as completed.
     pub(crate) answer: Option<&'a [u8]>,
-    /// The error by which the upstream itself had failed the turn.
+    /// The error with which the upstream itself had failed the turn.
     pub(crate) error_sent: Option<&'a [u8]>,
     pub(crate) loss: &'a Loss,
     pub(crate) generation: u64,
 }
 
 impl TurnEnd<'_> {
-    /// Writes the status that the upstream gives a thread whose turn has ended so.
+    /// Writes the status that the upstream gives a thread after such an end.
     pub(crate) fn status(&self) -> Vec<u8> {
         let mut line = self.begin("thread/status/changed");
         line.extend_from_slice(b",\"status\":{\"type\":");
@@ -27,7 +27,7 @@ impl TurnEnd<'_> {
         self.finish(line)
     }
 
-    /// Writes the `error` by which clients learn the reason.
+    /// Writes the `error` notification with the reason.
     pub(crate) fn error(&self, turn: &[u8]) -> Vec<u8> {
         let mut line = self.begin("error");
         line.extend_from_slice(b",\"error\":");
@@ -37,8 +37,7 @@ impl TurnEnd<'_> {
         self.finish(line)
     }
 
-    /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
-    /// that clients see the members they know.
+    /// Writes a `turn/completed`. It keeps the members of the turn object that the upstream sent when the turn began.
     pub(crate) fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
         let mut own = Vec::new();
         write_text(&mut own, id);
@@ -88,7 +87,7 @@ impl TurnEnd<'_> {
         line
     }
 
-    /// Ends it with the mark.
+    /// Ends the notification, with codexd's mark.
     fn finish(&self, mut line: Vec<u8>) -> Vec<u8> {
         line.push(b',');
         line.extend_from_slice(&self.mark());
@@ -96,7 +95,7 @@ impl TurnEnd<'_> {
         line
     }
 
-    /// Returns the member that says that codexd wrote this.
+    /// Returns the member that marks a message as written by codexd.
     fn mark(&self) -> Vec<u8> {
         let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
         mark.extend_from_slice(if self.answer.is_some() { b"true" } else { b"false" });
@@ -108,7 +107,7 @@ impl TurnEnd<'_> {
         mark
     }
 
-    /// Returns the error object, which the `error` and the failed turn share.
+    /// Returns the error object of the `error` notification and the failed turn.
     fn reason(&self) -> Vec<u8> {
         if let Some(error) = self.error_sent {
             return error.to_vec();

@@ -237,12 +237,19 @@ fn a_prompt_with_an_id_is_never_run_twice_and_never_forgotten() {
         let turn = client.response(id).unwrap()["turn"]["id"].as_str().unwrap().to_owned();
         // It was begun before the kill, and has its end; or it was sent once more, and runs.
         let begun = client.take("the end, or that it runs", |message| of_turn(message, &turn));
-        let runs = begun.method() == Some("turn/started") && !ended(&mut client, &turn);
+        let seen = client.recv_to_barrier();
+        let is_end = |it: &Message| it.method() == Some("turn/completed") && of_turn(it, &turn);
+        let runs = begun.method() == Some("turn/started") && !seen.iter().any(is_end);
         if runs {
+            // Interrupted before it is an item, a message is in no history.
+            let is_item = |it: &Message| {
+                it.method() == Some("item/completed") && it["params"]["item"]["clientId"] == message.as_str()
+            };
+            if !seen.iter().any(is_item) {
+                client.take("the message as an item", is_item);
+            }
             client.request("turn/interrupt", json!({"threadId": thread, "turnId": turn}));
-            client.take("its end", |message| {
-                message.method() == Some("turn/completed") && of_turn(message, &turn)
-            });
+            client.take("its end", is_end);
         }
         let read = client.request("thread/read", json!({"threadId": thread, "includeTurns": true}));
         let is_it = |item: &&Value| item["clientId"] == message.as_str();
@@ -258,12 +265,6 @@ fn a_prompt_with_an_id_is_never_run_twice_and_never_forgotten() {
 fn of_turn(message: &Message, turn: &str) -> bool {
     let params = &message["params"];
     matches!(message.method(), Some("turn/completed" | "turn/started")) && params["turn"]["id"] == turn
-}
-
-/// Whether the end of a turn is among what has come by now.
-fn ended(client: &mut Bridge, turn: &str) -> bool {
-    let seen = client.recv_to_barrier();
-    seen.iter().any(|message| message.method() == Some("turn/completed") && of_turn(message, turn))
 }
 
 /// The SDK: one object, whose turn is lost once, and which goes on.

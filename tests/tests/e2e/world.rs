@@ -1,5 +1,6 @@
 //! A user's environment without a daemon: the first client that connects starts one.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
 use codexd_tests::output::Output;
 use codexd_tests::process::{self, Process};
+use codexd_tests::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -217,13 +219,20 @@ impl DerefMut for Bridge {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Once to stop, again not to wait for turns, and a third time to kill.
-        for _ in 0..3 {
+        // Once to stop, again not to wait for turns, and a third time to kill. A daemon that lost codex may be starting its
+        // successor.
+        let mut signals: BTreeMap<i32, u32> = BTreeMap::new();
+        let _ = wait::poll(Duration::from_secs(10), || {
             for daemon in self.daemons() {
-                let _ = kill(Pid::from_raw(daemon.pid), Signal::SIGTERM);
+                let sent = signals.entry(daemon.pid).or_default();
+                if *sent < 3 {
+                    *sent += 1;
+                    let _ = kill(Pid::from_raw(daemon.pid), Signal::SIGTERM);
+                }
             }
-        }
-        let left = process::sweep(self.home.root(), Duration::from_secs(10));
+            process::marked(self.home.root()).is_empty().then_some(())
+        });
+        let left = process::sweep(self.home.root(), Duration::ZERO);
         if std::thread::panicking() {
             let logs = fs::read_dir(self.home.state().join("codexd")).into_iter().flatten().flatten();
             for log in

@@ -470,26 +470,31 @@ impl<'a> Bridge<'a> {
 
     /// Resolves what was lost with the daemon, or returns how this ends.
     fn lost(&mut self, event: LinkEvent) -> Option<u8> {
+        let why = self.state.why_lost();
         if let Some(codex) = self.link.as_mut().and_then(|link| link.codex.as_mut()) {
             let code =
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+            self.resolve_lost();
             return Some(self.give_up("codex app-server ended", code.unwrap_or(1)));
         }
         let done = self.client_ended && self.state.is_all_written() && self.state.unanswered() == 0;
         if matches!(event, LinkEvent::Lost) && done {
             return Some(0);
         }
-        // The daemon lives and has closed the connection because of this client; or half a line is with the client.
-        let of_this_client = self.state.closing().is_some() && self.state.is_attached();
-        if of_this_client || self.from_daemon.is_inside_long_line() {
-            return Some(self.give_up(&self.state.why_lost(), 1));
+        // The daemon lives, and goes on with the turns of this client.
+        if self.state.closing().is_some() && self.state.is_attached() {
+            return Some(self.give_up(&why, 1));
+        }
+        if self.from_daemon.is_inside_long_line() {
+            // The client has half a line, and what comes after it cannot be read.
+            self.to_client.push(b'\n');
+            self.resolve_lost();
+            return Some(self.give_up(&why, 1));
         }
         if self.state.is_attached() && self.search.is_none() && !self.policy.patience.is_zero() {
-            note(&format!("codexd: {}; the client stays, and gets the next daemon", self.state.why_lost()));
+            note(&format!("codexd: {why}; the client stays, and gets the next daemon"));
         }
-        let why = self.state.why_lost();
-        self.state.lost();
-        self.take_output();
+        self.resolve_lost();
         if self.state.is_attached() && self.policy.patience.is_zero() {
             return Some(self.give_up(&why, 1));
         }
@@ -503,6 +508,12 @@ impl<'a> Bridge<'a> {
         self.no_daemon(why)
     }
 
+    /// Gives the client what the lost daemon could not say any more.
+    fn resolve_lost(&mut self) {
+        self.state.lost();
+        self.take_output();
+    }
+
     /// Looks for the next daemon if one is wanted; returns how this ends if it does.
     fn look_for_daemon(&mut self) -> Option<u8> {
         let dialing = self.search.as_ref().and_then(|search| search.dialing.as_ref());
@@ -510,7 +521,12 @@ impl<'a> Bridge<'a> {
             return Some(0);
         }
         let Some(dialing) = dialing else {
-            return if self.state.wants_daemon() { self.dial() } else { None };
+            if self.state.wants_daemon() {
+                return self.dial();
+            }
+            // The next time, it is another search.
+            self.search = None;
+            return None;
         };
         let found = dialing.poll()?;
         if let Some(search) = &mut self.search {
@@ -616,10 +632,6 @@ impl<'a> Bridge<'a> {
 
     /// Fails every pending request of the client and writes to stderr what to do next; returns `code`.
     fn give_up(&mut self, what: &str, code: u8) -> u8 {
-        // What has come of a line cannot be read any more.
-        if self.from_daemon.is_inside_long_line() {
-            self.to_client.push(b'\n');
-        }
         let count = self.state.unanswered();
         if code != 0 || count > 0 {
             note(&format!("codexd: {what}; {count} requests were not answered"));

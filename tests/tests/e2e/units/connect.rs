@@ -148,6 +148,30 @@ as_both! {
         assert_eq!(lab.running(), [""; 0]);
     }
 
+    fn a_client_goes_on_when_the_daemon_dies_and_when_it_is_restarted(lab) {
+        lab.install();
+        let mut client = TestClient::spawn("a", &mut lab.command(["codexd", "connect", "--no-direct"]));
+        assert_eq!(client.initialize()["codexd"]["generation"], 1);
+        client.turn_completes();
+        for (generation, part) in [(2, "codex"), (3, "codexd")] {
+            let pid = match part {
+                "codex" => status(&lab)["upstream"]["pid"].to_string(),
+                _ => lab.show(SERVICE, "MainPID"),
+            };
+            lab.expect(0, &["kill", "-KILL", &pid]);
+            // Without a word of the client: it is subscribed to a thread.
+            let restarted = client.take_method("notifications/broker/upstreamRestarted");
+            assert_eq!(restarted["params"]["generation"], generation, "{part}");
+            client.turn_completes();
+        }
+        assert_eq!(lab.show(SERVICE, "NRestarts"), "2");
+        lab.expect_systemctl(0, &["restart", SERVICE]);
+        client.turn_completes();
+        assert_eq!(client.take_method("notifications/broker/upstreamRestarted")["params"]["generation"], 4);
+        client.finish_sending();
+        assert_eq!(client.wait_exit().code(), Some(0));
+    }
+
     fn a_shell_without_a_session_finds_the_same_daemon(lab) {
         // As sshd starts commands where PAM does not set up a session.
         let home = format!("HOME={}", lab.home().display());
