@@ -23,6 +23,7 @@ use crate::logging::filter::LogFilter;
 pub(crate) mod api;
 pub(crate) mod client;
 mod events;
+mod frames;
 mod gate;
 pub(crate) mod monitor;
 pub(crate) mod server;
