@@ -15,6 +15,7 @@ use crate::logging::format::LogFormat;
 use crate::settings::codex_flags;
 use crate::settings::duration::TimeLimit;
 use crate::settings::version;
+use crate::turn::{ApprovalMode, Review, Sandbox};
 
 /// Lets any number of clients use one `codex app-server`.
 #[derive(Debug, Parser)]
@@ -35,6 +36,10 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// The same in place of `codex app-server`, with its arguments
     AppServer(AppServerArgs),
+    /// Run one turn: progress on stderr, the answer on stdout; exit 0 completed, 1 failed, 2 interrupted, 124 timed out
+    Run(Box<RunArgs>),
+    /// List and control the turns that `codexd run --detach` has given to the daemon
+    Jobs(JobsArgs),
     /// Query or control the running daemon
     Ctl(CtlArgs),
     /// Make a service of the daemon for this user and CODEX_HOME, or put a `codex` into PATH that uses it
@@ -112,6 +117,121 @@ pub(crate) struct AppServerArgs {
     /// Arguments of `codex app-server`, from the first that is not one of the above
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+/// Flags of `codexd run`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// What codex is to do; `-` reads it from standard input [default: from standard input, if that is no terminal]
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Option<String>,
+
+    /// Directory to work in [default: the current one, or that of the thread]
+    #[arg(long, short = 'C', value_name = "DIR")]
+    pub(crate) cd: Option<PathBuf>,
+
+    /// Model [default: of codex's configuration, or of the thread]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) model: Option<String>,
+
+    /// Reasoning effort, as `low` or `high` [default: of codex's configuration, or of the thread]
+    #[arg(long, value_name = "EFFORT")]
+    pub(crate) effort: Option<String>,
+
+    /// What commands can change [default: of codex's configuration, or of the thread]
+    #[arg(long, short, value_enum)]
+    pub(crate) sandbox: Option<Sandbox>,
+
+    /// What becomes of what needs an approval
+    #[arg(long, value_enum, default_value = "never")]
+    pub(crate) approval: ApprovalMode,
+
+    /// Continue this thread [default: a new one]
+    #[arg(long, value_name = "ID")]
+    pub(crate) thread: Option<String>,
+
+    /// Review `uncommitted`, `base:BRANCH`, `commit:SHA`, or `custom`: what PROMPT says
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) review: Option<Review>,
+
+    /// File with a JSON schema that the answer is to follow
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_schema: Option<PathBuf>,
+
+    /// Interrupt the turn after this time, and exit 124
+    /// [default: never, with `--detach` 30m] [env: CODEXD_JOB_TIMEOUT, with `--detach`]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<TimeLimit>,
+
+    /// Let the daemon run it as a job, print the id of the job and do not wait: `codexd jobs`
+    #[arg(long, conflicts_with = "no_spawn")]
+    pub(crate) detach: bool,
+
+    /// Print a JSON object for each event on stdout, the result last
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Socket of the daemon [default: as `codexd serve`] [env: CODEXD_SOCKET]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// Start nothing: exit 69 if no daemon runs
+    #[arg(long)]
+    pub(crate) no_spawn: bool,
+}
+
+/// Flags of `codexd jobs`.
+#[derive(Debug, Args)]
+pub(crate) struct JobsArgs {
+    #[command(subcommand)]
+    pub(crate) verb: JobVerb,
+
+    #[command(flatten)]
+    pub(crate) common: CtlCommon,
+}
+
+/// What to do with jobs. An id can be shortened as long as it names one job.
+#[derive(Debug, Subcommand)]
+pub(crate) enum JobVerb {
+    /// List them: those that run, then the latest
+    List,
+    /// Show one, with its answer, and how to go on in its thread
+    Show(JobArgs),
+    /// Wait until it is over and print its answer: exit as `codexd run` would have
+    Wait(JobArgs),
+    /// Print what has happened in it
+    Logs(JobLogsArgs),
+    /// Interrupt its turn and wait until it is over: exit 0 cancelled, 1 it was over
+    Cancel(JobArgs),
+    /// Forget jobs that are over
+    Prune(PruneArgs),
+}
+
+/// Which job.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// Id of the job, or how only that begins
+    #[arg(value_name = "JOB")]
+    pub(crate) id: String,
+}
+
+/// Flags of `jobs logs`.
+#[derive(Debug, Args)]
+pub(crate) struct JobLogsArgs {
+    #[command(flatten)]
+    pub(crate) job: JobArgs,
+
+    /// Go on until the job is over
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Flags of `jobs prune`.
+#[derive(Debug, Args)]
+pub(crate) struct PruneArgs {
+    /// Only jobs that have been over for this time
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub(crate) older: TimeLimit,
 }
 
 /// Flags of `codexd serve`.
@@ -283,6 +403,8 @@ pub(crate) enum Verb {
     /// Wait until it is ready or has stopped: exit 0 reached, 1 timed out, 3 not running
     Wait(WaitArgs),
     /// List the connected clients: exit 0 done, 3 not running, 4 cannot tell
+    /// List the turns that have run, of all clients, also while it does not run: exit 0 done, 4 cannot tell
+    History(HistoryArgs),
     Clients(WatchArgs),
     /// List the threads in use, those on which something runs first: exit 0 done, 3 not running
     Threads(WatchArgs),
@@ -429,6 +551,18 @@ pub(crate) struct StatusArgs {
 
     #[command(flatten)]
     pub(crate) watch: WatchArgs,
+}
+
+/// Flags of `ctl history`.
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArgs {
+    /// How many turns to show
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 50)]
+    pub(crate) limit: u64,
+
+    /// Only those that were lost at the last exit, of the daemon or of its codex
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) lost: bool,
 }
 
 /// Flags of `ctl list`.

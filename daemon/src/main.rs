@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 
 use crate::cli::{Command, ServeArgs};
-use crate::commands::{check_config, completions, connect, ctl, doctor, install, man, shim};
+use crate::commands::{
+    check_config, completions, connect, ctl, doctor, install, jobs, man, run as run_turn, shim,
+};
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
 use crate::os::signals::{self, Terminal};
@@ -17,7 +19,7 @@ use crate::os::{journal, service_manager};
 use crate::serve::activation;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::start::StartupNotifier;
 use crate::terminal::{note, note_error, note_failure, note_hint, report_panics};
 
@@ -26,12 +28,14 @@ mod commands;
 mod control;
 mod error;
 mod instance;
+mod ledger;
 mod logging;
 mod os;
 mod serve;
 mod settings;
 mod start;
 mod terminal;
+mod turn;
 
 use codexd_proto::exit::ExitCode as ServeExit;
 
@@ -72,6 +76,9 @@ fn run() -> ExitCode {
         }
         Command::AppServer(args) => connect::app_server(&args.connect, &args.arguments, &environment)
             .unwrap_or_else(|error| failed(&error)),
+        Command::Run(args) => run_turn::run(&args, &environment).unwrap_or_else(|error| failed(&error)),
+        Command::Jobs(args) => jobs::run(&args, &environment)
+            .unwrap_or_else(|error| failed_as(&error, error.exit_code().number(), args.common.json)),
         Command::Ctl(args) => ctl::run(&args, &environment).unwrap_or_else(|error| {
             // The codes of `ctl` are those of an LSB status: what is no answer is "cannot tell".
             let code = if error.is_usage() { ServeExit::Usage.number() } else { ctl::CANNOT_TELL };

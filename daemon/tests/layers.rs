@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the top to the bottom, each with the reason why it does not use those above it. A layer is a
 /// directory or a file at the top of `src`; it can use itself and what comes later here.
-const LAYERS: [(&str, &str); 11] = [
+const LAYERS: [(&str, &str); 13] = [
     ("main", "it is the top: no module can use it"),
     ("commands", "commands are called from the command line only"),
     ("serve", "the daemon does not know the commands that talk to it"),
@@ -16,8 +16,10 @@ const LAYERS: [(&str, &str); 11] = [
         "the control socket has a client and a server, and its server gets what it serves as arguments",
     ),
     ("start", "the process that starts a daemon is not that daemon, and does not use its control socket"),
+    ("ledger", "the modules that run a turn record it, and those that want to know read it"),
     ("instance", "a lock and a record are files; their holder is asked by the modules above"),
     ("settings", "settings are values; the modules that apply them read them"),
+    ("turn", "a turn is run over a connection that the modules above have made"),
     ("logging", "the log starts before everything else, and gets what it needs as arguments"),
     ("os", "calls of the system know nothing of codexd"),
     ("terminal", "the modules that know what happened write the text for people"),

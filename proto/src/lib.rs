@@ -5,6 +5,7 @@
 //! * [`lifecycle`]: in which state the daemon is and what it exits with. Events in, effects out.
 //! * [`routes`]: what is known of every method of the upstream, as data.
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
+//! * [`capture`]: when a turn is over, and how.
 //! * [`status`], [`control`], [`exit`]: what is reported to people and supervisors.
 //! * [`stderr`], [`secrets`]: the upstream's own output, without secrets.
 //! * [`thread_book`]: the permissions of threads, across lives of codex.
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bridge;
+pub mod capture;
 pub mod codex_args;
 pub mod control;
 pub mod core;

@@ -66,6 +66,9 @@ pub struct TurnStatus {
     pub age_ms: Option<u64>,
     /// Time since codex last sent something about its thread. Codex sends nothing while nobody is subscribed.
     pub last_event_ms: Option<u64>,
+    /// Whether neither it nor a sub-agent that works for it has sent an event for `silent_turn_warning`, though it waits
+    /// for no approval and somebody is subscribed.
+    pub silent: bool,
 }
 
 /// One request without an answer: of a client to codex, or a server request, of codex to clients.

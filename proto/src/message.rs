@@ -1,7 +1,7 @@
-//! A line as a message: which kind it is, and where its parts stand.
+//! A line as a message: its kind, and where its parts are.
 //!
-//! The form is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without
-//! the `jsonrpc` member. Unknown members pass through.
+//! The format is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without the `jsonrpc`
+//! member. Unknown members pass through.
 
 use std::borrow::Cow;
 
@@ -15,11 +15,11 @@ use crate::routes::{LONGEST_ORDER, LONGEST_PARAM, param};
 /// A checked line from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ClientMessage<'a> {
-    /// A request: exactly one response is owed to it.
+    /// A request. It gets exactly one response.
     Request {
         /// Its id, to be echoed.
         id: RequestId,
-        /// Where the id stands.
+        /// Where the id is in the line.
         id_span: Span,
         /// The text of the method.
         method: Cow<'a, [u8]>,
@@ -31,30 +31,32 @@ pub enum ClientMessage<'a> {
         /// The text of the method.
         method: Cow<'a, [u8]>,
     },
-    /// An answer to a request of the upstream. An illegal id cannot be an answer to anything.
+    /// An answer to a server request. An answer whose id is malformed answers nothing and is a [`Rejection`].
     Answer {
-        /// The id of that request, if it is an integer.
+        /// The id of the server request; `None` if it is a string, which no server request has.
         id: Option<ServerRequestId>,
         /// The value of `result.decision`, the answer to an approval.
         decision: Option<Span>,
     },
 }
 
-/// The parameters of a request, with those that codexd reads of any request.
+/// The parameters of a request, and where those are that codexd reads.
 ///
-/// They may be given by name or by position; the upstream takes both (measured).
+/// Parameters are given by name or by position; the upstream accepts both (measured).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Params {
-    /// Where they stand.
+    /// The value of `params`.
     pub span: Span,
     named: Vec<(&'static str, Span)>,
-    /// The values by position; at least one more than any method has, if there are so many.
+    /// The values by position, cut off one above the longest order of any method.
     listed: Vec<Span>,
 }
 
 impl Params {
-    /// Returns the value of a parameter that the routing table names, where `order` has the names by position; of one
-    /// given twice by name the last value, as the upstream takes that.
+    /// Returns the value of a parameter. `order` lists the names of the method's parameters by position. If a name is
+    /// given twice, the last value counts, as it does for the upstream.
+    ///
+    /// `name` must be in `routes::params`.
     pub fn get(&self, name: &str, order: &[&str]) -> Option<Span> {
         debug_assert!(param(name.as_bytes()).is_some(), "`{name}` is not in `routes::params`");
         if self.listed.is_empty() {
@@ -64,7 +66,7 @@ impl Params {
         self.listed.get(at).copied()
     }
 
-    /// Whether more are given by position than `order` has.
+    /// Returns whether more values are given by position than `order` has names.
     pub fn are_more_than(&self, order: &[&str]) -> bool {
         self.listed.len() > order.len()
     }
@@ -75,26 +77,26 @@ impl Params {
 pub enum Rejection {
     /// It is not JSON.
     NotJson(check::Fault),
-    /// It is JSON, but no message; with its id, where it has a legal one.
+    /// It is JSON, but not a message.
     NotAMessage {
         /// What is wrong, as a sentence.
         what: &'static str,
-        /// The id to answer with.
+        /// The id for the error response; `None` if the line has no valid id.
         id: Option<RequestId>,
     },
-    /// It is an answer that the upstream would not read; nobody is owed an answer to an answer.
+    /// It is an answer that the upstream cannot read. An answer gets no response, so it is dropped.
     BadAnswer,
 }
 
 impl<'a> ClientMessage<'a> {
-    /// Reads a line. `Ok(None)` is a blank one.
+    /// Reads a line. Returns `Ok(None)` for a blank one.
     ///
-    /// The upstream tries to read a message as a request, a notification, a response and an error, one after the
-    /// other, and takes the first that fits (measured): a request with a faulty `trace` is a notification to it,
-    /// which it ignores. Here it stays a request, and is refused.
+    /// The upstream tries to parse a message as a request, a notification, a response and an error, in this order,
+    /// and uses the first that fits (measured). It would parse a request with a malformed `trace` as a notification,
+    /// and ignore it. Here that is still a request, and is rejected.
     ///
     /// # Errors
-    /// A [`Rejection`] for everything that the upstream would drop without an answer.
+    /// A [`Rejection`] for every line that the upstream would drop without an answer.
     pub fn read(line: &'a [u8]) -> Result<Option<ClientMessage<'a>>, Rejection> {
         let mut reader = Reader::default();
         while !reader.advance(line, line.len()) {}
@@ -102,7 +104,7 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-/// A client's message while it is read, in slices: one who sends a long line does not hold up everybody.
+/// Reads a client's message in slices, so that other clients can be served between the slices of a long line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reader {
     check: Check,
@@ -110,15 +112,15 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads about so many bytes more of a line, which is the same each time; returns whether all is read.
+    /// Reads about `bytes` more bytes of `line`, which must be the same in each call. Returns whether it is complete.
     pub fn advance(&mut self, line: &[u8], bytes: usize) -> bool {
         self.check.advance(line, bytes, &mut self.parts)
     }
 
-    /// Returns the message once all is read, see [`ClientMessage::read`].
+    /// Returns the message once the line is read to its end.
     ///
     /// # Errors
-    /// As [`ClientMessage::read`]; and always before all is read.
+    /// As [`ClientMessage::read`]. Before the end of the line, always.
     pub fn finish(self, line: &[u8]) -> Result<Option<ClientMessage<'_>>, Rejection> {
         if skip_space(line, 0) == line.len() {
             return Ok(None);
@@ -175,10 +177,10 @@ impl Reader {
     }
 }
 
-/// Bytes of a method above which it is none that codexd knows, and is not decoded: that would take its time.
+/// Bytes of a method name above which it is not decoded. No known method is that long, and decoding would take long.
 const LONGEST_METHOD: usize = 4 << 10;
 
-/// Returns the text of a method, or what is written if that is extraordinarily long.
+/// Returns the text of a method name; above [`LONGEST_METHOD`], as it is spelled in the line.
 fn method_text(line: &[u8], value: Span) -> Option<Cow<'_, [u8]>> {
     if value.end - value.start <= LONGEST_METHOD {
         return text(line, value);
@@ -186,7 +188,7 @@ fn method_text(line: &[u8], value: Span) -> Option<Cow<'_, [u8]>> {
     string_inner(line, value).map(|inner| inner.of(line).into())
 }
 
-/// Says what is wrong with an id that is there and not legal.
+/// Returns what is wrong with an id that is present and invalid.
 fn wrong_id(id: Once) -> &'static str {
     match id.once() {
         None => "`id` is given twice",
@@ -195,8 +197,8 @@ fn wrong_id(id: Once) -> &'static str {
     }
 }
 
-/// A member that must not be given twice: the upstream refuses that at the top of a message, and takes the last
-/// one only further down.
+/// A member that must not be given twice. The upstream refuses that at the top level of a message; further down, the
+/// last value counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Once {
     value: Option<Span>,
@@ -212,14 +214,14 @@ impl Once {
         self.value.is_some()
     }
 
-    /// Returns the value if it was given once.
+    /// Returns the value, if it was given once.
     fn once(self) -> Option<Span> {
         self.value.filter(|_| !self.twice)
     }
 }
 
-/// What is noted of a client's message while it is checked: where its members are, and those inside of them that
-/// matter.
+/// Where the members of a client's message are, and the members inside them that codexd reads. Collected while the
+/// message is checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Parts {
     id: Once,
@@ -230,15 +232,15 @@ struct Parts {
     trace: Once,
     /// The member whose value is being checked.
     inside: Part,
-    /// Members of `params`.
+    /// Parameters by name.
     named: Vec<(&'static str, Span)>,
-    /// The first elements of `params`, `trace` and `error`, where these are arrays.
+    /// The first elements of `params`, `trace` and `error`, if they are arrays.
     listed: Vec<Span>,
     trace_listed: Vec<Span>,
     error_listed: Vec<Span>,
-    /// Members of `trace`, as in [`TRACE`].
+    /// Members of `trace`, in the order of [`TRACE`].
     in_trace: [Once; TRACE.len()],
-    /// Members of `error`, as in [`ERROR`].
+    /// Members of `error`, in the order of [`ERROR`].
     in_error: [Once; ERROR.len()],
     /// The last `decision` in `result`.
     decision: Option<Span>,
@@ -334,15 +336,15 @@ impl Parts {
         }
     }
 
-    /// Whether the value of `trace` is one that the upstream can read: at most two strings, by name or by position.
+    /// Returns whether the upstream can read `value` as a `trace`: at most two strings, by name or by position.
     fn is_trace(&self, line: &[u8], value: Span) -> bool {
         let fits = |value: Span| matches!(line[value.start], b'"' | b'n');
         match line[value.start] {
             b'n' => true,
             b'{' => self.in_trace.iter().all(|member| !member.twice && member.value.is_none_or(fits)),
             b'[' => self.trace_listed.len() <= TRACE.len() && self.trace_listed.iter().all(|v| fits(*v)),
-            // To the upstream's parser, a number that is no integer of 64 bits is an object with a member that
-            // is not looked at (measured).
+            // The upstream's parser represents a number that does not fit into 64 bits as an object, and ignores that
+            // object's member (measured).
             b'-' | b'0'..=b'9' => {
                 let number = value.of(line);
                 parse_i64(number).is_none() && parse_u64(number).is_none()
@@ -351,8 +353,8 @@ impl Parts {
         }
     }
 
-    /// Whether the value of `error` is one that the upstream can read: a code and a message, by name or, with the
-    /// data between them, by position.
+    /// Returns whether the upstream can read `value` as an `error`: a code and a message by name, or code, data and
+    /// message by position.
     fn is_error(&self, line: &[u8], value: Span) -> bool {
         let [code, data, message] = self.in_error;
         let (code, message) = match line[value.start] {
@@ -368,7 +370,7 @@ impl Parts {
     }
 }
 
-/// Finds something by the text of a name.
+/// Looks up the text of a name.
 #[inline]
 fn by_name<T>(line: &[u8], name: Name, find: impl Fn(&[u8]) -> Option<T>) -> Option<T> {
     let spelled = name.span.of(line);
@@ -378,15 +380,15 @@ fn by_name<T>(line: &[u8], name: Name, find: impl Fn(&[u8]) -> Option<T>) -> Opt
 /// A line from the upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamMessage<'a> {
-    /// The answer to a request.
+    /// The response to a request.
     Response {
-        /// The request's id; `None` if it is not one that codexd gives.
+        /// The request's id; `None` if codexd cannot have assigned it.
         id: Option<u64>,
-        /// Where the id stands.
+        /// Where the id is in the line.
         id_span: Span,
-        /// Whether it is an error.
+        /// Whether it is an error response.
         failed: bool,
-        /// The result or the error.
+        /// The value of `result` or `error`.
         body: Span,
     },
     /// A notification.
@@ -396,11 +398,11 @@ pub enum UpstreamMessage<'a> {
         /// Where `params` begins.
         params: Option<usize>,
     },
-    /// A request to the clients.
+    /// A server request.
     Request {
         /// The text of the method.
         method: Cow<'a, [u8]>,
-        /// Its id, if it is an integer.
+        /// Its id; `None` if that is not an integer.
         id: Option<ServerRequestId>,
         /// The parameters.
         params: Option<Span>,
@@ -408,16 +410,15 @@ pub enum UpstreamMessage<'a> {
 }
 
 impl<'a> UpstreamMessage<'a> {
-    /// Reads a line; `None` when it is no message at all, so that the stream cannot be trusted.
+    /// Reads a line. Returns `None` if it is not a message; then the rest of the stream cannot be trusted.
     ///
-    /// The usual shapes are told from their first and last bytes and not read between them: what codexd does
-    /// not need is not looked at.
+    /// The usual forms are recognised by their first and last bytes. What is between these is not read.
     #[inline]
     pub fn read(line: &'a [u8]) -> Option<UpstreamMessage<'a>> {
         UpstreamMessage::read_usual(line).or_else(|| UpstreamMessage::read_whole(line))
     }
 
-    /// Reads the usual shapes: `{"method":...,"params":{...},"emittedAtMs":...}`, the last member perhaps absent, and
+    /// Reads the usual forms: `{"method":...,"params":{...},"emittedAtMs":...}` with or without the last member, and
     /// `{"id":...,"result":...}`.
     #[inline]
     fn read_usual(line: &'a [u8]) -> Option<UpstreamMessage<'a>> {
@@ -425,7 +426,7 @@ impl<'a> UpstreamMessage<'a> {
         if let Some(rest) = line.strip_prefix(b"{\"method\":\"") {
             let start = line.len() - rest.len();
             let end = start + memchr::memchr2(b'"', b'\\', rest)?;
-            // An id after the parameters would make it a request; then these are not the last but for the time.
+            // With an `id` after `params` it is a request. So `params` must be last, or followed by the time alone.
             if !line[end..].starts_with(b"\",\"params\":{") || !ends_with_params(inside) {
                 return None;
             }
@@ -504,8 +505,8 @@ impl<'a> UpstreamMessage<'a> {
     }
 }
 
-/// Whether the members of a message, given without its last brace, end with an object or with a time after
-/// one.
+/// Returns whether the members of a message end with an object, or with `emittedAtMs` after an object. `inside` is the
+/// message without its last brace.
 #[inline]
 fn ends_with_params(inside: &[u8]) -> bool {
     let digits = inside.iter().rev().take_while(|b| b.is_ascii_digit()).count();
@@ -513,7 +514,7 @@ fn ends_with_params(inside: &[u8]) -> bool {
     before.last() == Some(&b'}')
 }
 
-/// Returns the id of a request of the upstream, which is an integer.
+/// Returns the id of a server request. These ids are integers.
 fn server_request_id(id: &RequestId) -> Option<ServerRequestId> {
     match id {
         RequestId::Number(n) => Some(ServerRequestId(*n)),

@@ -120,8 +120,11 @@ fn run(seed: u64) {
             _ => router.handle_timeout(now),
         }
         let outbox = router.upstream_outbox();
-        sent.extend_from_slice(outbox.pending());
-        outbox.advance(outbox.len(), false);
+        while !outbox.is_empty() {
+            let pending = outbox.pending();
+            sent.extend_from_slice(pending);
+            outbox.advance(pending.len(), false);
+        }
         while router.poll_action().is_some() {}
         let kept = router.accounting();
         assert_eq!(kept.subscribers, kept.subscriptions);

@@ -6,7 +6,9 @@ pub(crate) mod connect;
 pub(crate) mod ctl;
 pub(crate) mod doctor;
 pub(crate) mod install;
+pub(crate) mod jobs;
 pub(crate) mod man;
 #[cfg(test)]
 mod reference;
+pub(crate) mod run;
 pub(crate) mod shim;

@@ -17,17 +17,18 @@ use jsonrpsee::core::params::ArrayParams;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::api::ControlClient as _;
+use super::api::{ControlClient as _, JOB_REFUSED};
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
+use crate::turn::TurnRequest;
 
-/// Why there is no answer. "Not running" is said only where the system says so.
+/// Why there is no answer. `NotRunning` is returned only if the system reports that no process listens.
 #[derive(Debug)]
 pub(crate) enum Unreachable {
-    /// Nobody listens there.
+    /// No process listens there.
     NotRunning,
-    /// Someone may be there: no permission, no answer, no sense in the answer.
+    /// A process may listen there: permission was denied, or the answer is missing or malformed.
     CannotTell(Error),
 }
 
@@ -41,9 +42,9 @@ pub(crate) struct ControlConnection {
 pub(crate) struct States(Subscription<StateChange>);
 
 impl States {
-    /// Returns the next state, at first the current one; `None` when the connection has ended.
+    /// Returns the next state, at first the current one; `None` if the connection has ended.
     pub(crate) async fn next(&mut self) -> Option<StateChange> {
-        // A state that cannot be read is that of a newer daemon; this version does not wait for it.
+        // A newer daemon has sent a state that this version does not know. It is not one that this version waits for.
         loop {
             if let Ok(change) = self.0.next().await? {
                 return Some(change);
@@ -53,7 +54,7 @@ impl States {
 }
 
 impl ControlConnection {
-    /// Connects to the control socket at `path` within `timeout`; each question may take `patience`.
+    /// Connects to the control socket at `path` within `timeout`. Each request then has `patience` for its answer.
     ///
     /// # Errors
     ///
@@ -71,9 +72,9 @@ impl ControlConnection {
                 }
                 _ => cannot_tell(&shown, error),
             })?;
-            // Someone else's socket may tell us anything.
+            // The socket of another user could report anything.
             check_peer(&stream).map_err(|error| cannot_tell(&shown, error))?;
-            // The name is for the handshake only.
+            // The host name is used in the handshake only.
             let url = Url::parse("ws://codexd/").map_err(|error| cannot_tell(&shown, error))?;
             WsTransportClientBuilder::default()
                 .build_with_stream(url, stream)
@@ -86,7 +87,7 @@ impl ControlConnection {
         Ok(ControlConnection { client, path: shown })
     }
 
-    /// Asks how the daemon is.
+    /// Requests the status.
     ///
     /// # Errors
     ///
@@ -95,8 +96,8 @@ impl ControlConnection {
         self.client.status().await.map_err(|error| self.failed(error))
     }
 
-    /// Asks how the daemon is and returns the answer as it came: a daemon of another version can have other members,
-    /// and what it does not say is absent.
+    /// Requests the status and returns it unparsed: a daemon of another version can have other members, and members
+    /// that it lacks stay absent.
     ///
     /// # Errors
     ///
@@ -105,7 +106,7 @@ impl ControlConnection {
         self.client.request("codexd_status", ArrayParams::new()).await.map_err(|error| self.failed(error))
     }
 
-    /// Asks for the connected clients.
+    /// Requests the connected clients.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl ControlConnection {
         self.client.clients().await.map_err(|error| self.failed(error))
     }
 
-    /// Asks for a list and returns the answer as it came, as [`status_json`](ControlConnection::status_json) does.
+    /// Requests a list and returns it unparsed, as [`status_json`](ControlConnection::status_json) does.
     ///
     /// # Errors
     ///
@@ -130,7 +131,7 @@ impl ControlConnection {
         self.client.request(method, ArrayParams::new()).await.map_err(|error| self.failed(error))
     }
 
-    /// Has a turn interrupted and waits for its end, for `timeout` at the most.
+    /// Interrupts a turn and waits for its end, for `timeout` at most.
     ///
     /// # Errors
     ///
@@ -144,7 +145,7 @@ impl ControlConnection {
         self.client.interrupt(target.to_owned(), ms).await.map_err(|error| self.failed(error))
     }
 
-    /// Has a client disconnected.
+    /// Disconnects a client.
     ///
     /// # Errors
     ///
@@ -181,7 +182,7 @@ impl ControlConnection {
         self.client.subscribe_view(view, ms).await.map_err(|error| self.failed(error))
     }
 
-    /// Asks for the socket for clients.
+    /// Requests the path of the client socket.
     ///
     /// # Errors
     ///
@@ -199,7 +200,7 @@ impl ControlConnection {
         self.client.subscribe_state().await.map(States).map_err(|error| self.failed(error))
     }
 
-    /// Tells the daemon to stop; returns when it has begun to.
+    /// Stops the daemon. Returns when the stop has begun.
     ///
     /// # Errors
     ///
@@ -208,7 +209,7 @@ impl ControlConnection {
         self.client.stop(mode).await.map_err(|error| self.failed(error))
     }
 
-    /// Tells the daemon to read its settings again.
+    /// Makes the daemon read its settings again.
     ///
     /// # Errors
     ///
@@ -217,7 +218,7 @@ impl ControlConnection {
         self.client.reload().await.map_err(|error| self.failed(error))
     }
 
-    /// Tells the daemon what to log.
+    /// Changes what the daemon logs.
     ///
     /// # Errors
     ///
@@ -226,7 +227,44 @@ impl ControlConnection {
         self.client.log_level(filter.to_string()).await.map_err(|error| self.failed(error))
     }
 
-    /// Ends when the daemon closes the connection, which it does last of all.
+    /// Begins a job. Returns its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`]. If the daemon refuses the job, with its reason.
+    pub(crate) async fn start_job(
+        &self,
+        request: &TurnRequest,
+        timeout_ms: Option<u64>,
+    ) -> Result<String, Unreachable> {
+        self.client.start_job(request.clone(), timeout_ms).await.map_err(|error| match error {
+            ClientError::Call(refusal) if refusal.code() == JOB_REFUSED => {
+                let refused = Error::new(ExitCode::UpstreamLost, "the daemon refuses the job");
+                Unreachable::CannotTell(refused.because(refusal.message().to_owned()))
+            }
+            error => self.failed(error),
+        })
+    }
+
+    /// Cancels a job. Returns whether it was running.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn cancel_job(&self, id: &str) -> Result<bool, Unreachable> {
+        self.client.cancel_job(id.to_owned()).await.map_err(|error| self.failed(error))
+    }
+
+    /// Removes jobs that have ended from the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn forget_jobs(&self, ids: Vec<String>) -> Result<(), Unreachable> {
+        self.client.forget_jobs(ids).await.map_err(|error| self.failed(error))
+    }
+
+    /// Waits until the daemon closes the connection. It does that last of all.
     pub(crate) async fn closed(&self) {
         self.client.on_disconnect().await;
     }
@@ -240,7 +278,7 @@ impl ControlConnection {
     }
 }
 
-/// Asks a daemon how it is, from a thread that may or may not run a runtime already.
+/// Requests the status of a daemon, from a thread with or without a runtime.
 ///
 /// # Errors
 ///
@@ -254,7 +292,7 @@ pub(crate) fn ask_status(path: &Path, timeout: Duration) -> Result<StatusReport,
             .map_err(|error| cannot_tell(&path.display().to_string(), error))?;
         runtime.block_on(async { ControlConnection::open(path, timeout, timeout).await?.status().await })
     };
-    // A runtime cannot be entered from inside another one.
+    // A runtime cannot be entered from within another one.
     std::thread::scope(|scope| scope.spawn(ask).join())
         .unwrap_or_else(|_| Err(cannot_tell(&path.display().to_string(), "the client panicked")))
 }

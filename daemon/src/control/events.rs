@@ -1,4 +1,4 @@
-//! The subscriptions to events and to frames: what `codexd ctl events` and `codexd ctl monitor` show.
+//! The subscriptions to events and frames: what `codexd ctl events` and `codexd ctl monitor` show.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,13 +15,12 @@ use super::monitor::Written;
 use super::server::Service;
 use crate::os::unix_time::unix_ms;
 
-/// Time between two looks at the warnings, while somebody is subscribed.
+/// Time between checks for new warnings, while a client is subscribed.
 const WARNINGS_EVERY: Duration = Duration::from_secs(1);
 
-/// Sends events from now on until the subscriber or the daemon is gone. The current state and the warnings that there are
-/// come first.
+/// Sends events until the subscriber or the daemon is gone. The current state and warnings come first.
 ///
-/// A subscriber that reads slowly misses events, and is told how many.
+/// A subscriber that reads slowly misses events, and gets the number of those it missed.
 pub(super) async fn send(service: &Service, sink: &SubscriptionSink) {
     let mut events = service.handle.shown.feed.subscribe();
     let state = service.handle.shown.snapshot.read().report.state;
@@ -50,7 +49,7 @@ pub(super) async fn send(service: &Service, sink: &SubscriptionSink) {
                 Err(RecvError::Closed) => return,
             },
             () = service.stop.cancelled() => {
-                // What was said before the end is sent before the end.
+                // What was reported before the end is sent before the end.
                 return drain(&mut events, sink).await;
             }
             _ = look.tick() => changes(&mut known, service.report().await.warnings),
@@ -71,7 +70,7 @@ async fn drain(events: &mut broadcast::Receiver<FeedEvent>, sink: &SubscriptionS
     }
 }
 
-/// Returns the warnings that are new and those that are gone. One whose numbers have changed is the same.
+/// Returns an event for each warning that is new and each that is gone. A warning with other numbers is the same one.
 fn changes(known: &mut BTreeMap<(String, String), Warning>, now: Vec<Warning>) -> Vec<FeedEvent> {
     let key = |warning: &Warning| {
         let text = warning.message.chars().filter(|c| !c.is_ascii_digit()).collect();
@@ -107,7 +106,7 @@ pub(super) async fn monitor(service: &Service, mut written: Written, sink: &Subs
     }
 }
 
-/// Sends one item; returns whether there is still a subscriber.
+/// Sends one item. Returns whether there is still a subscriber.
 async fn item(sink: &SubscriptionSink, item: &impl Serialize) -> bool {
     let Ok(text) = to_raw_value(item) else { return true };
     sink.send(SubscriptionMessage::from(text)).await.is_ok()

@@ -158,7 +158,7 @@ impl FrameReader {
     }
 }
 
-/// Returns a message with secrets masked: those that `mask` knows, and texts whose names announce a secret.
+/// Returns a message with secrets masked: those that `mask` knows, and strings under a name that announces a secret.
 fn masked(line: &[u8], mask: &impl Fn(&str) -> String) -> String {
     fn walk(value: &mut Value, mask: &impl Fn(&str) -> String) {
         match value {
@@ -184,7 +184,8 @@ fn masked(line: &[u8], mask: &impl Fn(&str) -> String) -> String {
     }
 }
 
-/// Whether the name of a member announces a secret: as variables do, with words that begin with a capital.
+/// Returns whether the name of a member announces a secret. Its words are separated as in a variable's name, or
+/// begin with capitals.
 fn announces(name: &str) -> bool {
     let words: String =
         name.chars().flat_map(|c| if c.is_ascii_uppercase() { vec!['_', c] } else { vec![c] }).collect();

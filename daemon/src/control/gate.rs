@@ -1,5 +1,5 @@
-//! What every HTTP request on the control socket passes: requests of web pages are refused, others get the slot of their
-//! connection.
+//! The check of every HTTP request on the control socket: requests of web pages are refused, others get the slot of
+//! their connection.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use tower_service::Service;
 
 use super::slots::Slot;
 
-/// The status by which a web page is refused (RFC 9110, section 15.5.4).
+/// The HTTP status of a refused request (RFC 9110, section 15.5.4).
 const FORBIDDEN: u16 = 403;
 
 /// The service of one connection, with the check before it.
@@ -24,7 +24,7 @@ pub(super) struct Gate<S> {
 }
 
 impl<S> Gate<S> {
-    /// Creates the service from the one that answers.
+    /// Wraps the service that answers.
     pub(super) fn before(inner: S, slot: Arc<Slot>) -> Gate<S> {
         Gate { inner, slot }
     }

@@ -1,12 +1,12 @@
-//! The control plane: what `codexd ctl` asks and tells the daemon.
+//! The control plane: the requests of `codexd ctl` to the daemon.
 //!
 //! # Theory of operation
 //!
-//! The control socket is served by a thread of its own, so that a busy core never looks dead. That thread
-//! shares two things with the core: the snapshot that the core publishes after every transition, and a
-//! queue of commands. What the core answers in time is exact; otherwise the snapshot is shown, with its
-//! age and a warning. A client that waits for a state subscribes to the states ([`states`]), and takes no slot from
-//! clients that send requests ([`slots`]).
+//! The control socket is served by a thread of its own, so that a busy core never looks dead. That thread shares
+//! two things with the core: the snapshot that the core publishes after every transition, and a queue of commands.
+//! An answer of the core is exact. If it does not come in time, the snapshot is shown, with its age and a warning.
+//! A client that waits for a state subscribes to the states ([`states`]), and occupies no slot of the clients that
+//! send requests ([`slots`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +18,9 @@ use codexd_proto::status::{ClientStatus, StatusReport};
 use parking_lot::RwLock;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
+use crate::ledger::Ledger;
 use crate::logging::filter::LogFilter;
+use crate::turn::TurnRequest;
 
 pub(crate) mod api;
 pub(crate) mod client;
@@ -36,57 +38,78 @@ pub(crate) use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
 
 pub(crate) use server::ControlServer;
 
-/// Events that are kept for a subscriber that has not read them yet; of more, it misses the oldest.
+/// Events that are kept for a subscriber that has not read them yet. Above that, it misses the oldest.
 const FEED_EVENTS: usize = 1024;
 
-/// What the control plane asks of the core.
+/// A request of the control plane to the core.
 ///
-/// A dropped reply counts as no answer.
+/// A dropped reply means that there is no answer.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// The state at this moment.
+    /// Return the status.
     Status(oneshot::Sender<StatusReport>),
-    /// The connected clients.
+    /// Return the connected clients.
     Clients(oneshot::Sender<Vec<ClientStatus>>),
-    /// The threads in use.
+    /// Return the threads in use.
     Threads(oneshot::Sender<Vec<ThreadStatus>>),
-    /// The turns that run.
+    /// Return the running turns.
     Turns(oneshot::Sender<Vec<TurnStatus>>),
-    /// The requests without an answer.
+    /// Return the requests without an answer.
     Requests(oneshot::Sender<Vec<RequestStatus>>),
-    /// A client is to be disconnected.
+    /// Disconnect a client.
     Kill {
         /// The number of its connection.
         client: u64,
-        /// Says whether there was one.
+        /// Whether there was such a client.
         reply: oneshot::Sender<KillReceipt>,
     },
-    /// A turn is to be interrupted.
+    /// Interrupt a turn.
     Interrupt {
-        /// The id of a turn or thread, or a part of it.
+        /// The id of the turn or its thread, or a part of it.
         target: String,
-        /// Says which turn is being interrupted, or why none is.
+        /// Which turn is being interrupted, or why none is.
         begun: oneshot::Sender<Result<InterruptReceipt, String>>,
-        /// Says how it has ended, or why it has not.
+        /// How the turn ended, or why it did not.
         ended: oneshot::Sender<InterruptReceipt>,
     },
-    /// Frames are to be shown to a monitor.
+    /// Send frames to a monitor.
     Monitor(monitor::Monitor),
-    /// The settings are to be read again.
+    /// Read the settings again.
     Reload(oneshot::Sender<ReloadReceipt>),
-    /// What is logged is to change, until the settings are read again.
+    /// Change what is logged, until the settings are read again.
     LogLevel {
-        /// What is to be logged.
+        /// What to log.
         filter: LogFilter,
-        /// Says that it is done.
+        /// The change is made.
         reply: oneshot::Sender<()>,
     },
-    /// An intended stop; a second one is a step further.
+    /// Stop, as an operator intends. A second request skips to the next step.
     Stop {
-        /// What becomes of running turns.
+        /// What happens to running turns.
         mode: StopMode,
-        /// Says that the stop has begun, not that it is done.
+        /// The stop has begun. It is not complete.
         reply: oneshot::Sender<StopReceipt>,
+    },
+}
+
+/// What the control plane asks of the jobs.
+#[derive(Debug)]
+pub(crate) enum JobCommand {
+    /// A job is to be run.
+    Start {
+        /// What it is to do.
+        request: Box<TurnRequest>,
+        /// How long its turn may take, in milliseconds.
+        timeout_ms: Option<u64>,
+        /// Gets its id, or why there is none.
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// A job is to be cancelled.
+    Cancel {
+        /// Its id.
+        id: String,
+        /// Gets whether it was told: not if it is over.
+        reply: oneshot::Sender<bool>,
     },
 }
 
@@ -94,22 +117,24 @@ pub(crate) enum Command {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle {
     commands: mpsc::UnboundedSender<Command>,
+    jobs: mpsc::UnboundedSender<JobCommand>,
+    ledger: Ledger,
     shown: Arc<Shown>,
 }
 
-/// The core's way to show its state.
+/// The core's end of that connection.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     shown: Arc<Shown>,
 }
 
-/// What the core publishes.
+/// The state that the core published last.
 #[derive(Debug)]
 struct Shown {
     snapshot: RwLock<Snapshot>,
-    /// Wakes those who wait for another one.
+    /// Wakes the tasks that wait for another state.
     changed: Notify,
-    /// What happens, for those who have subscribed to it.
+    /// Events, for the clients that have subscribed to them.
     feed: broadcast::Sender<FeedEvent>,
 }
 
@@ -119,19 +144,21 @@ struct Snapshot {
     at: Instant,
 }
 
-/// Connects the core with the control plane; `first` is shown until the core publishes.
+/// Connects the core and the control plane; `first` is the snapshot until the core publishes one.
 pub(crate) fn channel(first: StatusReport) -> (Publisher, mpsc::UnboundedReceiver<Command>, Handle) {
     let (commands, received) = mpsc::unbounded_channel();
     let snapshot = RwLock::new(Snapshot { report: first, at: Instant::now() });
     let shown =
         Arc::new(Shown { snapshot, changed: Notify::new(), feed: broadcast::Sender::new(FEED_EVENTS) });
-    (Publisher { shown: Arc::clone(&shown) }, received, Handle { commands, shown })
+    let (jobs, _) = mpsc::unbounded_channel();
+    let handle = Handle { commands, jobs, ledger: Ledger::off(), shown: Arc::clone(&shown) };
+    (Publisher { shown }, received, handle)
 }
 
 impl Publisher {
-    /// Makes `report` the snapshot, and wakes whoever waits for a state.
+    /// Makes `report` the snapshot, and wakes the tasks that wait for a state.
     ///
-    /// To be called after every transition of the lifecycle.
+    /// Call it after every transition of the lifecycle.
     pub(crate) fn publish(&self, report: StatusReport) {
         *self.shown.snapshot.write() = Snapshot { report, at: Instant::now() };
         self.shown.changed.notify_waiters();
@@ -139,20 +166,26 @@ impl Publisher {
 }
 
 impl Publisher {
-    /// Whether somebody has subscribed to events.
+    /// Returns whether a client has subscribed to events.
     pub(crate) fn has_subscribers(&self) -> bool {
         self.shown.feed.receiver_count() > 0
     }
 
-    /// Reports something to those who have subscribed to events.
+    /// Sends an event to the clients that have subscribed to events.
     pub(crate) fn feed(&self, event: FeedEvent) {
-        // Nobody may be there any more.
+        // All of them may have disconnected since.
         let _ = self.shown.feed.send(event);
     }
 }
 
 impl Handle {
-    /// Returns the snapshot, its durations counted on, and its age.
+    /// Also connects the jobs and the ledger in which they are recorded.
+    #[must_use]
+    pub(crate) fn with_jobs(self, jobs: mpsc::UnboundedSender<JobCommand>, ledger: Ledger) -> Handle {
+        Handle { jobs, ledger, ..self }
+    }
+
+    /// Returns the snapshot with its durations brought up to date, and its age.
     fn snapshot(&self) -> (StatusReport, Duration) {
         let snapshot = self.shown.snapshot.read();
         let age = snapshot.at.elapsed();

@@ -19,34 +19,36 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{CORE_NOT_RESPONDING, ControlServer as _, TOO_MANY_SUBSCRIBED};
+use super::api::{CORE_NOT_RESPONDING, ControlServer as _, JOB_REFUSED, TOO_MANY_SUBSCRIBED};
 use super::gate::Gate;
 use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots, Subscribed};
 use super::surroundings::Surroundings;
-use super::{Command, Handle, events, monitor, states, views};
+use super::{Command, Handle, JobCommand, events, monitor, states, views};
 use crate::error::Error;
+use crate::ledger::Update;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
 use crate::os::process;
+use crate::turn::TurnRequest;
 
-/// How long the core may take to answer.
+/// Time for an answer of the core.
 const CORE_ANSWERS_WITHIN: Duration = Duration::from_millis(500);
-/// How long answers may take to be written once the daemon is done.
+/// Time for writing the last answers when the daemon ends.
 const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
-/// Connections that the library accepts: more than there are [slots](Slots), because a closed one takes a moment to end.
+/// Connections that the library accepts. More than the [slots](Slots), since closing one takes a moment.
 const MAX_CONNECTIONS: u32 = 2 * (MAX_UNSUBSCRIBED + MAX_SUBSCRIBED) as u32;
 /// Subscriptions of one connection.
 const MAX_SUBSCRIPTIONS: u32 = 8;
 /// Time for the handshake of a connection.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
-/// The largest request, in bytes; there are none with contents.
-const MAX_REQUEST_BYTES: u32 = 64 << 10;
-/// How long to wait before accepting again after a failure such as too many open files.
+/// Bytes of the largest request. That of a job contains its prompt.
+const MAX_REQUEST_BYTES: u32 = 16 << 20;
+/// Pause before accepting again after a failure such as too many open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 512 << 10;
 
-/// The running server; ends with [`ControlServer::stop`] or when dropped.
+/// The running server. It ends with [`ControlServer::stop`] or when dropped.
 #[derive(Debug)]
 pub(crate) struct ControlServer {
     stop: CancellationToken,
@@ -54,7 +56,7 @@ pub(crate) struct ControlServer {
 }
 
 impl ControlServer {
-    /// Starts to serve `listener`, which does not block.
+    /// Starts serving `listener`, which must be non-blocking.
     ///
     /// # Errors
     ///
@@ -83,10 +85,10 @@ impl ControlServer {
         Ok(ControlServer { stop, thread: Some(thread) })
     }
 
-    /// Stops accepting, answers what was asked, closes the connections and waits for the thread; all that
-    /// within a second.
+    /// Stops accepting, answers the requests that have come, closes the connections and waits for the thread, at most a
+    /// second in all.
     ///
-    /// Whoever waits for the daemon's end sees it in the closed connection: to be called as late as can be.
+    /// Clients that wait for the daemon's end see it when the connection closes, so call this as late as possible.
     pub(crate) fn stop(mut self) {
         self.end();
     }
@@ -153,7 +155,7 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
         let (slot, stream) = slots.take(stream);
         let service = Gate::before(builder.clone().build(methods.clone(), stop_handle.clone()), slot);
         let stopped = stop_handle.clone().shutdown();
-        // Ends with the upgrade to a WebSocket; from there on a task of the library serves it.
+        // This ends with the upgrade to a WebSocket. Then, a task of the library serves the connection.
         handshakes.spawn(async move {
             let handshake = serve_with_graceful_shutdown(stream, service, stopped);
             match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
@@ -165,9 +167,9 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
     }
     drop((listener, builder, methods, stop_handle));
     handshakes.close();
-    // Nobody may be listening any more.
+    // All receivers may be gone.
     let _ = server_handle.stop();
-    // Ends when the last connection has written its answers and dropped its stop handle.
+    // Completes when the last connection has written its answers and dropped its stop handle.
     let _ = tokio::time::timeout(FAREWELL_WITHIN, async {
         handshakes.wait().await;
         server_handle.stopped().await;
@@ -176,7 +178,7 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
     .await;
 }
 
-/// The methods.
+/// The implementation of the methods.
 pub(super) struct Service {
     pub(super) handle: Handle,
     pub(super) stop: CancellationToken,
@@ -184,28 +186,28 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Asks the core, for a bounded time.
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    /// Sends a command to the core and waits a limited time for the answer.
+    async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.handle.commands.send(command(reply)).ok()?;
         tokio::select! {
-            // Told to stop, the core may have ended before this task runs again; its answer counts all the same.
+            // After a stop, the core can end before this task runs again. Its answer still counts.
             biased;
             answer = tokio::time::timeout(CORE_ANSWERS_WITHIN, answer) => answer.ok()?.ok(),
             () = self.stop.cancelled() => None,
         }
     }
 
-    /// Returns how the daemon is, if need be by the last snapshot.
+    /// Returns the status. If the core does not answer, this is the last snapshot.
     pub(super) async fn report(&self) -> StatusReport {
-        if let Some(mut report) = self.ask(Command::Status).await {
+        if let Some(mut report) = self.request(Command::Status).await {
             self.surroundings.describe(&mut report);
             return report;
         }
         let (mut report, age) = self.handle.snapshot();
         self.surroundings.describe(&mut report);
         report.core_idle_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        // A core that has ended does not respond either, and that is no fault.
+        // A core that has ended does not answer either, which is not a fault.
         if !self.stop.is_cancelled() && !self.handle.commands.is_closed() {
             report.warnings.push(Warning {
                 code: "coreNotResponding".to_owned(),
@@ -223,9 +225,10 @@ impl Service {
         report
     }
 
-    /// Returns the connected clients, with the names of their programs: the core reads no files.
+    /// Returns the connected clients with the names of their programs. The core cannot read those, since it reads
+    /// no files.
     async fn client_list(&self) -> Option<Vec<ClientStatus>> {
-        let mut clients = self.ask(Command::Clients).await?;
+        let mut clients = self.request(Command::Clients).await?;
         for client in &mut clients {
             client.program = client.pid.and_then(process::program);
         }
@@ -237,9 +240,9 @@ impl Service {
         let text = match view {
             View::Status => to_raw_value(&self.report().await),
             View::Clients => to_raw_value(&self.client_list().await?),
-            View::Threads => to_raw_value(&self.ask(Command::Threads).await?),
-            View::Turns => to_raw_value(&self.ask(Command::Turns).await?),
-            View::Requests => to_raw_value(&self.ask(Command::Requests).await?),
+            View::Threads => to_raw_value(&self.request(Command::Threads).await?),
+            View::Turns => to_raw_value(&self.request(Command::Turns).await?),
+            View::Requests => to_raw_value(&self.request(Command::Requests).await?),
         };
         text.ok()
     }
@@ -256,15 +259,15 @@ impl super::api::ControlServer for Service {
     }
 
     async fn threads(&self) -> RpcResult<Vec<ThreadStatus>> {
-        self.ask(Command::Threads).await.ok_or_else(not_responding)
+        self.request(Command::Threads).await.ok_or_else(not_responding)
     }
 
     async fn turns(&self) -> RpcResult<Vec<TurnStatus>> {
-        self.ask(Command::Turns).await.ok_or_else(not_responding)
+        self.request(Command::Turns).await.ok_or_else(not_responding)
     }
 
     async fn requests(&self) -> RpcResult<Vec<RequestStatus>> {
-        self.ask(Command::Requests).await.ok_or_else(not_responding)
+        self.request(Command::Requests).await.ok_or_else(not_responding)
     }
 
     async fn interrupt(
@@ -273,10 +276,10 @@ impl super::api::ControlServer for Service {
         target: String,
         timeout_ms: u64,
     ) -> RpcResult<InterruptReceipt> {
-        // It waits, as a subscription does, and takes a slot of those.
+        // It waits like a subscription, so it occupies a slot of those.
         let Some(_subscribed) = subscribed(extensions) else { return Err(too_many_subscribed()) };
         let (ended, end) = oneshot::channel();
-        let begun = self.ask(|begun| Command::Interrupt { target, begun, ended }).await;
+        let begun = self.request(|begun| Command::Interrupt { target, begun, ended }).await;
         let begun = match begun.ok_or_else(not_responding)? {
             Ok(begun) => begun,
             Err(error) => return Ok(InterruptReceipt { error: Some(error), ..InterruptReceipt::default() }),
@@ -285,7 +288,7 @@ impl super::api::ControlServer for Service {
             end = tokio::time::timeout(Duration::from_millis(timeout_ms), end) => match end {
                 Ok(Ok(receipt)) => return Ok(receipt),
                 Ok(Err(_)) => "the daemon stopped before the turn ended".to_owned(),
-                Err(_) => format!("codex was asked to, and the turn has not ended within {timeout_ms} ms"),
+                Err(_) => format!("codex was asked to interrupt the turn, which has not ended within {timeout_ms} ms"),
             },
             () = self.stop.cancelled() => "the daemon stopped before the turn ended".to_owned(),
         };
@@ -293,7 +296,7 @@ impl super::api::ControlServer for Service {
     }
 
     async fn kill(&self, client: u64) -> RpcResult<KillReceipt> {
-        self.ask(|reply| Command::Kill { client, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::Kill { client, reply }).await.ok_or_else(not_responding)
     }
 
     async fn subscribe_view(
@@ -366,11 +369,11 @@ impl super::api::ControlServer for Service {
     }
 
     async fn stop(&self, mode: StopMode) -> RpcResult<StopReceipt> {
-        self.ask(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::Stop { mode, reply }).await.ok_or_else(not_responding)
     }
 
     async fn reload(&self) -> RpcResult<ReloadReceipt> {
-        self.ask(Command::Reload).await.ok_or_else(not_responding)
+        self.request(Command::Reload).await.ok_or_else(not_responding)
     }
 
     async fn log_level(&self, level: String) -> RpcResult<()> {
@@ -378,7 +381,26 @@ impl super::api::ControlServer for Service {
             level.parse().map_err(|error: crate::logging::filter::ParseLogFilterError| {
                 ErrorObjectOwned::owned(INVALID_PARAMS_CODE, error.to_string(), None::<()>)
             })?;
-        self.ask(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
+        self.request(|reply| Command::LogLevel { filter, reply }).await.ok_or_else(not_responding)
+    }
+
+    async fn start_job(&self, request: TurnRequest, timeout_ms: Option<u64>) -> RpcResult<String> {
+        let (reply, answer) = oneshot::channel();
+        let command = JobCommand::Start { request: Box::new(request), timeout_ms, reply };
+        let _ = self.handle.jobs.send(command);
+        let started = answer.await.unwrap_or_else(|_| Err("the daemon is stopping".to_owned()));
+        started.map_err(|why| ErrorObjectOwned::owned(JOB_REFUSED, why, None::<()>))
+    }
+
+    async fn cancel_job(&self, id: String) -> RpcResult<bool> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.handle.jobs.send(JobCommand::Cancel { id, reply });
+        Ok(answer.await.unwrap_or(false))
+    }
+
+    async fn forget_jobs(&self, ids: Vec<String>) -> RpcResult<()> {
+        self.handle.ledger.record(Update::ForgetJobs(ids));
+        Ok(())
     }
 
     async fn socket(&self) -> RpcResult<String> {
@@ -386,7 +408,7 @@ impl super::api::ControlServer for Service {
     }
 }
 
-/// Gives the connection of a request a slot of those that wait; `None` if all of them are taken.
+/// Moves the connection of a request to a slot for connections that wait; `None` if all of these are occupied.
 fn subscribed(extensions: &Extensions) -> Option<Subscribed> {
     extensions.get::<Arc<Slot>>().and_then(Slot::subscribe)
 }
@@ -464,7 +486,7 @@ mod tests {
         service.stop.cancel();
         // As often as it takes to see a choice by chance.
         for _ in 0..64 {
-            let answer = service.ask(|reply| {
+            let answer = service.request(|reply| {
                 reply.send(7).unwrap();
                 Command::Status(oneshot::channel().0)
             });

@@ -2,10 +2,10 @@
 //!
 //! # Theory of operation
 //!
-//! A connection without a subscription sends requests that are answered within milliseconds; one with a subscription
-//! waits for a state of the daemon. Each kind has slots of its own, so that no number of waiting `codexd ctl wait` and
-//! `codexd ctl stop` locks `codexd ctl status` out. When all slots for requests are taken, new connections stay in the
-//! listener's backlog until a slot is free, and connections that have sent nothing for a second are closed.
+//! A connection without a subscription sends requests that are answered within milliseconds. One with a subscription
+//! waits for something that the daemon reports. Each kind has slots of its own, so that no number of waiting
+//! `codexd ctl wait` and `codexd ctl stop` can lock `codexd ctl status` out. While all slots for requests are occupied,
+//! new connections stay in the listener's backlog, and connections that have sent nothing for a second are closed.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -26,7 +26,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub(crate) const MAX_UNSUBSCRIBED: usize = 32;
 /// Slots for connections with a subscription.
 pub(crate) const MAX_SUBSCRIBED: usize = 96;
-/// Silence after which a connection without a subscription can lose its slot: longer than an answer takes.
+/// Time without a request after which a connection without a subscription can lose its slot. Longer than an answer
+/// takes.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// All slots. See the [module's documentation](self).
@@ -35,14 +36,14 @@ pub(super) struct Slots(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    taken: Mutex<Taken>,
-    /// A slot for a connection without a subscription is free.
+    occupied: Mutex<Occupied>,
+    /// Notified when a slot for a connection without a subscription is free.
     freed: Notify,
     connections: TaskTracker,
 }
 
 #[derive(Default)]
-struct Taken {
+struct Occupied {
     next: u64,
     unsubscribed: BTreeMap<u64, Arc<SharedStream>>,
     /// Connections with a subscription, with the number of their subscriptions.
@@ -67,11 +68,11 @@ struct SharedStream {
     last_read: Mutex<Instant>,
 }
 
-/// The stream of a connection that has a slot, for the library that serves it.
+/// The stream of a connection with a slot, for the library that serves it.
 pub(super) struct SlotStream(Arc<SharedStream>);
 
 impl Slots {
-    /// Completes when there is a slot for one more connection; closes idle connections if there is none.
+    /// Waits for a slot for one more connection. Closes idle connections if there is none.
     pub(super) async fn free(&self) {
         loop {
             let freed = self.0.freed.notified();
@@ -83,38 +84,38 @@ impl Slots {
         }
     }
 
-    /// Closes the connections that are idle at `now` if no slot is free; if none is idle, returns the time after which
-    /// one can be.
+    /// Closes the connections that are idle at `now` if no slot is free. If none is idle, returns the time after
+    /// which one can be.
     fn close_idle(&self, now: Instant) -> Option<Duration> {
-        let mut taken = self.0.taken.lock();
-        if taken.unsubscribed.len() < MAX_UNSUBSCRIBED {
+        let mut occupied = self.0.occupied.lock();
+        if occupied.unsubscribed.len() < MAX_UNSUBSCRIBED {
             return None;
         }
         let idle_for = |stream: &SharedStream| now.saturating_duration_since(*stream.last_read.lock());
-        let before = taken.unsubscribed.len();
-        taken.unsubscribed.retain(|_, stream| {
+        let before = occupied.unsubscribed.len();
+        occupied.unsubscribed.retain(|_, stream| {
             let idle = idle_for(stream) >= IDLE;
             if idle {
                 stream.close();
             }
             !idle
         });
-        let closed = before - taken.unsubscribed.len();
+        let closed = before - occupied.unsubscribed.len();
         if closed > 0 {
             tracing::debug!(closed, "closed idle control connections");
             return None;
         }
-        taken.unsubscribed.values().map(|stream| IDLE - idle_for(stream)).min()
+        occupied.unsubscribed.values().map(|stream| IDLE - idle_for(stream)).min()
     }
 
-    /// Gives a connection a slot; it has no subscription.
+    /// Gives a connection without a subscription a slot.
     pub(super) fn take(&self, stream: UnixStream) -> (Arc<Slot>, SlotStream) {
         let stream = Arc::new(SharedStream { stream, last_read: Mutex::new(Instant::now()) });
-        let mut taken = self.0.taken.lock();
-        let number = taken.next;
-        taken.next += 1;
-        taken.unsubscribed.insert(number, Arc::clone(&stream));
-        drop(taken);
+        let mut occupied = self.0.occupied.lock();
+        let number = occupied.next;
+        occupied.next += 1;
+        occupied.unsubscribed.insert(number, Arc::clone(&stream));
+        drop(occupied);
         let slot = Slot {
             number,
             slots: self.clone(),
@@ -124,7 +125,7 @@ impl Slots {
         (Arc::new(slot), SlotStream(stream))
     }
 
-    /// Completes when every connection has ended.
+    /// Waits until every connection has ended.
     pub(super) async fn finish(&self) {
         self.0.connections.close();
         self.0.connections.wait().await;
@@ -132,16 +133,16 @@ impl Slots {
 }
 
 impl Slot {
-    /// Adds a subscription: the connection moves to a slot for those that have one. `None` if all of these are taken.
+    /// Adds a subscription. The connection moves to a slot for those with one. `None` if all of these are occupied.
     pub(super) fn subscribe(self: &Arc<Self>) -> Option<Subscribed> {
-        let mut taken = self.slots.0.taken.lock();
-        let others = taken.subscribed.len();
-        match taken.subscribed.get_mut(&self.number) {
+        let mut occupied = self.slots.0.occupied.lock();
+        let others = occupied.subscribed.len();
+        match occupied.subscribed.get_mut(&self.number) {
             Some(subscriptions) => *subscriptions += 1,
             None if others >= MAX_SUBSCRIBED => return None,
             None => {
-                taken.subscribed.insert(self.number, 1);
-                taken.unsubscribed.remove(&self.number);
+                occupied.subscribed.insert(self.number, 1);
+                occupied.unsubscribed.remove(&self.number);
                 self.slots.0.freed.notify_one();
             }
         }
@@ -152,12 +153,12 @@ impl Slot {
 impl Drop for Subscribed {
     fn drop(&mut self) {
         let slot = &self.0;
-        let mut taken = slot.slots.0.taken.lock();
-        if let Some(subscriptions) = taken.subscribed.get_mut(&slot.number) {
+        let mut occupied = slot.slots.0.occupied.lock();
+        if let Some(subscriptions) = occupied.subscribed.get_mut(&slot.number) {
             *subscriptions -= 1;
             if *subscriptions == 0 {
-                taken.subscribed.remove(&slot.number);
-                taken.unsubscribed.insert(slot.number, Arc::clone(&slot.stream));
+                occupied.subscribed.remove(&slot.number);
+                occupied.unsubscribed.insert(slot.number, Arc::clone(&slot.stream));
             }
         }
     }
@@ -165,7 +166,7 @@ impl Drop for Subscribed {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.0.taken.lock().unsubscribed.remove(&self.number);
+        self.slots.0.occupied.lock().unsubscribed.remove(&self.number);
         self.slots.0.freed.notify_one();
     }
 }
@@ -173,7 +174,7 @@ impl Drop for Slot {
 impl SharedStream {
     /// Ends the connection: the library reads the end of the stream.
     fn close(&self) {
-        // One that has ended already needs no end.
+        // A stream that has ended already cannot be shut down, which is no fault.
         let _ = nix::sys::socket::shutdown(self.stream.as_raw_fd(), nix::sys::socket::Shutdown::Both);
     }
 }

@@ -11,13 +11,13 @@ fn of(report: &StatusReport) -> StateChange {
     StateChange { state: report.state, ready: report.ready, generation: report.generation, pid: report.pid }
 }
 
-/// Sends the current state and each later one until the subscriber or the daemon is gone.
+/// Sends the current state and each later one, until the subscriber or the daemon is gone.
 ///
-/// A subscriber that reads slowly misses states that are over already.
+/// A subscriber that reads slowly misses states that have ended.
 pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &CancellationToken) {
     let mut sent = None;
     loop {
-        // From here on no change is missed, also one that comes before it is awaited.
+        // From here on, no change is missed, even if it happens before it is awaited.
         let changed = handle.shown.changed.notified();
         let now = of(&handle.shown.snapshot.read().report);
         if sent != Some(now) {
@@ -31,7 +31,7 @@ pub(super) async fn send(handle: &Handle, sink: &SubscriptionSink, stop: &Cancel
             () = sink.closed() => return,
             () = stop.cancelled() => return,
             () = changed => {}
-            // The core is gone and the process follows; the end of the connection reports that.
+            // The core has ended, and the process will. The end of the connection reports that.
             () = handle.commands.closed() => return,
         }
     }

@@ -1,4 +1,4 @@
-//! What the status says of things outside the core: memory, programs on disk, starts that failed. The core reads no
+//! What the status reports of things outside the core: memory, programs on disk, failed starts. The core reads no
 //! files; the thread of the control server does.
 
 use std::fs;
@@ -12,13 +12,13 @@ use serde::Deserialize;
 use crate::instance::failed_start;
 use crate::os::process;
 
-/// Directories above a program in which the `package.json` of its npm package is looked for: `vendor/TRIPLE/bin/codex`.
+/// Directories above a program that are searched for the `package.json` of its npm package: `vendor/TRIPLE/bin/codex`.
 const PACKAGE_ABOVE: usize = 5;
 
 /// Finds the codex that the next daemon would run.
 type Find = Box<dyn Fn() -> Option<PathBuf> + Send + Sync>;
 
-/// What was there when the daemon started.
+/// The programs at the start of the daemon.
 #[derive(Default)]
 pub(crate) struct Surroundings {
     codex: Option<(PathBuf, Identity)>,
@@ -27,7 +27,7 @@ pub(crate) struct Surroundings {
     secrets: Secrets,
 }
 
-/// Tells a file from the one that replaces it.
+/// Identifies a file, so that a replacement is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,
@@ -49,8 +49,8 @@ impl Identity {
 }
 
 impl Surroundings {
-    /// Looks at the programs before they can be replaced: the codex that is about to run, and this one. `find` finds the
-    /// codex that would run next; `secrets` are not to be shown.
+    /// Records the programs before they can be replaced: the codex that is about to run, and this one. `find` finds
+    /// the codex that would run next; `secrets` are masked.
     pub(crate) fn at_start(
         codex: &Path,
         secrets: Secrets,
@@ -70,7 +70,7 @@ impl Surroundings {
         self.secrets.mask(text).into_owned()
     }
 
-    /// Adds to a report what is there now, with warnings.
+    /// Adds the present findings to a report, with warnings.
     pub(super) fn describe(&self, report: &mut StatusReport) {
         report.failed_start = failed_start::read(Path::new(&report.record_file));
         report.memory = memory(report);
@@ -89,7 +89,7 @@ impl Surroundings {
         }
     }
 
-    /// Returns the codex on disk if it is not the one that runs.
+    /// Returns the codex on disk, if it is not the running one.
     fn other_codex(&self) -> Option<InstalledStatus> {
         let (began, identity) = self.codex.as_ref()?;
         let found = self.find.as_ref()?();
@@ -103,9 +103,9 @@ impl Surroundings {
     }
 }
 
-/// Returns the memory of the daemon and of its codex, which a report names.
+/// Returns the memory of the daemon and of the codex in the report.
 pub(crate) fn memory(report: &StatusReport) -> Option<MemoryStatus> {
-    // Its children are codex's.
+    // The daemon has no other children than codex.
     let own = process::resident(report.pid)?;
     let codex = report.upstream.pid.and_then(process::tree);
     Some(MemoryStatus {
@@ -146,8 +146,8 @@ fn codex_warning(report: &StatusReport) -> Option<Warning> {
     })
 }
 
-/// Returns the version of the npm package that a program belongs to. That of a package for one platform ends with the
-/// platform (`0.169.0-linux-x64`).
+/// Returns the version of a program's npm package. The version of a package for one platform ends with the platform
+/// (`0.169.0-linux-x64`), which is removed.
 fn package_version(program: &Path) -> Option<String> {
     #[derive(Deserialize)]
     struct Package {

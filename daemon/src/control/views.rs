@@ -7,11 +7,11 @@ use jsonrpsee::server::{SubscriptionMessage, SubscriptionSink};
 
 use super::server::Service;
 
-/// The shortest time between two views, in milliseconds, so that nobody keeps the core busy with them.
+/// The shortest time between two views in milliseconds, so that no client keeps the core busy with them.
 const MIN_EVERY_MS: u64 = 100;
 
-/// Sends a view until the subscriber or the daemon is gone: at once, every `every_ms` milliseconds, and when the state of
-/// the daemon changes. A subscriber that reads slowly gets fewer.
+/// Sends a view until the subscriber or the daemon is gone: at once, every `every_ms` milliseconds, and when the
+/// state of the daemon changes. A subscriber that reads slowly gets fewer.
 pub(super) async fn send(service: &Service, view: View, every_ms: u64, sink: &SubscriptionSink) {
     let every = Duration::from_millis(every_ms.max(MIN_EVERY_MS));
     loop {

@@ -358,6 +358,24 @@ pub(crate) fn early_ends(record: &Path) -> EarlyEnds {
     read(record).ok().flatten().map(|contents| contents.early_ends).unwrap_or_default()
 }
 
+/// Returns the generation of the daemon that runs, after its record and its lock.
+pub(crate) fn running_generation(record: &Path, lock: &Path) -> Option<u64> {
+    if super::lock::is_free(lock) {
+        return None;
+    }
+    read(record).ok()??.running.map(|running| running.generation)
+}
+
+/// Returns the generation of the daemon that ended last.
+pub(crate) fn last_ended_generation(record: &Path, lock: &Path) -> Option<u64> {
+    let contents = read(record).ok()??;
+    match contents.running {
+        // One that left without a word.
+        Some(running) if super::lock::is_free(lock) => Some(running.generation),
+        _ => contents.last_exit.map(|exit| exit.generation),
+    }
+}
+
 /// Returns the control socket of the daemon that, after this record, runs; to be believed only while its
 /// lock is held.
 pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {

@@ -4,6 +4,7 @@
 pub(crate) mod activation;
 mod connection;
 mod hub;
+mod jobs;
 pub(crate) mod listener;
 pub(crate) mod upstream;
 
@@ -32,19 +33,21 @@ use crate::instance::life::{self, Purpose, Token};
 use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::instance::threads;
+use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::settings::secrets;
 use crate::settings::version;
 use crate::start::StartupNotifier;
 use crate::terminal::{stderr_is_journal, stderr_target};
 use activation::Inherited;
 use hub::Hub;
+use jobs::Runner;
 use listener::{SocketFile, bind_private};
 use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 
@@ -92,6 +95,13 @@ pub(crate) fn run(
     let life = Token::random().map_err(|error| Error::os("cannot get random bytes").because(error))?;
     let mut record = Record::begin(paths, settings.auto_spawned, life)?;
     attempt.recorded();
+    let ledger = settings.ledger.then(|| {
+        let keep = Retention {
+            turns: settings.ledger_turns,
+            age_ms: settings.ledger_age.as_millis().unwrap_or(u64::MAX),
+        };
+        Writer::start(ledger::path(&paths.record), record.generation(), keep)
+    });
     let context = Context {
         start: start.clone(),
         reloader,
@@ -101,8 +111,17 @@ pub(crate) fn run(
         clock,
         files,
         terminal,
+        ledger: ledger.as_ref().map_or_else(Ledger::off, Writer::ledger),
     };
     let result = live(settings, &program, inherited, &mut record, context);
+    if let Some(ledger) = ledger {
+        if let Ok(ended) = &result
+            && !ended.stderr.is_empty()
+        {
+            ledger.ledger().record(Update::UpstreamStderr(ended.stderr.clone()));
+        }
+        ledger.finish();
+    }
     if sweep::rest() {
         record.forget_this_life();
     }
@@ -196,6 +215,7 @@ struct Context {
     clock: Instant,
     files: OpenFiles,
     terminal: Terminal,
+    ledger: Ledger,
 }
 
 fn serve(
@@ -222,9 +242,14 @@ fn serve(
         base_status.environment.clone_from(&context.environment);
         base_status.open_files_limit = context.files.limit;
         let (publisher, commands, handle) = control::channel(base_status.clone());
+        let (job_commands, commands_of_jobs) = tokio::sync::mpsc::unbounded_channel();
+        let (job_connections, connections_of_jobs) = tokio::sync::mpsc::unbounded_channel();
+        let ledger = context.ledger.clone();
+        let runner = Runner::start(record.generation(), ledger.clone(), commands_of_jobs, job_connections)?;
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
         let surroundings = surroundings(settings, program, secrets.clone());
-        let control = ControlServer::spawn(control_listener, handle, surroundings)?;
+        let control =
+            ControlServer::spawn(control_listener, handle.with_jobs(job_commands, ledger), surroundings)?;
 
         let metrics = settings.metrics_port.map(hub::metrics_port::listen).transpose()?;
         let inherited = sockets.inherited;
@@ -263,10 +288,12 @@ fn serve(
             start: context.start,
             threads: book.changes(),
             max_message_bytes: settings.limits.max_message_bytes,
+            ledger: context.ledger,
         };
         let hub = Hub::new(parts);
         // A task of its own: what this one awaits is polled at every message.
-        let run = hub::run(hub, hub::Run { listener, process, signals, commands, metrics });
+        let jobs = connections_of_jobs;
+        let run = hub::run(hub, hub::Run { listener, process, signals, commands, jobs, metrics });
         let ended = tokio::task::spawn_local(run).await.unwrap_or_else(|error| {
             Err(Error::new(ExitCode::Software, "the core loop failed").because(error))
         });
@@ -274,12 +301,13 @@ fn serve(
         // A client of the control socket that waits for the end sees its connection close: last of all.
         control_file.remove();
         control.stop();
+        runner.finish();
         ended
     })
 }
 
-/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle: then
-/// threads are resumed as codex does it.
+/// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle:
+/// then threads are resumed as codex does it.
 fn remembered_threads(path: &Path) -> ThreadBook {
     threads::read(path).unwrap_or_else(|error| {
         tracing::error!(

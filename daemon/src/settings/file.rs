@@ -28,10 +28,14 @@ pub(crate) struct ConfigFile {
     pub(crate) idle_exit: Option<TimeLimit>,
     pub(crate) probe_interval: Option<TimeLimit>,
     pub(crate) probe_timeout: Option<TimeLimit>,
+    pub(crate) ledger: Option<bool>,
+    pub(crate) ledger_turns: Option<u64>,
+    pub(crate) ledger_age: Option<TimeLimit>,
     pub(crate) log_format: Option<LogFormat>,
     pub(crate) log_level: Option<LogFilter>,
     pub(crate) supervised: bool,
     pub(crate) permanent_exit_zero: bool,
+    pub(crate) silent_turn_interrupt: Option<TimeLimit>,
     pub(crate) silent_turn_warning: Option<TimeLimit>,
     pub(crate) memory_recycle_bytes: Option<u64>,
     pub(crate) memory_warning_bytes: Option<u64>,
@@ -67,6 +71,9 @@ pub(super) const KEYS: &[&str] = &[
     "drain_timeout",
     "idle_exit",
     "instance",
+    "ledger",
+    "ledger_age",
+    "ledger_turns",
     "limits",
     "log_format",
     "log_level",
@@ -77,6 +84,7 @@ pub(super) const KEYS: &[&str] = &[
     "permanent_exit_zero",
     "probe_interval",
     "probe_timeout",
+    "silent_turn_interrupt",
     "silent_turn_warning",
     "socket",
     "supervised",
@@ -200,13 +208,20 @@ mod tests {
             "codex_args" => "[\"-c\"]",
             "client_shutdown" => "\"always\"",
             "orphaned_turns" => "\"interrupt\"",
-            "supervised" | "permanent_exit_zero" => "true",
+            "supervised" | "permanent_exit_zero" | "ledger" => "true",
+            "ledger_turns" => "7",
             "log_level" => "\"debug\"",
             "log_format" => "\"json\"",
-            "silent_turn_warning" => "\"1m\"",
+            "silent_turn_interrupt" | "silent_turn_warning" => "\"1m\"",
             "memory_recycle_bytes" | "memory_warning_bytes" | "metrics_port" => "1000",
             "limits" => "{}",
-            _ if key.ends_with("timeout") || key.ends_with("interval") || key.ends_with("exit") => "\"1s\"",
+            _ if key.ends_with("timeout")
+                || key.ends_with("interval")
+                || key.ends_with("exit")
+                || key.ends_with("_age") =>
+            {
+                "\"1s\""
+            }
             _ if key.ends_with("_time") || key.ends_with("_grace") => "\"never\"",
             _ if LIMIT_KEYS.contains(&key) => "7",
             _ => "\"x\"",

@@ -8,7 +8,7 @@ pub(crate) mod fingerprint;
 mod limits;
 pub(crate) mod origin;
 pub(crate) mod paths;
-pub(crate) mod reload;
+pub(crate) mod reloader;
 pub(crate) mod secrets;
 pub(crate) mod version;
 
@@ -58,6 +58,12 @@ pub(crate) struct Settings {
     pub(crate) probe_interval: TimeLimit,
     /// How long the upstream has to answer a health check.
     pub(crate) probe_timeout: TimeLimit,
+    /// Whether turns are recorded in the ledger.
+    pub(crate) ledger: bool,
+    /// Turns that are kept there after their end.
+    pub(crate) ledger_turns: u64,
+    /// How long they are kept.
+    pub(crate) ledger_age: TimeLimit,
     /// What is logged.
     pub(crate) log: LogFilter,
     /// In which form.
@@ -183,12 +189,16 @@ impl Settings {
             }),
             probe_interval: args.probe_interval.or(file.probe_interval).unwrap_or(TimeLimit::seconds(30)),
             probe_timeout: args.probe_timeout.or(file.probe_timeout).unwrap_or(TimeLimit::seconds(30)),
+            ledger: file.ledger.unwrap_or(true),
+            ledger_turns: file.ledger_turns.unwrap_or(10_000),
+            ledger_age: file.ledger_age.unwrap_or(TimeLimit::seconds(30 * 24 * 3_600)),
             log,
             log_format: args.log_format.or(file.log_format).unwrap_or_default(),
             limits: file.limits.over(Limits {
                 silent_turn_warning_ms: file
                     .silent_turn_warning
                     .map_or(Limits::default().silent_turn_warning_ms, TimeLimit::as_millis),
+                silent_turn_interrupt_ms: file.silent_turn_interrupt.and_then(TimeLimit::as_millis),
                 ..Limits::default()
             }),
             memory_warning_bytes: file.memory_warning_bytes,

@@ -73,6 +73,9 @@ pub(crate) fn list(settings: &Settings, args: &ServeArgs, environment: &Environm
         idle_exit,
         probe_interval,
         probe_timeout,
+        ledger,
+        ledger_turns,
+        ledger_age,
         log,
         log_format,
         limits,
@@ -93,7 +96,13 @@ pub(crate) fn list(settings: &Settings, args: &ServeArgs, environment: &Environm
         names if names.is_empty() => Shown::Value(Value::Array(Vec::new())),
         names => Shown::Names(names),
     };
-    let Limits { client_queue_soft_ms, orphaned_turn_grace_ms, silent_turn_warning_ms, .. } = limits;
+    let Limits {
+        client_queue_soft_ms,
+        orphaned_turn_grace_ms,
+        silent_turn_warning_ms,
+        silent_turn_interrupt_ms,
+        ..
+    } = limits;
     let values = [
         ("codex", path(codex)),
         ("codex_args", args_shown),
@@ -107,6 +116,10 @@ pub(crate) fn list(settings: &Settings, args: &ServeArgs, environment: &Environm
         ("log_level", text(&log.to_string())),
         ("log_format", text(log_format.word())),
         ("silent_turn_warning", limit(&TimeLimit::of_millis(*silent_turn_warning_ms))),
+        ("silent_turn_interrupt", limit(&TimeLimit::of_millis(*silent_turn_interrupt_ms))),
+        ("ledger", Shown::Value(Value::Boolean(*ledger))),
+        ("ledger_turns", whole(*ledger_turns)),
+        ("ledger_age", limit(ledger_age)),
         ("memory_warning_bytes", bytes(memory_warning_bytes)),
         ("memory_recycle_bytes", bytes(memory_recycle_bytes)),
         ("metrics_port", metrics_port.map_or(Shown::Absent, |port| whole(port.into()))),

@@ -8,6 +8,7 @@ use codexd_proto::router::{Accounting, Config, Limits, Loss, Router, ShutdownNot
 use codexd_proto::time::Time;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
+use serde::de::IgnoredAny;
 
 #[derive(Debug, Arbitrary)]
 enum Op {
@@ -89,8 +90,11 @@ fuzz_target!(|ops: Vec<Op>| {
         }
         while router.poll_action().is_some() {}
         let outbox = router.upstream_outbox();
-        sent.extend_from_slice(outbox.pending());
-        outbox.advance(outbox.len(), false);
+        while !outbox.is_empty() {
+            let pending = outbox.pending();
+            sent.extend_from_slice(pending);
+            outbox.advance(pending.len(), false);
+        }
         let kept = router.accounting();
         assert!(kept.window <= limits.window);
         assert_eq!(kept.subscribers, kept.subscriptions);
@@ -102,6 +106,8 @@ fuzz_target!(|ops: Vec<Op>| {
     }
     assert_eq!(router.accounting(), Accounting::default());
     for line in sent.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-        serde_json::from_slice::<serde_json::Value>(line).expect("only what is checked goes up");
+        // Not as a `Value`: that refuses numbers like 1e400, which codex reads and codexd passes on.
+        let text = std::str::from_utf8(line).expect("only UTF-8 goes up");
+        serde_json::from_str::<IgnoredAny>(text).expect("only what is checked goes up");
     }
 });

@@ -9,29 +9,29 @@ use crate::id::ClientId;
 use crate::router::CloseReason;
 use crate::time::Time;
 
-/// Milliseconds in which the head of an HTTP request has to be complete.
+/// Milliseconds in which the head of an HTTP request must be complete.
 const HEAD_WITHIN_MS: u64 = 5_000;
 
-/// Milliseconds in which the last bytes of a connection that is to be closed have to be written.
+/// Milliseconds in which the last bytes of a connection must be written before it is closed.
 const END_WITHIN_MS: u64 = 10_000;
 
-/// Milliseconds between checks whether a half-closed connection is still read.
+/// Milliseconds between checks whether the peer of a half-closed connection still reads.
 const CHECK_EVERY_MS: u64 = 1_000;
 
 /// The stage of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nothing was received: its framing is not known.
+    /// Nothing was received, so its framing is not known.
     New,
     /// The head of an HTTP request is being read.
     Head,
     /// Messages are exchanged.
     Open(Framing),
-    /// It sends nothing more and has pending replies.
+    /// It sends nothing more, and has pending replies.
     HalfClosed(Framing),
-    /// It is closed for this reason once its outbox is written.
+    /// It is closed for this reason when its outbox is written.
     Flushing(CloseReason),
-    /// It belongs to no client any more: its last bytes are being written.
+    /// It is not a client's any more, and its last bytes are being written.
     Ending,
 }
 
@@ -41,7 +41,7 @@ struct Connection {
     deadline: Option<Time>,
     /// Since when the daemon had been unused when it was accepted.
     unused_before: Option<Time>,
-    /// How many had been accepted by then, itself included.
+    /// How many connections had been accepted by then, this one included.
     number: u64,
 }
 
@@ -62,7 +62,7 @@ impl Connections {
         self.connections.insert(client, connection);
     }
 
-    /// Removes a connection; returns whether there was one.
+    /// Removes a connection. Returns whether there was one.
     pub(super) fn remove(&mut self, client: ClientId) -> bool {
         self.set_deadline(client, None);
         self.connections.remove(&client).is_some()
@@ -76,7 +76,7 @@ impl Connections {
         self.connections.get(&client).map(|c| c.stage)
     }
 
-    /// Returns the framing of a connection, once that is known.
+    /// Returns the framing of a connection, if it is known.
     pub(super) fn framing(&self, client: ClientId) -> Option<Framing> {
         match self.stage(client)? {
             Stage::Open(framing) | Stage::HalfClosed(framing) => Some(framing),
@@ -85,8 +85,8 @@ impl Connections {
         }
     }
 
-    /// Returns since when the daemon had been unused when a connection was accepted, if no other one was accepted since:
-    /// that may have used it.
+    /// Returns since when the daemon had been unused when a connection was accepted; `None` if another one was accepted
+    /// since, which can have used it.
     pub(super) fn unused_before(&self, client: ClientId) -> Option<Time> {
         let connection = self.connections.get(&client)?;
         connection.unused_before.filter(|_| connection.number == self.accepted)
@@ -128,7 +128,7 @@ impl Connections {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Removes the next deadline that has passed; returns its client and the stage of that connection.
+    /// Removes the next deadline that has passed. Returns its client and the stage of that connection.
     pub(super) fn take_overdue(&mut self, now: Time) -> Option<(ClientId, Stage)> {
         let (at, client) = *self.deadlines.first()?;
         if at > now {

@@ -1,37 +1,37 @@
-//! What the shell has to do.
+//! What the shell is to do.
 
 use crate::id::{ClientId, ThreadId};
 use crate::lifecycle::State;
 use crate::router::CloseReason;
 use crate::thread_book::Entry;
 
-/// One thing to do, in the order in which [`Core::poll_effect`](super::Core::poll_effect) returns them.
+/// One thing that the shell is to do. [`Core::poll_effect`](super::Core::poll_effect) returns them in order.
 ///
-/// The rest is in the outboxes: [`Core::poll_dirty`](super::Core::poll_dirty) names the clients that have
-/// something new.
+/// Writing is not among them: [`Core::poll_dirty`](super::Core::poll_dirty) names the clients whose outbox has new
+/// bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// The daemon's state changed: log it, publish the status, notify the supervisor.
+    /// Log that the daemon's state has changed, publish the status, notify the supervisor.
     StateChanged {
         /// The state before.
         from: State,
         /// The state now.
         to: State,
     },
-    /// Notify the supervisor, and the process that waits for the start, that clients are served.
+    /// Notify the supervisor, and the process that waits for the startup status, that clients are served.
     NotifyReady,
     /// Notify the supervisor that the daemon is stopping.
     NotifyStopping,
-    /// Accept no more clients and give up the socket path.
+    /// Accept no more clients, and remove the socket file.
     StopListening,
-    /// Read what clients have sent, without waiting for more, and the last lines of the upstream's stderr, and
+    /// Read what clients have sent and the last lines of the upstream's stderr, without waiting for more, and
     /// report both before the next effect.
     FinalRead,
-    /// Close a connection in the way of its framing: a WebSocket gets a close frame.
+    /// Close a connection as its framing requires: a WebSocket gets a close frame.
     CloseClient {
         /// The client.
         client: ClientId,
-        /// Why; `None` because everything it asked for is answered.
+        /// Why; `None` because it was half-closed and has its pending replies.
         reason: Option<CloseReason>,
     },
     /// Close a connection at once.
@@ -39,21 +39,21 @@ pub enum Effect {
         /// The client.
         client: ClientId,
     },
-    /// Answer an HTTP request whose head did not come in time.
+    /// Answer an HTTP request whose head was not complete in time.
     TimeOutRequest {
         /// The client.
         client: ClientId,
     },
     /// Report [`Event::ClientDisconnected`](super::Event::ClientDisconnected) if the peer of this half-closed
-    /// connection does not read any more. After the end of its input, the system does not report that end.
+    /// connection does not read any more. The system reports the end of a connection's input only once.
     CheckConnection {
         /// The client.
         client: ClientId,
     },
-    /// Report [`Event::SocketLost`](super::Event::SocketLost) if the client socket's file is not the daemon's
+    /// Report [`Event::SocketLost`](super::Event::SocketLost) if the file at the socket's path is not the daemon's
     /// any more.
     CheckSocket,
-    /// Close all connections; a WebSocket gets the reason if its socket accepts the frame.
+    /// Close all connections. A WebSocket gets the reason if its socket accepts the frame at once.
     CloseAll,
     /// Close the upstream's input.
     CloseInput,
@@ -63,47 +63,47 @@ pub enum Effect {
     Kill,
     /// End leftover processes of the upstream.
     Sweep,
-    /// Remember this of a thread for the daemons to come.
+    /// Record the permissions of a thread for later daemons.
     Remember(Entry),
-    /// Worth a line in the log; nothing else is to be done.
+    /// Log a fact. Nothing else is to be done.
     Log(Fact),
 }
 
-/// A fact for the log that the lifecycle's states do not contain.
+/// A fact for the log that the states of the lifecycle do not show.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     /// The upstream refused the handshake, with this message.
     HandshakeRefused(String),
-    /// A client asked for the daemon to stop, and the settings allow it.
+    /// A client requested the end of the daemon, and the settings allow it.
     ShutdownRequested(ClientId),
-    /// A client that does not read, or not fast enough, is closed. Limited in number.
+    /// A client that reads too slowly or not at all is closed. Rate-limited.
     ClientTooSlow {
         /// The client.
         client: ClientId,
-        /// The name by which it introduced itself.
+        /// The name in its `initialize`.
         name: Option<String>,
-        /// Bytes that wait for it.
+        /// Bytes queued for it.
         queued_bytes: usize,
-        /// Clients closed for this reason since the last such fact, and not reported.
+        /// Clients closed for this reason since the last such fact, without one of their own.
         suppressed: u64,
     },
-    /// A thread does not have the permissions that it had in an earlier codex: work on it is refused.
+    /// The permissions that a thread had in an earlier codex could not be restored. Work on the thread is refused.
     PermissionsNotRestored {
         /// The thread.
         thread: ThreadId,
         /// Why.
         reason: String,
     },
-    /// The upstream wrote something that is no message.
+    /// The upstream wrote a line that is not a message.
     UpstreamMalformed,
     /// The upstream wrote a line that exceeds the limit.
     UpstreamLineTooLong,
     /// A health check is sent to the upstream.
     HealthCheck,
-    /// The upstream has not answered a health check for so many milliseconds.
+    /// The upstream has not answered a health check for this many milliseconds.
     UpstreamUnresponsive(u64),
-    /// The socket was removed or replaced, and no client is connected: the daemon stops.
+    /// The socket file was removed or replaced, and no client is connected. The daemon stops.
     SocketLost,
-    /// Codex uses so many bytes, and nobody uses the daemon: it stops, so that the next one begins anew.
+    /// Codex uses this many bytes, and the daemon is unused. It stops, so that the next one starts with a new codex.
     MemoryHigh(u64),
 }

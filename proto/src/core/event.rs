@@ -9,7 +9,7 @@ use crate::lifecycle::{ChildStatus, StopSource};
 pub enum Framing {
     /// Newline-delimited JSON.
     Lines,
-    /// HTTP, of which the head has begun: one answer, or a WebSocket.
+    /// HTTP: a request for a page or for a WebSocket, whose head has begun.
     Http,
     /// One message per text frame.
     WebSocket,
@@ -26,7 +26,7 @@ impl Framing {
     }
 }
 
-/// One fact from outside: bytes that were received or written, a process that ended, a request of the operator.
+/// One fact from outside: bytes were received or written, a process ended, an operator requested something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// The framing of a client's connection is known.
@@ -43,7 +43,7 @@ pub enum Event<'a> {
         /// The message.
         line: &'a [u8],
     },
-    /// A client sent a message that exceeds the limit; nothing of it was kept.
+    /// A client sent a message that exceeds the limit. Nothing of it was kept.
     ClientLineTooLong {
         /// The client.
         client: ClientId,
@@ -56,29 +56,29 @@ pub enum Event<'a> {
         bytes: usize,
         /// Whether the socket is full.
         full: bool,
-        /// Whether bytes wait that are not in the outbox: frame headers, control frames.
+        /// Whether bytes are queued outside the outbox: frame headers, control frames.
         framing_waits: bool,
     },
     /// A client sends nothing more.
     ClientEof {
         /// The client.
         client: ClientId,
-        /// Whether its peer does not read either.
+        /// Whether its peer has closed both halves.
         hung_up: bool,
-        /// Whether bytes wait that are not in the outbox.
+        /// Whether bytes are queued outside the outbox.
         framing_waits: bool,
     },
-    /// An HTTP request has been read and gets its response now: the connection never was a client.
+    /// An HTTP request was read and gets its response now. The connection was never a client's.
     HttpRequest {
         /// The client.
         client: ClientId,
     },
-    /// A client's connection gets its last bytes and belongs to no client any more.
+    /// A client's connection gets its last bytes and is not a client's any more.
     ClientEnding {
         /// The client.
         client: ClientId,
     },
-    /// A client's connection is gone.
+    /// A client's connection is closed.
     ClientDisconnected {
         /// The client.
         client: ClientId,
@@ -87,7 +87,7 @@ pub enum Event<'a> {
     UpstreamSpawned,
     /// The upstream process could not be started.
     SpawnFailed(ExitCode),
-    /// The upstream wrote something, perhaps not a whole line.
+    /// The upstream wrote something, not necessarily a whole line.
     UpstreamOutput,
     /// The upstream wrote a line, given without its line feed.
     UpstreamLine(&'a [u8]),
@@ -100,26 +100,26 @@ pub enum Event<'a> {
         /// Whether the pipe is full.
         full: bool,
     },
-    /// The upstream's input cannot be written to any more. The report of its exit follows, with the reason.
+    /// The upstream's input cannot be written to any more. [`Event::UpstreamExited`] follows, with the reason.
     UpstreamInputBroken,
-    /// The last lines that the upstream wrote to its stderr, without secrets: reported before its end is, and
-    /// before [`Effect::FinalRead`](super::Effect::FinalRead) is done.
+    /// The last lines of the upstream's stderr, with secrets masked. Reported before its end, and before
+    /// [`Effect::FinalRead`](super::Effect::FinalRead) is complete.
     UpstreamStderr(&'a [String]),
     /// The upstream's output ended.
     UpstreamEof,
-    /// The upstream process ended, and what it had written was reported before.
+    /// The upstream process ended, and everything that it had written was reported.
     UpstreamExited(ChildStatus),
-    /// The daemon is to end when it can.
+    /// The daemon is to end after a drain.
     StopRequested(StopSource),
-    /// The daemon is to end soon: running turns are interrupted.
+    /// The daemon is to end without a drain: running turns are interrupted.
     InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
-    /// Codex and its commands use more memory than they may while nobody uses the daemon.
+    /// Codex and its commands use more memory than `memory_recycle_bytes`.
     MemoryHigh {
-        /// What they use.
+        /// Bytes that they use.
         bytes: u64,
     },
-    /// The client socket's file was removed or replaced: no new client can find the daemon.
+    /// The socket file was removed or replaced, so no client can find the daemon any more.
     SocketLost,
 }

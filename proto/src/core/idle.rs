@@ -2,14 +2,14 @@
 
 use crate::time::Time;
 
-/// Milliseconds between checks whether the socket of an unused daemon is still there: without it no client can ever
-/// use this daemon again, and the next daemon has to wait for its end.
+/// Milliseconds between checks whether the socket file of an unused daemon is still there. Without it, no client
+/// can use this daemon again, and the next daemon has to wait for its end.
 const CHECK_EVERY_MS: u64 = 5_000;
 
-/// Measures for how long the daemon has been unused.
+/// Measures how long the daemon has been unused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Idle {
-    /// After which time it exits; `None` never, and nothing is measured.
+    /// Milliseconds after which it exits; `None`: never, and nothing is measured.
     exit_ms: Option<u64>,
     since: Option<Time>,
     check_at: Time,
@@ -20,12 +20,12 @@ impl Idle {
         Idle { exit_ms, since: None, check_at: Time::ZERO }
     }
 
-    /// Changes the time; it is measured anew.
+    /// Changes the limit. The time is measured anew.
     pub(super) fn set_exit_ms(&mut self, exit_ms: Option<u64>) {
         *self = Idle::new(exit_ms);
     }
 
-    /// Records whether the daemon is unused.
+    /// Records whether the daemon is unused now.
     pub(super) fn observe(&mut self, now: Time, unused: bool) {
         if self.exit_ms.is_none() {
             return;
@@ -40,12 +40,12 @@ impl Idle {
         }
     }
 
-    /// The daemon is used from now on; returns since when it was not.
+    /// Records that the daemon is used. Returns since when it was unused.
     pub(super) fn take_since(&mut self) -> Option<Time> {
         self.since.take()
     }
 
-    /// A connection did not use the daemon: it is unused since the time before that, if that is known.
+    /// Records that a connection has not used the daemon: it is unused since the time before, if that is known.
     pub(super) fn restore(&mut self, since: Option<Time>) {
         if self.since.is_none() && self.exit_ms.is_some() {
             self.since = since;

@@ -1,32 +1,30 @@
 //! The core: every decision of the daemon in one value.
 //!
 //! # Theory of operation
-//! [`Core`] puts together the [`Router`], the [`Lifecycle`], the [health check](crate::health), the
-//! connections and the idle exit. Facts go in as [`Event`]s with the time at which they happened; bytes
-//! come out in one outbox per peer, and everything else to be done as [`Effect`]s. The shell (the
-//! daemon's hub, or a simulation) does nothing but carry bytes and effects:
+//! [`Core`] combines the [`Router`], the [`Lifecycle`], the [health check](crate::health), the connections and the idle
+//! exit. Facts go in as [`Event`]s with the time at which they happened. Bytes come out in one outbox per peer, and
+//! everything else that is to be done comes out as [`Effect`]s. The shell (the daemon's hub, or a simulation) decides
+//! nothing. It repeats three steps:
 //!
-//! 1. report what happened ([`Core::handle`], [`Core::handle_timeout`]);
-//! 2. write to the clients that [`Core::poll_dirty`] names and to the upstream, and report what was
-//!    written;
-//! 3. take the next effect ([`Core::poll_effect`]) and carry it out; begin again with 2 until there is
-//!    none.
+//! 1. Report what happened ([`Core::handle`], [`Core::handle_timeout`]).
+//! 2. Write to the clients that [`Core::poll_dirty`] names and to the upstream, and report what was written.
+//! 3. Carry out the next effect ([`Core::poll_effect`]) and go back to step 2, until there is no effect left.
 //!
-//! Effects that follow from one event come in order, and none is decided before the shell has reported
-//! what the last one led to: after [`Effect::FinalRead`], what clients had sent is known before their
-//! pending requests are resolved.
+//! The effects of one event come in order, and the core decides on none before the shell has reported the result of the
+//! one before: after [`Effect::FinalRead`], everything that clients had sent is known before their pending requests are
+//! resolved.
 //!
 //! # What is not here
 //! No runtime, socket, clock or process: `codexd-proto` cannot reach any.
 
 mod connection;
+mod diagnosis;
 mod effect;
 mod event;
 mod idle;
 mod refusal;
 mod report;
 mod timer;
-mod words;
 
 use std::collections::VecDeque;
 
@@ -54,21 +52,21 @@ pub use refusal::Refusal;
 pub use timer::Timer;
 
 use connection::{Connections, Stage};
+use diagnosis::Diagnosis;
 use idle::Idle;
-use words::Words;
 
-/// Bytes that can wait for the upstream; above that, no client is read. The rest of one read, and of a message that
-/// was begun, is added on top.
+/// Bytes queued for the upstream above which no client is read. The rest of one read, or of a message that has
+/// begun, is queued all the same.
 const BACKLOG_BYTES: usize = 16 << 20;
 
-/// Slow clients that are reported at once, and milliseconds after which one more is.
+/// Slow clients that are logged without a pause, and milliseconds after which another one is.
 const SLOW_REPORTS: u32 = 5;
 const SLOW_REPORT_EVERY_MS: u64 = 60_000;
 
-/// Who starts codexd again after it has exited.
+/// What starts codexd again after it has exited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
-    /// No process: it was started by hand.
+    /// Nothing: it was started by hand.
     #[default]
     Never,
     /// A supervisor, unless the exit was intended.
@@ -84,28 +82,28 @@ pub struct CoreSettings {
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
-    /// What becomes of turns whose last subscriber disconnects without having declared a choice.
+    /// What happens to turns whose last subscriber disconnects, unless that client declared it.
     pub orphaned_turns: OrphanedTurns,
-    /// Milliseconds that running turns may take when the daemon stops; `None` for ever.
+    /// Milliseconds that running turns get when the daemon stops; `None`: no limit.
     pub drain_ms: Option<u64>,
-    /// Milliseconds of silence after which the upstream is checked; `None` never.
+    /// Milliseconds without output of the upstream after which a health check is sent; `None`: never.
     pub health_interval_ms: Option<u64>,
-    /// Milliseconds without an answer to a health check after which it is lost; `None` never.
+    /// Milliseconds without an answer to a health check after which the upstream is lost; `None`: never.
     pub health_timeout_ms: Option<u64>,
-    /// Milliseconds without clients and work after which the daemon exits; `None` never.
+    /// Milliseconds without clients and work after which the daemon exits; `None`: never.
     pub idle_exit_ms: Option<u64>,
 }
 
-/// What does not change while clients are served.
+/// Settings that do not change while clients are served.
 #[derive(Clone, Debug, Default)]
 pub struct CoreConfig {
     /// Settings of the router.
     pub router: Config,
-    /// How long the steps of the lifecycle take; the drain is in the settings.
+    /// Limits on the steps of the lifecycle. That on the drain is in [`CoreSettings`].
     pub timeouts: Timeouts,
-    /// Who starts codexd again.
+    /// What starts codexd again.
     pub restart: Restart,
-    /// Clients for which the process may open files.
+    /// Clients for which the limit on open files has room.
     pub clients_with_files: usize,
     /// What is masked in the upstream's output.
     pub secrets: Secrets,
@@ -116,13 +114,13 @@ pub struct CoreConfig {
 pub enum Room {
     /// It can.
     Free,
-    /// There is no file descriptor for it: it is refused.
+    /// The limit on open files is reached: it is refused.
     NoFiles,
-    /// The number of clients is at its limit: it is refused.
+    /// The limit on clients is reached: it is refused.
     Full,
 }
 
-/// An effect, or something that the core does itself when its turn comes.
+/// An effect, or something that the core does itself in the same order.
 #[derive(Debug)]
 enum Step {
     Effect(Effect),
@@ -150,17 +148,17 @@ pub struct Core {
     clients_with_files: usize,
     /// Whether the upstream's input can be written to.
     input_open: bool,
-    /// What follows from what has happened, in order.
+    /// Effects and steps to come, in order.
     steps: VecDeque<Step>,
-    /// Events that were not passed to the lifecycle yet.
+    /// Events to come for the lifecycle.
     events: VecDeque<LifecycleEvent>,
     /// How the upstream ended, as text.
     ended: Option<String>,
-    /// Why, in its own wording.
-    words: Words,
+    /// What it wrote about the reason.
+    diagnosis: Diagnosis,
     /// Whether clients have ever been served.
     served: bool,
-    /// Keeps the log of slow clients short.
+    /// Limits how often slow clients are logged.
     slow_reports: RateLimit,
 }
 
@@ -187,24 +185,24 @@ impl Core {
             steps: VecDeque::new(),
             events: VecDeque::new(),
             ended: None,
-            words: Words::new(config.secrets),
+            diagnosis: Diagnosis::new(config.secrets),
             served: false,
             slow_reports: RateLimit::new(SLOW_REPORTS, SLOW_REPORT_EVERY_MS),
         }
     }
 
-    /// Starts from what earlier daemons have remembered of threads.
+    /// Sets the permissions of threads that earlier daemons have recorded.
     pub fn remember_earlier(&mut self, book: ThreadBook) {
         self.router.remember_earlier(book);
     }
 
-    /// Puts new settings into force.
+    /// Applies new settings.
     pub fn reconfigure(&mut self, settings: CoreSettings) {
         self.router.reconfigure(settings.limits, settings.client_shutdown, settings.orphaned_turns);
         self.lifecycle.set_drain_ms(settings.drain_ms);
         self.health.set_limits(settings.health_interval_ms, settings.health_timeout_ms);
         self.idle.set_exit_ms(settings.idle_exit_ms);
-        // Framing began with the old one.
+        // Connections began with the old limit on messages.
         self.limits = Limits { max_message_bytes: self.limits.max_message_bytes, ..settings.limits };
     }
 
@@ -221,7 +219,7 @@ impl Core {
         match event {
             Event::UpstreamLine(line) => {
                 if !self.served {
-                    self.words.early_line(line);
+                    self.diagnosis.record_early_line(line);
                 }
                 self.router.upstream_line(now, line);
             }
@@ -236,8 +234,8 @@ impl Core {
         }
     }
 
-    /// Takes in a long message of a client, which was read in slices to its end: as [`Event::ClientLine`], but given
-    /// away.
+    /// Handles a long message of a client that was read in slices to its end. As [`Event::ClientLine`], but it
+    /// takes the line, so that it need not be copied.
     pub fn client_line_read(&mut self, now: Time, client: ClientId, line: Vec<u8>, reader: Reader) {
         self.router.client_line_read(now, client, line, reader);
     }
@@ -255,7 +253,7 @@ impl Core {
                 self.client_eof(now, client, hung_up, framing_waits);
             }
             Event::HttpRequest { client } => {
-                // It is not among the clients that the answer counts, and has not used the daemon.
+                // The connection is not one of the clients in the response, and has not used the daemon.
                 self.router.client_gone(now, client);
                 let unused = self.connections.unused_before(client).filter(|_| self.router.is_unused());
                 self.idle.restore(unused);
@@ -277,7 +275,7 @@ impl Core {
                 self.steps.push_back(Effect::Log(Fact::UpstreamLineTooLong).into());
                 self.events.push_back(LifecycleEvent::UpstreamMalformed);
             }
-            Event::UpstreamStderr(lines) => self.words.wrote(lines),
+            Event::UpstreamStderr(lines) => self.diagnosis.set_stderr(lines),
             Event::UpstreamEof => self.events.push_back(LifecycleEvent::UpstreamEof),
             Event::UpstreamExited(status) => {
                 self.ended = Some(status.to_string());
@@ -308,7 +306,7 @@ impl Core {
         }
     }
 
-    /// Returns the next thing to do; `None` when there is nothing until something happens.
+    /// Returns the next effect; `None` if there is nothing to do until the next event.
     pub fn poll_effect(&mut self, now: Time) -> Option<Effect> {
         loop {
             if let Some(step) = self.steps.pop_front() {
@@ -331,7 +329,7 @@ impl Core {
 
     // ---- the lifecycle -------------------------------------------------------------------------
 
-    /// Returns the event that the current state waits for, once it is true.
+    /// Returns the event that the current state waits for, if it has occurred.
     fn reached(&self) -> Option<LifecycleEvent> {
         match self.lifecycle.state() {
             State::Draining | State::Interrupting if self.router.is_quiet() => Some(LifecycleEvent::Quiet),
@@ -344,7 +342,7 @@ impl Core {
         self.connections.len() > 0 && self.router.has_unwritten()
     }
 
-    /// Queues what follows from a step of the lifecycle, in order.
+    /// Queues the effects of a step of the lifecycle, in order.
     fn follow(&mut self, from: State, effects: Vec<LifecycleEffect>) {
         for effect in effects {
             let step = match effect {
@@ -359,7 +357,7 @@ impl Core {
                     Step::Resolve
                 }
                 LifecycleEffect::CloseClients => {
-                    // Requests that came after they were resolved get a response, too.
+                    // Requests that came since get a response, too.
                     self.steps.push_back(Effect::FinalRead.into());
                     Effect::CloseAll.into()
                 }
@@ -382,7 +380,7 @@ impl Core {
                 match effect {
                     Effect::NotifyReady => {
                         self.served = true;
-                        self.router.ask_for_methods(now);
+                        self.router.request_methods(now);
                     }
                     Effect::CloseInput => self.input_open = false,
                     _ => {}
@@ -410,7 +408,7 @@ impl Core {
         None
     }
 
-    /// Returns after how many milliseconds a client can find codexd again, if it is started again.
+    /// Returns the milliseconds after which a client can connect again; `None` if nothing starts codexd again.
     fn retry_after_ms(&self) -> Option<u64> {
         let intended = matches!(self.lifecycle.intent(), Some(Intent::Stop(_)));
         let restarts = match self.restart {
@@ -425,7 +423,7 @@ impl Core {
         match action {
             Action::Close { client, reason } => self.close(now, client, reason),
             Action::UpstreamReady => {
-                // What half-closed clients had sent before may need no reply.
+                // Some half-closed clients have sent nothing that needs a reply.
                 for client in self.connections.half_closed() {
                     if !self.router.has_pending_replies(client) {
                         self.steps.push_back(Effect::CloseClient { client, reason: None }.into());
@@ -434,7 +432,7 @@ impl Core {
                 self.events.push_back(LifecycleEvent::HandshakeDone);
             }
             Action::UpstreamRefused { message } => {
-                let message = self.words.refused(&message);
+                let message = self.diagnosis.refused(&message);
                 self.steps.push_back(Effect::Log(Fact::HandshakeRefused(message)).into());
                 self.events.push_back(LifecycleEvent::HandshakeRefused);
             }
@@ -460,7 +458,7 @@ impl Core {
 
     // ---- connections ---------------------------------------------------------------------------
 
-    /// Closes a connection because the router wants it.
+    /// Closes a connection on behalf of the router.
     fn close(&mut self, now: Time, client: ClientId, reason: CloseReason) {
         if reason == CloseReason::TooSlow
             && let Some(suppressed) = self.slow_reports.pass(now)
@@ -490,7 +488,7 @@ impl Core {
         }
     }
 
-    /// A client that closed only its sending half gets its pending replies first.
+    /// Handles the end of a client's input. A client that closed only its sending half gets its pending replies first.
     fn client_eof(&mut self, now: Time, client: ClientId, hung_up: bool, framing_waits: bool) {
         let Some(stage) = self.connections.stage(client) else { return };
         let effect = match stage {
@@ -510,7 +508,7 @@ impl Core {
 
     /// Returns whether another client can be accepted.
     pub fn room(&self) -> Room {
-        // A connection that asks for a page, or gets its last bytes, is not a client.
+        // A connection that gets a page or its last bytes is not a client.
         if self.router.clients() >= self.limits.max_clients {
             Room::Full
         } else if self.connections.len() >= self.clients_with_files {
@@ -520,7 +518,7 @@ impl Core {
         }
     }
 
-    /// Whether a client is to be read: not while too much waits for the upstream.
+    /// Returns whether a client can be read: not while too much is queued for the upstream.
     pub fn may_read(&mut self, client: ClientId) -> bool {
         let sends = matches!(
             self.connections.stage(client),
@@ -530,8 +528,8 @@ impl Core {
         !backlogged && !self.router.is_reading_paused(client)
     }
 
-    /// Whether so much waits for the upstream that no client is read: no other limit applies to messages without a
-    /// response.
+    /// Returns whether so much is queued for the upstream that no client is read. No other limit applies to messages
+    /// without a response.
     pub fn is_upstream_backlogged(&mut self) -> bool {
         self.input_open && self.router.upstream_outbox().len() > BACKLOG_BYTES
     }
@@ -543,48 +541,47 @@ impl Core {
         self.router.poll_dirty()
     }
 
-    /// Returns the bytes waiting for a client: whole lines, but for the first if it was written in part.
+    /// Returns the bytes queued for a client: whole lines, except for the rest of a partly written one.
     pub fn pending(&mut self, client: ClientId) -> &[u8] {
         self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
     }
 
-    /// Returns the last bytes of a connection that speaks lines: see [`Router::last_lines`].
+    /// Returns the last bytes of a connection that speaks lines, see [`Router::last_lines`].
     pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
         self.router.last_lines(client, reason)
     }
 
-    /// Returns why a client's connection is closed, for people.
+    /// Returns the reason for which a client's connection is closed, as a text for people.
     pub fn describe(&self, client: ClientId, reason: CloseReason) -> String {
         reason.describe(self.router.queued_bytes(client))
     }
 
-    /// Interrupts a turn because an operator wants it: see [`Router::interrupt`].
+    /// Interrupts a turn on behalf of an operator, see [`Router::interrupt`].
     ///
     /// # Errors
     ///
-    /// When there is no such turn.
+    /// If there is no such turn.
     pub fn interrupt(&mut self, now: Time, target: &str) -> Result<Interrupting, CannotInterrupt> {
         self.router.interrupt(now, target)
     }
 
-    /// Closes a client's connection because an operator wants it; returns whether there is such a client.
+    /// Closes a client's connection on behalf of an operator. Returns whether there is such a client.
     pub fn kill_client(&mut self, now: Time, client: ClientId) -> bool {
         self.router.kill_client(now, client)
     }
 
-    /// Removes the next thing that happened to a client or a turn, for the log. To be polled as the effects are:
-    /// they add up otherwise.
+    /// Removes the next activity for the log. It must be polled as effects are, since activities are kept until then.
     pub fn poll_activity(&mut self) -> Option<Activity> {
         self.router.poll_activity().map(|activity| match activity {
-            Activity::ConfigWarning { text } => Activity::ConfigWarning { text: self.words.mask(&text) },
+            Activity::ConfigWarning { text } => Activity::ConfigWarning { text: self.diagnosis.mask(&text) },
             Activity::InterruptRefused { thread, message } => {
-                Activity::InterruptRefused { thread, message: self.words.mask(&message) }
+                Activity::InterruptRefused { thread, message: self.diagnosis.mask(&message) }
             }
             other => other,
         })
     }
 
-    /// Returns the bytes waiting for the upstream.
+    /// Returns the bytes to write to the upstream next: not always all that are queued, and empty only if nothing is.
     pub fn upstream_pending(&mut self) -> &[u8] {
         self.router.upstream_outbox().pending()
     }
@@ -596,12 +593,12 @@ impl Core {
         self.lifecycle.state()
     }
 
-    /// Returns why the daemon ends, once it does.
+    /// Returns why the daemon ends; `None` before it does.
     pub fn intent(&self) -> Option<&Intent> {
         self.lifecycle.intent()
     }
 
-    /// Returns how the upstream process ended, once it has.
+    /// Returns how the upstream process ended; `None` before it has.
     pub fn child(&self) -> Option<ChildStatus> {
         self.lifecycle.child()
     }
@@ -611,37 +608,36 @@ impl Core {
         &self.limits
     }
 
-    /// Returns how the upstream ended or failed, as text.
+    /// Returns how the upstream ended or failed to start, as text.
     pub fn upstream_end(&self) -> Option<&str> {
         self.ended.as_deref()
     }
 
-    /// Returns what the process is to exit with, once it is to.
+    /// Returns the exit code of the process; `None` before it is to exit.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.lifecycle.exit_code()
     }
 
-    /// Returns the milliseconds until running turns are interrupted, while the daemon drains.
+    /// Returns the milliseconds until running turns are interrupted; `None` without a drain or without a deadline.
     pub fn drain_left_ms(&self, now: Time) -> Option<u64> {
         let draining = self.lifecycle.state() == State::Draining;
         self.lifecycle.poll_timeout().filter(|_| draining).map(|at| at.since(now))
     }
 
-    /// Returns how many milliseconds a drain and the stop after it may take, if that is bounded.
+    /// Returns the most milliseconds that a drain and the stop after it can take; `None` without a limit.
     pub fn longest_stop_ms(&self) -> Option<u64> {
         self.lifecycle.longest_stop_ms()
     }
 
-    /// Whether the daemon has started and the watchdog can be notified.
+    /// Returns whether the daemon has started and the watchdog can be notified.
     ///
-    /// The call itself proves that the core loop runs. The upstream counts as alive until a health check fails: then
-    /// the daemon leaves the states in which it is checked, and each step from there to the end has a timer of its
-    /// own.
+    /// The call itself proves that the core loop runs. The upstream counts as alive until a health check fails.
+    /// Then the daemon stops, and each step to its end has a timer of its own.
     pub fn is_alive(&self) -> bool {
         self.lifecycle.state() != State::Starting
     }
 
-    /// Whether the daemon is stopping and has not exited.
+    /// Returns whether the daemon is stopping and has not exited.
     pub fn is_stopping(&self) -> bool {
         !matches!(
             self.lifecycle.state(),
@@ -649,22 +645,22 @@ impl Core {
         )
     }
 
-    /// Whether a client has pending replies.
+    /// Returns whether a client has pending replies.
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.router.has_pending_replies(client)
     }
 
-    /// Whether clients are served, and nobody is connected and nothing runs.
+    /// Returns whether the daemon serves, no client is connected and nothing runs.
     pub fn is_unused(&self) -> bool {
         self.lifecycle.state() == State::Serving && self.router.is_unused()
     }
 
-    /// Whether nothing runs that a drain would wait for.
+    /// Returns whether nothing runs that a drain would wait for.
     pub fn is_quiet(&self) -> bool {
         self.router.is_quiet()
     }
 
-    /// Counts what is kept, for tests that look for what is never forgotten.
+    /// Counts what the router keeps, for tests that look for leaks.
     #[doc(hidden)]
     pub fn accounting(&self) -> Accounting {
         self.router.accounting()

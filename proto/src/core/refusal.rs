@@ -9,19 +9,19 @@ use crate::status::{StatusReport, Warning};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     message: String,
-    /// Names the life of the daemon.
+    /// Number of the life of the daemon.
     generation: u64,
 }
 
 impl Refusal {
-    /// Returns the reason, as text.
+    /// Returns the reason as a text for people.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Appends the response to a line, with its line feed; returns whether there is one.
+    /// Appends the response to a line, with its line feed. Returns whether there is one.
     ///
-    /// A request gets -32001 with its id; a line that is not a message gets the same with a null id.
+    /// A request gets -32001 with its id. A line that is not a message gets the same with a null id.
     pub fn answer(&self, line: &[u8], out: &mut Vec<u8>) -> bool {
         let id = match ClientMessage::read(line) {
             Ok(Some(ClientMessage::Request { id, .. })) => Some(id),
@@ -42,7 +42,7 @@ impl Refusal {
     }
 }
 
-/// Returns how many clients there are, as a sentence begins.
+/// Returns the number of clients as the beginning of a sentence.
 fn connected(clients: usize) -> String {
     match clients {
         1 => "1 client is connected".to_owned(),
@@ -67,7 +67,7 @@ impl Core {
         Some(Refusal { message: format!("{connected}, {why}; connect again later"), generation })
     }
 
-    /// Warns before new clients are refused.
+    /// Warns before new clients have to be refused.
     fn near_full_warning(&self) -> Option<Warning> {
         let (clients, most) = (self.router.clients(), self.max_clients());
         (clients > 1 && clients * 10 >= most * 9).then(|| Warning {
@@ -79,7 +79,7 @@ impl Core {
         })
     }
 
-    /// Warns while new clients are refused, or soon are.
+    /// Warns while new clients are refused or soon will be.
     pub(super) fn full_warning(&self, report: &StatusReport) -> Option<Warning> {
         let connected = connected(self.router.clients());
         let (why, hint) = match self.room() {

@@ -1,4 +1,4 @@
-//! What the core reports of itself.
+//! What the core reports about itself.
 
 use super::Core;
 use crate::id::ClientId;
@@ -9,8 +9,8 @@ use crate::statistics::Statistics;
 use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
 use crate::time::Time;
 
-/// Milliseconds without an answer to a health check that are worth a warning: it comes within a few
-/// (measured).
+/// Milliseconds without an answer to a health check after which there is a warning. Normally, it takes a few
+/// milliseconds (measured).
 const SILENT_MS: u64 = 1_000;
 
 impl From<State> for DaemonState {
@@ -29,11 +29,11 @@ impl From<State> for DaemonState {
 }
 
 impl Core {
-    /// Fills in what the core knows. The upstream's process id is kept while it runs.
+    /// Fills in what the core knows. Removes the upstream's process id once the upstream has ended.
     pub fn fill_status(&self, now: Time, report: &mut StatusReport) {
         self.router.fill_status(now, report);
         for warning in report.warnings.iter_mut().filter(|warning| warning.code == CONFIG_WARNING) {
-            warning.message = self.words.mask(&warning.message);
+            warning.message = self.diagnosis.mask(&warning.message);
         }
         report.state = self.lifecycle.state().into();
         report.state_since_ms = now.since(self.lifecycle.since());
@@ -63,17 +63,17 @@ impl Core {
         clients
     }
 
-    /// Returns what was counted and timed since the start.
+    /// Returns counts and times since the start.
     pub fn statistics(&self) -> &Statistics {
         self.router.statistics()
     }
 
-    /// Describes the threads in use: see [`Router::thread_statuses`](crate::router::Router::thread_statuses).
+    /// Describes the threads in use, see [`Router::thread_statuses`](crate::router::Router::thread_statuses).
     pub fn thread_statuses(&self, now: Time) -> Vec<ThreadStatus> {
         self.router.thread_statuses(now)
     }
 
-    /// Describes the turns that run, the oldest first.
+    /// Describes the running turns, the oldest first.
     pub fn turn_statuses(&self, now: Time) -> Vec<TurnStatus> {
         self.router.turn_statuses(now)
     }
@@ -83,7 +83,7 @@ impl Core {
         self.router.request_statuses(now)
     }
 
-    /// Returns the line that the supervisor shows; `upstream_pid` while the upstream runs.
+    /// Returns the status line for the supervisor. `upstream_pid` is set while the upstream runs.
     pub fn status_line(&self, upstream_pid: Option<u32>) -> String {
         match self.lifecycle.state() {
             State::Serving => match upstream_pid {
@@ -101,6 +101,6 @@ fn silence(waited_ms: u64) -> Option<Warning> {
     (waited_ms >= SILENT_MS).then(|| Warning {
         code: "upstreamSilent".to_owned(),
         message: format!("codex app-server has not answered a health check for {waited_ms} ms"),
-        hint: "wait: codexd ends it after `probe_timeout`, unless it says something before".to_owned(),
+        hint: "wait: codexd ends it after `probe_timeout`, unless it writes something before".to_owned(),
     })
 }

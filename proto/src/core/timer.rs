@@ -7,7 +7,7 @@ use crate::lifecycle::{LifecycleEvent, LifecycleTimer, State, StopSource};
 use crate::router::RouterTimer;
 use crate::time::Time;
 
-/// A deadline, in the order in which those due at the same time are handled.
+/// A deadline. Those due at the same time are handled in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Timer {
     /// A step of the lifecycle takes too long.
@@ -45,7 +45,7 @@ impl Core {
         self.timers().map(|(_, at)| at).min()
     }
 
-    /// Handles every deadline that has passed. Effects follow.
+    /// Handles every deadline that has passed. Poll the effects after it.
     pub fn handle_timeout(&mut self, now: Time) {
         let from = self.lifecycle.state();
         let effects = self.lifecycle.handle_timeout(now);
@@ -79,7 +79,7 @@ impl Core {
         self.steps.push_back(effect.into());
     }
 
-    /// Whether the upstream is expected to answer health checks.
+    /// Returns whether the upstream is expected to answer health checks.
     pub(super) fn checks_health(&self) -> bool {
         matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
     }

@@ -1,30 +1,31 @@
-//! Checking a line from a client: is it what the upstream's parser would take?
+//! Checking that a line from a client is what the upstream's parser accepts.
 //!
-//! The upstream drops what its parser refuses without any answer (`docs/protocol.md`, bad input),
-//! and a client that waits for an answer would hang. So the same rules are applied here, where an
-//! answer can be given: RFC 8259, nesting below 128 levels, no lone surrogate escapes, one value and
-//! nothing after it. A number may have any size: the upstream keeps its digits (measured).
+//! The upstream drops what its parser rejects without an answer (`docs/protocol.md`, "Messages that codex loses"), and
+//! the client would wait forever. So codexd applies the same rules and can answer: RFC 8259, nesting below 128 levels,
+//! no lone surrogate escapes, one value with nothing after it. A number can have any size: the upstream keeps its
+//! digits (measured).
 //!
-//! One pass over the line, beside that for UTF-8, at about the speed of memory whatever the form of the line:
-//! while a client's message is checked, all others wait (`benches/forms.rs`).
+//! The check is one pass over the line, after one for UTF-8. Its speed must not depend much on the form of the line,
+//! since all other clients wait while a slice of a message is checked (`benches/forms.rs`).
 
 use super::Span;
 use super::scan::{byte_at, first_name, skip_digits, skip_space, string_stop};
 use super::text::{HEX, LONGEST_ESCAPE, spells};
 
-/// Levels of nesting at which the upstream's parser gives up (`serde_json`, recursion limit).
+/// Nesting levels at which the upstream's parser gives up (`serde_json`, recursion limit).
 const DEPTH_LIMIT: usize = 128;
 
-/// Levels of which a [`Visitor`] gets the members.
+/// Nesting levels whose members a [`Visitor`] gets.
 const VISITED: usize = 2;
 
-/// Names that `serde_json` reserves (its features `raw_value` and `arbitrary_precision`; the upstream has both).
+/// Member names that `serde_json` reserves for its features `raw_value` and `arbitrary_precision`. The upstream has
+/// both.
 ///
-/// It reads an object that begins with one as something else: what the string after it spells, as JSON of its
-/// own. So a member in such a string would be seen by the upstream and by nothing here.
+/// `serde_json` replaces an object whose first member has such a name by the JSON in the string that follows. A member
+/// in that string would reach the upstream without a check.
 const RESERVED: [&[u8]; 2] = [b"$serde_json::private::RawValue", b"$serde_json::private::Number"];
 
-/// Bytes of the longest of them.
+/// Bytes of the longest of these names.
 const LONGEST_RESERVED: usize = 30;
 
 /// Why a line is not one JSON value.
@@ -41,33 +42,34 @@ pub struct Fault {
 pub struct Checked {
     /// The value, without the white space around it.
     pub value: Span,
-    /// Offset of the last object that the upstream reads as something else: its first member has a
-    /// reserved name.
+    /// Offset of the last object whose first member has a reserved name.
     pub reserved: Option<usize>,
 }
 
-/// The name of a member while it is checked.
+/// A member's name while the member is checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Name {
-    /// Where it stands, between its quotes.
+    /// The name between its quotes.
     pub span: Span,
-    /// Whether there are escapes in it.
+    /// Whether it contains escapes.
     pub escaped: bool,
 }
 
-/// Gets the members near the top of a value while that is checked, so that nobody has to look for them again.
+/// Gets the members near the top of a value during the check, so that no second pass has to find them.
 pub trait Visitor {
-    /// The value of a member of the outermost object begins.
+    /// Called when the value of a member of the outermost object begins.
     fn enter(&mut self, line: &[u8], name: Name);
 
-    /// A member is complete: of the outermost object (`depth` 1), or of an object right in it (`depth` 2).
+    /// Called when a member is complete, of the outermost object (`depth` 1) or of an object that is the value of one of
+    /// its members (`depth` 2).
     fn member(&mut self, line: &[u8], depth: usize, name: Name, value: Span);
 
-    /// An element is complete of an array that is right in the outermost value.
+    /// Called when an element is complete, of an array that is the value of a member of the outermost object or an
+    /// element of the outermost array.
     fn element(&mut self, value: Span);
 }
 
-/// Looks at nothing.
+/// Ignores everything.
 impl Visitor for () {
     fn enter(&mut self, _: &[u8], _: Name) {}
 
@@ -76,40 +78,40 @@ impl Visitor for () {
     fn element(&mut self, _: Span) {}
 }
 
-/// Checks that `line` is one JSON value with nothing but white space around it; returns its span.
+/// Checks that `line` is one JSON value, with nothing but white space around it. Returns the span of the value.
 ///
 /// # Errors
-/// The first fault found. Invalid UTF-8 is one.
+/// The first fault. Invalid UTF-8 is one.
 pub fn value(line: &[u8]) -> Result<Span, Fault> {
     visit(line, &mut ()).map(|checked| checked.value)
 }
 
-/// As [`value`], with a visitor. When there is a fault, the visitor got what stands before it.
+/// Checks as [`value`] does, and calls the visitor. Before a fault is returned, the visitor gets what precedes it.
 ///
 /// # Errors
-/// The first fault found. Invalid UTF-8 is one.
+/// The first fault. Invalid UTF-8 is one.
 pub fn visit(line: &[u8], visitor: &mut impl Visitor) -> Result<Checked, Fault> {
     let mut check = Check::default();
     while !check.advance(line, line.len(), visitor) {}
     check.result()
 }
 
-/// Bytes that are checked for UTF-8 and then for JSON, while they are in the processor's cache.
+/// Bytes that are checked for UTF-8 and then for JSON, so that the second pass finds them in the processor's cache.
 const WINDOW: usize = 128 << 10;
 
-/// A member whose value is being checked: its name, and where the value starts.
+/// A member whose value is being checked: its name, and the offset of the value.
 type OpenMember = (Name, usize);
 
-/// The check of one line, in slices: so that one who sends a long line does not hold up everybody.
+/// The check of one line in slices, so that other clients can be served between the slices.
 ///
-/// The outcome does not depend on where it is cut.
+/// The result does not depend on the size of the slices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Check {
-    /// Bytes that were looked at; a token can reach past them.
+    /// Bytes in the windows so far. A token can extend past them.
     seen: usize,
-    /// Bytes that are UTF-8.
+    /// Bytes that are known to be UTF-8.
     text: usize,
-    /// Where the value starts.
+    /// Offset of the value.
     start: usize,
     reserved: Option<usize>,
     /// The member, or the element of an array in the outermost value, that is being checked on each visited level.
@@ -118,17 +120,17 @@ pub struct Check {
     outcome: Option<Result<Checked, Fault>>,
 }
 
-/// Where a check goes on.
+/// Where the next slice continues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pause {
     place: Place,
     at: usize,
-    /// Per open level, the innermost lowest, whether it is an object (bit set) or an array.
+    /// The open levels, the innermost in the lowest bit: 1 for an object, 0 for an array.
     kinds: u128,
     depth: usize,
-    /// In a string, the offset up to which that was checked.
+    /// In a string or a name: the offset up to which it is checked.
     inside: usize,
-    /// Whether an escape is in that part of it.
+    /// In a name: whether the part that is checked contains an escape.
     escaped: bool,
 }
 
@@ -137,23 +139,23 @@ enum Place {
     /// Before the first value.
     #[default]
     Start,
-    /// Where a value begins, or a member.
+    /// At the beginning of a value or member.
     Value,
-    /// In the name of the member that begins there.
+    /// In the member name that begins at `at`.
     Name,
-    /// In the string that begins there.
+    /// In the string that begins at `at`.
     String,
 }
 
 impl Check {
-    /// Checks about so many bytes more, at least one; returns whether the check is complete.
+    /// Checks about `bytes` more bytes, at least one. Returns whether the check is complete.
     ///
-    /// `line` is the same each time.
+    /// `line` must be the same in each call.
     pub fn advance(&mut self, line: &[u8], bytes: usize, visitor: &mut impl Visitor) -> bool {
         let target = self.seen.saturating_add(bytes.max(1)).min(line.len());
         while self.outcome.is_none() {
             self.seen = (self.seen + WINDOW).min(target);
-            self.outcome = self.look(line, visitor);
+            self.outcome = self.check_window(line, visitor);
             if self.seen == target {
                 break;
             }
@@ -161,7 +163,7 @@ impl Check {
         self.outcome.is_some()
     }
 
-    /// Returns what was found.
+    /// Returns the result.
     ///
     /// # Errors
     /// The first fault, or that the check is not complete.
@@ -169,10 +171,10 @@ impl Check {
         self.outcome.unwrap_or(Err(Fault { what: "not checked to its end", at: self.seen }))
     }
 
-    /// Looks at what is new up to `seen`.
-    fn look(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Option<Result<Checked, Fault>> {
+    /// Checks what is new up to `seen`.
+    fn check_window(&mut self, line: &[u8], visitor: &mut impl Visitor) -> Option<Result<Checked, Fault>> {
         let window = &line[..self.seen];
-        // A character that goes on behind the window is for the next one.
+        // The next window checks a character that extends past this one.
         let cut = window.iter().rev().take(3).take_while(|byte| **byte & 0xc0 == 0x80).count();
         let whole = match self.seen - cut {
             end if end == 0 || self.seen == line.len() => self.seen,
@@ -180,7 +182,7 @@ impl Check {
         };
         match utf8_until(line, self.text, whole) {
             Ok(end) => self.text = end,
-            // What stands before it is looked at all the same: its fault is the first one.
+            // What precedes it can have a fault of its own, and that is the first one.
             Err(at) => return Some(Err(self.fault_before(line, at, visitor))),
         }
         let mut checker = Checker { line, window, fault: None, check: self };
@@ -191,7 +193,7 @@ impl Check {
                 Some(Ok(Checked { value: Span { start: self.start, end }, reserved: self.reserved }))
             }
             (None, Some(fault)) => {
-                // A token that reaches past the window is not known to be UTF-8.
+                // A token that extends past the window may not be UTF-8.
                 match utf8_until(line, self.text, fault.at + LONGEST_CHARACTER) {
                     Err(at) if at <= fault.at => Some(Err(not_text(at))),
                     _ => Some(Err(fault)),
@@ -221,10 +223,11 @@ fn not_text(at: usize) -> Fault {
 /// Bytes of the longest character.
 const LONGEST_CHARACTER: usize = 4;
 
-/// Returns up to where the bytes from `start` to `end` are UTF-8: all of them, but for a character that goes on behind.
+/// Checks that the bytes from `start` to `end` are UTF-8. Returns the offset up to which they are, which is less than
+/// `end` only if a character extends past it.
 ///
 /// # Errors
-/// Where they cease to be UTF-8.
+/// The offset of the first byte that is not UTF-8.
 fn utf8_until(line: &[u8], start: usize, end: usize) -> Result<usize, usize> {
     let end = end.min(line.len());
     let Some(bytes) = line.get(start..end) else { return Ok(start) };
@@ -238,12 +241,13 @@ fn utf8_until(line: &[u8], start: usize, end: usize) -> Result<usize, usize> {
     }
 }
 
-/// What goes over a part of the line returns the offset after it; or it records a fault, or where to go on in a
-/// string that the window ends in, and returns `None`: so that what is returned fits into registers.
+/// Checks one window.
+///
+/// Each method that checks a part of the line returns the offset after that part. On a fault, and at the end of the
+/// window inside a string, it records that in a field and returns `None`: an `Option<usize>` fits into registers.
 struct Checker<'a, 'c> {
     line: &'a [u8],
-    /// The beginning of the line that is to be looked at now. Tokens that are short, or gone over fast, may reach past
-    /// it.
+    /// The line up to the end of the window. Tokens that are short or quickly skipped can extend past it.
     window: &'a [u8],
     fault: Option<Fault>,
     check: &'c mut Check,
@@ -260,7 +264,7 @@ impl Checker<'_, '_> {
         None
     }
 
-    /// Remembers where to go on, unless there is a fault.
+    /// Records where to continue, unless there is a fault.
     #[cold]
     fn pause(&mut self, place: Place, at: usize, kinds: u128, depth: usize) -> Option<usize> {
         let Pause { inside, escaped, .. } = self.check.pause;
@@ -268,7 +272,7 @@ impl Checker<'_, '_> {
         None
     }
 
-    /// Remembers up to where a string was checked.
+    /// Records up to where a string is checked.
     #[cold]
     fn pause_inside(&mut self, at: usize) -> Option<usize> {
         if self.window.len() == self.line.len() {
@@ -278,7 +282,7 @@ impl Checker<'_, '_> {
         None
     }
 
-    /// Goes over the value and the white space after it.
+    /// Checks the value and the white space after it.
     fn value_alone(&mut self, visitor: &mut impl Visitor) -> Option<usize> {
         let end = self.value(visitor)?;
         match skip_space(self.line, end) {
@@ -287,7 +291,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Goes over the value without recursion, from where it was left.
+    /// Checks the value from where the last window ended. Not recursive.
     fn value(&mut self, visitor: &mut impl Visitor) -> Option<usize> {
         let line = self.line;
         let Pause { mut place, mut at, mut kinds, mut depth, .. } = self.check.pause;
@@ -296,11 +300,11 @@ impl Checker<'_, '_> {
             self.check.start = at;
             place = Place::Value;
         }
-        // Of the innermost level that is open.
+        // Whether the innermost open level is an object.
         let mut object = kinds & 1 == 1;
         loop {
             match place {
-                // A value begins at `at`, or a member.
+                // A value or a member begins at `at`.
                 Place::Value | Place::Start => {
                     if at >= self.window.len() && at < line.len() {
                         return self.pause(Place::Value, at, kinds, depth);
@@ -332,14 +336,14 @@ impl Checker<'_, '_> {
                     if depth + 1 >= DEPTH_LIMIT {
                         return self.fault("nesting too deep", at);
                     }
-                    // In ASCII, what closes comes two after what opens.
+                    // In ASCII, the closing character is the opening one plus two.
                     let inside = skip_space(line, at + 1);
                     if byte_at(line, inside) == open + 2 {
                         at = inside + 1;
                     } else {
                         object = open == b'{';
                         if object && matches!(byte_at(line, inside + 1), b'$' | b'\\') {
-                            self.look_at_first_name(at);
+                            self.check_first_name(at);
                         }
                         depth += 1;
                         kinds = (kinds << 1) | u128::from(object);
@@ -348,7 +352,7 @@ impl Checker<'_, '_> {
                         continue;
                     }
                 }
-                // A single digit is what most numbers of a long list are.
+                // Most numbers in long lists are single digits.
                 b'0'..=b'9' if matches!(byte_at(line, at + 1), b',' | b']' | b'}') => at += 1,
                 b'-' | b'0'..=b'9' => at = self.number(at)?,
                 b't' => at = self.word(at, b"true")?,
@@ -357,7 +361,7 @@ impl Checker<'_, '_> {
                 _ => return self.fault("expected a value", at),
             }
             place = Place::Value;
-            // A value ended before `at`: close what closes, or go on to the next one.
+            // A value ended before `at`: close the levels that end here, or continue with the next value.
             loop {
                 if depth <= VISITED {
                     if depth == 0 {
@@ -387,7 +391,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Goes over a key and its colon, up to the value.
+    /// Checks a member name and its colon. Returns the offset of the member's value.
     #[inline]
     fn key(&mut self, at: usize, depth: usize, visitor: &mut impl Visitor) -> Option<usize> {
         if byte_at(self.line, at) != b'"' {
@@ -407,11 +411,11 @@ impl Checker<'_, '_> {
         self.key_ended(at, end, escaped, depth, visitor)
     }
 
-    /// Goes over what is left of the key that begins at `at`.
+    /// Checks the rest of the member name that begins at `at`.
     #[cold]
     fn rest_of_key(&mut self, at: usize, depth: usize, visitor: &mut impl Visitor) -> Option<usize> {
         let inside = self.check.pause.inside;
-        // A stop that is no quote is an escape, or a fault.
+        // A stop that is not a quote is an escape or a fault.
         self.check.pause.escaped |=
             string_stop(self.window, inside).is_some_and(|stop| self.line[stop] != b'"');
         let escaped = self.check.pause.escaped;
@@ -445,15 +449,15 @@ impl Checker<'_, '_> {
 
     /// Records an object whose first member has a reserved name.
     #[cold]
-    fn look_at_first_name(&mut self, object: usize) {
-        // No longer name can be one of them.
+    fn check_first_name(&mut self, object: usize) {
+        // A longer name is not reserved.
         let name = first_name(self.line, object, LONGEST_ESCAPE * LONGEST_RESERVED);
         if name.is_some_and(|name| RESERVED.iter().any(|reserved| spells(name, reserved))) {
             self.check.reserved = Some(object);
         }
     }
 
-    /// Goes over what is left of a string at any place in it.
+    /// Checks the rest of a string.
     #[inline]
     fn rest_of_string(&mut self, mut at: usize) -> Option<usize> {
         loop {
@@ -466,7 +470,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    /// Goes over the escape at `at` and those right after it.
+    /// Checks the escape at `at` and those right after it.
     fn escapes(&mut self, mut at: usize) -> Option<usize> {
         let line = self.line;
         loop {
@@ -506,14 +510,14 @@ impl Checker<'_, '_> {
         let line = self.line;
         let first = at + usize::from(line[at] == b'-');
         let end = skip_digits(line, first);
-        // No digit, or more of them after a zero.
+        // No digit, or a digit after a leading zero.
         if end == first || (line[first] == b'0' && end != first + 1) {
             return self.fault("expected a number", end.min(first + 1));
         }
         if matches!(byte_at(line, end), b'.' | b'e' | b'E') { self.fraction(end) } else { Some(end) }
     }
 
-    /// Goes over what follows the integer part of a number.
+    /// Checks what follows the integer part of a number.
     fn fraction(&mut self, mut at: usize) -> Option<usize> {
         if byte_at(self.line, at) == b'.' {
             at = self.digits(at + 1)?;
@@ -525,7 +529,7 @@ impl Checker<'_, '_> {
         Some(at)
     }
 
-    /// Goes over at least one digit.
+    /// Checks one or more digits.
     #[inline]
     fn digits(&mut self, at: usize) -> Option<usize> {
         let end = skip_digits(self.line, at);
@@ -538,7 +542,7 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Returns the value of the four hexadecimal digits at `at`; `None` if one of them is none.
+/// Returns the value of the four hexadecimal digits at `at`; `None` if one of them is not a digit.
 #[inline]
 fn hex4(line: &[u8], at: usize) -> Option<u32> {
     let digits = line.get(at..)?.first_chunk::<4>()?;

@@ -1,8 +1,8 @@
-//! Writing a line again with some spans replaced.
+//! Copying a line with some spans replaced.
 
 use super::Span;
 
-/// Replacements in one line, in the order of their place.
+/// Replacements in one line, ordered by offset.
 #[derive(Debug, Default)]
 pub struct Edits<'a> {
     list: Vec<(Span, Piece<'a>)>,
@@ -25,12 +25,12 @@ impl<'a> Edits<'a> {
         self.list.is_empty()
     }
 
-    /// Replaces `span` by `text`. An empty span inserts.
+    /// Replaces `span` with a borrowed `text`. An empty span inserts.
     pub fn replace(&mut self, span: Span, text: &'a [u8]) {
         self.put(span, Piece::Borrowed(text));
     }
 
-    /// Replaces `span` by `text`. An empty span inserts.
+    /// Replaces `span` with an owned `text`. An empty span inserts.
     pub fn replace_owned(&mut self, span: Span, text: Vec<u8>) {
         self.put(span, Piece::Owned(text));
     }
@@ -40,9 +40,9 @@ impl<'a> Edits<'a> {
         self.list.insert(at, (span, piece));
     }
 
-    /// Appends `line` with the replacements to `out`; every byte outside of them stays as it is.
+    /// Appends `line` with the replacements to `out`. All other bytes are copied unchanged.
     ///
-    /// Of two spans that overlap, the one that starts later is left out.
+    /// Of two spans that overlap, the one that starts later is ignored.
     pub fn write(&self, line: &[u8], out: &mut Vec<u8>) {
         let mut from = 0;
         for (span, piece) in &self.list {
@@ -60,12 +60,12 @@ impl<'a> Edits<'a> {
     }
 }
 
-/// Appends `text` as a JSON string, with its quotes.
+/// Appends `text` as a JSON string with its quotes.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
     write_text(out, text.as_bytes());
 }
 
-/// Appends `text`, which is UTF-8, as a JSON string, with its quotes.
+/// Appends `text`, which is UTF-8, as a JSON string with its quotes.
 pub fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
     for &byte in text {
@@ -87,7 +87,7 @@ pub fn write_text(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
 }
 
-/// Returns the text of a JSON string given with its quotes; `None` if it is not one.
+/// Returns the text of a JSON string given with its quotes; `None` if `json` is not a string.
 pub fn read_string(json: &[u8]) -> Option<String> {
     serde_json::from_slice(json).ok()
 }

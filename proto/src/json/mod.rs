@@ -1,11 +1,10 @@
 //! JSON without a tree: finding spans in a line, checking a line, editing a line.
 //!
-//! * [`check`] is for what clients send: it accepts exactly what the upstream's parser accepts, so
-//!   that nothing is forwarded that the upstream would drop without an answer.
-//! * [`scan`] is for what has been checked or comes from the upstream: it finds members and skips
-//!   over the rest.
-//! * [`text`](mod@text) is what strings are compared by: their text, and not their spelling.
-//! * [`edit`] writes a line again with some spans replaced, everything else byte for byte.
+//! * [`check`] is for lines from clients. It accepts exactly what the upstream's parser accepts, so that nothing is
+//!   forwarded that the upstream would drop without an answer.
+//! * [`scan`] is for lines that are checked or come from the upstream. It finds members and skips the rest.
+//! * [`text`](mod@text) compares strings by their text, not by their spelling.
+//! * [`edit`] copies a line with some spans replaced, and everything else unchanged.
 
 pub mod check;
 pub mod edit;
@@ -14,12 +13,12 @@ pub mod text;
 
 pub use text::{is_text, text};
 
-/// A piece of a line: byte offsets, start inclusive, end exclusive.
+/// A part of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// Offset of the first byte.
     pub start: usize,
-    /// Offset behind the last byte.
+    /// Offset after the last byte.
     pub end: usize,
 }
 
@@ -27,17 +26,17 @@ impl Span {
     /// Returns the bytes of `line` in this span.
     ///
     /// # Panics
-    /// If the span was not made from this line.
+    /// If the span was made from a longer line.
     pub fn of(self, line: &[u8]) -> &[u8] {
         &line[self.start..self.end]
     }
 
-    /// Moves the span by `by` bytes, for a span found in a part that starts there.
+    /// Moves the span by `by` bytes. For a span that was found in a part of a line which starts there.
     pub fn shifted(self, by: usize) -> Span {
         Span { start: self.start + by, end: self.end + by }
     }
 
-    /// Returns the span without its first and last byte: what stands between quotes.
+    /// Returns the span without its first and last byte: the inside of a string.
     pub fn inner(self) -> Span {
         Span { start: self.start + 1, end: self.end - 1 }
     }

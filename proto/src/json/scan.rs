@@ -1,7 +1,7 @@
 //! Finding members without building a tree.
 //!
-//! The input is trusted to be JSON: the functions never panic on other bytes, but what they find
-//! there means nothing. Names are compared by their [text](mod@super::text), whatever their spelling.
+//! The input must be JSON. On other bytes, no function panics, but the results are meaningless. Names are compared by
+//! their [text](mod@super::text), not by their spelling.
 
 use super::Span;
 use super::text::spells;
@@ -9,30 +9,30 @@ use super::text::spells;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// Bytes that are looked at at once where many are skipped: the compiler makes vector instructions of it.
+/// Bytes per step when many are skipped. The compiler vectorises such a step.
 const CHUNK: usize = 32;
 
-/// Words that are looked at one by one before whole chunks are: most strings are short.
+/// Words that are tested one by one before the chunks: most strings are short.
 const WORDS: usize = 3;
 
-/// Marks (in the high bit) each byte of `word` that is zero; bits above the first mark may be wrong.
+/// Sets the high bit of each byte of `word` that is zero. Bytes above the first zero byte can be marked wrongly.
 const fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(ONES) & !word & HIGHS
 }
 
-/// Returns the eight bytes at `at`, the first one lowest.
+/// Returns the eight bytes at `at`, the first one in the lowest position.
 #[inline]
 fn word(line: &[u8], at: usize) -> Option<u64> {
     line.get(at..)?.first_chunk().map(|eight| u64::from_le_bytes(*eight))
 }
 
-/// Returns the offset of the first byte of a word that is marked.
+/// Returns the offset of the first marked byte of a word.
 #[inline]
 const fn first_mark(marks: u64) -> usize {
     (marks.trailing_zeros() / 8) as usize
 }
 
-/// Moves `at` over whole chunks of which no byte stops.
+/// Moves `at` past whole chunks that contain no byte for which `stops` is true.
 #[inline]
 fn skip_chunks(line: &[u8], mut at: usize, stops: impl Fn(u8) -> bool) -> usize {
     while let Some(chunk) = line.get(at..).and_then(|rest| rest.first_chunk::<CHUNK>()) {
@@ -44,14 +44,13 @@ fn skip_chunks(line: &[u8], mut at: usize, stops: impl Fn(u8) -> bool) -> usize 
     at
 }
 
-/// Marks the bytes of a word that end a string or are special in it. Above the first mark, a byte may be marked
-/// wrongly.
+/// Marks quotes, backslashes and control characters. Bytes above the first mark can be marked wrongly.
 #[inline]
 const fn string_stops(word: u64) -> u64 {
     let quote = (word ^ (ONES * b'"' as u64)).wrapping_sub(ONES);
     let escape = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
     let control = word.wrapping_sub(ONES * 0x20);
-    // Each has no high bit of its own, and gets one from the subtraction.
+    // Bytes below 0x20 have no high bit of their own and get one from the subtraction.
     (quote | escape | control) & !word & HIGHS
 }
 
@@ -82,10 +81,10 @@ fn far_string_stop(line: &[u8], mut at: usize) -> Option<usize> {
     line.get(at..)?.iter().position(|&b| b == b'"' || b == b'\\' || b < 0x20).map(|offset| at + offset)
 }
 
-/// Returns the offset at or after `at` that is not white space.
+/// Returns the offset at or after `at` of the first byte that is not white space.
 #[inline]
 pub fn skip_space(line: &[u8], at: usize) -> usize {
-    // Usually there is none, or one blank.
+    // Usually there is none, or one space.
     match byte_at(line, at) {
         b' ' if byte_at(line, at + 1) > b' ' => at + 1,
         byte if byte > b' ' => at,
@@ -93,13 +92,13 @@ pub fn skip_space(line: &[u8], at: usize) -> usize {
     }
 }
 
-/// Returns the byte at `at`, 0 at the end: that is a token nowhere.
+/// Returns the byte at `at`; 0, which begins no token, at the end of the line.
 #[inline]
 pub(super) fn byte_at(line: &[u8], at: usize) -> u8 {
     line.get(at).copied().unwrap_or(0)
 }
 
-/// Returns the offset at or after `at` that is no digit.
+/// Returns the offset at or after `at` of the first byte that is not a digit.
 #[inline]
 pub(super) fn skip_digits(line: &[u8], mut at: usize) -> usize {
     // Most numbers are short.
@@ -115,7 +114,7 @@ pub(super) fn skip_digits(line: &[u8], mut at: usize) -> usize {
 fn skip_more_digits(line: &[u8], mut at: usize) -> usize {
     let mut words = 0;
     while let Some(word) = word(line, at) {
-        // Digits become 0 to 9; what is above has its high bit set, or gets it from the addition.
+        // The exclusive-or maps digits to 0..=9. Other bytes have the high bit set, or get it from the addition.
         let values = word ^ (ONES * b'0' as u64);
         let others = (((values & !HIGHS) + ONES * (0x80 - 10)) | values) & HIGHS;
         if others != 0 {
@@ -145,7 +144,7 @@ fn skip_more_space(line: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Returns the offset behind the string whose opening quote is at `at`.
+/// Returns the offset after the string whose opening quote is at `at`.
 #[inline]
 pub fn skip_string(line: &[u8], at: usize) -> Option<usize> {
     let mut at = at + 1;
@@ -155,7 +154,7 @@ pub fn skip_string(line: &[u8], at: usize) -> Option<usize> {
             b'"' => return Some(at + 1),
             b'\\' => {
                 at += 2;
-                // Escapes come in rows.
+                // Escapes often follow each other.
                 while line.get(at) == Some(&b'\\') {
                     at += 2;
                 }
@@ -165,7 +164,7 @@ pub fn skip_string(line: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// Returns the offset behind the value that starts at `at`.
+/// Returns the offset after the value that starts at `at`.
 #[inline]
 pub fn skip_value(line: &[u8], mut at: usize) -> Option<usize> {
     match *line.get(at)? {
@@ -183,7 +182,7 @@ pub fn skip_value(line: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Returns the offset behind the object or array that starts at `at`.
+/// Returns the offset after the object or array that starts at `at`.
 fn skip_nested(line: &[u8], mut at: usize) -> Option<usize> {
     let mut depth = 0usize;
     loop {
@@ -208,11 +207,11 @@ fn skip_nested(line: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Returns the offset at or after `at` of the first quote, bracket or brace, or of one of the few bytes that
-/// look like them here.
+/// Returns the offset at or after `at` of the first quote, bracket or brace, or of another byte that the mask cannot
+/// tell from a bracket.
 #[inline]
 fn nesting_stop(line: &[u8], mut at: usize) -> Option<usize> {
-    // The four differ from 0x59 in these bits only; so do `Y`, `_`, `y` and 0x7f.
+    // Brackets and braces differ from 0x59 in these bits only. So do `Y`, `_`, `y` and 0x7f.
     const SAME: u64 = 0x26;
     while let Some(word) = word(line, at) {
         let quote = zero_bytes(word ^ (ONES * b'"' as u64));
@@ -229,24 +228,24 @@ fn nesting_stop(line: &[u8], mut at: usize) -> Option<usize> {
         .map(|offset| at + offset)
 }
 
-/// One member of an object: offsets of key (without quotes) and value.
+/// One member of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The key between its quotes.
+    /// The name between its quotes.
     pub key: Span,
     /// The value.
     pub value: Span,
 }
 
 impl Member {
-    /// Whether this is its name.
+    /// Returns whether `name` is the text of its name.
     #[inline]
     pub fn is(&self, line: &[u8], name: &[u8]) -> bool {
         spells(self.key.of(line), name)
     }
 }
 
-/// Walks over the members of an object.
+/// Iterates over the members of an object.
 #[derive(Clone, Debug)]
 pub struct Members<'a> {
     line: &'a [u8],
@@ -262,7 +261,7 @@ enum Walk {
 }
 
 impl<'a> Members<'a> {
-    /// Starts at the object that begins at offset `at` of `line` (white space allowed before it).
+    /// Starts at the object that begins at offset `at` of `line`. White space before it is allowed.
     pub fn new(line: &'a [u8], at: usize) -> Members<'a> {
         let at = skip_space(line, at);
         if line.get(at) != Some(&b'{') {
@@ -275,7 +274,7 @@ impl<'a> Members<'a> {
         Members { line, at, state: Walk::Open }
     }
 
-    /// Returns the offset behind the object, once all members were seen and it was well formed.
+    /// Returns the offset after the object; `None` before the last member was returned, and if the object is malformed.
     pub fn end(&self) -> Option<usize> {
         (self.state == Walk::Closed).then_some(self.at)
     }
@@ -326,13 +325,13 @@ impl Iterator for Members<'_> {
     }
 }
 
-/// Whether the object that starts at `at` has members.
+/// Returns whether the object that starts at `at` has members.
 pub fn has_members(line: &[u8], at: usize) -> bool {
     byte_at(line, skip_space(line, at + 1)) != b'}'
 }
 
-/// Returns the name of the first member of the object that starts at `at`, between its quotes; `None` also for one
-/// of more than `most` bytes, which is not read to its end.
+/// Returns the name, between its quotes, of the first member of the object that starts at `at`; `None` if it is longer
+/// than `most` bytes. A longer name is not read to its end.
 pub fn first_name(line: &[u8], at: usize, most: usize) -> Option<&[u8]> {
     let start = skip_space(line, at + 1);
     let rest = line.get(start..)?;
@@ -341,16 +340,16 @@ pub fn first_name(line: &[u8], at: usize, most: usize) -> Option<&[u8]> {
     Some(&head[1..end - 1])
 }
 
-/// Returns the value of the first member with this name of the object that starts at `at`.
+/// Returns the value of the first member `name` of the object that starts at `at`.
 ///
-/// For what the upstream writes: it gives no member twice. Of what a client gives twice, the upstream takes the last
-/// one; see [`message::Params`](crate::message::Params).
+/// For lines of the upstream, which gives no member twice. For a client's line, where the upstream would use the last
+/// value, see [`message::Params`](crate::message::Params).
 #[inline]
 pub fn member(line: &[u8], at: usize, name: &[u8]) -> Option<Span> {
     Members::new(line, at).find(|m| m.is(line, name)).map(|m| m.value)
 }
 
-/// Follows `path` of member names, from the object that starts at `at`.
+/// Follows a path of member names from the object that starts at `at`.
 #[inline]
 pub fn member_at(line: &[u8], at: usize, path: &[&str]) -> Option<Span> {
     let mut value = Span { start: at, end: line.len() };
@@ -360,7 +359,7 @@ pub fn member_at(line: &[u8], at: usize, path: &[&str]) -> Option<Span> {
     Some(value)
 }
 
-/// Returns what stands between the quotes if `value` is a string.
+/// Returns the inside of a string without its quotes; `None` if `value` is not a string.
 #[inline]
 pub fn string_inner(line: &[u8], value: Span) -> Option<Span> {
     (line.get(value.start) == Some(&b'"')).then(|| value.inner())

@@ -1,11 +1,10 @@
-//! The text of a JSON string, whatever its spelling.
+//! The text of a JSON string, independent of its spelling.
 //!
-//! `"thread/start"`, `"thread\/start"` and `"\u0074hread/start"` are one string. Whoever reads JSON sees its
-//! text, so whatever is decided by a string is decided by its text; its spelling matters only where it is
-//! passed on. A string without a backslash is its own text and is not copied.
+//! `"thread/start"`, `"thread\/start"` and `"\u0074hread/start"` are the same string to every JSON parser. So every
+//! decision that depends on a string uses its text; the spelling matters only where a string is passed on. A string
+//! without a backslash is its own text and is not copied.
 //!
-//! The strings are taken for checked: on others the functions do not panic, but what they return means
-//! nothing.
+//! The strings must be checked. On others, no function panics, but the results are meaningless.
 
 use std::borrow::Cow;
 
@@ -14,7 +13,7 @@ use memchr::memchr;
 use super::Span;
 use super::scan::string_inner;
 
-/// Bytes that the longest spelling of one byte of text has: `\u0061`.
+/// Bytes of the longest spelling of one byte of text: `\u0061`.
 pub(super) const LONGEST_ESCAPE: usize = 6;
 
 /// Returns the text of a string, in UTF-8; `None` if `value` is not a string.
@@ -23,13 +22,13 @@ pub fn text(line: &[u8], value: Span) -> Option<Cow<'_, [u8]>> {
     string_inner(line, value).map(|inner| decoded(inner.of(line)))
 }
 
-/// Whether `value` is a string with this text.
+/// Returns whether `value` is a string with this text.
 #[inline]
 pub fn is_text(line: &[u8], value: Span, text: &[u8]) -> bool {
     string_inner(line, value).is_some_and(|inner| spells(inner.of(line), text))
 }
 
-/// Returns the text of a string of which `inner` stands between the quotes.
+/// Returns the text of a string; `inner` is what is between its quotes.
 #[inline]
 pub fn decoded(inner: &[u8]) -> Cow<'_, [u8]> {
     match memchr(b'\\', inner) {
@@ -50,13 +49,13 @@ fn decode(inner: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether the string of which `inner` stands between the quotes has this text. Does not allocate.
+/// Returns whether the string with `inner` between its quotes has this text. Does not allocate.
 #[inline]
 pub fn spells(inner: &[u8], text: &[u8]) -> bool {
     if inner.len() > text.len() {
         return spells_with_escapes(inner, text);
     }
-    // An escape is longer than what it stands for.
+    // An escape is longer than the text it represents.
     inner == text && memchr(b'\\', inner).is_none()
 }
 
@@ -77,15 +76,14 @@ fn spells_with_escapes(inner: &[u8], mut text: &[u8]) -> bool {
     text.is_empty()
 }
 
-/// Whether two strings, given between their quotes, have the same text.
+/// Returns whether two strings, given without their quotes, have the same text.
 pub fn same_text(a: &[u8], b: &[u8]) -> bool {
     a == b
         || ((memchr(b'\\', a).is_some() || memchr(b'\\', b).is_some())
             && decoded(a).as_ref() == decoded(b).as_ref())
 }
 
-/// Writes the text of a string of which `inner` stands between the quotes into `buffer`, and returns it; `None`
-/// if it is longer than that.
+/// Decodes the string with `inner` between its quotes into `buffer`. Returns the text; `None` if `buffer` is too short.
 pub(crate) fn decode_into<'b>(inner: &[u8], buffer: &'b mut [u8]) -> Option<&'b [u8]> {
     if inner.len() / LONGEST_ESCAPE > buffer.len() {
         return None;
@@ -93,7 +91,7 @@ pub(crate) fn decode_into<'b>(inner: &[u8], buffer: &'b mut [u8]) -> Option<&'b 
     let mut length = 0;
     let mut pieces = Pieces { rest: inner };
     loop {
-        // Byte by byte: for short strings that is faster than to look for the next escape.
+        // Byte by byte: for short strings that is faster than searching the next escape.
         match pieces.rest {
             [] => return Some(&buffer[..length]),
             [byte, rest @ ..] if *byte != b'\\' => {
@@ -110,7 +108,7 @@ pub(crate) fn decode_into<'b>(inner: &[u8], buffer: &'b mut [u8]) -> Option<&'b 
     }
 }
 
-/// The value of each hexadecimal digit; 16 for what is none.
+/// The value of each hexadecimal digit; 16 for all other bytes.
 pub(super) static HEX: [u8; 256] = {
     let mut table = [16; 256];
     let mut digit = 0;
@@ -125,13 +123,13 @@ pub(super) static HEX: [u8; 256] = {
 
 /// A part of a string.
 enum Piece<'a> {
-    /// It stands as it is.
+    /// Bytes without an escape.
     Plain(&'a [u8]),
-    /// An escape, or two for a surrogate pair.
+    /// An escape, or the two of a surrogate pair.
     Escape(char),
 }
 
-/// Cuts what stands between the quotes of a string into pieces.
+/// Splits the inside of a string into pieces.
 struct Pieces<'a> {
     rest: &'a [u8],
 }
@@ -155,7 +153,7 @@ impl<'a> Iterator for Pieces<'a> {
                 }))
             }
             rest => {
-                // A lone backslash at the end is none of a checked string.
+                // A checked string has no lone backslash at its end.
                 let end = memchr(b'\\', &rest[1..]).map_or(rest.len(), |at| at + 1);
                 let (plain, rest) = rest.split_at(end);
                 self.rest = rest;
@@ -166,7 +164,7 @@ impl<'a> Iterator for Pieces<'a> {
 }
 
 impl Pieces<'_> {
-    /// Reads what follows `\u`: four digits, and for a surrogate those of its other half.
+    /// Reads the four digits after `\u`, and for a surrogate also its other half.
     fn code_point(&mut self) -> char {
         let high = self.unit();
         if (0xd800..0xdc00).contains(&high)
@@ -189,7 +187,7 @@ impl Pieces<'_> {
             return 0xfffd;
         };
         self.rest = rest;
-        // What is no digit does not matter, see the module's documentation.
+        // Bytes that are not digits can occur only in unchecked strings.
         digits.iter().fold(0, |code, digit| code << 4 | u32::from(HEX[usize::from(*digit)] & 15))
     }
 }

@@ -1,12 +1,12 @@
-//! What the router asks for beyond the bytes in its outboxes.
+//! What the router asks its driver to do, besides writing the bytes in its outboxes.
 
 use crate::id::{ClientId, ThreadId};
 use crate::thread_book::Permissions;
 
-/// Something to be done by whoever drives the router.
+/// Something that the driver of the router is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Close this connection, then report [`Router::client_gone`](super::Router::client_gone).
+    /// Close this connection, then call [`Router::client_gone`](super::Router::client_gone).
     Close {
         /// The client.
         client: ClientId,
@@ -22,21 +22,21 @@ pub enum Action {
     },
     /// The upstream answered a health check.
     PingAnswered,
-    /// A client asked for the daemon to stop, and the settings allow it.
+    /// A client requested the end of the daemon, and the settings allow it.
     ShutdownRequested {
         /// The client.
         client: ClientId,
     },
-    /// The upstream wrote something that is no message: its stream cannot be trusted any more.
+    /// The upstream wrote a line that is not a message. Its stream cannot be trusted any more.
     UpstreamMalformed,
-    /// The permissions of a thread have changed, to be remembered for the next codex; `None` if it was deleted.
+    /// The permissions of a thread have changed and are to be remembered for the next codex; `None` if it was deleted.
     Remember {
         /// The thread.
         thread: ThreadId,
         /// Its permissions.
         permissions: Option<Permissions>,
     },
-    /// A thread does not have the permissions that it had in an earlier codex: work on it is refused.
+    /// The permissions that a thread had in an earlier codex could not be restored. Work on the thread is refused.
     PermissionsNotRestored {
         /// The thread.
         thread: ThreadId,
@@ -48,18 +48,18 @@ pub enum Action {
 /// Why codexd closes a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// It does not read: too many bytes wait for it. What waits is dropped with the connection.
+    /// It does not read, and too many bytes are queued for it. They are dropped.
     TooSlow,
-    /// It asked for it; what waits is written first.
+    /// It requested the end itself. What is queued for it is written first.
     Detached,
-    /// It sent too much before the upstream was ready. What waits is written first.
+    /// It sent too much before the upstream was ready. What is queued for it is written first.
     TooEarly,
-    /// An operator wants it. What waits is dropped with the connection.
+    /// An operator requested it. What is queued for the client is dropped.
     Killed,
 }
 
 impl CloseReason {
-    /// Whether what waits for the client is to be written before.
+    /// Returns whether what is queued for the client is written before the end.
     pub const fn flushes(self) -> bool {
         !matches!(self, CloseReason::TooSlow | CloseReason::Killed)
     }

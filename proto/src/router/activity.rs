@@ -1,17 +1,20 @@
-//! What a log shows of clients and turns: who, which and how long, and never what was said.
+//! What a log shows of clients and turns: names, ids and durations, and no content.
 
 use super::Router;
-use super::thread::RunningTurn;
+use super::thread::{OpenTurn, RunningTurn};
+use crate::capture::{KnownBy, Outcome, Tokens};
 use crate::id::{ClientId, ServerRequestId, ThreadId};
 use crate::time::Time;
 
 /// Characters of a client's name that are shown.
 const NAME_CHARS: usize = 64;
+/// Bytes of an item's type that are shown.
+const PHASE_BYTES: usize = 40;
 
 /// Something that happened to a client or a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// A client has introduced itself with `initialize`.
+    /// A client has sent `initialize`.
     ClientConnected {
         /// The client.
         client: ClientId,
@@ -20,23 +23,50 @@ pub enum Activity {
         /// `clientInfo.version`, shortened.
         version: String,
     },
-    /// A client that had introduced itself has left, or was closed.
+    /// A client that had sent `initialize` has disconnected or was closed.
     ClientLeft {
         /// The client.
         client: ClientId,
         /// `clientInfo.name`, shortened.
         name: String,
-        /// For how long it was connected.
+        /// Milliseconds for which it was connected.
         connected_ms: u64,
     },
-    /// A turn is known to run.
+    /// A turn has started.
     TurnStarted {
         /// The thread.
         thread: ThreadId,
         /// The turn.
         turn: String,
-        /// The client that started it, where that is known by now, and its name while it is connected.
+        /// The client that started it, if known, and that client's name while it is connected.
         client: Option<(ClientId, Option<String>)>,
+        /// The directory of the thread, where a response has said it.
+        cwd: Option<String>,
+        /// Whether its thread is a sub-agent's.
+        sub_agent: bool,
+    },
+    /// A turn goes on.
+    TurnProgress {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// The type of the item that has started, if one has: `reasoning`, `commandExecution`.
+        phase: Option<String>,
+        /// What the turn has used so far, if that is new.
+        tokens: Option<Tokens>,
+    },
+    /// Codex has sent nothing about a turn for the time that the limits name. Once for each limit until there is an event
+    /// again.
+    TurnSilent {
+        /// The thread.
+        thread: ThreadId,
+        /// The turn.
+        turn: String,
+        /// Milliseconds since its last event.
+        silent_ms: u64,
+        /// Whether it is interrupted for that.
+        interrupted: bool,
     },
     /// A turn has ended.
     TurnEnded {
@@ -44,96 +74,62 @@ pub enum Activity {
         thread: ThreadId,
         /// The turn.
         turn: String,
-        /// The client that started it, where that is known, and its name while it is connected.
+        /// The client that started it, if known, and that client's name while it is connected.
         client: Option<(ClientId, Option<String>)>,
         /// How.
         outcome: Outcome,
-        /// For how long it was known to run.
+        /// What shows the outcome.
+        known_by: KnownBy,
+        /// What it used, if that was reported.
+        tokens: Option<Tokens>,
+        /// Milliseconds since its start.
         duration_ms: u64,
     },
-    /// The upstream asks its clients: for an approval, for input, for a tool's result.
+    /// The upstream has sent a server request: an approval, a request for input, a dynamic tool call.
     ApprovalRequested {
         /// The server request.
         id: ServerRequestId,
-        /// The thread it is about.
+        /// Its thread.
         thread: Option<ThreadId>,
-        /// Its method, where the routing table knows it.
+        /// Its method, if the routing table knows it.
         method: Option<&'static str>,
         /// The clients that can answer it, with their names.
         seen_by: Vec<(ClientId, Option<String>)>,
     },
-    /// It asks no longer.
+    /// A server request was answered or given up.
     ApprovalEnded {
         /// The server request.
         id: ServerRequestId,
-        /// The thread it is about.
+        /// Its thread.
         thread: Option<ThreadId>,
-        /// Its method, where the routing table knows it.
+        /// Its method, if the routing table knows it.
         method: Option<&'static str>,
-        /// The client that has answered; absent if the upstream has given it up.
+        /// The client that answered; absent if the upstream has given it up.
         by: Option<(ClientId, Option<String>)>,
-        /// For how long it had no answer.
+        /// Milliseconds for which it had no answer.
         waited_ms: u64,
     },
-    /// The upstream refuses to interrupt a turn that an operator wants interrupted.
+    /// The upstream refuses to interrupt a turn that an operator wants to interrupt.
     InterruptRefused {
         /// The thread.
         thread: ThreadId,
-        /// In its words.
+        /// The upstream's error message.
         message: String,
     },
-    /// The upstream warns of its own configuration: it may run with defaults in place of it.
+    /// The upstream warns of its own configuration. It may run with defaults instead.
     ConfigWarning {
-        /// In its words.
+        /// The upstream's warning.
         text: String,
     },
 }
 
-/// How a turn ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// With its final answer.
-    Completed,
-    /// With an error.
-    Failed,
-    /// Somebody interrupted it.
-    Interrupted,
-    /// The upstream was lost.
-    Lost,
-    /// Nobody was subscribed to its thread, so the upstream did not say.
-    Unknown,
-}
-
-impl Outcome {
-    /// Reads the text of a turn's status.
-    pub(super) fn of_status(status: &[u8]) -> Outcome {
-        match status {
-            b"completed" => Outcome::Completed,
-            b"failed" => Outcome::Failed,
-            b"interrupted" => Outcome::Interrupted,
-            _ => Outcome::Unknown,
-        }
-    }
-
-    /// Returns the word used in logs.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Outcome::Completed => "completed",
-            Outcome::Failed => "failed",
-            Outcome::Interrupted => "interrupted",
-            Outcome::Lost => "lost",
-            Outcome::Unknown => "unknown",
-        }
-    }
-}
-
 impl Router {
-    /// Removes the next thing that happened. To be polled as the actions are: they add up otherwise.
+    /// Removes the next activity. It must be polled as actions are, since activities are kept until then.
     pub fn poll_activity(&mut self) -> Option<Activity> {
         self.activities.pop_front()
     }
 
-    /// A client has introduced itself.
+    /// Records that a client has sent `initialize`.
     pub(super) fn note_connected(&mut self, client: ClientId) {
         let Some(declared) = self.sessions.get(client).and_then(|session| session.declared()) else { return };
         self.activities.push_back(Activity::ClientConnected {
@@ -143,7 +139,7 @@ impl Router {
         });
     }
 
-    /// A client is about to be forgotten.
+    /// Records that a client is about to be removed.
     pub(super) fn note_left(&mut self, now: Time, client: ClientId) {
         let Some(name) = self.name_of(client) else { return };
         let Some(session) = self.sessions.get(client) else { return };
@@ -151,19 +147,46 @@ impl Router {
         self.activities.push_back(Activity::ClientLeft { client, name, connected_ms });
     }
 
-    /// A turn runs; `by` has started it, if that is known.
+    /// Records that a turn runs, and that the client `by` started it, if known.
     pub(super) fn turn_runs(&mut self, thread: &ThreadId, turn: &[u8], by: Option<ClientId>) {
         let now = self.delivery.now();
-        if self.subscriptions.get_mut(thread).is_some_and(|state| state.runs(now, turn, by)) {
+        let Some(state) = self.subscriptions.get_mut(thread) else { return };
+        if state.runs(now, turn, by) {
+            let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
             self.never_ran.forget(thread);
             let client = self.starter(by);
             let thread = thread.clone();
-            self.activities.push_back(Activity::TurnStarted { thread, turn: text(turn), client });
+            self.activities.push_back(Activity::TurnStarted {
+                thread,
+                turn: text(turn),
+                client,
+                cwd,
+                sub_agent,
+            });
+            self.watch_silent_turns();
         }
     }
 
-    /// Counts a turn that has ended, and remembers how for the log.
-    pub(super) fn turn_ended(&mut self, thread: &ThreadId, turn: &RunningTurn, outcome: Outcome) {
+    /// Records that an item of a turn has started; `kind` is its type.
+    pub(super) fn turn_enters(&mut self, thread: &ThreadId, turn: &[u8], kind: &[u8]) {
+        let phase = Some(String::from_utf8_lossy(&kind[..kind.len().min(PHASE_BYTES)]).into_owned());
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase, tokens: None });
+    }
+
+    /// Records that a turn has reported its token usage.
+    pub(super) fn turn_used(&mut self, thread: &ThreadId, turn: &[u8], tokens: Option<Tokens>) {
+        let thread = thread.clone();
+        self.activities.push_back(Activity::TurnProgress { thread, turn: text(turn), phase: None, tokens });
+    }
+
+    /// Counts a turn that has ended, and records its outcome for the log.
+    pub(super) fn turn_ended(
+        &mut self,
+        thread: &ThreadId,
+        turn: &RunningTurn,
+        (outcome, known_by): (Outcome, KnownBy),
+    ) {
         self.counters.turns_completed += 1;
         self.statistics.turn_ended(outcome.word(), self.delivery.now().since(turn.since));
         self.activities.push_back(Activity::TurnEnded {
@@ -171,11 +194,13 @@ impl Router {
             turn: text(&turn.id),
             client: self.starter(turn.by),
             outcome,
+            known_by,
+            tokens: turn.meter.tokens(),
             duration_ms: self.delivery.now().since(turn.since),
         });
     }
 
-    /// The upstream asks some clients.
+    /// Records that a server request was passed to some clients.
     pub(super) fn note_requested(&mut self, id: ServerRequestId) {
         let Some(open) = self.server_requests.get(id) else { return };
         let seen_by = open.seen_by.iter().map(|client| (*client, self.name_of(*client))).collect();
@@ -183,7 +208,7 @@ impl Router {
         self.activities.push_back(Activity::ApprovalRequested { id, thread, method, seen_by });
     }
 
-    /// A server request that has no answer yet gets one of `by`, or none any more.
+    /// Records that a server request was answered by the client `by`; `None` if it was given up.
     pub(super) fn note_request_ended(&mut self, id: ServerRequestId, by: Option<ClientId>) {
         let Some(open) = self.server_requests.get(id).filter(|open| !open.answered) else { return };
         let waited_ms = self.delivery.now().since(open.since);
@@ -193,12 +218,27 @@ impl Router {
         self.activities.push_back(Activity::ApprovalEnded { id, thread, method, by, waited_ms });
     }
 
-    /// Nothing runs on a thread any more.
-    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId, outcome: Outcome) {
-        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
-        for turn in running.unwrap_or_default() {
-            self.turn_ended(thread, &turn, outcome);
+    /// Records that nothing runs on a thread any more, when the upstream does not report how it ended.
+    pub(super) fn all_turns_ended(&mut self, thread: &ThreadId) {
+        for turn in self.take_running(thread) {
+            self.turn_ended(thread, &turn, (Outcome::Unknown, KnownBy::ThreadEnded));
         }
+    }
+
+    /// The upstream is lost; `complete` is the turn of the thread that counts as complete, if it does.
+    pub(super) fn all_turns_lost(&mut self, thread: &ThreadId, complete: Option<&OpenTurn>) {
+        for turn in self.take_running(thread) {
+            let end = match complete {
+                Some(open) if open.is_called(&turn.id) => (Outcome::Completed, KnownBy::Inferred),
+                _ => (Outcome::Lost, KnownBy::UpstreamLost),
+            };
+            self.turn_ended(thread, &turn, end);
+        }
+    }
+
+    fn take_running(&mut self, thread: &ThreadId) -> Vec<RunningTurn> {
+        let running = self.subscriptions.get_mut(thread).map(|state| std::mem::take(&mut state.running));
+        running.unwrap_or_default()
     }
 
     fn starter(&self, by: Option<ClientId>) -> Option<(ClientId, Option<String>)> {

@@ -1,23 +1,23 @@
-//! The error answers that codexd itself gives.
+//! The error responses of codexd itself.
 
 use crate::id::{RequestId, write_i64, write_u64};
 use crate::json::edit::write_string;
 
 /// JSON-RPC: the line is not JSON.
 pub const PARSE_ERROR: i64 = -32700;
-/// JSON-RPC: the line is no request. The upstream uses it for nearly everything it refuses.
+/// JSON-RPC: the line is not a request. The upstream uses this code for nearly all of its refusals.
 pub const INVALID_REQUEST: i64 = -32600;
-/// Overloaded or draining; the same code as the upstream's own.
+/// Overloaded or draining. The upstream uses the same code.
 pub const OVERLOADED: i64 = -32001;
 /// The upstream was lost before it answered.
 pub const UPSTREAM_LOST: i64 = -32010;
 
-/// Whether a request reached the upstream, as far as codexd can know.
+/// Whether a request reached the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivered {
     /// No byte of it was written.
     No,
-    /// Some of it was written: it may have been carried out.
+    /// Some bytes of it were written, so it may have been carried out.
     Maybe,
 }
 
@@ -30,7 +30,7 @@ impl Delivered {
     }
 }
 
-/// One error answer.
+/// One error response.
 #[derive(Clone, Debug)]
 pub struct ErrorAnswer<'a> {
     /// Error code.
@@ -41,12 +41,12 @@ pub struct ErrorAnswer<'a> {
     pub reason: &'a str,
     /// Whether the request may have been carried out.
     pub delivered: Delivered,
-    /// Whether the same request may succeed later.
+    /// Whether the same request can succeed later.
     pub retryable: bool,
 }
 
 impl ErrorAnswer<'_> {
-    /// Appends the answer to the request `id`; a null id when the request's own is not known.
+    /// Appends the response to the request `id`. `None` writes a null id.
     pub fn write(&self, out: &mut Vec<u8>, id: Option<&RequestId>, generation: u64) {
         open(out, id, self.code, self.message);
         out.extend_from_slice(b",\"data\":{\"codexd\":{\"reason\":");
@@ -61,7 +61,7 @@ impl ErrorAnswer<'_> {
     }
 }
 
-/// Appends an error answer in the words of the upstream, without a mark of codexd.
+/// Appends an error response that looks like one of the upstream, without codexd's `data`.
 pub(super) fn write_native(out: &mut Vec<u8>, id: &RequestId, message: &str) {
     open(out, Some(id), INVALID_REQUEST, message);
     out.extend_from_slice(b"}}");

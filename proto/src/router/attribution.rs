@@ -1,11 +1,11 @@
-//! Attribution: whose a message is that does not say so itself.
+//! Attribution: finding the thread or the client of a message that does not name it.
 //!
-//! While a start, resume or fork is in flight, messages of threads that nobody knows yet are deferred
-//! until its response says whose they are; what is still unknown then is a sub-agent's thread. Some
-//! notifications carry no id at all and belong to whoever made the request that caused them.
+//! While a start, resume or fork is in flight, messages of unknown threads are deferred until its response shows
+//! whose they are. A thread that no response explains is a sub-agent's. Some notifications carry no id at all and
+//! belong to the client whose request caused them.
 //!
 //! # Invariants
-//! `opening` and `resuming` count exactly the requests in flight that may make threads known.
+//! `opening` and `resuming` count exactly the requests in flight whose response can make threads known.
 
 use std::collections::VecDeque;
 
@@ -17,23 +17,23 @@ use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
 use crate::json::Span;
 use crate::time::Time;
 
-/// A line that waits for the response which says whose it is.
+/// A line that waits for the response that shows whose it is.
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) thread: ThreadId,
     pub(super) line: Box<[u8]>,
-    /// It reports that the thread is not loaded any more.
+    /// Whether it reports that the thread was unloaded.
     pub(super) unloads: bool,
-    /// Clients that had initialized when it came: those with a smaller place in the order.
+    /// Clients that had initialized when it came, as a position in the order of initialization.
     pub(super) joined_before: u64,
-    /// The request that came next: those from it on cannot have caused the line.
+    /// The id of the next request at that time. That request and later ones cannot have caused the line.
     pub(super) requested_before: UpstreamId,
-    /// When it is not deferred any longer.
+    /// When it stops being deferred.
     pub(super) deadline: Time,
 }
 
-/// An unsubscribe that waits for the response to a resume of the same client. Otherwise that response
-/// would subscribe the client again, against its last request.
+/// An unsubscribe that waits for the response to an earlier resume of the same client. Otherwise, that response would
+/// subscribe the client again.
 #[derive(Debug)]
 pub(super) struct DeferredUnsubscribe {
     pub(super) client: ClientId,
@@ -41,37 +41,37 @@ pub(super) struct DeferredUnsubscribe {
     pub(super) id_span: Span,
     pub(super) thread: ThreadId,
     pub(super) line: Box<[u8]>,
-    /// It waits for resumes with a smaller id; those that came after it do not concern it.
+    /// It waits for resumes with a smaller id.
     pub(super) before: UpstreamId,
 }
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
 pub(super) struct Attribution {
-    /// Requests in flight that may make any thread known.
+    /// Requests in flight that can make any thread known.
     opening: usize,
-    /// Requests in flight that will make this thread known, or subscribe to it.
+    /// Requests in flight that will make this thread known or subscribe to it.
     resuming: FxHashMap<ThreadId, usize>,
     deferred: VecDeque<Deferred>,
-    /// Lines of a known thread are being handled again: they are not deferred a second time.
+    /// Whether the lines of a known thread are being handled after their deferral. They are not deferred again.
     releasing: bool,
     unsubscribes: Vec<DeferredUnsubscribe>,
     /// Configuration warnings that wait for the response of the request that caused them.
     warnings: Vec<Box<[u8]>>,
-    /// Requests in flight that may cause one.
+    /// Requests in flight that can cause a configuration warning.
     configuring: usize,
     /// Client of the last `windowsSandbox/setupStart`.
     windows_setup: Option<ClientId>,
-    /// Requesters of requests in flight that may cause a `deprecationNotice`, oldest first.
+    /// Clients of the requests in flight that can cause a `deprecationNotice`, oldest first.
     reading_turns: VecDeque<(UpstreamId, ClientId)>,
-    /// Threads whose token usage was reported and whose rate limits were not yet, the newest last.
+    /// Threads whose token usage was reported without their rate limits yet, the newest last.
     metered: Vec<ThreadId>,
 }
 
 impl Attribution {
     // ---- requests in flight --------------------------------------------------------------------
 
-    /// A client's request is in flight from now on.
+    /// Records that a client's request is in flight.
     pub(super) fn sent(&mut self, id: UpstreamId, client: ClientId, kind: &PendingKind) {
         self.count(kind, 1);
         if kind.reads_turns() {
@@ -82,7 +82,7 @@ impl Attribution {
         }
     }
 
-    /// A request was answered, or will never be sent.
+    /// Records that a request was answered, or will never be sent.
     pub(super) fn done(&mut self, id: UpstreamId, kind: &PendingKind) {
         self.count(kind, -1);
         if !self.reading_turns.is_empty() {
@@ -109,14 +109,14 @@ impl Attribution {
         }
     }
 
-    /// Whether a resume of a thread is in flight.
+    /// Returns whether a resume of a thread is in flight.
     pub(super) fn is_resuming(&self, thread: &ThreadId) -> bool {
         self.resuming.contains_key(thread)
     }
 
     // ---- deferred messages ---------------------------------------------------------------------
 
-    /// Whether a message of a thread is to be deferred; `state` is what is known of the thread.
+    /// Returns whether a message of a thread is to be deferred. `state` is the thread's, if it is known.
     pub(super) fn defers(&self, thread: &ThreadId, state: Option<&Thread>) -> bool {
         let resumed = !self.releasing && self.is_resuming(thread);
         match state {
@@ -129,7 +129,7 @@ impl Attribution {
         self.deferred.push_back(deferred);
     }
 
-    /// Whether a message for everyone has to wait behind deferred messages of the thread it is about.
+    /// Returns whether a message for all clients has to wait for deferred messages of its thread.
     pub(super) fn defers_broadcast(&self, thread: &ThreadId) -> bool {
         !self.releasing && self.first_of(thread).is_some()
     }
@@ -150,8 +150,8 @@ impl Attribution {
         ready
     }
 
-    /// Removes the deferred messages of a thread that are left over from an earlier subscription: up to
-    /// the last one that unloads the thread, or all of them if it is `loaded`.
+    /// Removes the deferred messages of a thread that belong to an earlier subscription: all of them if it is `loaded`,
+    /// else those up to the last one that unloads it.
     pub(super) fn take_leftovers(&mut self, thread: &ThreadId, loaded: bool) -> Vec<Deferred> {
         let of_thread = |d: &Deferred| d.thread == *thread;
         let end = match self.deferred.iter().rposition(|d| of_thread(d) && d.unloads) {
@@ -167,12 +167,12 @@ impl Attribution {
         leftovers.into()
     }
 
-    /// Switches deferring off for the lines of a known thread that are handled again, or on.
+    /// Sets whether the lines that are handled now were deferred before.
     pub(super) fn set_releasing(&mut self, releasing: bool) {
         self.releasing = releasing;
     }
 
-    /// Returns a thread with deferred messages that nothing in flight can explain any more.
+    /// Returns a thread with deferred messages that no request in flight can explain.
     pub(super) fn unexplained(&self) -> Option<ThreadId> {
         if self.opening > 0 {
             return None;
@@ -180,12 +180,12 @@ impl Attribution {
         self.deferred.iter().map(|d| &d.thread).find(|t| !self.is_resuming(t)).cloned()
     }
 
-    /// Returns when the oldest deferred message has waited for long enough.
+    /// Returns when the oldest deferred message stops being deferred.
     pub(super) fn defer_ends(&self) -> Option<Time> {
         self.deferred.front().map(|d| d.deadline)
     }
 
-    /// Returns the thread of the oldest deferred message if that has waited for long enough.
+    /// Returns the thread of the oldest deferred message, if that is due.
     pub(super) fn overdue(&self, now: Time) -> Option<ThreadId> {
         self.deferred.front().filter(|d| d.deadline <= now).map(|d| d.thread.clone())
     }
@@ -196,13 +196,13 @@ impl Attribution {
         self.unsubscribes.push(unsubscribe);
     }
 
-    /// Returns how many unsubscribes of a client wait, and how many bytes they keep.
+    /// Returns how many unsubscribes of a client wait, and their bytes.
     pub(super) fn unsubscribes_of(&self, client: ClientId) -> (usize, usize) {
         let of_client = self.unsubscribes.iter().filter(|d| d.client == client);
         of_client.fold((0, 0), |(count, bytes), d| (count + 1, bytes + d.line.len() + d.id.kept_bytes()))
     }
 
-    /// Removes the unsubscribes from a thread for which `is_ready`, oldest first.
+    /// Removes the unsubscribes from a thread for which `is_ready` is true, oldest first.
     pub(super) fn take_unsubscribes(
         &mut self,
         thread: &ThreadId,
@@ -220,8 +220,8 @@ impl Attribution {
 
     // ---- notifications without an id -----------------------------------------------------------
 
-    /// Keeps a configuration warning for the response that comes next, if a request in flight may have caused it;
-    /// returns whether one may.
+    /// Keeps a configuration warning for the next response, if a request in flight can have caused it. Returns
+    /// whether it is kept.
     pub(super) fn keep_warning(&mut self, line: &[u8]) -> bool {
         if self.configuring > 0 {
             self.warnings.push(line.into());
@@ -229,22 +229,22 @@ impl Attribution {
         self.configuring > 0
     }
 
-    /// Removes the configuration warnings that came before the response to a request that may have caused them.
+    /// Removes the configuration warnings that came before the response to a request that can have caused them.
     pub(super) fn take_warnings(&mut self, kind: &PendingKind) -> Vec<Box<[u8]>> {
         if kind.reads_configuration() { std::mem::take(&mut self.warnings) } else { Vec::new() }
     }
 
-    /// Returns the requester of the oldest request that may cause a `deprecationNotice`.
+    /// Returns the client of the oldest request that can cause a `deprecationNotice`.
     pub(super) fn turns_reader(&self) -> Option<ClientId> {
         self.reading_turns.front().map(|(_, client)| *client)
     }
 
-    /// Returns the requester of the Windows set-up that ended.
+    /// Removes and returns the client of the Windows set-up that ended.
     pub(super) fn take_windows_setup(&mut self) -> Option<ClientId> {
         self.windows_setup.take()
     }
 
-    /// The token usage of a thread was reported: the upstream writes its rate limits next, if it knows
+    /// Records that the token usage of a thread was reported. The upstream writes the rate limits next, if it knows
     /// them.
     pub(super) fn usage_reported(&mut self, thread: ThreadId) {
         self.forget_metered(&thread);
@@ -256,14 +256,14 @@ impl Attribution {
         self.metered.pop()
     }
 
-    /// No rate limits belong to the reported usage of a thread.
+    /// Records that no rate limits follow the token usage of a thread.
     pub(super) fn forget_metered(&mut self, thread: &ThreadId) {
         self.metered.retain(|t| t != thread);
     }
 
     // ---- ends ----------------------------------------------------------------------------------
 
-    /// A client has disconnected.
+    /// Removes a client that has disconnected.
     pub(super) fn client_gone(&mut self, client: ClientId) {
         self.unsubscribes.retain(|d| d.client != client);
         if self.windows_setup == Some(client) {
@@ -271,12 +271,13 @@ impl Attribution {
         }
     }
 
-    /// The upstream is gone. Returns the unsubscribes that waited.
-    pub(super) fn fail_all(&mut self) -> Vec<DeferredUnsubscribe> {
-        std::mem::take(self).unsubscribes
+    /// Clears everything when the upstream is lost. Returns the unsubscribes that waited and the deferred messages.
+    pub(super) fn fail_all(&mut self) -> (Vec<DeferredUnsubscribe>, VecDeque<Deferred>) {
+        let Attribution { unsubscribes, deferred, .. } = std::mem::take(self);
+        (unsubscribes, deferred)
     }
 
-    /// Fills in how much is kept.
+    /// Adds the number of things kept here.
     pub(super) fn account(&self, kept: &mut super::Accounting) {
         kept.deferred = self.deferred.len();
         kept.opening = self.opening + self.resuming.values().sum::<usize>();

@@ -7,11 +7,11 @@ use crate::json::edit::write_string;
 /// Name of the notification that ends a connection.
 pub const CLOSING: &[u8] = b"notifications/broker/closing";
 
-/// Bytes of the rest of a begun line, above which no notice can follow it.
+/// Bytes left of a partly written line above which no notice is sent after it.
 const MAX_REST_BYTES: usize = 1 << 20;
 
 impl CloseReason {
-    /// Returns the stable word for programs.
+    /// Returns the reason as a stable word for programs.
     pub const fn word(self) -> &'static str {
         match self {
             CloseReason::TooSlow => "tooSlow",
@@ -21,7 +21,7 @@ impl CloseReason {
         }
     }
 
-    /// Returns the reason for people, of a client for which so many bytes wait.
+    /// Returns the reason as a text for people. `queued_bytes` are queued for the client.
     pub fn describe(self, queued_bytes: usize) -> String {
         match self {
             CloseReason::TooSlow => {
@@ -35,20 +35,20 @@ impl CloseReason {
 }
 
 impl Router {
-    /// Returns how many bytes wait for a client.
+    /// Returns how many bytes are queued for a client.
     pub fn queued_bytes(&self, client: ClientId) -> usize {
         self.delivery.waiting_bytes(client)
     }
 
-    /// Returns the name by which a client introduced itself.
+    /// Returns the name in a client's `initialize`.
     pub fn client_name(&self, client: ClientId) -> Option<&str> {
         self.sessions.get(client)?.declared().map(|declared| declared.name.as_str())
     }
 
-    /// Returns the last bytes of a connection that speaks lines and is closed for this reason: the rest of a line that
-    /// was written in part, and the notice. Everything else that waits is dropped.
+    /// Returns the last bytes of a connection that speaks lines and is closed for `reason`: the rest of a partly
+    /// written line, and the notice. Everything else that is queued is dropped.
     ///
-    /// Returns nothing if the client opted out of the notice or asked for the end itself, or if the rest of the line is
+    /// Returns nothing if the client opted out of the notice or requested the end itself, or if the rest of the line is
     /// longer than 1 MiB.
     pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
         let queued_bytes = self.queued_bytes(client);

@@ -4,18 +4,18 @@ use serde::Deserialize;
 
 use super::Limits;
 
-/// Who this daemon is, as clients see it.
+/// The daemon, as clients see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// Version of codexd.
     pub version: String,
     /// Instance name.
     pub instance: String,
-    /// Life of daemon and upstream.
+    /// Number of the life of daemon and upstream.
     pub generation: u64,
 }
 
-/// What a client's `broker/shutdown` does beyond detaching that client.
+/// What a client's `broker/shutdown` does, besides detaching that client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientShutdown {
@@ -24,7 +24,7 @@ pub enum ClientShutdown {
     WhenUnused,
     /// Stops the daemon.
     Always,
-    /// Nothing.
+    /// Nothing more.
     Never,
 }
 
@@ -39,14 +39,15 @@ impl ClientShutdown {
     }
 }
 
-/// What becomes of a turn whose last subscriber disconnects.
+/// What happens to a turn whose last subscriber disconnects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OrphanedTurns {
-    /// It goes on, as with a native listener.
+    /// It continues, as with a native listener.
     #[default]
     Keep,
-    /// It is interrupted if nobody subscribes within a grace period, as it ends with a codex of one's own.
+    /// It is interrupted unless a client subscribes within a grace period. A codex with one client ends its turns
+    /// like that.
     Interrupt,
 }
 
@@ -65,12 +66,12 @@ impl OrphanedTurns {
 pub struct Config {
     /// Who this daemon is.
     pub identity: Identity,
-    /// Name by which codexd introduces itself to the upstream: the originator of all threads.
+    /// Name of codexd in its `initialize`; the upstream records it as the originator of all threads.
     pub originator: String,
     /// Limits.
     pub limits: Limits,
     /// What `broker/shutdown` does.
     pub client_shutdown: ClientShutdown,
-    /// What becomes of turns whose last subscriber disconnects, unless that client declared it.
+    /// What happens to turns whose last subscriber disconnects, unless that client declared it.
     pub orphaned_turns: OrphanedTurns,
 }

@@ -1,4 +1,4 @@
-//! What happens to a client's requests, resources and subscriptions when it leaves.
+//! What happens to the requests, resources and subscriptions of a client that disconnects.
 
 use super::Router;
 use super::pacing::{Abandoned, Part, PendingKind};
@@ -8,8 +8,8 @@ use crate::json::edit::{write_string, write_text};
 use crate::routes::Resource;
 
 impl Router {
-    /// Removes a client from everything it takes part in. Its turns go on; its approvals become
-    /// unassigned.
+    /// Removes a client from all tables. Its turns continue; its approvals become unassigned if no other client can see
+    /// them.
     pub(super) fn detach(&mut self, client: ClientId) {
         if self.sessions.get(client).is_none() {
             return;
@@ -19,7 +19,7 @@ impl Router {
         self.restoration.forget_client(client);
         let Abandoned { unsent, orphans } = self.pacing.abandon(client);
         for (id, pending) in unsent {
-            // It has no effect that would have to be undone, but others may wait for it.
+            // It changes nothing that has to be undone, but other requests may wait for it.
             self.attribution.done(id, &pending.kind);
             if let PendingKind::Resume { target: Some(thread), .. } = &pending.kind {
                 self.resume_abandoned(thread);
@@ -50,7 +50,7 @@ impl Router {
         }
     }
 
-    /// Ends a resource whose client has left.
+    /// Ends a resource whose client has disconnected.
     pub(super) fn end_resource(&mut self, client: ClientId, resource: Resource, id: &[u8]) {
         self.send_own(resource.close_method(), PendingKind::Plain, |out| {
             out.push(b'{');

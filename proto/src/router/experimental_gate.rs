@@ -1,7 +1,7 @@
-//! The experimental gate: what a client may use without the capability `experimentalApi`.
+//! The experimental gate: what a client can use without the capability `experimentalApi`.
 //!
-//! The upstream gates by its one initialize, which is codexd's and has the capability; so codexd
-//! repeats the gate for each client, in the upstream's words.
+//! The upstream decides by codexd's own `initialize`, which has the capability. So codexd applies the gate to each
+//! client, with the upstream's error messages.
 
 use super::params::Params;
 use crate::id::parse_i64;
@@ -12,26 +12,26 @@ use crate::routes::{GatedValue, Request};
 /// Bytes of the longest spelling of `granular`.
 const LONGEST_GRANULAR: usize = 6 * "granular".len();
 
-/// Returns what needs the capability, as the upstream names it; `None` when nothing does.
+/// Returns what needs the capability, by the upstream's name for it; `None` if nothing does.
 pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) -> Option<String> {
     if request.experimental {
         return Some(request.method.to_owned());
     }
     let params = params?;
-    // The upstream looks in the order of its own members, whatever the order of the line.
+    // The upstream checks in the order of its own members, not in that of the line.
     let given = |field: &&&str| params.json(field).is_some_and(|value| counts(request, field, value));
     if let Some(field) = request.fields.iter().find(given) {
         return Some(format!("{}.{field}", request.method));
     }
     match request.value? {
         GatedValue::GranularApproval => {
-            // The upstream refuses an object that has other members before it, or beside it (measured).
+            // The upstream refuses an object with other members (measured).
             let policy = params.get("approvalPolicy").filter(|policy| line[policy.start] == b'{')?;
             let name = first_name(line, policy.start, LONGEST_GRANULAR)?;
             spells(name, b"granular").then(|| "askForApproval.granular".to_owned())
         }
         GatedValue::ChatgptAuthTokens => {
-            // The upstream takes the number of a kind for its name (measured); which is which may change.
+            // The upstream accepts the number of a variant in place of its name (measured), and the numbers can change.
             let by_number = parse_i64(params.json("type")?).is_some();
             (by_number || params.is_text("type", b"chatgptAuthTokens"))
                 .then(|| "account/login/start.chatgptAuthTokens".to_owned())
@@ -39,8 +39,8 @@ pub(super) fn gated(request: &Request, line: &[u8], params: Option<Params<'_>>) 
     }
 }
 
-/// Returns whether a gated member counts as given (measured): not null, unless that has a meaning of its own; a
-/// boolean only when true, unless it can be absent; an empty `path` not.
+/// Returns whether the value of a gated member counts as given (measured). Null does not, unless it has a meaning
+/// of its own. A boolean does only if it is true, unless it can be absent. An empty `path` does not.
 fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
     match value {
         b"null" => (request.method, field) == ("thread/list", "projectId"),

@@ -1,4 +1,4 @@
-//! The handshakes: one with the upstream, and one with each client, answered from it.
+//! The handshakes: one with the upstream, and one with each client, which codexd answers from the first.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,14 @@ use crate::json::edit::{Edits, read_string, write_string};
 use crate::json::scan::{has_members, member, member_at, skip_space};
 use crate::stderr::printable;
 
-/// Bytes of the parameters of a client's `initialize`: they are read into a tree, which takes many times their size and
-/// of the time that others wait.
+/// Bytes of the parameters of a client's `initialize`. They are parsed into a tree, which takes many times their
+/// size in memory, and time in which no other client is served.
 const MAX_PARAMS_BYTES: usize = 1 << 20;
 
 /// Bytes of either part of a `configWarning` that are shown.
 const CONFIG_WARNING_BYTES: usize = 400;
 
-/// The answer to an `initialize` that nobody sends.
+/// The response to an `initialize` that is too long.
 const LONG_PARAMS: ErrorAnswer<'static> = ErrorAnswer {
     code: INVALID_REQUEST,
     message: "Invalid request: the parameters of `initialize` are longer than 1 MiB",
@@ -32,15 +32,15 @@ const LONG_PARAMS: ErrorAnswer<'static> = ErrorAnswer {
     retryable: false,
 };
 
-/// What the upstream answered to `initialize`.
+/// The upstream's response to `initialize`.
 #[derive(Debug, Default)]
 pub(super) struct Handshake {
     /// The result object.
     pub(super) result: Box<[u8]>,
     pub(super) user_agent: Option<String>,
-    /// The start's `configWarning`s, then the last `remoteControl/status/changed`: repeated to each client.
+    /// The `configWarning`s of the start, then the last `remoteControl/status/changed`. Each client gets a copy.
     sticky: Vec<Sticky>,
-    /// The upstream has reported all that it does at its start.
+    /// Whether the upstream has reported everything that it reports at its start.
     started: bool,
 }
 
@@ -52,16 +52,16 @@ struct Sticky {
 }
 
 impl Handshake {
-    /// Keeps a notification that each later client is to get; of those with its method, only the last one counts.
+    /// Keeps a notification for clients that initialize later, in place of an earlier one with the same method.
     pub(super) fn keep(&mut self, method: &[u8], line: &[u8]) {
         self.started = true;
         self.sticky.retain(|kept| *kept.method != *method);
         self.sticky.push(Sticky { method: method.into(), line: line.into() });
     }
 
-    /// Keeps a notification of the start that each later client is to get; returns whether it is one of the start.
+    /// Keeps a notification of the upstream's start for clients that initialize later. Returns whether it is one.
     ///
-    /// The upstream writes those right behind its answer to `initialize`, before its first
+    /// The upstream writes those right after its response to `initialize`, before its first
     /// `remoteControl/status/changed` and any other response (measured).
     pub(super) fn keep_at_start(&mut self, method: &[u8], line: &[u8]) -> bool {
         if !self.started {
@@ -70,13 +70,13 @@ impl Handshake {
         !self.started
     }
 
-    /// The upstream has answered something else than `initialize`.
+    /// Records that the upstream has answered another request than `initialize`.
     pub(super) fn has_started(&mut self) {
         self.started = true;
     }
 
-    /// Returns the upstream's warnings of something particular in its configuration, in its words: those with
-    /// details. Others are advice that it gives at every start, for instance to install a sandbox.
+    /// Returns the upstream's warnings of a particular setting, as it words them: those with details. The others
+    /// are advice that it gives at every start, for instance to install a sandbox.
     pub(super) fn config_warnings(&self) -> impl Iterator<Item = String> {
         let particular = |kept: &&Sticky| {
             member_at(&kept.line, 0, &["params", "details"])
@@ -99,8 +99,8 @@ struct InitializeParams {
     capabilities: Option<InitializeCapabilities>,
 }
 
-/// With the members of the upstream's schema in its order, also those that codexd does not use: they may be given
-/// by position, and what is wrong with them is refused.
+/// The parameters of `initialize`, with all members of the upstream's schema in its order: they can be given by
+/// position, and a wrong type is refused.
 #[derive(Deserialize)]
 struct ClientInfo {
     name: String,
@@ -109,7 +109,7 @@ struct ClientInfo {
     version: String,
 }
 
-/// As [`ClientInfo`].
+/// See [`ClientInfo`].
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct InitializeCapabilities {
@@ -129,8 +129,8 @@ struct InitializeCapabilities {
 }
 
 impl Router {
-    /// Sends codexd's own `initialize`: with the experimental interface, without opt-outs, so that
-    /// codexd sees everything that any client may see.
+    /// Sends codexd's own `initialize`, with the experimental interface and without opt-outs, so that codexd gets
+    /// everything that any client can get.
     pub(super) fn begin_handshake(&mut self) {
         let name = self.config.originator.clone();
         let version = self.config.identity.version.clone();
@@ -143,7 +143,7 @@ impl Router {
         });
     }
 
-    /// Handles the upstream's answer to `initialize`.
+    /// Handles the upstream's response to `initialize`.
     pub(super) fn handshake_answered(&mut self, line: &[u8], failed: bool, body: Span) {
         if failed {
             let message = member(line, body.start, b"message")
@@ -153,7 +153,7 @@ impl Router {
             return;
         }
         if !body.of(line).starts_with(b"{") {
-            let message = "its answer to `initialize` is no object".to_owned();
+            let message = "its answer to `initialize` is not an object".to_owned();
             self.actions.push_back(Action::UpstreamRefused { message });
             return;
         }
@@ -168,7 +168,7 @@ impl Router {
         self.replay_early();
     }
 
-    /// Handles what clients sent while the upstream was starting, in the order of their connection.
+    /// Handles what clients sent while the upstream was starting, in the order in which the clients connected.
     pub(super) fn replay_early(&mut self) {
         for (client, lines) in self.sessions.take_early() {
             for line in lines {
@@ -253,8 +253,8 @@ impl Router {
         }
     }
 
-    /// Returns the upstream's result with the client's own name and version in the user agent, and
-    /// with who serves it.
+    /// Returns the upstream's result, with the client's own name and version in the user agent and with the member
+    /// `codexd`.
     fn client_result(&self, info: &ClientInfo) -> Vec<u8> {
         let result = &self.handshake.result;
         let identity = &self.config.identity;
@@ -291,7 +291,7 @@ impl Router {
     }
 }
 
-/// Returns the text of the notification `line` if its method is `configWarning`, in one line.
+/// Returns the text of a `configWarning` in one line; `None` for another method.
 pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
     if method != b"configWarning" {
         return None;
@@ -303,8 +303,8 @@ pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" "))
 }
 
-/// Reads the parameters as the upstream does, with its words for what is missing; and
-/// `codexd.orphanedTurns`, which is for codexd alone: what is not understood of it is ignored.
+/// Parses the parameters, with the upstream's error messages. Also reads `codexd.orphanedTurns`, which is codexd's own:
+/// an unknown value is ignored.
 fn read_params(
     line: &[u8],
     params: Option<Span>,
@@ -322,8 +322,8 @@ fn read_params(
     Ok((params, orphaned_turns))
 }
 
-/// Whether a text can stand in an HTTP header, as the upstream asks: anything but control
-/// characters, and a tab.
+/// Returns whether a text is a valid HTTP header value, as the upstream requires: it has no control characters but
+/// tabs.
 fn is_header_value(text: &str) -> bool {
     text.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
 }

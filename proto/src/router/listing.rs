@@ -1,4 +1,4 @@
-//! What the router lists: threads, turns, requests.
+//! The lists of `ctl`: threads, turns, requests.
 
 use super::Router;
 use super::thread::{RunningTurn, Thread};
@@ -7,8 +7,7 @@ use crate::listing::{ClientName, RequestStatus, ThreadStatus, TurnStatus};
 use crate::time::Time;
 
 impl Router {
-    /// Describes the threads that are in use: first those on which something runs, and of these and the others first
-    /// the ones that codex last sent something about.
+    /// Describes the threads in use. Active threads come first; then, those about which codex last sent something.
     pub fn thread_statuses(&self, now: Time) -> Vec<ThreadStatus> {
         let used = self.subscriptions.threads();
         let used = used.filter(|(_, t)| t.loaded || t.is_busy() || !t.subscribers.is_empty());
@@ -36,7 +35,7 @@ impl Router {
         all
     }
 
-    /// Describes the turns that run, the oldest first; those of which only the thread is known come last.
+    /// Describes the running turns, the oldest first. Those whose id is not known come last.
     pub fn turn_statuses(&self, now: Time) -> Vec<TurnStatus> {
         let mut all = Vec::new();
         for (id, thread) in self.subscriptions.threads() {
@@ -78,10 +77,17 @@ impl Router {
             sub_agent: thread.sub_agent,
             age_ms: turn.map(|turn| now.since(turn.since)),
             last_event_ms: last_event.map(|at| now.since(at)),
+            silent: self.is_silent(now, id, thread, turn),
         }
     }
 
-    /// Describes the requests that have no answer: those of clients and the server requests, the oldest first.
+    fn is_silent(&self, now: Time, id: &ThreadId, thread: &Thread, turn: Option<&RunningTurn>) -> bool {
+        let silent_ms = turn.and_then(|turn| self.silent_ms(now, id, thread, turn));
+        let limit = self.config.limits.silent_turn_warning_ms;
+        silent_ms.zip(limit).is_some_and(|(silent_ms, limit)| silent_ms >= limit)
+    }
+
+    /// Describes the requests of clients and the server requests without an answer, the oldest first.
     pub fn request_statuses(&self, now: Time) -> Vec<RequestStatus> {
         let mut all = self.client_request_statuses(now);
         all.extend(self.server_request_statuses(now));
@@ -89,7 +95,7 @@ impl Router {
         all
     }
 
-    /// Describes the requests of clients that have no answer, the oldest first.
+    /// Describes the requests of clients without an answer, the oldest first.
     pub(super) fn client_request_statuses(&self, now: Time) -> Vec<RequestStatus> {
         let mut requests: Vec<_> = self.pacing.of_clients().collect();
         requests.sort_unstable_by_key(|(id, _)| *id);
@@ -108,7 +114,7 @@ impl Router {
             .collect()
     }
 
-    /// Describes the server requests that have no answer, the oldest first.
+    /// Describes the server requests without an answer, the oldest first.
     pub(super) fn server_request_statuses(&self, now: Time) -> Vec<RequestStatus> {
         let open = self.server_requests.unanswered();
         let mut all: Vec<RequestStatus> = open

@@ -1,6 +1,5 @@
 //! The loss of the upstream: every pending request and open turn is resolved.
 
-use super::activity::Outcome;
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
 use super::never_ran::NeverRan;
@@ -14,35 +13,35 @@ use crate::json::edit::{Edits, write_string, write_text};
 use crate::json::scan::{has_members, member, skip_space};
 use crate::time::Time;
 
-/// Why there is no upstream any more.
+/// Why the upstream was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loss {
-    /// For programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
+    /// A stable word for programs: `upstreamLost`, `upstreamUnresponsive`, `stopped`, ...
     pub reason: &'static str,
-    /// For people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
+    /// A text for people, for instance ``codex app-server was killed by signal 9 (SIGKILL)``.
     pub message: String,
 }
 
 impl Loss {
-    /// Returns the error for a request that gets no answer because of it.
+    /// Returns the error response of a request that the upstream will not answer.
     pub(super) fn error(&self, code: i64, delivered: Delivered) -> ErrorAnswer<'_> {
         ErrorAnswer {
             code,
             message: &self.message,
             reason: self.reason,
             delivered,
-            // What may have been carried out must not be repeated blindly.
+            // A client must not repeat blindly what may have been carried out.
             retryable: delivered == Delivered::No,
         }
     }
 }
 
 impl Router {
-    /// Resolves everything that is open when the upstream is gone: an error for each request without
-    /// a response, one terminal event for each open turn, the resolution of each server request, and
-    /// the shutdown notice. Later requests are answered with the same error.
+    /// Resolves everything that is open after the loss of the upstream. Each request without a response gets an
+    /// error, each open turn one terminal event, each server request its resolution, and each client the shutdown
+    /// notice. Later requests get the same error.
     ///
-    /// Does nothing the second time.
+    /// Does nothing when called again.
     pub fn upstream_lost(&mut self, now: Time, loss: Loss, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if self.is_lost() {
@@ -50,10 +49,12 @@ impl Router {
         }
         self.phase = Phase::Lost(loss.clone());
         self.replay_early();
+        let (unsubscribes, deferred) = self.attribution.fail_all();
+        self.release_broadcasts(deferred);
         for Unanswerable { client, id, delivered } in self.pacing.fail_all(self.config.limits.window) {
             self.refuse(client, Some(&id), &loss.error(UPSTREAM_LOST, delivered));
         }
-        for waiting in self.attribution.fail_all() {
+        for waiting in unsubscribes {
             self.refuse(waiting.client, Some(&waiting.id), &loss.error(UPSTREAM_LOST, Delivered::No));
         }
         let waiting = self.restoration.take_waiting();
@@ -66,28 +67,25 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Ends every open turn as the upstream ends one, in its order (measured): the status of the thread,
-    /// the error if it failed, the turn. It is completed if its final answer was seen and nothing else may
-    /// still have run for it, else failed.
+    /// Ends every open turn as the upstream does, in its order (measured): the status of the thread, the error if
+    /// the turn failed, the turn. A turn counts as completed under the condition of [`capture`](crate::capture). Every
+    /// other turn has failed.
     ///
-    /// A thread that is active without a turn that anybody was notified of gets the status alone.
+    /// An active thread gets only the status if no client was notified of a turn.
     fn end_turns(&mut self, loss: &Loss) {
-        let started = self.subscriptions.threads().filter(|(_, state)| !state.running.is_empty());
-        let mut started: Vec<ThreadId> = started.map(|(thread, _)| thread.clone()).collect();
-        started.sort_unstable();
-        for thread in &started {
-            self.all_turns_ended(thread, Outcome::Lost);
+        let ended = self.subscriptions.end_all();
+        for (thread, complete) in self.subscriptions.threads_with_turns(&ended) {
+            self.all_turns_lost(&thread, complete);
         }
         let status = self.topic(b"thread/status/changed");
         let (error, completed) = (self.topic(b"error"), self.topic(b"turn/completed"));
-        let (running, sub_agent_open) = self.subscriptions.end_all();
-        for Running { thread, active, turn } in running {
+        for Running { thread, active, turn, complete } in ended {
             let error_sent = turn.as_ref().and_then(|turn| turn.error.as_deref());
-            let answer = turn.as_ref().and_then(|turn| turn.final_answer.as_deref());
-            let answer = answer.filter(|_| !sub_agent_open && error_sent.is_none());
+            let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
+            let answer = answer.filter(|_| complete);
             let generation = self.config.identity.generation;
             let end = End { thread: &thread, answer, error_sent, loss, generation };
-            // The upstream reports the status of a turn that has ended before the turn.
+            // The upstream reports the status of the thread before the end of the turn.
             if active || (answer.is_none() && error_sent.is_none()) {
                 self.delivery.notify_all(status, &end.status());
             }
@@ -118,16 +116,16 @@ impl Router {
 /// The end of what ran on a thread when the upstream was lost.
 struct End<'a> {
     thread: &'a ThreadId,
-    /// The item of the final answer, if that was seen: then the turn counts as completed.
+    /// The item of the final answer, if it was seen. Then the turn counts as completed.
     answer: Option<&'a [u8]>,
-    /// The error by which the upstream itself had failed the turn.
+    /// The error with which the upstream itself had failed the turn.
     error_sent: Option<&'a [u8]>,
     loss: &'a Loss,
     generation: u64,
 }
 
 impl End<'_> {
-    /// Writes the status that the upstream gives a thread whose turn has ended so.
+    /// Writes the status that the upstream gives a thread after such an end.
     fn status(&self) -> Vec<u8> {
         let mut line = self.begin("thread/status/changed");
         line.extend_from_slice(b",\"status\":{\"type\":");
@@ -136,7 +134,7 @@ impl End<'_> {
         self.finish(line)
     }
 
-    /// Writes the `error` by which clients learn the reason.
+    /// Writes the `error` notification with the reason.
     fn error(&self, turn: &[u8]) -> Vec<u8> {
         let mut line = self.begin("error");
         line.extend_from_slice(b",\"error\":");
@@ -146,8 +144,7 @@ impl End<'_> {
         self.finish(line)
     }
 
-    /// Writes a `turn/completed` from the turn object that the upstream gave when the turn began, so
-    /// that clients see the members they know.
+    /// Writes a `turn/completed`. It keeps the members of the turn object that the upstream sent when the turn began.
     fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
         let mut own = Vec::new();
         write_text(&mut own, id);
@@ -197,7 +194,7 @@ impl End<'_> {
         line
     }
 
-    /// Ends it with the mark.
+    /// Ends the notification, with codexd's mark.
     fn finish(&self, mut line: Vec<u8>) -> Vec<u8> {
         line.push(b',');
         line.extend_from_slice(&self.mark());
@@ -205,7 +202,7 @@ impl End<'_> {
         line
     }
 
-    /// Returns the member that says that codexd wrote this.
+    /// Returns the member that marks a message as written by codexd.
     fn mark(&self) -> Vec<u8> {
         let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
         mark.extend_from_slice(if self.answer.is_some() { b"true" } else { b"false" });
@@ -217,7 +214,7 @@ impl End<'_> {
         mark
     }
 
-    /// Returns the error object, which the `error` and the failed turn share.
+    /// Returns the error object of the `error` notification and the failed turn.
     fn reason(&self) -> Vec<u8> {
         if let Some(error) = self.error_sent {
             return error.to_vec();

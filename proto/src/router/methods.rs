@@ -1,9 +1,8 @@
-//! What the running codex names its methods, held against the routing table.
+//! Which methods the running codex has that the routing table does not know.
 //!
-//! The upstream has no request that lists its methods, but it names all of them when it refuses one that it
-//! does not know (`` unknown variant `x`, expected one of `initialize`, ... ``, measured; the words are
-//! serde's). A method that is only in that list is passed on by the default rule of
-//! [`routes`](crate::routes), and the status shows it.
+//! The upstream has no request that lists its methods, but it names all of them when it refuses an unknown one
+//! (`` unknown variant `x`, expected one of `initialize`, ... ``, measured; the wording is serde's). A method that is
+//! missing in the table is passed on by the default rule of [`routes`](crate::routes), and the status shows it.
 
 use super::Router;
 use super::pacing::PendingKind;
@@ -15,20 +14,21 @@ use crate::time::Time;
 /// A method that no codex has.
 const NO_METHOD: &str = "codexd/whichMethodsAreThere";
 
-/// Methods that are kept at most: the answer is the upstream's, and the status is one screen.
+/// Methods that are kept. The list comes from the upstream, and the status has to fit on one screen.
 const MAX_UNKNOWN: usize = 64;
 
 impl Router {
-    /// Asks the upstream for its methods. Call it once, when the upstream is ready.
+    /// Sends the request that the upstream refuses with the names of its methods. Call it once, when the upstream
+    /// is ready.
     ///
-    /// The answer shows in [`UpstreamStatus::unknown_methods`](crate::status::UpstreamStatus). An upstream
-    /// that answers in other words is known as little as before.
-    pub fn ask_for_methods(&mut self, now: Time) {
+    /// The result is in [`UpstreamStatus::unknown_methods`](crate::status::UpstreamStatus). It stays empty if the
+    /// upstream words its refusal differently.
+    pub fn request_methods(&mut self, now: Time) {
         self.delivery.at(now);
         self.send_own(NO_METHOD, PendingKind::ListMethods, |out| out.extend_from_slice(b"{}"));
     }
 
-    /// Takes in the refusal.
+    /// Handles the refusal.
     pub(super) fn methods_listed(&mut self, line: &[u8], body: Span) {
         let Some(text) = member(line, body.start, b"message").and_then(|text| read_string(text.of(line)))
         else {
@@ -39,7 +39,7 @@ impl Router {
     }
 }
 
-/// Returns what stands between backticks behind the word `expected`.
+/// Returns the words in backticks that follow `expected`.
 fn named(message: &str) -> impl Iterator<Item = &str> {
     let list = message.split_once(", expected ").map_or("", |(_, list)| list);
     list.split('`').skip(1).step_by(2)

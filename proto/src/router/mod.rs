@@ -1,29 +1,29 @@
-//! The router: whose message goes where.
+//! The router: which message goes to which peer.
 //!
 //! # Theory of operation
-//! The router is a value. Lines go in ([`Router::client_line`], [`Router::upstream_line`]), bytes
-//! come out in one [`Outbox`] per peer, and rare things come out as [`Action`]s. It never waits and
-//! never fails: a peer that misbehaves gets an error answer, or is to be closed.
+//! The router is a value. Lines go in ([`Router::client_line`], [`Router::upstream_line`]), bytes come out in one
+//! [`Outbox`] per peer, and rare things come out as [`Action`]s. It never waits and never fails: a peer that misbehaves
+//! gets an error response or is closed.
 //!
-//! A line from a client is checked completely, since the upstream is fragile; then its id is
-//! replaced and the rest is copied. A line from the upstream is read only as far as routing needs,
-//! and copied once into the outbox of each client that gets it. Nothing is decoded and encoded again.
+//! A line from a client is checked completely, since one malformed line can end the upstream. Then its id is
+//! replaced and the rest is copied. A line from the upstream is read only as far as routing needs, and copied once
+//! into the outbox of each client that gets it. Nothing is decoded and encoded again.
 //!
-//! # What is kept
-//! Everything that the upstream keeps per connection, since to the upstream there is only one. Each
+//! # State
+//! The router keeps everything that the upstream keeps per connection, since the upstream has only one. Each
 //! subject is a value that owns its state and its invariants:
 //!
 //! * [`session`]: the handshake of each client; [`handshake`]: the one with the upstream
 //! * [`delivery`]: outboxes, opt-outs, slow clients
 //! * [`pacing`]: pending requests, queues, the in-flight window
 //! * [`subscriptions`]: threads, their subscribers, their open turns
-//! * [`attribution`]: messages that do not say whose they are
+//! * [`attribution`]: messages that do not name their thread or client
 //! * [`server_requests`]: approvals and other requests of the upstream
 //! * [`resources`]: connection-scoped ids
 //!
-//! [`Router`] is where they meet, in one file per kind of message: [`request`], [`unsubscribe`],
-//! [`response`], [`notification`], [`server_request`], and [`unknown_thread`], [`departure`] and
-//! [`loss`] for what goes beyond one message.
+//! [`Router`] combines them, in one file per kind of message: [`request`], [`unsubscribe`], [`response`],
+//! [`notification`], [`server_request`]; and in [`unknown_thread`], [`departure`] and [`loss`] for what concerns more
+//! than one message.
 
 mod action;
 mod activity;
@@ -55,6 +55,7 @@ mod server_request;
 mod server_requests;
 mod session;
 mod shutdown_notice;
+mod silent_turns;
 mod subscriptions;
 mod thread;
 mod timer;
@@ -71,8 +72,9 @@ use crate::status::Counters;
 use crate::thread_book::ThreadBook;
 use crate::time::Time;
 
+pub use crate::capture::Outcome;
 pub use action::{Action, CloseReason};
-pub use activity::{Activity, Outcome};
+pub use activity::Activity;
 pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
@@ -99,20 +101,20 @@ use server_requests::ServerRequests;
 use session::Sessions;
 use subscriptions::Subscriptions;
 
-/// What the router does with requests: the lifecycle's states as far as they matter here.
+/// What the router does with requests. It follows the state of the lifecycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The upstream has not answered `initialize`: lines of clients are kept.
+    /// The upstream has not answered `initialize`. Lines of clients are kept.
     Starting,
     /// Requests are forwarded.
     Serving,
-    /// Requests are forwarded unless they start something.
+    /// Requests are forwarded, except those that start something.
     Draining,
-    /// There is no upstream any more: requests are answered with this.
+    /// There is no upstream any more. Requests are answered with this error.
     Lost(Loss),
 }
 
-/// Whose message goes where. See the [module's documentation](self).
+/// See the [module's documentation](self).
 #[derive(Debug)]
 pub struct Router {
     config: Config,
@@ -128,23 +130,24 @@ pub struct Router {
     resources: Resources,
     restoration: Restoration,
     never_ran: NeverRan,
-    /// Threads whose turns are interrupted unless somebody subscribes, with the time of that.
+    /// Threads whose turns are interrupted unless a client subscribes before that time.
     orphans: VecDeque<(Time, ThreadId)>,
-    /// Interrupts that the upstream has refused and that are sent again at that time; how often it has, and whether they
-    /// overtake the in-flight window.
+    /// Interrupts that the upstream has refused: when each is sent again, how often it was refused, and whether it
+    /// bypasses the in-flight window.
     refused_interrupts: VecDeque<(Time, ThreadId, u32, bool)>,
+    /// When a turn that runs can be silent for too long.
+    silent_turns_due: Option<Time>,
     actions: VecDeque<Action>,
     activities: VecDeque<Activity>,
     counters: Counters,
     statistics: Statistics,
     last_upstream: Option<Time>,
-    /// Methods that the upstream named and the table does not know.
+    /// Methods that the upstream has and the routing table does not know.
     unknown_methods: Vec<String>,
 }
 
 impl Router {
-    /// Creates a router that has begun the handshake with the upstream: its first line is in the
-    /// upstream's outbox.
+    /// Creates a router. The first line of the handshake with the upstream is in the upstream's outbox.
     pub fn new(config: Config, now: Time) -> Router {
         let mut router = Router {
             routes: Routes::new(),
@@ -161,6 +164,7 @@ impl Router {
             never_ran: NeverRan::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
+            silent_turns_due: None,
             actions: VecDeque::new(),
             activities: VecDeque::new(),
             counters: Counters::default(),
@@ -173,9 +177,9 @@ impl Router {
         router
     }
 
-    /// Changes limits and the effect of `broker/shutdown` while clients are served.
+    /// Changes settings while clients are served.
     ///
-    /// What exceeds a lowered limit counts from its next message on.
+    /// A lowered limit applies to a client from its next message on.
     pub fn reconfigure(
         &mut self,
         limits: Limits,
@@ -187,17 +191,21 @@ impl Router {
         self.config.limits = limits;
         self.config.client_shutdown = client_shutdown;
         self.config.orphaned_turns = orphaned_turns;
+        self.silent_turns_due = None;
+        if self.subscriptions.threads().any(|(_, thread)| !thread.running.is_empty()) {
+            self.watch_silent_turns();
+        }
         self.pump();
     }
 
-    /// Starts from what earlier daemons have remembered of threads.
+    /// Sets the permissions of threads that earlier daemons have recorded.
     pub fn remember_earlier(&mut self, book: ThreadBook) {
         self.restoration = Restoration::new(book);
     }
 
     // ---- connections ---------------------------------------------------------------------------
 
-    /// Adds a new connection.
+    /// Adds a connection.
     pub fn client_connected(&mut self, now: Time) -> ClientId {
         self.delivery.at(now);
         let client = self.sessions.connect(now);
@@ -208,7 +216,7 @@ impl Router {
         client
     }
 
-    /// Removes a connection that has ended: its resources end, its turns go on.
+    /// Removes a connection that has ended. Its resources end; its turns continue.
     pub fn client_gone(&mut self, now: Time, client: ClientId) {
         self.delivery.at(now);
         self.detach(client);
@@ -230,7 +238,7 @@ impl Router {
         self.adopt_unexplained();
     }
 
-    /// Closes the clients that exceeded a limit while lines were queued.
+    /// Closes the clients that exceeded a limit while lines were queued for them.
     fn close_overflowed(&mut self) {
         while let Some(client) = self.delivery.poll_overflowed() {
             self.counters.clients_too_slow += 1;
@@ -240,17 +248,17 @@ impl Router {
 
     // ---- bytes and actions ---------------------------------------------------------------------
 
-    /// Returns the bytes waiting for the upstream.
+    /// Returns the outbox of the upstream.
     pub fn upstream_outbox(&mut self) -> &mut Outbox {
         self.pacing.upstream()
     }
 
-    /// Returns the bytes waiting for a client; `None` when it has disconnected.
+    /// Returns the bytes queued for a client; `None` if it has disconnected.
     pub fn outbox(&mut self, client: ClientId) -> Option<&mut Outbox> {
         self.delivery.outbox(client)
     }
 
-    /// Records that a client's socket took `n` bytes, and whether it is full.
+    /// Records that a client's socket accepted `n` bytes, and whether it is full now.
     pub fn client_written(&mut self, client: ClientId, n: usize, full: bool) {
         self.delivery.written(client, n, full);
     }
@@ -269,7 +277,7 @@ impl Router {
 
     /// Stops accepting new work, and notifies every client of the reason and the deadline.
     ///
-    /// Running turns, their approvals, interrupts and reads go on.
+    /// Running turns, their approvals, interrupts and requests that only read continue.
     pub fn begin_drain(&mut self, now: Time, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
         if matches!(self.phase, Phase::Starting | Phase::Serving) {
@@ -296,9 +304,9 @@ impl Router {
         }
     }
 
-    /// Sends the upstream a request whose response comes back as [`Action::PingAnswered`].
+    /// Sends a health check. Its response is returned as [`Action::PingAnswered`].
     ///
-    /// `thread/loaded/list` is stable, waits in no queue and is answered in milliseconds (measured).
+    /// It is a `thread/loaded/list`: a stable method that waits in no queue and is answered in milliseconds (measured).
     pub fn ping(&mut self, now: Time) {
         self.delivery.at(now);
         self.send_own("thread/loaded/list", PendingKind::Ping, |out| out.extend_from_slice(b"{}"));
@@ -306,7 +314,7 @@ impl Router {
 
     // ---- queries ------------------------------------------------------------------------------
 
-    /// Whether nothing runs that a drain would wait for: no turn, no request of a client.
+    /// Returns whether nothing runs that a drain would wait for: no turn and no request of a client.
     pub fn is_quiet(&self) -> bool {
         !self.has_running_turns()
             && self.pacing.of_clients().next().is_none()
@@ -314,8 +322,8 @@ impl Router {
             && self.never_ran.is_quiet()
     }
 
-    /// Whether a turn runs. One that waits for an unassigned approval does not: no connected client can
-    /// answer it.
+    /// Returns whether a turn runs. A turn that waits for an unassigned approval does not count, since no connected
+    /// client can answer it.
     fn has_running_turns(&self) -> bool {
         let mut busy = self.subscriptions.threads().filter(|(_, t)| t.is_busy());
         busy.any(|(thread, _)| !self.server_requests.has_unassigned(thread))
@@ -326,7 +334,7 @@ impl Router {
         self.sessions.len()
     }
 
-    /// Whether a client has pending replies: bytes that wait, or requests without a response.
+    /// Returns whether a client has pending replies: queued bytes, or requests without a response.
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.pacing.unanswered(client) > 0
             || self.sessions.has_early(client)
@@ -334,23 +342,23 @@ impl Router {
             || self.delivery.waiting_bytes(client) > 0
     }
 
-    /// Whether nothing more is to be read from a client for now: so much of it waits for the upstream
-    /// that cannot be refused. What one read returned is accepted all the same.
+    /// Returns whether a client must not be read for now: too many of its messages wait that cannot be refused.
+    /// What was read already is still accepted.
     pub fn is_reading_paused(&self, client: ClientId) -> bool {
         self.pacing.blocks_reading(client, &self.config.limits)
     }
 
-    /// Whether nobody is connected and nothing runs.
+    /// Returns whether no client is connected and nothing runs.
     pub fn is_unused(&self) -> bool {
         self.sessions.len() == 0 && self.is_quiet()
     }
 
-    /// Whether bytes wait for a client that is connected.
+    /// Returns whether bytes are queued for a connected client.
     pub fn has_unwritten(&self) -> bool {
         self.delivery.has_unwritten()
     }
 
-    /// Returns what was counted and timed since the start.
+    /// Returns counts and times since the start.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
@@ -366,7 +374,7 @@ impl Router {
         matches!(self.phase, Phase::Lost(_))
     }
 
-    /// Sends a request of codexd's own; `params` appends its parameters.
+    /// Sends a request of codexd itself; `params` appends its parameters.
     fn send_own(&mut self, method: &str, kind: PendingKind, params: impl FnOnce(&mut Vec<u8>)) {
         if !self.is_lost() {
             let now = self.now();
@@ -374,7 +382,7 @@ impl Router {
         }
     }
 
-    /// Sends what waits for the in-flight window, as far as it has room.
+    /// Sends queued messages while the in-flight window has free slots.
     fn pump(&mut self) {
         let (subscriptions, attribution) = (&self.subscriptions, &self.attribution);
         let superseded = self.pacing.pump(self.delivery.now(), |thread| {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::activity::{Activity, Outcome};
+use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
 use super::pacing::Origin;
@@ -10,6 +10,7 @@ use super::phase::Phase;
 use super::resources::{self, Owned};
 use super::thread::KnownTo;
 use super::{Action, Router};
+use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
 use crate::json::scan::{member, member_at, skip_space};
 use crate::json::{Span, is_text, text};
@@ -26,8 +27,8 @@ impl Router {
         }
         self.last_upstream = Some(now);
         self.counters.upstream_messages += 1;
-        // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section
-        // 8.1). The first check is faster for short lines, and nearly always enough.
+        // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section 8.1). The
+        // first check is faster for short lines, and nearly always sufficient.
         if line.is_ascii() || simdutf8::basic::from_utf8(line).is_ok() {
             self.route(line);
         } else {
@@ -38,7 +39,7 @@ impl Router {
         }
     }
 
-    /// Passes a line from the upstream to the file of its kind.
+    /// Passes a line from the upstream to the method for its kind.
     pub(super) fn route(&mut self, line: &[u8]) {
         match UpstreamMessage::read(line) {
             Some(UpstreamMessage::Notification { method, params }) => {
@@ -53,6 +54,15 @@ impl Router {
             None if skip_space(line, 0) == line.len() => {}
             None => self.actions.push_back(Action::UpstreamMalformed),
         }
+    }
+
+    /// Returns whether a line is a notification that all clients get.
+    pub(super) fn is_broadcast(&self, line: &[u8]) -> bool {
+        let Some(UpstreamMessage::Notification { method, .. }) = UpstreamMessage::read(line) else {
+            return false;
+        };
+        let known = self.routes.notification(&method);
+        known.is_some_and(|(note, _)| matches!(note.audience, Audience::Broadcast(_)))
     }
 
     fn notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
@@ -104,7 +114,7 @@ impl Router {
         }
     }
 
-    /// The default rule for methods of a newer upstream.
+    /// Applies the default rule for methods that the routing table does not know.
     fn unknown_notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) {
         let topic = Topic::Unknown(method);
         match param_text(line, params, b"threadId") {
@@ -130,7 +140,7 @@ impl Router {
         thread: &[u8],
         params: Option<usize>,
     ) {
-        // The usual case, a delta for somebody, needs nothing more.
+        // A delta with subscribers, the usual case, needs nothing else.
         if let Some(state) = self.subscriptions.touch(thread, self.delivery.now())
             && note.meaning == Meaning::None
             && !state.subscribers.is_empty()
@@ -156,8 +166,7 @@ impl Router {
         self.delivery.notify_each(subscribers, topic, line);
     }
 
-    /// Records what a thread's notification reports. Returns the only clients it is for, if it is not for all
-    /// subscribers.
+    /// Records what a thread's notification reports. Returns its recipients, if these are not all subscribers.
     fn record(
         &mut self,
         line: &[u8],
@@ -179,40 +188,49 @@ impl Router {
                 let id = text(line, member(line, turn.start, b"id")?)?;
                 if let Some(ended) = state.close_turn(&id) {
                     let status = member(line, turn.start, b"status").and_then(|status| text(line, status));
-                    self.turn_ended(thread, &ended, Outcome::of_status(&status.unwrap_or_default()));
+                    let end = (Outcome::of_status(&status.unwrap_or_default()), KnownBy::TerminalEvent);
+                    self.turn_ended(thread, &ended, end);
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
             }
             Meaning::ItemStarted => {
-                let kind = member_at(line, params, &["item", "type"]).and_then(|kind| text(line, kind));
-                state.phase = Phase::of_item(&kind.unwrap_or_default());
+                let item = member(line, params, b"item")?;
+                let kind = member(line, item.start, b"type").and_then(|kind| text(line, kind));
+                state.phase = Phase::of_item(kind.as_deref().unwrap_or_default());
                 if let Some(turn) = &mut state.turn {
-                    turn.final_answer = None;
+                    turn.progress.item_started(line, item);
                 }
+                let turn = state.running_turn(line, params)?.id.clone();
+                self.turn_enters(thread, &turn, &kind?);
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
-                if let Some(turn) = &mut state.turn
-                    && is_final_answer(line, item)
-                {
-                    turn.final_answer = Some(item.of(line).into());
+                if let Some(turn) = &mut state.turn {
+                    turn.progress.item_completed(line, item);
                 }
                 return self.refused_command(line, thread, item);
             }
             Meaning::SettingsUpdated => self.settings_updated(thread, line, params),
             Meaning::Error => {
                 let turn_id = text(line, member(line, params, b"turnId")?)?;
+                let turn = state.turn.as_mut().filter(|turn| turn.is_called(&turn_id))?;
+                turn.progress.error_reported();
                 let error = member(line, params, b"error").filter(|error| line[error.start] == b'{')?;
                 let is_last = member(line, params, b"willRetry").is_some_and(|v| v.of(line) == b"false");
-                if let Some(turn) = state.turn.as_mut().filter(|turn| is_last && turn.is_called(&turn_id)) {
+                if is_last {
                     turn.error = Some(error.of(line).into());
                 }
             }
             Meaning::TokenUsage => {
-                let replay = state.replay.as_mut().filter(|replay| replay.usage)?;
-                replay.usage = false;
-                return Some(vec![replay.to]);
+                if let Some(replay) = state.replay.as_mut().filter(|replay| replay.usage) {
+                    replay.usage = false;
+                    return Some(vec![replay.to]);
+                }
+                let turn = state.running_turn(line, params)?;
+                turn.meter.update(line, params);
+                let (turn, tokens) = (turn.id.clone(), turn.meter.tokens());
+                self.turn_used(thread, &turn, tokens);
             }
             Meaning::ServerRequestResolved => {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
@@ -228,9 +246,9 @@ impl Router {
         None
     }
 
-    /// Returns the clients that a completed item is for, if it is a command that was not allowed to run. The
-    /// upstream reports that from where it takes the answer to its approval: to those who were subscribed when it
-    /// was requested, and to nobody who came later (measured).
+    /// Returns the recipients of a completed item that is a command which was not allowed to run. The upstream
+    /// sends that to the clients that were subscribed when the approval was requested, and not to later subscribers
+    /// (measured).
     fn refused_command(&mut self, line: &[u8], thread: &ThreadId, item: Span) -> Option<Vec<ClientId>> {
         let id = text(line, member(line, item.start, b"id")?)?;
         let asked = self.server_requests.item_completed(thread, &id)?;
@@ -253,7 +271,7 @@ impl Router {
         let status = || params.and_then(|p| member_at(line, p, &["status", "type"]));
         let has_status = |text| status().is_some_and(|status| is_text(line, status, text));
         if self.attribution.defers_broadcast(&thread) {
-            // After the thread's other messages.
+            // It follows the thread's other messages.
             let unloads = note.meaning == Meaning::ThreadClosed || has_status(b"notLoaded");
             return self.defer(thread, line, unloads);
         }
@@ -270,7 +288,8 @@ impl Router {
                     return self.unload(&thread);
                 }
                 if !active && let Some(Some(client)) = reloads {
-                    // The upstream subscribes it before it ends the turn that runs, unloads the thread and loads it.
+                    // The upstream subscribes the client before it ends the running turn, unloads the thread and
+                    // loads it.
                     self.subscriptions.subscribe(client, &thread);
                 }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
@@ -279,10 +298,10 @@ impl Router {
                     if !active && state.subscribers.is_empty() {
                         state.turn = None;
                         if state.running.is_empty() {
-                            // One that began when nobody was subscribed any more.
+                            // A turn that began when no client was subscribed any more.
                             self.counters.turns_completed += u64::from(was_active);
                         }
-                        self.all_turns_ended(&thread, Outcome::Unknown);
+                        self.all_turns_ended(&thread);
                         self.forget_unsubscribed(&thread);
                     }
                 }
@@ -305,8 +324,8 @@ impl Router {
         }
     }
 
-    /// Forgets what is open on a thread that nobody is subscribed to: the upstream reports neither the
-    /// end of its turn nor the resolution of its server requests, only its status.
+    /// Removes what is open on a thread without subscribers. The upstream reports only its status then, neither the
+    /// end of its turn nor the resolution of its server requests.
     fn forget_unsubscribed(&mut self, thread: &ThreadId) {
         self.server_requests.forget_thread(thread);
         self.attribution.forget_metered(thread);
@@ -315,13 +334,13 @@ impl Router {
     /// Ends all subscriptions to a thread that the upstream has unloaded.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         self.forget_unsubscribed(thread);
-        self.all_turns_ended(thread, Outcome::Unknown);
+        self.all_turns_ended(thread);
         self.subscriptions.unload(thread);
     }
 
     // ---- notifications for the owner of an id --------------------------------------------------
 
-    /// Passes a message about a connection-scoped id to its owner, with the id as the owner knows it.
+    /// Passes a notification about a connection-scoped id to the client that owns it, with that client's own id.
     fn owned_notification(
         &mut self,
         line: &[u8],
@@ -349,22 +368,17 @@ impl Router {
     }
 }
 
-/// Returns the text of a member of the parameters.
+/// Returns the text of a parameter.
 #[inline]
 fn param_text<'a>(line: &'a [u8], params: Option<usize>, name: &[u8]) -> Option<Cow<'a, [u8]>> {
     text(line, member(line, params?, name)?)
 }
 
-/// Whether an item is a command without a process.
+/// Returns whether an item is a command without a process.
 fn never_ran(line: &[u8], item: Span) -> bool {
     let value = |name: &[u8]| member(line, item.start, name);
     value(b"type").is_some_and(|kind| is_text(line, kind, b"commandExecution"))
         && [&b"processId"[..], b"exitCode"]
             .iter()
             .all(|name| value(name).is_some_and(|v| v.of(line) == b"null"))
-}
-
-fn is_final_answer(line: &[u8], item: Span) -> bool {
-    let is = |name: &[u8], text| member(line, item.start, name).is_some_and(|v| is_text(line, v, text));
-    is(b"type", b"agentMessage") && is(b"phase", b"final_answer")
 }

@@ -1,4 +1,4 @@
-//! What an operator asks for: to interrupt a turn, to disconnect a client.
+//! Requests of an operator: interrupting a turn, disconnecting a client.
 
 use super::pacing::PendingKind;
 use super::{Activity, CloseReason, Router};
@@ -6,10 +6,10 @@ use crate::id::{ClientId, ThreadId};
 use crate::json::edit::write_text;
 use crate::time::Time;
 
-/// Characters of an id that name it if nothing else ends or begins with them.
+/// Characters of an id that are enough to name it, if they are unambiguous.
 const ENOUGH_OF_AN_ID: usize = 4;
 
-/// How often the upstream is asked to interrupt a turn, and the milliseconds in between.
+/// How often an interrupt is sent that the upstream refuses, and the milliseconds in between.
 const ATTEMPTS: u32 = 20;
 const AGAIN_AFTER_MS: u64 = 100;
 
@@ -25,28 +25,28 @@ pub struct Interrupting {
 /// Why no turn is interrupted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CannotInterrupt {
-    /// No turn or thread that codexd knows has this id.
+    /// No known turn or thread has this id.
     Unknown,
-    /// More than one has an id that begins or ends like that.
+    /// Several have an id that begins or ends with it.
     Ambiguous,
     /// Nothing runs on the thread.
     NothingRuns(ThreadId),
-    /// Something runs there, and codex has not said under which id.
+    /// Something runs there whose id codex has not reported.
     NoTurnId(ThreadId),
-    /// There is no codex any more.
+    /// The upstream was lost.
     Lost,
 }
 
 impl Router {
-    /// Interrupts the turn with this id, or the one that runs on the thread with this id; a part at the beginning or
-    /// the end of the id will do if it has four characters and is unambiguous.
+    /// Interrupts the turn with the id `target`, or the running turn of the thread with that id. The beginning or
+    /// the end of an id is sufficient if it has four characters and is unambiguous.
     ///
-    /// The request overtakes everything that waits for the in-flight window. How the turn ends is an
+    /// The request bypasses everything that waits for the in-flight window. How the turn ends is reported as an
     /// [activity](super::Activity).
     ///
     /// # Errors
     ///
-    /// When there is no such turn.
+    /// If there is no such turn, see [`CannotInterrupt`].
     pub fn interrupt(&mut self, now: Time, target: &str) -> Result<Interrupting, CannotInterrupt> {
         self.delivery.at(now);
         if self.is_lost() {
@@ -88,7 +88,7 @@ impl Router {
         }
     }
 
-    /// Asks the upstream to interrupt a turn.
+    /// Sends the interrupt of a turn.
     pub(super) fn send_interrupt(&mut self, thread: &ThreadId, turn: &[u8], kind: PendingKind) {
         self.send_own("turn/interrupt", kind, |out| {
             out.extend_from_slice(b"{\"threadId\":");
@@ -99,8 +99,8 @@ impl Router {
         });
     }
 
-    /// The upstream has refused to interrupt the turn of a thread. It does so between the response to `turn/start` and the
-    /// moment at which the turn is active (measured), so it is asked again while the turn is open.
+    /// Handles an interrupt that the upstream has refused. It refuses one between its response to `turn/start` and
+    /// the moment at which the turn is active (measured), so the interrupt is sent again while the turn is open.
     pub(super) fn interrupt_refused(
         &mut self,
         thread: &ThreadId,
@@ -122,7 +122,7 @@ impl Router {
         self.refused_interrupts.front().map(|(at, ..)| *at)
     }
 
-    /// Sends the refused interrupts again whose pause is over and whose turn is still open.
+    /// Sends refused interrupts again that are due and whose turn is still open.
     pub(super) fn retry_interrupts(&mut self, now: Time) {
         while let Some((_, thread, refused, overtakes)) =
             self.refused_interrupts.pop_front_if(|(at, ..)| *at <= now)
@@ -138,8 +138,8 @@ impl Router {
         }
     }
 
-    /// Closes a client's connection; returns whether there is such a client. What waits for it is dropped, and its
-    /// turns go on or end as when it disconnects itself.
+    /// Closes a client's connection. Returns whether there is such a client. What is queued for it is dropped, and
+    /// its turns continue or end as when it disconnects.
     pub fn kill_client(&mut self, now: Time, client: ClientId) -> bool {
         self.delivery.at(now);
         let known = self.sessions.get(client).is_some();

@@ -1,8 +1,8 @@
 //! Turns whose last subscriber has disconnected.
 //!
-//! A native listener lets them go on. A program that spawned `codex app-server` for itself expects its
-//! agent to end with it; so a client may declare that its turns are to be interrupted
-//! (`params.codexd.orphanedTurns` of its `initialize`), and the settings decide for all others.
+//! With a native listener, they continue. A program that runs a `codex app-server` of its own expects its turns to
+//! end with it. So a client can declare in its `initialize` (`params.codexd.orphanedTurns`) that its turns are to
+//! be interrupted. For all other clients the settings decide.
 
 use std::collections::VecDeque;
 
@@ -12,15 +12,15 @@ use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
 impl Router {
-    /// Returns what becomes of the turns of a client.
+    /// Returns what happens to the turns of a client.
     pub(super) fn orphan_policy(&self, client: ClientId) -> OrphanedTurns {
         let declared = self.sessions.get(client).and_then(|s| s.declared()).and_then(|d| d.orphaned_turns);
         declared.unwrap_or(self.config.orphaned_turns)
     }
 
-    /// A client with the policy `policy` has disconnected from a thread.
+    /// Handles that a client with this policy was unsubscribed from a thread because it disconnected.
     pub(super) fn orphan_turn(&mut self, thread: &ThreadId, policy: OrphanedTurns) {
-        // The last one to leave decides, and the grace period begins with it.
+        // The policy of the last subscriber applies, and the grace period begins when that disconnects.
         self.orphans.retain(|(_, other)| other != thread);
         if policy == OrphanedTurns::Interrupt && !self.is_lost() && self.is_orphaned(thread) {
             let at = self.now() + self.config.limits.orphaned_turn_grace_ms;
@@ -39,7 +39,7 @@ impl Router {
         self.orphans.iter().map(|(at, _)| *at).min()
     }
 
-    /// Interrupts the turns whose grace period is over and that nobody has subscribed to.
+    /// Interrupts the turns whose grace period is over and that have no subscriber.
     pub(super) fn interrupt_orphans(&mut self, now: Time) {
         let orphans = std::mem::take(&mut self.orphans).into_iter();
         let (due, rest): (VecDeque<_>, VecDeque<_>) = orphans.partition(|(at, _)| *at <= now);

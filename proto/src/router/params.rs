@@ -1,4 +1,4 @@
-//! The parameters of a client's request, as the router reads them.
+//! The parameters of a client's request, as the router uses them.
 
 use std::borrow::Cow;
 
@@ -12,22 +12,22 @@ use crate::routes::Request;
 pub(super) struct Params<'a> {
     line: &'a [u8],
     given: &'a message::Params,
-    /// Names of the parameters by their position.
+    /// Names of the parameters by position.
     order: &'static [&'static str],
 }
 
 impl<'a> Params<'a> {
-    /// Returns the parameters of a request; `None` when they are neither an object nor an array.
+    /// Returns the parameters of a request; `None` if they are neither an object nor an array.
     pub(super) fn new(line: &'a [u8], given: &'a message::Params, known: &Request) -> Option<Params<'a>> {
         matches!(line[given.span.start], b'{' | b'[').then_some(Params { line, given, order: known.order })
     }
 
-    /// Whether they are an array.
+    /// Returns whether they are given by position.
     pub(super) fn by_position(self) -> bool {
         self.line[self.given.span.start] == b'['
     }
 
-    /// Where they stand.
+    /// Returns the span of all parameters.
     pub(super) fn span(self) -> Span {
         self.given.span
     }
@@ -42,17 +42,17 @@ impl<'a> Params<'a> {
         self.get(name).map(|value| value.of(self.line))
     }
 
-    /// Whether a parameter is `true`.
+    /// Returns whether a parameter is `true`.
     pub(super) fn is_true(self, name: &str) -> bool {
         self.json(name) == Some(b"true")
     }
 
-    /// Whether a parameter is a string with this text.
+    /// Returns whether a parameter is a string with this text.
     pub(super) fn is_text(self, name: &str, text: &[u8]) -> bool {
         self.get(name).is_some_and(|value| is_text(self.line, value, text))
     }
 
-    /// Returns the text of a parameter; `None` for one of extraordinary length, which names nothing that there is.
+    /// Returns the text of a parameter; `None` also if it is too long to name anything.
     pub(super) fn text(self, name: &str) -> Option<Cow<'a, [u8]>> {
         let value = self.get(name).filter(|value| value.end - value.start <= RequestId::MAX_BYTES)?;
         text(self.line, value)
@@ -64,7 +64,7 @@ impl<'a> Params<'a> {
         Some(ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(&text)))
     }
 
-    /// Whether there are more than the upstream takes, so that it refuses them.
+    /// Returns whether there are more than the upstream accepts.
     pub(super) fn are_too_many(self) -> bool {
         self.given.are_more_than(self.order)
     }

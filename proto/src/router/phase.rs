@@ -1,9 +1,9 @@
-//! What a turn does, as far as the items that it begins say so.
+//! What a turn is doing, as far as its items show.
 
-/// By the kind of the item that began last.
+/// The kind of the item that began last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// None but the prompt has begun: the model works on its first one.
+    /// No item but the prompt has begun: the model is working on its first one.
     #[default]
     Starting,
     Reasoning,
@@ -12,12 +12,12 @@ pub(super) enum Phase {
     Tool,
     Message,
     SubAgent,
-    /// An item of a kind that is none of these.
+    /// An item of another kind.
     Other,
 }
 
 impl Phase {
-    /// Reads the type of an item (`ThreadItem` in the schema of codex 0.169).
+    /// Parses the type of an item (`ThreadItem` in the schema of codex 0.169).
     pub(super) fn of_item(kind: &[u8]) -> Phase {
         match kind {
             b"userMessage" | b"hookPrompt" => Phase::Starting,

@@ -1,4 +1,4 @@
-//! What the router reports for the status.
+//! The router's part of the status.
 
 use super::Router;
 use super::session::SessionState;
@@ -7,13 +7,13 @@ use crate::routes::MEASURED_VERSION;
 use crate::status::{ClientStatus, StatusReport, Warning};
 use crate::time::Time;
 
-/// Code of the warning that repeats one of the upstream.
+/// Code of a warning that quotes one of the upstream.
 pub const CONFIG_WARNING: &str = "codexConfig";
 
-/// The upstream's warnings of its configuration that are shown, at the most.
+/// Warnings of the upstream about its configuration that are shown at most.
 const MAX_CONFIG_WARNINGS: usize = 5;
 
-/// Turns, requests and approvals that are named in the status.
+/// Turns, requests and approvals that are listed in the status.
 const NAMED: usize = 3;
 
 fn first<T>(mut all: Vec<T>) -> Vec<T> {
@@ -60,7 +60,7 @@ impl Router {
         }));
     }
 
-    /// Describes every connected client, in the order of their connection.
+    /// Describes all connected clients in the order in which they connected.
     pub fn client_statuses(&self, now: Time) -> Vec<ClientStatus> {
         let mut all: Vec<ClientStatus> = self
             .sessions
@@ -110,7 +110,7 @@ impl Router {
     }
 }
 
-/// How much the router keeps, for tests that look for what is never forgotten.
+/// How much the router keeps, for tests that look for leaks.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Accounting {
@@ -118,29 +118,29 @@ pub struct Accounting {
     pub pending: usize,
     /// Lines that wait for the in-flight window, of clients and of codexd itself.
     pub queued: usize,
-    /// Of those, the most that one client has.
+    /// The most of them that one client has.
     pub queued_most: usize,
-    /// Bytes that wait, of clients and of codexd itself.
+    /// Bytes of these lines.
     pub queued_bytes: usize,
     /// Slots of the in-flight window that are occupied.
     pub window: usize,
-    /// Answers to server requests that the upstream is not known to have consumed.
+    /// Answers to server requests that the upstream may not have consumed yet.
     pub unconsumed_answers: usize,
     /// Waiters for the window.
     pub waiting: usize,
     /// Answers to server requests that wait.
     pub answers: usize,
-    /// Bytes of lines that may have to be sent again.
+    /// Bytes of copies of requests that may have to be sent again.
     pub retained_bytes: usize,
-    /// Bytes that unanswered requests of clients keep, beside their lines.
+    /// Bytes that codexd keeps for the unanswered requests of clients, besides their lines.
     pub client_bytes: usize,
     /// Queues that are paused.
     pub paused: usize,
     /// Messages deferred.
     pub deferred: usize,
-    /// Requests in flight that may make threads known.
+    /// Requests in flight whose response can make threads known.
     pub opening: usize,
-    /// Supposed causes of notices.
+    /// Requests that can have caused a notification without an id.
     pub reading_turns: usize,
     /// Threads whose rate limits may be reported next.
     pub metered: usize,
@@ -148,7 +148,7 @@ pub struct Accounting {
     pub deferred_unsubscribes: usize,
     /// Server requests.
     pub server_requests: usize,
-    /// Commands that wait for their approval, or were refused, and are not completed.
+    /// Commands that are not completed and whose approval is open or was refused.
     pub unapproved: usize,
     /// Configuration warnings that wait for a response.
     pub warnings: usize,
@@ -160,7 +160,7 @@ pub struct Accounting {
     pub subscriptions: usize,
     /// Connection-scoped resources.
     pub resources: usize,
-    /// Threads that were started a short while ago.
+    /// Threads that were started and may have to be kept.
     pub never_ran: usize,
     /// Requests that wait until the permissions of their thread are restored.
     pub waiting_for_permissions: usize,
@@ -169,7 +169,7 @@ pub struct Accounting {
 }
 
 impl Router {
-    /// Counts what is kept.
+    /// Counts what the router keeps.
     #[doc(hidden)]
     pub fn accounting(&self) -> Accounting {
         let mut kept = Accounting {

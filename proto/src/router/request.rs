@@ -15,25 +15,25 @@ use crate::message::{self, ClientMessage, Reader, Rejection};
 use crate::routes::{Request, RequestEffect, Resource, Route};
 use crate::time::Time;
 
-/// A request from a client while it is on its way through the router.
+/// A request from a client, while the router handles it.
 pub(super) struct Incoming<'a> {
     pub(super) client: ClientId,
     pub(super) id: RequestId,
     pub(super) id_span: Span,
-    /// A long one is owned, so that it need not be copied.
+    /// The line. A long one is owned, so that it need not be copied.
     pub(super) line: Cow<'a, [u8]>,
     pub(super) params: Option<message::Params>,
 }
 
 impl Router {
-    /// Handles one message from a client, without the line feed after it.
+    /// Handles one message from a client, given without its line feed.
     pub fn client_line(&mut self, now: Time, client: ClientId, line: &[u8]) {
         if !self.takes_line(now, client, line) {
             return;
         }
         let message = ClientMessage::read(line);
-        // A line feed is white space to JSON and the end of a message to the upstream. It can be in a
-        // message that did not come as a line; in what was read, it stands outside of strings.
+        // A line feed is white space in JSON and the end of a message to the upstream. A WebSocket message can
+        // contain line feeds between its tokens.
         let flat: Vec<u8>;
         let line = if message.is_ok() && memchr::memchr(b'\n', line).is_some() {
             flat = line.iter().map(|b| if *b == b'\n' { b' ' } else { *b }).collect();
@@ -53,13 +53,13 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Handles one long message from a client that was read to its end. It is not copied if nothing else waits for the
-    /// upstream.
+    /// Handles one long message from a client that was read to its end. It is copied only if a connection-scoped id in it
+    /// has to be replaced.
     pub fn client_line_read(&mut self, now: Time, client: ClientId, mut line: Vec<u8>, reader: Reader) {
         if !self.takes_line(now, client, &line) {
             return;
         }
-        // As in `client_line`; before the line is read, since that does not change what is read of it.
+        // As in `client_line`. Replacing white space does not change what the reader found.
         let mut from = 0;
         while let Some(at) = memchr::memchr(b'\n', &line[from..]) {
             from += at;
@@ -79,7 +79,8 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Whether a line from a client is to be read now; else it is kept, or means nothing any more.
+    /// Returns whether a line from a client is to be handled now. Before the upstream is ready, it is kept; from a
+    /// client that is being closed, it is ignored.
     fn takes_line(&mut self, now: Time, client: ClientId, line: &[u8]) -> bool {
         self.delivery.at(now);
         let session = self.sessions.received(now, client, line.len());
@@ -115,7 +116,7 @@ impl Router {
         }
     }
 
-    /// Answers a line that was longer than the limit of whoever drives the router and was not kept.
+    /// Answers a line that exceeded the shell's limit, so that it was not kept.
     pub fn client_line_too_long(&mut self, now: Time, client: ClientId, limit_bytes: usize) {
         self.delivery.at(now);
         self.counters.client_messages += 1;
@@ -134,7 +135,8 @@ impl Router {
         self.close_overflowed();
     }
 
-    /// Answers what a client has sent before the upstream was ready, `last` included: it was too much.
+    /// Answers everything that a client has sent before the upstream was ready, `last` included, because it was too
+    /// much.
     fn refuse_early(&mut self, client: ClientId, last: &[u8]) {
         let mut lines = self.sessions.take_early_of(client);
         lines.push(last.into());
@@ -163,7 +165,7 @@ impl Router {
         self.refuse(client, id, &answer);
     }
 
-    /// `initialized` has no effect upstream and was sent by codexd itself; an unknown one is forwarded.
+    /// Handles a notification. `initialized` is not forwarded, since codexd sent its own. Unknown ones are.
     fn client_notification(&mut self, client: ClientId, method: &[u8], line: Cow<'_, [u8]>) {
         if self.sessions.is_active(client) && method != b"initialized" && !self.is_lost() {
             self.pacing.send_notification(self.delivery.now(), client, line);
@@ -212,7 +214,7 @@ impl Router {
         }
     }
 
-    /// Whether a request starts something. Input for a running turn does not.
+    /// Returns whether a request starts something. Input for a running turn does not.
     fn is_new_work(&self, known: Option<&Request>, incoming: &Incoming<'_>) -> bool {
         let Some(known) = known.filter(|r| r.work) else { return false };
         let steers = known.method == "turn/start"
@@ -230,7 +232,7 @@ impl Router {
         }
     }
 
-    /// Sends a request to the upstream with an id of its own, or queues it.
+    /// Sends or queues a request with an upstream id.
     pub(super) fn dispatch(
         &mut self,
         incoming: Incoming<'_>,
@@ -241,7 +243,7 @@ impl Router {
         self.try_dispatch(incoming, kind, known, edits);
     }
 
-    /// Does what [`dispatch`](Router::dispatch) does; returns false if there was no room, and the request was refused.
+    /// Does what [`dispatch`](Router::dispatch) does. Returns false if the request was refused because of a limit.
     pub(super) fn try_dispatch(
         &mut self,
         incoming: Incoming<'_>,
@@ -259,7 +261,8 @@ impl Router {
             }
             return false;
         }
-        let sent = self.pacing.send_request(now, client, pending, |UpstreamId(id), out| {
+        let owned = matches!(line, Cow::Owned(_));
+        let sent = self.pacing.send_request(now, client, pending, owned, |UpstreamId(id), out| {
             if !edits.is_empty() {
                 let mut number = Vec::new();
                 write_u64(&mut number, id);
@@ -306,7 +309,7 @@ impl Router {
         let mut edits = Edits::new();
         let mut prefix = resources::prefix(incoming.client);
         let id: Box<[u8]> = match given.map(|v| string_inner(line, v)) {
-            // The upstream refuses it, and must see that it is empty (measured).
+            // The upstream refuses an empty id, so it must stay empty (measured).
             Some(Some(inner)) if opens && resource == Resource::Process && inner.of(line).is_empty() => {
                 return self.dispatch(incoming, PendingKind::Plain, known, edits);
             }
@@ -318,13 +321,13 @@ impl Router {
                 edits.replace_owned(Span { start: inner.start, end: inner.start }, prefix);
                 decoded(inner.of(line)).into()
             }
-            // Not a string: the upstream says so.
+            // The upstream refuses an id that is not a string.
             Some(None) => return self.dispatch(incoming, PendingKind::Plain, known, edits),
-            // A buffered command without an id gets one, so that it can be ended with its client.
+            // A buffered command without an id gets one, so that codexd can end it when its client disconnects.
             None if opens
                 && resource == Resource::Exec
                 && !resources::streams(params)
-                // By position, what is not there cannot be added: the upstream refuses so few.
+                // To parameters by position, none can be added. The upstream refuses so few of them.
                 && (value.is_some() || !params.by_position()) =>
             {
                 let id = self.resources.next_command();
@@ -355,7 +358,7 @@ impl Router {
             let mut text = Vec::new();
             match self.pacing.find(incoming.client, &id) {
                 Some(UpstreamId(n)) => write_u64(&mut text, n),
-                // No request of this client: an id that no request has, natively just as harmless.
+                // No request of this client has this id. The upstream gets one that no request has, which it ignores.
                 None => write_i64(&mut text, -1),
             }
             edits.replace_owned(value, text);
@@ -409,14 +412,14 @@ impl Router {
         });
     }
 
-    /// Answers with an error in the upstream's words.
+    /// Answers with an error that looks like one of the upstream.
     pub(super) fn refuse_native(&mut self, client: ClientId, id: &RequestId, message: &str) {
         self.counters.rejected_messages += 1;
         self.statistics.refused("native");
         self.delivery.reply_with(client, |out| super::answer::write_native(out, id, message));
     }
 
-    /// Answers with an error of codexd's own.
+    /// Answers with an error of codexd itself.
     pub(super) fn refuse(&mut self, client: ClientId, id: Option<&RequestId>, error: &ErrorAnswer<'_>) {
         self.counters.rejected_messages += 1;
         self.statistics.refused(error.reason);
@@ -463,13 +466,13 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
 }
 
 impl Incoming<'_> {
-    /// Returns the parameters, to be read.
+    /// Returns the parameters of a request.
     pub(super) fn params(&self, known: &Request) -> Option<Params<'_>> {
         Params::new(&self.line, self.params.as_ref()?, known)
     }
 }
 
-/// The answer to a client that has too many requests waiting.
+/// The response to a client with too many unanswered requests.
 pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too many requests of this client wait for an answer; retry later",
@@ -478,7 +481,7 @@ pub(super) const QUEUE_FULL: ErrorAnswer<'static> = ErrorAnswer {
     retryable: true,
 };
 
-/// The answer to a client that opens more than it may have open.
+/// The response to a client with too many open resources.
 const TOO_MANY_OPEN: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "this client has too many commands, processes, watches and event streams open; end some of them first",
@@ -487,7 +490,7 @@ const TOO_MANY_OPEN: ErrorAnswer<'static> = ErrorAnswer {
     retryable: true,
 };
 
-/// The answer to a client that sends too much before codex is ready.
+/// The response to a client that sends too much before codex is ready.
 const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "too much was sent before codex app-server was ready; connect again later",
@@ -496,7 +499,7 @@ const TOO_EARLY: ErrorAnswer<'static> = ErrorAnswer {
     retryable: true,
 };
 
-/// The answer to new work while the daemon drains.
+/// The response to a request that starts something during a drain.
 const DRAINING: ErrorAnswer<'static> = ErrorAnswer {
     code: OVERLOADED,
     message: "codexd is stopping and takes no new work; connect again later",

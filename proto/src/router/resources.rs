@@ -1,9 +1,8 @@
-//! Connection-scoped resources: commands, processes, watches and event streams end with their client.
+//! Connection-scoped resources: commands, processes, watches and event streams that end with their client.
 //!
-//! Their ids are scoped to a connection, and the upstream has only one. Towards the upstream `"p"` of
-//! client 7 becomes `"7:p"`, towards the client it becomes `"p"` again, also where the upstream quotes
-//! it in the text of an error. No table is needed to find the owner of an id from the upstream: the id
-//! names it.
+//! Their ids are scoped to a connection, and the upstream has only one. In messages to the upstream, the id `"p"`
+//! of client 7 becomes `"7:p"`. In messages to the client, it becomes `"p"` again, also where the text of an error
+//! quotes it. The id names its owner, so no table is needed to find that.
 
 use std::borrow::Cow;
 
@@ -45,19 +44,19 @@ impl Resources {
         }
     }
 
-    /// Removes what a client has opened.
+    /// Removes everything that a client has opened.
     pub(super) fn take(&mut self, client: ClientId) -> Vec<OpenResource> {
         self.clients.remove(&client).unwrap_or_default()
     }
 
-    /// Whether a client has so many open that it can open none with this id.
+    /// Returns whether a client has so many resources open that it cannot open one with this id.
     pub(super) fn are_too_many(&self, client: ClientId, id: &[u8], limits: &Limits) -> bool {
         let open = self.clients.get(&client).map_or(&[][..], Vec::as_slice);
         let bytes = open.iter().map(|open| open.id.len()).sum::<usize>();
         open.len() >= limits.resources_per_client || bytes + id.len() > limits.resource_id_bytes_per_client
     }
 
-    /// Returns an id for a command whose client gave none.
+    /// Returns an id for a command that has none.
     pub(super) fn next_command(&mut self) -> Box<[u8]> {
         let mut id = b"~".to_vec();
         write_u64(&mut id, self.next_command);
@@ -79,7 +78,7 @@ pub(super) fn prefix(client: ClientId) -> Vec<u8> {
     text
 }
 
-/// Parses an id from the upstream: its owner, and the length of the prefix.
+/// Parses an id in a message of the upstream. Returns its owner and the length of the prefix.
 pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
     let digits = id.iter().take_while(|b| b.is_ascii_digit()).count();
     if id.get(digits) != Some(&b':') {
@@ -89,24 +88,24 @@ pub(super) fn owner(id: &[u8]) -> Option<(ClientId, usize)> {
     Some((ClientId(number), digits + 1))
 }
 
-/// Whether `command/exec` streams, so that it needs an id of the client's own.
+/// Returns whether a `command/exec` streams. Then it must have an id of the client.
 pub(super) fn streams(params: Params<'_>) -> bool {
     ["tty", "streamStdin", "streamStdoutStderr"].iter().any(|flag| params.is_true(flag))
 }
 
-/// An id from the upstream.
+/// A connection-scoped id in a message of the upstream.
 pub(super) struct Owned<'a> {
-    /// Whose it is.
+    /// The client that owns it.
     pub(super) client: ClientId,
     /// The text of the client's own id.
     pub(super) id: Cow<'a, [u8]>,
-    /// What is to be replaced in the line so that the id becomes the client's own.
+    /// The span to replace in the line.
     pub(super) span: Span,
-    /// By what it is to be replaced.
+    /// The client's own id, as JSON.
     pub(super) own: Vec<u8>,
 }
 
-/// Reads an id from the upstream that stands at `value`.
+/// Reads the connection-scoped id at `value` in a message of the upstream.
 pub(super) fn owned(line: &[u8], value: Span) -> Option<Owned<'_>> {
     let inner = string_inner(line, value)?;
     let spelled = inner.of(line);
@@ -114,7 +113,7 @@ pub(super) fn owned(line: &[u8], value: Span) -> Option<Owned<'_>> {
         let span = Span { start: inner.start, end: inner.start + prefix };
         return Some(Owned { client, id: decoded(&spelled[prefix..]), span, own: Vec::new() });
     }
-    // The upstream does not write a digit or a colon as an escape, but it may.
+    // The upstream does not escape digits and colons, but it could.
     let text = decoded(spelled);
     let (client, prefix) = owner(&text)?;
     let id = text[prefix..].to_vec();
@@ -123,11 +122,11 @@ pub(super) fn owned(line: &[u8], value: Span) -> Option<Owned<'_>> {
     Some(Owned { client, id: id.into(), span: value, own })
 }
 
-/// Returns a JSON string with every mention of the id as the upstream knows it put back; `None` when
-/// there is none. `id` is the text of the client's own.
+/// Returns a JSON string in which every mention of the upstream's id is replaced by the client's own; `None` if
+/// there is none. `id` is the text of the client's own id.
 ///
-/// The upstream quotes ids as they are, as JSON or as `Debug` writes them, depending on the request (measured); any
-/// of those notations is recognized.
+/// The upstream quotes ids verbatim, as JSON or in Rust's `Debug` notation, depending on the request (measured). All
+/// three are recognised.
 pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<Vec<u8>> {
     let prefix = core::str::from_utf8(prefix).ok()?;
     let text = read_string(text)?;
@@ -138,12 +137,12 @@ pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<
     while let Some(at) = text[from..].find(prefix).map(|at| from + at) {
         let behind = at + prefix.len();
         from = behind;
-        // `17:p` is not a mention of `7:p`.
+        // `7:p` is not mentioned in `17:p`.
         let inside = text[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
         if !inside && let Some(length) = length_of_mention(&text[behind..], id) {
             out.push_str(&text[copied..at]);
             copied = behind;
-            // What follows in the id itself is the client's own.
+            // Mentions within the rest of the id are part of the client's own id.
             from = behind + length;
         }
     }
@@ -156,7 +155,8 @@ pub(super) fn restore_mentions(text: &[u8], prefix: &[u8], id: &[u8]) -> Option<
     Some(json)
 }
 
-/// Returns the length of the id that a text begins with, as it is or with escapes.
+/// Returns the length of the id at the beginning of a text, verbatim or escaped; `None` if the text begins with
+/// something else.
 fn length_of_mention(text: &str, id: &str) -> Option<usize> {
     let escaped = || {
         let mut rest = text;
@@ -168,7 +168,7 @@ fn length_of_mention(text: &str, id: &str) -> Option<usize> {
     if text.starts_with(id) { Some(id.len()) } else { escaped() }
 }
 
-/// Takes the first character of a text in which a backslash begins an escape of JSON or of Rust.
+/// Splits off the first character of a text in which a backslash begins an escape of JSON or Rust.
 fn unescaped(text: &str) -> Option<(char, &str)> {
     let mut chars = text.chars();
     let first = chars.next()?;
@@ -192,7 +192,7 @@ fn unescaped(text: &str) -> Option<(char, &str)> {
     Some((plain, chars.as_str()))
 }
 
-/// Takes what follows `\u`: `{1f600}`, or four digits, or twice that for a pair of surrogates.
+/// Splits off what follows `\u`: `{1f600}`, four digits, or four digits twice for a surrogate pair.
 fn unescaped_unicode(text: &str) -> Option<(char, &str)> {
     let number = |digits: &str| u32::from_str_radix(digits, 16).ok();
     if let Some(braced) = text.strip_prefix('{') {
@@ -209,7 +209,7 @@ fn unescaped_unicode(text: &str) -> Option<(char, &str)> {
     Some((char::decode_utf16(pair).next()?.ok()?, rest))
 }
 
-/// Puts an id into parameters that have none, or null.
+/// Puts an id into parameters without one, or with null.
 pub(super) fn inject(
     edits: &mut Edits<'_>,
     line: &[u8],
@@ -238,7 +238,7 @@ pub(super) fn inject(
     }
 }
 
-/// Puts the client's own id back where a response mentions it.
+/// Replaces the upstream's id by the client's own in a response.
 pub(super) fn restore_ids(
     edits: &mut Edits<'_>,
     line: &[u8],

@@ -76,8 +76,8 @@ impl Router {
                 }
             }
             PendingKind::Resume { target: Some(thread), .. } => {
-                // Nobody became a subscriber. What was deferred reaches those it is for anyway, unless
-                // another resume of the thread may still say more.
+                // It subscribed no client. Deferred messages are handled now, unless another resume of the thread is in
+                // flight.
                 self.subscriptions.remember(thread, self.config.limits.remembered_threads);
                 if !self.attribution.is_resuming(thread) {
                     self.release_deferred(thread);
@@ -146,8 +146,8 @@ impl Router {
         self.pump();
     }
 
-    /// A thread was started, forked or resumed, by `client` if it is still there: `replay` says what
-    /// the upstream repeats now, and for whom.
+    /// Handles that a thread was started, forked or resumed by `client`, if that is still connected. `replay` is
+    /// what the upstream repeats now, and for which client.
     fn opened(
         &mut self,
         line: &[u8],
@@ -167,7 +167,7 @@ impl Router {
             let status = member_at(line, thread.start, &["status", "type"]);
             if status.is_some_and(|status| is_text(line, status, b"active")) {
                 state.active = true;
-                // The response tells the requester of a running turn.
+                // The response shows the requester the running turn.
                 let notified = KnownTo::Requesters(client.into_iter().collect());
                 if state.turn.as_ref().is_none_or(|turn| turn.known_to != KnownTo::Subscribers)
                     && let Some((turn, object)) = running_turn(thread.of(line))
@@ -190,8 +190,8 @@ impl Router {
         Some(id)
     }
 
-    /// A request that subscribes its client beside what it is for was answered. One that fails has subscribed it
-    /// all the same if it was understood and the thread is loaded (measured). Returns the thread then.
+    /// Handles the response to a request that also subscribes its client. A failed one has subscribed it too, if
+    /// the upstream could parse the request and the thread is loaded (measured). Returns the thread in this case.
     fn subscribed_aside(
         &mut self,
         line: &[u8],
@@ -242,17 +242,17 @@ impl Router {
         }
     }
 
-    /// A request that names a connection-scoped resource succeeded: what is open is known from that.
-    /// `client` may have left meanwhile; then what it opened ends.
+    /// Handles the success of a request that names a connection-scoped resource: it is open or closed now. If
+    /// `client` has disconnected, what it opened is ended.
     fn resource_answered(&mut self, client: ClientId, resource: Resource, id: &[u8], part: Part) {
-        // A command of `command/exec` has ended when its response comes.
+        // A command of `command/exec` has ended when the response comes.
         if resource == Resource::Exec {
             return;
         }
         match (part, self.sessions.is_active(client)) {
             (Part::Opens, true) => self.resources.opened(client, resource, id),
             (Part::Opens, false) => self.end_resource(client, resource, id),
-            // A process has ended when `process/exited` says so.
+            // A process ends with `process/exited`.
             (Part::Closes, true) if resource != Resource::Process => {
                 self.resources.closed(client, resource, id);
             }
@@ -261,12 +261,12 @@ impl Router {
     }
 }
 
-/// Returns a text member of an object.
+/// Returns the text of a member of an object.
 fn member_text(line: &[u8], object: Span, name: &[u8]) -> Option<Box<str>> {
     serde_json::from_slice(member(line, object.start, name)?.of(line)).ok()
 }
 
-/// Finds the running turn in a thread object: its id and the turn object.
+/// Finds the running turn in a thread object. Returns its id and the turn object.
 fn running_turn(thread: &[u8]) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Thread<'a> {

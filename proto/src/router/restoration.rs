@@ -1,17 +1,18 @@
 //! Permissions of threads that are resumed in a new codex.
 //!
 //! # Theory of operation
-//! A resume by id alone changes a thread's sandbox, see the [book](crate::thread_book). So for a thread that an earlier
-//! codex had loaded:
+//! A resume by id alone changes a thread's sandbox, see [`thread_book`](crate::thread_book). So, for a thread that an
+//! earlier codex had loaded:
 //!
-//! 1. The resume gets the `sandbox` of the book, unless the client says itself what it wants: then that counts.
-//! 2. What the response says is in force is compared with the book. If it differs, codexd sends
-//!    `thread/settings/update` with the exact policies.
-//! 3. Until then, requests about the thread wait, of all clients: no turn can start with other permissions.
-//! 4. If they cannot be restored, requests that start work on the thread are refused, with the reason, unless they
-//!    bring a sandbox policy themselves.
+//! 1. The resume gets the `sandbox` of the book, unless the client gives permissions itself. Those have precedence.
+//! 2. The permissions in the response are compared with the book. If they differ, codexd sends a
+//! `thread/settings/update`
+//!    with the exact policies.
+//! 3. Until then, all clients' requests about the thread wait, so that no turn starts with other permissions.
+//! 4. If the permissions cannot be restored, requests that start work on the thread are refused with the reason, unless
+//!    they give a sandbox policy themselves.
 //!
-//! Threads that this codex itself has unloaded are resumed as the upstream does it.
+//! Threads that this codex itself has unloaded are resumed without a change.
 
 use std::collections::BTreeMap;
 
@@ -30,10 +31,10 @@ use crate::json::text::decoded;
 use crate::routes::Request;
 use crate::thread_book::{Permissions, ThreadBook};
 
-/// Parameters of a resume by which its client says what the thread is permitted to do.
+/// Parameters of a resume with which its client gives permissions.
 const PERMISSIONS: [&str; 2] = ["sandbox", "permissions"];
 
-/// Keys of `config`, and beginnings of dotted ones, that say it, too.
+/// Keys of `config`, also as the beginning of dotted ones, with which its client gives permissions.
 const CONFIG_KEYS: [&str; 4] =
     ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
 
@@ -53,12 +54,12 @@ struct Open {
     waiting: Vec<(ClientId, Box<[u8]>)>,
 }
 
-/// A thread with other permissions than it had.
+/// A thread whose permissions could not be restored.
 #[derive(Debug)]
 struct Failed {
-    /// The sandbox policy that it has.
+    /// Its present sandbox policy.
     actual: Value,
-    /// Why, in the upstream's words.
+    /// The upstream's reason.
     reason: String,
 }
 
@@ -67,20 +68,20 @@ impl Restoration {
         Restoration { book, ..Restoration::default() }
     }
 
-    /// Returns lines and bytes of a client that wait.
+    /// Returns how many requests of a client wait, and their bytes.
     fn waiting_of(&self, client: ClientId) -> (usize, usize) {
         let lines = self.open.values().flat_map(|open| &open.waiting).filter(|(whose, _)| *whose == client);
         lines.fold((0, 0), |(count, bytes), (_, line)| (count + 1, bytes + line.len()))
     }
 
-    /// Forgets the requests of a client that has disconnected.
+    /// Removes the requests of a client that has disconnected.
     pub(super) fn forget_client(&mut self, client: ClientId) {
         for open in self.open.values_mut() {
             open.waiting.retain(|(whose, _)| *whose != client);
         }
     }
 
-    /// Whether a client has requests that wait.
+    /// Returns whether requests of a client wait.
     pub(super) fn has_waiting(&self, client: ClientId) -> bool {
         self.open.values().flat_map(|open| &open.waiting).any(|(whose, _)| *whose == client)
     }
@@ -90,20 +91,20 @@ impl Restoration {
         self.open.values().map(|open| open.waiting.len()).sum()
     }
 
-    /// Removes all requests that wait, when the upstream is lost.
+    /// Removes all waiting requests when the upstream is lost.
     pub(super) fn take_waiting(&mut self) -> Vec<(ClientId, Box<[u8]>)> {
         std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).collect()
     }
 }
 
 impl Router {
-    /// Returns the book of this daemon's threads.
+    /// Returns the permissions of the threads of this daemon.
     pub fn thread_book(&self) -> &ThreadBook {
         &self.restoration.book
     }
 
-    /// Lets a request wait whose thread is being restored, or refuses it where that has failed. Returns it if it can
-    /// go on.
+    /// Makes a request wait if its thread is being restored, and refuses it if that has failed. Returns the request
+    /// if it can be handled.
     pub(super) fn after_restoration<'a>(
         &mut self,
         incoming: Incoming<'a>,
@@ -151,12 +152,12 @@ impl Router {
         }
     }
 
-    /// Sends a resume, with the permissions that the thread had in an earlier codex.
+    /// Sends a resume with the permissions that the thread had in an earlier codex.
     pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: PendingKind, known: &'static Request) {
         let params = incoming.params(known);
         let wanted = match (&kind, params) {
             (PendingKind::Resume { target: Some(thread), .. }, Some(params))
-                if !says_permissions(params, &incoming.line) =>
+                if !gives_permissions(params, &incoming.line) =>
             {
                 let wanted = self.restoration.book.of_earlier_codex(thread);
                 wanted.map(|wanted| (thread.clone(), wanted.clone()))
@@ -175,7 +176,7 @@ impl Router {
         }
     }
 
-    /// A resume was answered; `body` is its result.
+    /// Handles the response to a resume; `body` is its result.
     pub(super) fn resumed(&mut self, thread: &ThreadId, line: &[u8], failed: bool, body: Span) {
         let Some(open) = self.restoration.open.get(thread) else {
             if !failed {
@@ -207,7 +208,7 @@ impl Router {
         self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
     }
 
-    /// The update that restores the permissions of a thread was answered.
+    /// Handles the response to the update that restores the permissions of a thread.
     pub(super) fn restore_answered(
         &mut self,
         thread: &ThreadId,
@@ -237,14 +238,14 @@ impl Router {
         self.restored(thread);
     }
 
-    /// Nothing of a thread has to wait any more.
+    /// Handles the requests that waited for a thread.
     fn restored(&mut self, thread: &ThreadId) {
         if let Some(open) = self.restoration.open.remove(thread) {
             self.handle_waiting(open.waiting);
         }
     }
 
-    /// Handles requests that have waited.
+    /// Handles requests that waited.
     pub(super) fn handle_waiting(&mut self, waiting: Vec<(ClientId, Box<[u8]>)>) {
         let now = self.now();
         for (client, line) in waiting {
@@ -254,13 +255,13 @@ impl Router {
         }
     }
 
-    /// A resume is not sent any more: its client has disconnected.
+    /// Handles that a resume will not be sent because its client has disconnected.
     pub(super) fn resume_abandoned(&mut self, thread: &ThreadId) {
         self.restored(thread);
     }
 
-    /// Records what a thread that was just opened is permitted to do; returns whether it is ephemeral: then its id means
-    /// nothing to the next codex.
+    /// Records the permissions of a thread that was just opened. Returns whether the thread is ephemeral, so that
+    /// the next codex cannot resume it.
     pub(super) fn remember(&mut self, thread: &ThreadId, line: &[u8], result: Span) -> bool {
         let ephemeral = member_at(line, result.start, &["thread", "ephemeral"]);
         let ephemeral = ephemeral.is_some_and(|value| value.of(line) == b"true");
@@ -270,7 +271,7 @@ impl Router {
         ephemeral
     }
 
-    /// The settings of a thread have changed; `params` are those of the notification.
+    /// Records the changed settings of a thread; `params` are those of the notification.
     pub(super) fn settings_updated(&mut self, thread: &ThreadId, line: &[u8], params: usize) {
         let Some(settings) = member(line, params, b"threadSettings") else { return };
         let value = |name: &[u8]| serde_json::from_slice(member(line, settings.start, name)?.of(line)).ok();
@@ -288,7 +289,7 @@ impl Router {
     }
 
     fn record_permissions(&mut self, thread: &ThreadId, permissions: Permissions) {
-        // A loaded thread ignores the `sandbox` of a resume: what could not be restored is not what was asked for.
+        // A loaded thread ignores the `sandbox` of a resume, so these permissions may not be those that were asked for.
         if self.restoration.failed.get(thread).is_some_and(|how| how.actual == permissions.sandbox_policy) {
             return;
         }
@@ -299,7 +300,7 @@ impl Router {
         }
     }
 
-    /// A thread was deleted.
+    /// Handles that a thread was deleted.
     pub(super) fn forget_permissions(&mut self, thread: &ThreadId) {
         if self.restoration.book.forget(thread) {
             self.actions.push_back(Action::Remember { thread: thread.clone(), permissions: None });
@@ -307,7 +308,7 @@ impl Router {
     }
 }
 
-/// Reads the permissions out of the result of a start, resume or fork.
+/// Reads the permissions in the result of a start, resume or fork.
 fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
     let (mut sandbox_policy, mut approval_policy, mut profile) = (None, None, None);
     for found in Members::new(line, result.start) {
@@ -326,8 +327,8 @@ fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
     })
 }
 
-/// Whether the parameters of a resume say what the thread is permitted to do.
-fn says_permissions(params: Params<'_>, line: &[u8]) -> bool {
+/// Returns whether the parameters of a resume give permissions.
+fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
     let given = |name: &&str| params.json(name).is_some_and(|json| json != b"null");
     let is_key = |key: &[u8]| {
         CONFIG_KEYS.iter().any(|known| {
@@ -342,14 +343,14 @@ fn says_permissions(params: Params<'_>, line: &[u8]) -> bool {
     PERMISSIONS.iter().any(given) || by_config().is_some()
 }
 
-/// Puts `sandbox` into the parameters of a resume, where it is absent or null. By position, what is not there cannot be
-/// added; then the update restores it.
+/// Puts `sandbox` into the parameters of a resume in which it is absent or null. To parameters by position, it
+/// cannot be added; then the update restores the sandbox.
 fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
     match params.get("sandbox") {
         Some(null) => edits.replace_owned(null, format!("\"{mode}\"").into_bytes()),
         None if params.by_position() => {}
         None => {
-            // The thread's id comes after it.
+            // The thread's id follows it.
             let open = params.span().start + 1;
             let text = format!("\"sandbox\":\"{mode}\",").into_bytes();
             edits.replace_owned(Span { start: open, end: open }, text);

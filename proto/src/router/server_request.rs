@@ -1,10 +1,10 @@
 //! Server requests: approvals, user input, dynamic tools.
 //!
-//! The id of a server request passes unchanged. The first answer wins, whoever gives it (measured: the
-//! upstream accepts it from any connection); later ones are dropped here. A request that no connected
-//! client can see is unassigned: the upstream repeats it to whoever resumes its thread. One that goes to
-//! no thread's subscribers is never repeated, so it fails when the last client that got it leaves; one
-//! that the upstream gives up by itself fails at that time, so that it is not kept for ever.
+//! The id of a server request passes unchanged. The first answer counts; codexd drops later ones (measured: the
+//! upstream accepts an answer from any connection). A server request that no connected client can see is
+//! unassigned, and the upstream repeats it to the next client that resumes its thread. One that does not belong to
+//! a thread is never repeated, so it fails when the last client that got it disconnects. One that the upstream
+//! gives up after some time fails at that time.
 
 use super::Router;
 use super::delivery::Topic;
@@ -16,9 +16,7 @@ use crate::json::{Span, text};
 use crate::routes::{ServerRequest, ServerRequestAudience as Audience};
 
 impl Router {
-    /// Forwards a client's answer, if it is the first one.
-    ///
-    /// `decision` is what it says of an approval.
+    /// Forwards a client's answer, if it is the first one. `decision` is its `result.decision`.
     pub(super) fn client_answer(
         &mut self,
         client: ClientId,
@@ -39,7 +37,7 @@ impl Router {
         }
     }
 
-    /// Passes a server request to the clients it is for.
+    /// Passes a server request to its recipients.
     pub(super) fn server_request(
         &mut self,
         line: &[u8],
@@ -49,7 +47,7 @@ impl Router {
     ) {
         let known = self.routes.server_request(method);
         let Some(id) = id else {
-            // The upstream counts its requests; another id cannot be answered by a client.
+            // The upstream's ids are integers. A client could not answer a request with another id.
             self.counters.dropped_messages += 1;
             return;
         };
@@ -73,7 +71,7 @@ impl Router {
                     if known.is_some_and(|known| known.is_of_command) && !self.server_requests.contains(id) {
                         let item = params.and_then(|p| member(line, p.start, b"itemId"));
                         if let Some(item) = item.and_then(|item| text(line, item)) {
-                            self.server_requests.command_asked(id, &thread, &item, &to);
+                            self.server_requests.command_requested(id, &thread, &item, &to);
                         }
                     }
                     self.pass_server_request(line, id, Some(thread), known, &to);
@@ -104,8 +102,8 @@ impl Router {
         }
     }
 
-    /// Returns who gets a server request about a thread: its subscribers; for a repeated one only the
-    /// requester of the resume that caused the repetition.
+    /// Returns the recipients of a server request about a thread: its subscribers, or, if it is repeated, only the
+    /// client whose resume caused that.
     fn approvers(&self, id: ServerRequestId, thread: &ThreadId) -> Vec<ClientId> {
         let Some(state) = self.subscriptions.get(thread.as_bytes()) else { return Vec::new() };
         match state.replay.filter(|_| self.server_requests.contains(id)) {
@@ -141,7 +139,7 @@ impl Router {
         }
     }
 
-    /// Answers a server request that nobody can answer.
+    /// Answers a server request with an error because no client can answer it.
     pub(super) fn fail_server_request(&mut self, id: ServerRequestId, message: &str) {
         let mut line = b"{\"id\":".to_vec();
         write_i64(&mut line, id.0);
@@ -151,7 +149,7 @@ impl Router {
         self.pacing.send_answer(self.delivery.now(), &line);
     }
 
-    /// Notifies the subscribers that the server requests they see will not be answered any more.
+    /// Notifies the subscribers that the server requests that they can see will not be answered any more.
     pub(super) fn resolve_server_requests(&mut self) {
         let topic = self.topic(b"serverRequest/resolved");
         for (id, thread) in self.server_requests.resolve_all() {
@@ -164,7 +162,7 @@ impl Router {
         }
     }
 
-    /// Returns the topic of a notification that codexd writes itself.
+    /// Returns the topic of a notification that codexd itself writes.
     pub(super) fn topic(&self, method: &'static [u8]) -> Topic<'static> {
         match self.routes.notification(method) {
             Some((_, bit)) => Topic::Known(bit),
@@ -173,9 +171,9 @@ impl Router {
     }
 }
 
-/// Whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with a word like these.
+/// Returns whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with such a member.
 fn approves(line: &[u8], decision: Span) -> bool {
-    // With every character as an escape, the word is no longer than this.
+    // With every character escaped, the word is no longer than this.
     let head = |inner: Span| Span { end: inner.end.min(inner.start + 6 * ACCEPT.len()), ..inner };
     line[decision.start] == b'{'
         || string_inner(line, decision).is_some_and(|inner| decoded(head(inner).of(line)).starts_with(ACCEPT))
@@ -183,12 +181,12 @@ fn approves(line: &[u8], decision: Span) -> bool {
 
 const ACCEPT: &[u8] = b"accept";
 
-/// Returns the line without `params.{name}`; `None` when it is not there.
+/// Returns the line without `params.{name}`; `None` if there is no such parameter.
 fn without_param(line: &[u8], name: &str) -> Option<Vec<u8>> {
     let params = member(line, 0, b"params")?;
     let members: Vec<_> = Members::new(line, params.start).collect();
     let at = members.iter().position(|m| m.is(line, name.as_bytes()))?;
-    // From behind the previous member, or up to the next one.
+    // From the end of the previous member, or to the beginning of the next one.
     let (start, end) = match (at.checked_sub(1), members.get(at + 1)) {
         (Some(before), _) => (members[before].value.end, members[at].value.end),
         (None, Some(after)) => (members[at].key.start - 1, after.key.start - 1),

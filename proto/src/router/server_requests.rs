@@ -1,8 +1,8 @@
-//! The server requests that are open: approvals, user input, dynamic tools.
+//! The open server requests: approvals, user input, dynamic tool calls.
 //!
 //! # Invariants
-//! `seen_by` holds connected clients only. A request without anybody in `seen_by` is unassigned: the
-//! upstream repeats it to whoever resumes its thread.
+//! `seen_by` contains only connected clients. A server request with an empty `seen_by` is unassigned: the upstream
+//! repeats it to the next client that resumes its thread.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::id::{ClientId, ServerRequestId, ThreadId};
 use crate::routes::{ServerRequest, ServerRequestAudience};
 use crate::time::Time;
 
-/// A server request without an answer, or whose resolution has not been reported yet.
+/// A server request that has no answer, or whose resolution was not reported yet.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) thread: Option<ThreadId>,
@@ -18,25 +18,25 @@ pub(super) struct Open {
     pub(super) seen_by: Vec<ClientId>,
     pub(super) answered: bool,
     pub(super) since: Time,
-    /// Its method, where the routing table knows it.
+    /// Its method, if the routing table knows it.
     pub(super) method: Option<&'static str>,
     /// Whether `serverRequest/resolved` follows the answer.
     resolution_follows: bool,
-    /// Whether it fails when nobody is left who got it.
+    /// Whether it fails when the last client that got it disconnects.
     needs_recipient: bool,
     /// When the upstream gives it up.
     deadline: Option<Time>,
 }
 
-/// Who was subscribed when the approval of a command was requested.
+/// The clients that were subscribed when the approval of a command was requested.
 #[derive(Debug)]
 struct Asked {
     request: ServerRequestId,
     thread: ThreadId,
-    /// The text of the id of the command's item.
+    /// Text of the id of the command's item.
     item: Box<[u8]>,
     clients: Vec<ClientId>,
-    /// It was answered, and not approved: the end of the item may come after that of the turn.
+    /// Whether it was answered and not approved. The end of the item can follow that of the turn.
     refused: bool,
 }
 
@@ -44,13 +44,13 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct ServerRequests {
     open: BTreeMap<ServerRequestId, Open>,
-    /// For the commands that are not completed and were not approved.
+    /// For commands that are not completed, and not approved yet or refused.
     asked: Vec<Asked>,
 }
 
 impl ServerRequests {
-    /// Records that a server request is passed to some clients, perhaps again. Returns whether it is
-    /// still to be answered.
+    /// Records that a server request is passed to some clients, perhaps again. Returns whether it still has to be
+    /// answered.
     pub(super) fn passed(
         &mut self,
         now: Time,
@@ -66,7 +66,7 @@ impl ServerRequests {
             answered: false,
             since: now,
             method: known.map(|known| known.method),
-            // An unknown one is taken for resolved by its answer.
+            // A server request with an unknown method counts as resolved when it is answered.
             resolution_follows: known.is_some_and(|k| k.resolved),
             needs_recipient: known.is_none_or(|k| k.audience != ServerRequestAudience::Thread) && !of_thread,
             deadline: known.and_then(|k| k.within_ms).map(|ms| now + ms),
@@ -82,7 +82,7 @@ impl ServerRequests {
         true
     }
 
-    /// Records an answer; returns whether it is the first one.
+    /// Records an answer. Returns whether it is the first one.
     pub(super) fn answered(&mut self, id: ServerRequestId) -> bool {
         let Some(open) = self.open.get_mut(&id).filter(|open| !open.answered) else { return false };
         open.answered = true;
@@ -92,8 +92,8 @@ impl ServerRequests {
         true
     }
 
-    /// The approval of a command is requested for the first time: of these clients.
-    pub(super) fn command_asked(
+    /// Records the clients that were subscribed when the approval of a command was first requested.
+    pub(super) fn command_requested(
         &mut self,
         request: ServerRequestId,
         thread: &ThreadId,
@@ -104,7 +104,7 @@ impl ServerRequests {
         self.asked.push(Asked { request, thread, item, clients, refused: false });
     }
 
-    /// The approval of a command is answered. The end of one that is approved is for every subscriber.
+    /// Records the answer to the approval of a command. If it is approved, all subscribers get the end of the command.
     pub(super) fn command_answered(&mut self, request: ServerRequestId, approved: bool) {
         self.asked.retain(|asked| !approved || asked.request != request);
         for asked in self.asked.iter_mut().filter(|asked| asked.request == request) {
@@ -112,8 +112,8 @@ impl ServerRequests {
         }
     }
 
-    /// An item is completed. Returns who was subscribed when its approval was requested, if it is a command that
-    /// was not approved.
+    /// Records that an item is completed. If it is a command that was not approved, returns the clients that were
+    /// subscribed when its approval was requested.
     pub(super) fn item_completed(&mut self, thread: &ThreadId, item: &[u8]) -> Option<Vec<ClientId>> {
         let at = self.asked.iter().position(|asked| asked.thread == *thread && *asked.item == *item)?;
         Some(self.asked.swap_remove(at).clients)
@@ -127,12 +127,12 @@ impl ServerRequests {
         self.open.contains_key(&id)
     }
 
-    /// The upstream has reported that a server request is resolved.
+    /// Records that the upstream has reported a server request as resolved.
     pub(super) fn resolved(&mut self, id: ServerRequestId) {
         self.open.remove(&id);
     }
 
-    /// A client has disconnected. Returns the server requests that only it could answer.
+    /// Removes a client that has disconnected. Returns the server requests that no other client can answer.
     pub(super) fn client_gone(&mut self, client: ClientId) -> Vec<ServerRequestId> {
         let mut failed = Vec::new();
         for (id, open) in &mut self.open {
@@ -153,7 +153,7 @@ impl ServerRequests {
         self.open.values().filter_map(|open| open.deadline).min()
     }
 
-    /// Removes the server requests that nobody answered in time.
+    /// Removes the server requests that were not answered in time.
     pub(super) fn take_overdue(&mut self, now: Time) -> Vec<ServerRequestId> {
         let overdue = self.open.iter().filter(|(_, open)| open.deadline.is_some_and(|at| at <= now));
         let overdue: Vec<ServerRequestId> = overdue.map(|(id, _)| *id).collect();
@@ -163,8 +163,8 @@ impl ServerRequests {
         overdue
     }
 
-    /// Forgets the server requests of a turn that has ended and whose resolution is not reported any
-    /// more: that of some never is, that of others was while nobody was subscribed.
+    /// Removes the server requests of a turn that has ended and whose resolution will not be reported: it never is
+    /// for some, and it was reported to nobody for others.
     pub(super) fn forget_unreported(&mut self, thread: &ThreadId) {
         self.asked.retain_mut(|asked| asked.thread != *thread || std::mem::take(&mut asked.refused));
         self.open.retain(|_, open| {
@@ -172,13 +172,13 @@ impl ServerRequests {
         });
     }
 
-    /// Forgets all server requests of a thread that nobody is subscribed to.
+    /// Removes all server requests of a thread without subscribers.
     pub(super) fn forget_thread(&mut self, thread: &ThreadId) {
         self.asked.retain(|asked| asked.thread != *thread);
         self.open.retain(|_, open| open.thread.as_ref() != Some(thread));
     }
 
-    /// Removes all; returns those whose resolution is still to be reported, with their threads.
+    /// Removes all server requests. Returns those whose resolution has to be reported, with their threads.
     pub(super) fn resolve_all(&mut self) -> Vec<(ServerRequestId, ThreadId)> {
         self.asked.clear();
         let all = std::mem::take(&mut self.open).into_iter();
@@ -187,27 +187,27 @@ impl ServerRequests {
             .collect()
     }
 
-    /// Iterates over the server requests that nobody has answered.
+    /// Iterates over the server requests without an answer.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = (ServerRequestId, &Open)> {
         self.open.iter().filter(|(_, open)| !open.answered).map(|(id, open)| (*id, open))
     }
 
-    /// Iterates over those of a thread.
+    /// Iterates over the server requests of a thread without an answer.
     pub(super) fn unanswered_of(&self, thread: &ThreadId) -> impl Iterator<Item = &Open> {
         self.unanswered().map(|(_, open)| open).filter(move |open| open.thread.as_ref() == Some(thread))
     }
 
-    /// Returns how many commands are kept that were not approved.
+    /// Returns how many refused or unanswered commands are kept.
     pub(super) fn unapproved(&self) -> usize {
         self.asked.len()
     }
 
-    /// Whether a thread waits for an answer that no connected client can give.
+    /// Returns whether a thread has an unassigned server request.
     pub(super) fn has_unassigned(&self, thread: &ThreadId) -> bool {
         self.unanswered().any(|(_, open)| open.seen_by.is_empty() && open.thread.as_ref() == Some(thread))
     }
 
-    /// Returns how many are kept.
+    /// Returns how many server requests are kept.
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

@@ -1,4 +1,4 @@
-//! The handshake state of each client connection, and what it declared in its `initialize`.
+//! The handshake state of each client, and what the client declared in its `initialize`.
 
 use rustc_hash::FxHashMap;
 
@@ -8,17 +8,17 @@ use crate::id::ClientId;
 use crate::json::scan::skip_space;
 use crate::time::Time;
 
-/// Bytes that each kept line counts for beside its own, so that short lines are bounded too.
+/// Bytes that each kept line counts in addition to its own, so that the number of short lines is bounded too.
 const LINE_OVERHEAD: usize = 32;
 
-/// How far a client's handshake is.
+/// The state of a client's handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionState {
-    /// Connected; only `initialize` is possible.
+    /// Connected. Only `initialize` is accepted.
     AwaitingInitialize,
     /// Initialized.
     Active,
-    /// What waits for it is being written; nothing is added.
+    /// Being closed. What is queued for it is written, and nothing is added.
     Closing,
 }
 
@@ -27,19 +27,19 @@ pub enum SessionState {
 pub(super) struct Declared {
     pub(super) name: String,
     pub(super) version: String,
-    /// It may use the experimental interface.
+    /// Whether it can use the experimental interface.
     pub(super) experimental: bool,
-    /// It can attest.
+    /// Whether it can attest.
     pub(super) attestation: bool,
-    /// What becomes of its turns when it disconnects.
+    /// What happens to its turns when it disconnects.
     pub(super) orphaned_turns: Option<OrphanedTurns>,
 }
 
-/// What codexd keeps of one client's handshake.
+/// What codexd keeps about one client.
 #[derive(Debug)]
 pub(super) struct Session {
     state: SessionState,
-    /// Place in the order of initialization; meaningful once active.
+    /// Its position in the order of initialization; meaningless before it has initialized.
     joined: u64,
     declared: Option<Declared>,
     early: EarlyLines,
@@ -52,9 +52,9 @@ pub(super) struct Session {
 pub(super) struct Received {
     /// Messages.
     pub(super) messages: u64,
-    /// Their bytes, without what framing adds.
+    /// Bytes of these messages, without what framing adds.
     pub(super) bytes: u64,
-    /// When the last one came, or the client connected.
+    /// When the last one came; at first, when the client connected.
     pub(super) last: Time,
 }
 
@@ -74,7 +74,7 @@ impl Session {
         self.state == SessionState::Active
     }
 
-    /// Returns its place in the order of initialization.
+    /// Returns its position in the order of initialization.
     pub(super) fn joined(&self) -> u64 {
         self.joined
     }
@@ -83,7 +83,7 @@ impl Session {
         self.declared.as_ref()
     }
 
-    /// Whether it may use the experimental interface.
+    /// Returns whether it can use the experimental interface.
     pub(super) fn is_experimental(&self) -> bool {
         self.declared.as_ref().is_some_and(|d| d.experimental)
     }
@@ -104,7 +104,7 @@ impl Session {
 pub(super) struct Sessions {
     sessions: FxHashMap<ClientId, Session>,
     next_client: u32,
-    /// Clients that have initialized so far.
+    /// How many clients have initialized so far.
     joined: u64,
 }
 
@@ -138,7 +138,7 @@ impl Sessions {
         self.sessions.get(&client)
     }
 
-    /// Records that a client has sent a message, and returns its session.
+    /// Records that a client has sent a message. Returns its session.
     pub(super) fn received(&mut self, now: Time, client: ClientId, bytes: usize) -> Option<&Session> {
         let session = self.sessions.get_mut(&client)?;
         session.received.messages += 1;
@@ -155,12 +155,12 @@ impl Sessions {
         self.sessions.iter().map(|(client, session)| (*client, session))
     }
 
-    /// Returns the clients that have initialized, in that order.
+    /// Returns the clients that have initialized, in the order in which they did.
     pub(super) fn active(&self) -> Vec<ClientId> {
         self.active_before(self.joined)
     }
 
-    /// Returns the clients whose place in the order of initialization is below `joined`.
+    /// Returns the clients whose position in the order of initialization is below `joined`.
     pub(super) fn active_before(&self, joined: u64) -> Vec<ClientId> {
         let active = self.iter().filter(|(_, s)| s.is_active() && s.joined < joined);
         let mut active: Vec<(u64, ClientId)> = active.map(|(client, s)| (s.joined, client)).collect();
@@ -173,12 +173,12 @@ impl Sessions {
         self.joined
     }
 
-    /// Whether a client has initialized and is not closing.
+    /// Returns whether a client has initialized and is not being closed.
     pub(super) fn is_active(&self, client: ClientId) -> bool {
         self.get(client).is_some_and(Session::is_active)
     }
 
-    /// A client has initialized.
+    /// Records that a client has initialized.
     pub(super) fn initialized(&mut self, client: ClientId, declared: Declared) {
         if let Some(session) = self.sessions.get_mut(&client) {
             session.state = SessionState::Active;
@@ -188,7 +188,7 @@ impl Sessions {
         }
     }
 
-    /// A client is closing; returns whether it was not before.
+    /// Marks a client as being closed. Returns whether it was not before.
     pub(super) fn close(&mut self, client: ClientId) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else { return false };
         session.early = EarlyLines::default();
@@ -199,8 +199,8 @@ impl Sessions {
 
     // ---- before the upstream is ready ----------------------------------------------------------
 
-    /// Keeps a line until the upstream is ready. Returns false when it would exceed the limit; the
-    /// first line may have any length. Blank lines are not kept: they mean nothing.
+    /// Keeps a line until the upstream is ready. Returns false if it would exceed the limit. The first line can
+    /// have any length. Blank lines are not kept.
     pub(super) fn keep_early(&mut self, client: ClientId, line: &[u8], limits: &Limits) -> bool {
         let Some(session) = self.sessions.get_mut(&client) else { return true };
         if skip_space(line, 0) == line.len() {
@@ -215,17 +215,17 @@ impl Sessions {
         true
     }
 
-    /// Whether lines of a client are kept until the upstream is ready.
+    /// Returns whether lines of a client are kept until the upstream is ready.
     pub(super) fn has_early(&self, client: ClientId) -> bool {
         self.get(client).is_some_and(|s| !s.early.lines.is_empty())
     }
 
-    /// Removes the lines that were kept of one client.
+    /// Removes the kept lines of one client.
     pub(super) fn take_early_of(&mut self, client: ClientId) -> Vec<Box<[u8]>> {
         self.sessions.get_mut(&client).map(|s| std::mem::take(&mut s.early).lines).unwrap_or_default()
     }
 
-    /// Removes the lines that were kept, in the order in which their clients connected.
+    /// Removes all kept lines, in the order in which their clients connected.
     pub(super) fn take_early(&mut self) -> Vec<(ClientId, Vec<Box<[u8]>>)> {
         let mut early: Vec<_> = self
             .sessions

@@ -1,18 +1,16 @@
-//! The shutdown notice that all clients get when the daemon stops serving.
+//! The shutdown notice: all clients get it when the daemon stops serving.
 
 use crate::id::write_u64;
 use crate::json::edit::write_string;
 
-/// What the shutdown notice says.
+/// The contents of the shutdown notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShutdownNotice<'a> {
-    /// A stable word or sentence.
+    /// Why, as a stable word or a sentence.
     pub reason: &'a str,
-    /// Milliseconds until running turns are interrupted: 0 when nothing runs any more, absent when
-    /// they may take as long as they want.
+    /// Milliseconds until running turns are interrupted: 0 if nothing runs any more, `None` without a deadline.
     pub deadline_ms: Option<u64>,
-    /// Milliseconds after which a new connection may be tried; absent when nobody will start codexd
-    /// again by itself.
+    /// Milliseconds after which a client can connect again; `None` if nothing starts codexd again.
     pub retry_after_ms: Option<u64>,
 }
 

@@ -1,12 +1,13 @@
 //! Subscriptions: which client is subscribed to which thread, and what runs there.
 //!
 //! # Invariants
-//! A client is in the list of a thread exactly if the thread is in the set of the client; only
-//! connected clients have a set.
+//! A client is in the list of a thread exactly if the thread is in the set of the client. Only connected clients have a
+//! set.
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::thread::{OpenTurn, Thread};
+use crate::capture;
 use crate::id::{ClientId, ThreadId};
 use crate::time::Time;
 
@@ -17,14 +18,16 @@ pub(super) struct Subscriptions {
     clients: FxHashMap<ClientId, FxHashSet<ThreadId>>,
 }
 
-/// What ran on a thread when the upstream was lost.
+/// What was running on a thread when the upstream was lost.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) thread: ThreadId,
-    /// Its last status says that something runs.
+    /// Whether its last status was active.
     pub(super) active: bool,
-    /// None while it is not known.
+    /// The turn; `None` if it is not known.
     pub(super) turn: Option<OpenTurn>,
+    /// The turn counts as complete.
+    pub(super) complete: bool,
 }
 
 impl Subscriptions {
@@ -32,7 +35,7 @@ impl Subscriptions {
         self.clients.insert(client, FxHashSet::default());
     }
 
-    /// Ends all subscriptions of a client; returns their threads.
+    /// Ends all subscriptions of a client. Returns their threads.
     pub(super) fn unsubscribe_all(&mut self, client: ClientId) -> FxHashSet<ThreadId> {
         let threads = self.clients.get_mut(&client).map(std::mem::take).unwrap_or_default();
         for thread in &threads {
@@ -43,7 +46,7 @@ impl Subscriptions {
         threads
     }
 
-    /// Forgets a client without subscriptions.
+    /// Removes a client without subscriptions.
     pub(super) fn disconnect(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }
@@ -56,7 +59,7 @@ impl Subscriptions {
         }
     }
 
-    /// Ends a subscription; returns whether there was one.
+    /// Ends a subscription. Returns whether there was one.
     pub(super) fn unsubscribe(&mut self, client: ClientId, thread: &ThreadId) -> bool {
         let subscribed = self.clients.get_mut(&client).is_some_and(|threads| threads.remove(thread));
         if subscribed && let Some(state) = self.threads.get_mut(thread) {
@@ -65,7 +68,7 @@ impl Subscriptions {
         subscribed
     }
 
-    /// Ends all subscriptions to a thread that was unloaded, and whatever ran there.
+    /// Ends all subscriptions to a thread that was unloaded, and everything that ran there.
     pub(super) fn unload(&mut self, thread: &ThreadId) {
         let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
@@ -85,7 +88,7 @@ impl Subscriptions {
         self.threads.get(thread)
     }
 
-    /// Records that the upstream has sent something about a thread, and returns the thread.
+    /// Records that the upstream has sent something about a thread. Returns the thread.
     #[inline]
     pub(super) fn touch(&mut self, thread: &[u8], now: Time) -> Option<&Thread> {
         let state = self.threads.get_mut(thread)?;
@@ -97,7 +100,7 @@ impl Subscriptions {
         self.threads.get_mut(thread)
     }
 
-    /// Adds a thread; forgets threads without effect when more than `most` are known.
+    /// Adds a thread. If more than `most` are known, removes those that nothing depends on.
     pub(super) fn remember(&mut self, thread: &ThreadId, most: usize) -> &mut Thread {
         if self.threads.len() >= most {
             self.threads.retain(|_, t| !t.is_forgettable());
@@ -116,19 +119,24 @@ impl Subscriptions {
         self.clients.get(&client).into_iter().flatten()
     }
 
-    /// Whether a client is subscribed to a thread.
+    /// Returns whether a client is subscribed to a thread.
     pub(super) fn is_subscribed(&self, client: ClientId, thread: &ThreadId) -> bool {
         self.clients.get(&client).is_some_and(|threads| threads.contains(thread))
     }
 
-    /// Whether a thread is loaded.
+    /// Returns whether a thread is loaded.
     pub(super) fn is_loaded(&self, thread: &ThreadId) -> bool {
         self.threads.get(thread).is_some_and(|t| t.loaded)
     }
 
-    /// Whether something runs on a thread.
+    /// Returns whether something runs on a thread.
     pub(super) fn is_busy(&self, thread: &ThreadId) -> bool {
         self.threads.get(thread).is_some_and(Thread::is_busy)
+    }
+
+    /// Iterates over all threads, to change them.
+    pub(super) fn threads_mut(&mut self) -> impl Iterator<Item = (&ThreadId, &mut Thread)> {
+        self.threads.iter_mut()
     }
 
     /// Iterates over all threads.
@@ -136,7 +144,7 @@ impl Subscriptions {
         self.threads.iter()
     }
 
-    /// Returns the clients that are subscribed to a thread on which something runs.
+    /// Returns the clients that are subscribed to an active thread.
     pub(super) fn of_busy_threads(&self) -> Vec<ClientId> {
         let busy = self.threads.values().filter(|t| t.is_busy());
         let mut clients: Vec<ClientId> = busy.flat_map(|t| t.subscribers.iter().copied()).collect();
@@ -145,24 +153,64 @@ impl Subscriptions {
         clients
     }
 
-    /// The upstream is gone: no thread is loaded. Returns what ran, by thread, and whether a turn of a
-    /// sub-agent was open.
-    pub(super) fn end_all(&mut self) -> (Vec<Running>, bool) {
-        let sub_agent_open = self.threads.values().any(|t| t.sub_agent && t.turn.is_some());
+    /// Unloads all threads after the loss of the upstream. Returns what was running, by thread.
+    pub(super) fn end_all(&mut self) -> Vec<Running> {
+        let complete = self.inferred_complete();
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
             let active = std::mem::take(&mut thread.active);
             let turn = thread.turn.take();
             if active || turn.is_some() {
-                running.push(Running { thread: id.clone(), active, turn });
+                let complete = complete.contains(id);
+                running.push(Running { thread: id.clone(), active, turn, complete });
             }
         }
         running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
-        (running, sub_agent_open)
+        running
     }
 
-    /// Fills in how much is kept.
+    /// Returns the threads whose open turn counts as complete if nothing comes any more, see
+    /// [`capture`](crate::capture).
+    fn inferred_complete(&self) -> FxHashSet<ThreadId> {
+        let open: Vec<_> = self
+            .threads
+            .iter()
+            .filter_map(|(id, thread)| {
+                let turn = thread.turn.as_ref()?;
+                Some((id, turn, turn.root(), thread.sub_agent))
+            })
+            .collect();
+        let complete = open.iter().filter(|(thread, turn, root, _)| {
+            let names = [&*turn.id, turn.ends_as(), root.as_deref().unwrap_or(&turn.id)];
+            turn.progress.answer().is_some()
+                && turn.error.is_none()
+                && !open.iter().any(|(other, helper, root, sub_agent)| {
+                    let helper =
+                        capture::OpenTurn { id: &helper.id, root: root.as_deref(), sub_agent: *sub_agent };
+                    other != thread && capture::works_for(helper, &names)
+                })
+        });
+        complete.map(|(thread, ..)| (*thread).clone()).collect()
+    }
+
+    /// Returns the threads with turns that are known to run, by their ids; each with its turn among those that have
+    /// `ended` that counts as complete.
+    pub(super) fn threads_with_turns<'a>(
+        &self,
+        ended: &'a [Running],
+    ) -> Vec<(ThreadId, Option<&'a OpenTurn>)> {
+        let running = self.threads.iter().filter(|(_, state)| !state.running.is_empty());
+        let mut threads: Vec<ThreadId> = running.map(|(thread, _)| thread.clone()).collect();
+        threads.sort_unstable();
+        let complete = |thread: &ThreadId| {
+            let ended = ended.iter().find(|ended| ended.thread == *thread && ended.complete)?;
+            ended.turn.as_ref()
+        };
+        threads.into_iter().map(|thread| (thread.clone(), complete(&thread))).collect()
+    }
+
+    /// Adds the number of things kept here.
     pub(super) fn account(&self, kept: &mut super::Accounting) {
         kept.turns = self.threads.values().filter(|t| t.is_busy()).count();
         kept.subscribers = self.threads.values().map(|t| t.subscribers.len()).sum();

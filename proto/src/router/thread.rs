@@ -1,84 +1,93 @@
-//! One thread: its subscribers, and which turn is open.
+//! One thread: its subscribers and its turns.
+
+use std::borrow::Cow;
 
 use super::phase::Phase;
+use super::silent_turns::Silence;
+use crate::capture::{self, Meter, Progress};
 use crate::id::ClientId;
+use crate::json::scan::member;
+use crate::json::text;
 use crate::time::Time;
 
-/// What codexd keeps of one thread.
+/// What codexd keeps about one thread.
 #[derive(Debug, Default)]
 pub(super) struct Thread {
     /// In the order in which they subscribed.
     pub(super) subscribers: Vec<ClientId>,
-    /// Reported in a response or status, and not unloaded since.
+    /// Whether a response or a status reported it, and it was not unloaded since.
     pub(super) loaded: bool,
-    /// Its status says that something runs.
+    /// Whether its status is active.
     pub(super) active: bool,
-    /// Never announced to anybody: another thread's turn created it.
+    /// Whether another thread's turn created it, so that no response announced it.
     pub(super) sub_agent: bool,
     pub(super) turn: Option<OpenTurn>,
-    /// The turns that are known to run, for the log: more than the open one while what tells of an end is deferred.
+    /// The turns that the log knows to run. While the report of an end is deferred, they are more than the open one.
     pub(super) running: Vec<RunningTurn>,
-    /// Resumes whose goal is still to be reported: that comes behind the copy of the token usage (measured).
+    /// Resumes whose goal is still to be reported. The upstream sends it after the copy of the token usage (measured).
     pub(super) goals_due: u32,
-    /// The text of the id of the turn that ended last.
+    /// Text of the id of the turn that ended last.
     pub(super) last_turn: Option<Box<[u8]>>,
-    /// Who gets what the upstream repeats after a resume or fork. It stays when that client
-    /// disconnects: then the repetition is for nobody.
+    /// The client that gets what the upstream repeats after a resume or fork. If it disconnects, no client gets it.
     pub(super) replay: Option<Replay>,
-    /// What its turn does.
+    /// What its turn is doing.
     pub(super) phase: Phase,
     /// When the upstream last sent something about it.
     pub(super) last_event: Option<Time>,
-    /// Its directory, as the last response said that started, resumed or forked it.
+    /// Its directory, from the last response that started, resumed or forked it.
     pub(super) cwd: Option<Box<str>>,
-    /// Its model, as that response said.
+    /// Its model, from that response.
     pub(super) model: Option<Box<str>>,
 }
 
 /// A turn that has started and not ended.
 #[derive(Debug)]
 pub(super) struct OpenTurn {
-    /// The text of its id.
+    /// Text of its id.
     pub(super) id: Box<[u8]>,
-    /// The id that a review was answered with, and under which it ends, once it has begun under another one.
+    /// For a review that began under another id: the id in the response, under which it ends.
     pub(super) ends_as: Option<Box<[u8]>>,
-    /// It is a review whose `turn/started` is still to come.
+    /// Whether it is a review whose `turn/started` is still to come.
     pub(super) begins_as_another: bool,
-    /// The turn object as the upstream gave it when the turn began.
+    /// The turn object that the upstream sent when the turn began.
     pub(super) object: Box<[u8]>,
-    /// The item of the final answer, while nothing came after it.
-    pub(super) final_answer: Option<Box<[u8]>>,
-    /// The error by which the upstream has said that it will fail: only `turn/completed` is still to come.
+    /// What it has shown of its end.
+    pub(super) progress: Progress,
+    /// The error with which the upstream has failed it. Only `turn/completed` is still to come.
     pub(super) error: Option<Box<[u8]>>,
-    /// Who knows that it is open.
+    /// The clients that know that it is open.
     pub(super) known_to: KnownTo,
 }
 
-/// A turn that the log has the start of, and not yet the end.
+/// A turn whose start was logged and whose end was not.
 #[derive(Debug)]
 pub(super) struct RunningTurn {
-    /// The text of its id.
+    /// Text of its id.
     pub(super) id: Box<[u8]>,
     /// Since when it is known.
     pub(super) since: Time,
-    /// The client that started it, if the response to that request was what told of it.
+    /// The client that started it, if the response to its request reported the turn.
     pub(super) by: Option<ClientId>,
+    /// What it has used.
+    pub(super) meter: Meter,
+    /// What was done because it sends nothing.
+    pub(super) silence: Silence,
 }
 
-/// Who knows that a turn is open, and so waits for its end.
+/// The clients that know that a turn is open and wait for its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KnownTo {
-    /// The clients whose request was answered with it; `turn/started` is still to come.
+    /// Those that got the turn in a response. `turn/started` is still to come.
     Requesters(Vec<ClientId>),
-    /// Every subscriber.
+    /// All subscribers.
     Subscribers,
 }
 
-/// The requester of the last resume or fork.
+/// The client of the last resume or fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Replay {
     pub(super) to: ClientId,
-    /// The copy of the token usage may still come.
+    /// Whether the copy of the token usage is still to come.
     pub(super) usage: bool,
 }
 
@@ -88,14 +97,19 @@ impl OpenTurn {
         self.ends_as.as_deref().unwrap_or(&self.id)
     }
 
-    /// Whether it has this id, as it began or as it ends.
+    /// Returns the turn for which it works, if it names one.
+    pub(super) fn root(&self) -> Option<Cow<'_, [u8]>> {
+        capture::root_turn(&self.object)
+    }
+
+    /// Returns whether this is its id, at its beginning or its end.
     pub(super) fn is_called(&self, id: &[u8]) -> bool {
         *self.id == *id || self.ends_as.as_deref() == Some(id)
     }
 }
 
 impl Thread {
-    /// Records that a turn is open, and who was notified of it; nothing if it has ended already.
+    /// Records an open turn and the clients that know it. Does nothing if it has ended already.
     pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
         if self.last_turn.as_deref() == Some(id) {
             return;
@@ -122,7 +136,7 @@ impl Thread {
                     ends_as: None,
                     begins_as_another: false,
                     object: object.into(),
-                    final_answer: None,
+                    progress: Progress::default(),
                     error: None,
                     known_to,
                 });
@@ -130,9 +144,9 @@ impl Thread {
         }
     }
 
-    /// Records that a turn runs that `by` has started, if that is known; returns whether it was not known to.
+    /// Records that a turn runs, and the client `by` that started it, if known. Returns whether the turn is new.
     pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
-        // A review that has begun under another id is known by the one it ends under.
+        // A review that began under another id is recorded under the id with which it ends.
         let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
         if renamed || self.last_turn.as_deref() == Some(id) {
             return false;
@@ -142,11 +156,17 @@ impl Thread {
             return false;
         }
         self.phase = Phase::Starting;
-        self.running.push(RunningTurn { id: id.into(), since: now, by });
+        self.running.push(RunningTurn {
+            id: id.into(),
+            since: now,
+            by,
+            meter: Meter::default(),
+            silence: Silence::None,
+        });
         true
     }
 
-    /// Records that a turn has ended; returns it if it was known to run.
+    /// Records that a turn has ended. Returns the turn, if it was known to run.
     pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
         self.last_turn = Some(id.into());
         self.turn.take_if(|turn| turn.is_called(id));
@@ -154,7 +174,16 @@ impl Thread {
         Some(self.running.remove(at))
     }
 
-    /// A goal of the thread was reported.
+    /// Returns the running turn that a notification is about.
+    pub(super) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
+        let id = text(line, member(line, params, b"turnId")?)?;
+        let id = &*id;
+        // A review that runs under another id is recorded under the id with which it ends.
+        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
+        self.running.iter_mut().find(|turn| *turn.id == *id)
+    }
+
+    /// Records that a goal of the thread was reported.
     pub(super) fn goal_reported(&mut self) {
         self.goals_due = self.goals_due.saturating_sub(1);
         if self.goals_due == 0
@@ -164,12 +193,12 @@ impl Thread {
         }
     }
 
-    /// Whether something runs on the thread that a drain waits for.
+    /// Returns whether something runs on the thread for which a drain waits.
     pub(super) fn is_busy(&self) -> bool {
         self.active || self.turn.is_some()
     }
 
-    /// Whether nothing would be lost by forgetting the thread.
+    /// Returns whether the thread can be removed without losing anything.
     pub(super) fn is_forgettable(&self) -> bool {
         self.subscribers.is_empty() && !self.loaded && !self.is_busy() && self.running.is_empty()
     }

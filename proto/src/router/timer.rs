@@ -1,49 +1,52 @@
-//! What the router does when time passes.
+//! The deadlines of the router.
 
 use super::Router;
 use crate::time::Time;
 
-/// The router's deadlines, in the order in which they are handled.
+/// The deadlines of the router, in the order in which they are handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RouterTimer {
-    /// A deferred message has waited for long enough: its thread is a sub-agent's.
+    /// Messages stop being deferred: their thread is a sub-agent's.
     Deferred,
     /// A short request counts as slow: it releases its slot of the in-flight window.
     SlowRequest,
-    /// A queue that was paused because the upstream had no room goes on.
+    /// A queue is no longer paused after a refusal by the upstream.
     Retry,
-    /// A server request is not answered in time.
+    /// A server request was not answered in time.
     ServerRequest,
     /// A turn has had no subscriber for too long.
     OrphanedTurn,
-    /// An interrupt that the upstream has refused is sent again.
+    /// A refused interrupt is sent again.
     Interrupt,
-    /// A thread is open that has never run.
+    /// A running turn may have been silent for too long.
+    SilentTurn,
+    /// An open thread without a turn is kept.
     NeverRan,
     /// A client has been above the soft limit for too long.
     SlowClient,
-    /// A barrier is to be sent.
+    /// A barrier is sent.
     Barrier,
 }
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 9] = [
+    pub const ALL: [RouterTimer; 10] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
         RouterTimer::ServerRequest,
         RouterTimer::OrphanedTurn,
         RouterTimer::Interrupt,
+        RouterTimer::SilentTurn,
         RouterTimer::NeverRan,
         RouterTimer::SlowClient,
-        // Last: what was closed before may have left something that waits.
+        // This one is last, since the others can leave something that waits.
         RouterTimer::Barrier,
     ];
 }
 
 impl Router {
-    /// Returns when a timer is due.
+    /// Returns when a timer is due; `None` if it is not set.
     pub fn due(&self, timer: RouterTimer) -> Option<Time> {
         match timer {
             RouterTimer::Deferred => self.attribution.defer_ends(),
@@ -52,6 +55,7 @@ impl Router {
             RouterTimer::ServerRequest => self.server_requests.deadline(),
             RouterTimer::OrphanedTurn => self.orphan_due(),
             RouterTimer::Interrupt => self.interrupt_due(),
+            RouterTimer::SilentTurn => self.silent_turns_due,
             RouterTimer::NeverRan => self.never_ran.due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
@@ -95,6 +99,7 @@ impl Router {
             }
             RouterTimer::OrphanedTurn => self.interrupt_orphans(now),
             RouterTimer::Interrupt => self.retry_interrupts(now),
+            RouterTimer::SilentTurn => self.check_silent_turns(now),
             RouterTimer::NeverRan => self.keep_never_ran(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();

@@ -1,14 +1,14 @@
-//! Threads that nobody knows yet.
+//! Unknown threads.
 //!
-//! A message of one is deferred if a request in flight may say whose the thread is. Otherwise the thread
-//! is a sub-agent's, and every client initialized by then is its subscriber (measured).
+//! A message of an unknown thread is deferred if a request in flight can explain the thread. Otherwise the thread is a
+//! sub-agent's, and every client that had initialized by then is subscribed to it (measured).
 
 use super::Router;
 use super::attribution::Deferred;
 use crate::id::{ThreadId, UpstreamId};
 
 impl Router {
-    /// Defers a message if a request in flight may say whose its thread is; returns whether it did.
+    /// Defers a message if a request in flight can explain its thread. Returns whether it did.
     pub(super) fn defer_if_unknown(&mut self, thread: &ThreadId, line: &[u8]) -> bool {
         let state = self.subscriptions.get(thread.as_bytes());
         let unknown = state.is_none();
@@ -32,7 +32,7 @@ impl Router {
         });
     }
 
-    /// Subscribes every client that had initialized when a thread was first seen to it.
+    /// Subscribes every client that had initialized when a thread first appeared.
     pub(super) fn adopt(&mut self, thread: &ThreadId) {
         let first = self.attribution.first_of(thread);
         let joined_before = first.map_or(self.sessions.joined(), |d| d.joined_before);
@@ -47,13 +47,13 @@ impl Router {
         }
         self.release_deferred(thread);
         if new {
-            // Unless nobody is left of those.
+            // None of them may be connected any more.
             self.release_thread(thread);
         }
     }
 
-    /// Before the response to a resume says whose an unknown thread is: a thread that was reported before
-    /// that resume was requested is a sub-agent's, deferred only because of other requests in flight.
+    /// Handles a deferred thread before the response to a resume of it: a thread that was reported before that
+    /// resume was requested is a sub-agent's, and was deferred only because of other requests in flight.
     pub(super) fn adopt_if_older(&mut self, thread: &ThreadId, resume: UpstreamId) {
         let first = self.attribution.first_of(thread);
         if self.subscriptions.get(thread.as_bytes()).is_none()
@@ -63,23 +63,23 @@ impl Router {
         }
     }
 
-    /// Once nothing in flight can explain them any more, the threads still unknown are sub-agents'.
+    /// Handles the threads that no request in flight can explain any more: they are sub-agents'.
     pub(super) fn adopt_unexplained(&mut self) {
         while let Some(thread) = self.attribution.unexplained() {
             self.adopt(&thread);
         }
     }
 
-    /// Handles what was deferred for a thread that is known now.
+    /// Handles the deferred messages of a thread that is known now.
     pub(super) fn release_deferred(&mut self, thread: &ThreadId) {
         for deferred in self.attribution.take_of(thread) {
             self.route_known(&deferred.line);
         }
     }
 
-    /// Handles what was deferred for a thread that was loaded while nobody was subscribed to it: it is
-    /// left over from an earlier subscription, and not for the next subscriber. What comes after the
-    /// thread was unloaded is part of loading it again, and stays for that one.
+    /// Handles the deferred messages of a thread that was loaded without subscribers. They belong to an earlier
+    /// subscription, and the next subscriber does not get them. Messages after the thread was unloaded belong to
+    /// its next loading, and the next subscriber gets those.
     pub(super) fn release_leftovers(&mut self, thread: &ThreadId) {
         let Some(state) = self.subscriptions.get(thread.as_bytes()) else { return };
         if !state.subscribers.is_empty() {
@@ -90,7 +90,18 @@ impl Router {
         }
     }
 
-    /// Handles a line of a thread that is known, though a resume of it may still be in flight.
+    /// Handles the deferred notifications about known threads that all clients get, after the loss of the upstream: a
+    /// client that knows a thread as active has to learn that it is not. Other deferred messages are dropped, since
+    /// the response that would show whose they are does not come; of an unknown thread, no client knows anything.
+    pub(super) fn release_broadcasts(&mut self, deferred: impl IntoIterator<Item = Deferred>) {
+        for Deferred { thread, line, .. } in deferred {
+            if self.subscriptions.get(thread.as_bytes()).is_some() && self.is_broadcast(&line) {
+                self.route_known(&line);
+            }
+        }
+    }
+
+    /// Handles a line of a known thread, even while a resume of it is in flight.
     fn route_known(&mut self, line: &[u8]) {
         self.attribution.set_releasing(true);
         self.route(line);

@@ -1,7 +1,7 @@
-//! `thread/unsubscribe`, of clients and of codexd itself.
+//! `thread/unsubscribe`, from clients and from codexd itself.
 //!
-//! The upstream has one subscription per thread, codexd one per client and thread. An unsubscribe goes
-//! to the upstream only when nobody is subscribed any more, and never overtakes a resume.
+//! The upstream has one subscription per thread, codexd one per client and thread. An unsubscribe is sent to the
+//! upstream only if the thread has no subscriber left, and never before an earlier resume.
 
 use super::Router;
 use super::attribution::DeferredUnsubscribe;
@@ -17,7 +17,7 @@ impl Router {
         let params = known.and_then(|known| incoming.params(known)).filter(|params| !params.are_too_many());
         let thread = params.and_then(|params| ThreadId::from_text(&params.text("threadId")?));
         let Some(thread) = thread else {
-            // The upstream words the error.
+            // The upstream's own error.
             return self.dispatch(incoming, PendingKind::Plain, known, Edits::new());
         };
         let before = self.pacing.next_id();
@@ -39,7 +39,7 @@ impl Router {
     fn unsubscribe_now(&mut self, incoming: Incoming<'_>, thread: ThreadId) {
         let Incoming { client, id, id_span, line, .. } = incoming;
         if self.pacing.has_full_queue(client, line.len(), &self.config.limits) {
-            // Before anything is changed for it.
+            // Checked before anything is changed.
             return self.refuse(client, Some(&id), &QUEUE_FULL);
         }
         if !self.subscriptions.unsubscribe(client, &thread) {
@@ -77,7 +77,7 @@ impl Router {
         }
     }
 
-    /// Whether a client is subscribed to a thread, or is about to be.
+    /// Returns whether a client is subscribed to a thread, or will be by a request in flight.
     fn is_wanted(&self, thread: &ThreadId) -> bool {
         self.attribution.is_resuming(thread) || !self.subscriptions.of_thread(thread.as_bytes()).is_empty()
     }
@@ -94,15 +94,15 @@ impl Router {
         }
     }
 
-    /// Releases a thread that was kept for a resume which has failed.
+    /// Releases a thread that was kept for a resume that failed.
     pub(super) fn release_if_loaded(&mut self, thread: &ThreadId) {
         if self.subscriptions.is_loaded(thread) {
             self.release_thread(thread);
         }
     }
 
-    /// Retries an unsubscribe that the upstream keeps rejecting, or whose client has disconnected, on
-    /// codexd's own behalf. The client is not subscribed any more, and is answered so.
+    /// Retries an unsubscribe on codexd's own behalf that the upstream keeps rejecting, or whose client has
+    /// disconnected. A connected client gets its response now, since it is not subscribed any more.
     pub(super) fn take_over_unsubscribe(&mut self, thread: &ThreadId, origin: &Origin) {
         if let Origin::Client { client, id } = origin {
             self.answer_unsubscribe(*client, id, "unsubscribed");

@@ -1,16 +1,18 @@
-//! What an operator should know of clients, turns and approvals, each with what to type.
+//! Warnings about clients, turns and approvals, each with the next step.
 
 use std::collections::BTreeMap;
 
 use super::Router;
-use crate::listing::{ClientName, TurnStatus};
+use super::pacing::PendingKind;
+use super::silent_turns::INTERRUPT_WITHIN_MS;
+use crate::listing::ClientName;
 use crate::status::Warning;
 use crate::time::Time;
 
-/// Warnings of one kind, at the most; one more says how many there are beside them.
+/// Warnings of one kind that are shown. The last one gives the number of the others.
 const MAX_OF_A_KIND: usize = 3;
 
-/// Percent of a limit from which on there is a warning.
+/// Percent of a limit above which there is a warning.
 const NEAR_PERCENT: usize = 80;
 
 impl Router {
@@ -22,11 +24,12 @@ impl Router {
             self.slow_client_warnings(now),
             self.near_limit_warnings(),
             self.unanswered_warnings(now),
+            self.interrupt_warnings(now),
         ];
         kinds.into_iter().flat_map(shortened).collect()
     }
 
-    /// Approvals that no connected client can see.
+    /// Warns of unassigned approvals.
     fn unassigned_warnings(&self, now: Time) -> Vec<Warning> {
         let unassigned = self.server_request_statuses(now).into_iter().filter(|r| r.state == "unassigned");
         unassigned
@@ -49,16 +52,9 @@ impl Router {
             .collect()
     }
 
-    /// Turns of which codex has sent nothing for long. It sends nothing of a thread without subscribers, and a turn
-    /// that waits for an approval waits for somebody else.
+    /// Warns of turns about which codex has sent nothing for long, see [`silent_turns`](super::silent_turns).
     fn silent_turn_warnings(&self, now: Time) -> Vec<Warning> {
-        let Some(limit) = self.config.limits.silent_turn_warning_ms else { return Vec::new() };
-        let silent = |turn: &TurnStatus| {
-            turn.state == "running"
-                && !turn.subscribers.is_empty()
-                && turn.last_event_ms.is_some_and(|silent| silent >= limit)
-        };
-        let turns = self.turn_statuses(now).into_iter().filter(silent);
+        let turns = self.turn_statuses(now).into_iter().filter(|turn| turn.silent);
         turns
             .map(|turn| Warning {
                 code: "silentTurn".to_owned(),
@@ -70,14 +66,14 @@ impl Router {
                     turn.by.as_ref().map_or_else(|| "started by an unknown client".to_owned(), by)
                 ),
                 hint: format!(
-                    "a long command is silent, too; `codexd ctl interrupt {}` ends the turn",
+                    "a long command also sends nothing; `codexd ctl interrupt {}` ends the turn",
                     turn.id.as_ref().unwrap_or(&turn.thread_id)
                 ),
             })
             .collect()
     }
 
-    /// Clients that do not read as fast as they are written to.
+    /// Warns of clients that read too slowly.
     fn slow_client_warnings(&self, now: Time) -> Vec<Warning> {
         let mut slow: Vec<_> = self.delivery.slow().collect();
         slow.sort_unstable();
@@ -87,7 +83,7 @@ impl Router {
                 Warning {
                     code: "slowClient".to_owned(),
                     message: format!(
-                        "{} does not read fast enough: {} KiB wait, for {} s above the limit",
+                        "{} does not read fast enough: {} KiB are queued, above the limit for {} s",
                         named(&name),
                         bytes / 1024,
                         now.since(since) / 1_000
@@ -101,7 +97,7 @@ impl Router {
             .collect()
     }
 
-    /// Clients whose requests are soon refused, and the number of clients.
+    /// Warns of clients whose requests will soon be refused.
     fn near_limit_warnings(&self) -> Vec<Warning> {
         let most = self.config.limits.queued_requests_per_client;
         let mut near: Vec<_> = self
@@ -117,16 +113,43 @@ impl Router {
                 Warning {
                     code: "nearLimit".to_owned(),
                     message: format!("{queued} of {most} requests of {} wait for codex", named(&name)),
-                    hint: "more are refused; `codexd ctl requests` shows what codex works on".to_owned(),
+                    hint:
+                        "further ones will be refused; `codexd ctl requests` shows what codex is working on"
+                            .to_owned(),
                 }
             })
             .collect()
     }
 
-    /// Returns a warning for each method whose requests should take no time and have no answer: how
-    /// many, and the age of the oldest.
+    /// Warns of turns that codexd has interrupted and that codex does not end.
+    fn interrupt_warnings(&self, now: Time) -> Vec<Warning> {
+        let own = self.pacing.own();
+        let late = own.filter_map(|pending| match &pending.kind {
+            PendingKind::Interrupt { thread, .. } => {
+                Some((thread, now.since(pending.since))).filter(|(_, age)| *age >= INTERRUPT_WITHIN_MS)
+            }
+            _ => None,
+        });
+        let mut late: Vec<_> = late.collect();
+        late.sort_unstable();
+        late.into_iter()
+            .map(|(thread, age)| Warning {
+                code: "interruptUnanswered".to_owned(),
+                message: format!(
+                    "codex was told {} s ago to interrupt the turn of thread {thread} and has not answered",
+                    age / 1_000
+                ),
+                hint: "if it does not end, restart codex when the other turns are over: `codexd ctl drain`, then \
+                       `codexd ctl stop`"
+                    .to_owned(),
+            })
+            .collect()
+    }
+
+    /// Warns of each method that should be answered at once and has unanswered requests: how many, and the age of
+    /// the oldest.
     ///
-    /// That the upstream is dead does not follow from it: one slow request is not a dead server.
+    /// A slow request does not mean that the upstream is dead; the health check decides that.
     fn unanswered_warnings(&self, now: Time) -> Vec<Warning> {
         let mut late: BTreeMap<&str, (usize, u64)> = BTreeMap::new();
         for (_, pending) in self.pacing.of_clients() {
@@ -147,7 +170,8 @@ impl Router {
                         format!("{n} requests `{method}` have no answer, the oldest for {} s", oldest / 1_000)
                     }
                 },
-                hint: "other requests go on; its client can give it up and ask again".to_owned(),
+                hint: "other requests are not affected; its client can give it up and send it again"
+                    .to_owned(),
             })
             .collect()
     }
@@ -161,7 +185,7 @@ fn by(client: &ClientName) -> String {
     format!("started by {}", named(client))
 }
 
-/// Keeps the first ones of a kind, and says how many more there are.
+/// Keeps the first warnings of a kind, and adds the number of the others to the last.
 fn shortened(mut warnings: Vec<Warning>) -> Vec<Warning> {
     let more = warnings.len().saturating_sub(MAX_OF_A_KIND);
     warnings.truncate(MAX_OF_A_KIND);

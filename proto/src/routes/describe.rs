@@ -90,6 +90,9 @@ fn request(request: &Request) -> (&'static str, Vec<String>) {
     if request.long {
         notes.push("not counted in the in-flight window once consumed".to_owned());
     }
+    if request.urgent {
+        notes.push("overtakes what waits of its client".to_owned());
+    }
     (request.method, notes)
 }
 

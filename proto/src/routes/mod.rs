@@ -46,6 +46,8 @@ pub struct Request {
     pub work: bool,
     /// May take long for good reasons; not counted in the in-flight window.
     pub long: bool,
+    /// Overtakes what waits of its client: a turn is not to run on because its client has asked for much else.
+    pub urgent: bool,
 }
 
 impl Request {
@@ -178,6 +180,7 @@ const fn forward(method: &'static str) -> Request {
         effect: RequestEffect::None,
         work: false,
         long: false,
+        urgent: false,
     }
 }
 
@@ -223,6 +226,11 @@ impl Request {
 
     const fn long(mut self) -> Request {
         self.long = true;
+        self
+    }
+
+    const fn urgent(mut self) -> Request {
+        self.urgent = true;
         self
     }
 

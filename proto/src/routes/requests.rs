@@ -194,7 +194,7 @@ pub static REQUESTS: [Request; 187] = [
         "responsesapiClientMetadataPatch",
         "additionalContext",
     ]),
-    forward("turn/interrupt").thread("threadId"),
+    forward("turn/interrupt").thread("threadId").urgent(),
     forward("thread/realtime/start")
         .order(order::THREAD_REALTIME_START)
         .effect(RequestEffect::Subscribe)

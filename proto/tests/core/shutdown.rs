@@ -1,8 +1,9 @@
 //! The order of effects on the way to the exit.
 
-use codexd_proto::core::{Effect, Event, Restart};
+use codexd_proto::core::{CoreSettings, Effect, Event, Restart};
 use codexd_proto::exit::ExitCode;
-use codexd_proto::lifecycle::{ChildStatus, State, StopSource};
+use codexd_proto::lifecycle::{ChildStatus, State, StopSource, Timeouts};
+use codexd_proto::router::{CloseReason, Limits};
 use serde_json::{Value, json};
 
 use crate::shell::{Shell, settings};
@@ -68,4 +69,39 @@ fn retry_after_is_given_only_if_somebody_starts_codexd_again() {
         shell.report(event);
         assert_eq!(notice(&shell.got(client))["params"]["retryAfterMs"], expected, "{restart:?} {event:?}");
     }
+}
+
+/// Found by seed 19971 of the simulation.
+#[test]
+fn a_client_found_too_slow_when_the_time_to_write_is_up_is_closed_with_the_others() {
+    let flush_ms = Timeouts::default().flush_ms;
+    let limits =
+        Limits { client_queue_soft_bytes: 1_000, client_queue_soft_ms: flush_ms, ..Limits::default() };
+    let mut shell = Shell::serving(CoreSettings { limits, ..settings() }, Restart::Never);
+    let client = shell.join();
+    shell.report(Event::ClientWritten { client, bytes: 0, full: true, framing_waits: false });
+    shell.report(Event::UpstreamExited(ChildStatus::Signal(9)));
+    let request = |shell: &mut Shell| {
+        shell
+            .core
+            .handle(shell.now, Event::ClientLine { client, line: br#"{"id":1,"method":"thread/list"}"# });
+        shell.core.pending(client).len()
+    };
+    // As long as it is not closed, each of its requests gets an error.
+    let mut waiting = shell.core.pending(client).len();
+    while waiting <= 1_500 {
+        let more = request(&mut shell);
+        assert!(more > waiting);
+        waiting = more;
+    }
+    shell.now = shell.now + flush_ms;
+    shell.core.handle_timeout(shell.now);
+    assert_eq!(shell.core.poll_effect(shell.now), Some(Effect::FinalRead));
+    assert_eq!(request(&mut shell), waiting, "a request of a client that is being closed gets no response");
+    assert_eq!(shell.core.poll_effect(shell.now), Some(Effect::CloseAll));
+    shell.core.handle(shell.now, Event::ClientDisconnected { client });
+    let rest = shell.effects();
+    let close = Effect::CloseClient { client, reason: Some(CloseReason::TooSlow) };
+    assert!(rest.contains(&close), "{rest:?}");
+    assert_eq!(shell.core.exit_code(), Some(ExitCode::UpstreamLost));
 }

@@ -233,8 +233,12 @@ impl Side {
             std::str::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
         };
         let outbox = self.router.upstream_outbox();
-        let up = lines(outbox.pending());
-        outbox.advance(outbox.len(), false);
+        let mut up = Vec::new();
+        while !outbox.is_empty() {
+            let pending = outbox.pending();
+            up.extend(lines(pending));
+            outbox.advance(pending.len(), false);
+        }
         while self.router.poll_dirty().is_some() {}
         let mut down = Vec::new();
         for client in self.clients.clone() {

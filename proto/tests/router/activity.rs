@@ -1,5 +1,6 @@
 //! What the log shows of clients and turns, and the count of turns that ended.
 
+use codexd_proto::capture::KnownBy;
 use codexd_proto::id::{ClientId, ThreadId};
 use codexd_proto::router::{Activity, Outcome};
 use codexd_proto::status::StatusReport;
@@ -75,11 +76,27 @@ fn a_turn_is_shown_with_its_client_and_its_duration() {
     net.feed(&turn_completed(&t, "u"));
     let client = Some((a, Some("c".to_owned())));
     let (thread, turn) = (ThreadId::new(t.as_bytes()), "u".to_owned());
+    let (cwd, sub_agent) = (None, false);
+    let end = (Outcome::Completed, KnownBy::TerminalEvent);
     assert_eq!(
         activities(&mut net),
         [
-            Activity::TurnStarted { thread: thread.clone(), turn: turn.clone(), client: client.clone() },
-            Activity::TurnEnded { thread, turn, client, outcome: Outcome::Completed, duration_ms: 250 },
+            Activity::TurnStarted {
+                thread: thread.clone(),
+                turn: turn.clone(),
+                client: client.clone(),
+                cwd,
+                sub_agent
+            },
+            Activity::TurnEnded {
+                thread,
+                turn,
+                client,
+                outcome: end.0,
+                known_by: end.1,
+                tokens: None,
+                duration_ms: 250
+            },
         ]
     );
 }
@@ -149,4 +166,72 @@ fn a_turn_counts_once_however_its_end_is_reported() {
     net.open_turn(&t, "w");
     net.feed(&note("thread/closed", &json!({"threadId": t})));
     assert_eq!(turns_completed(&net), 3);
+}
+
+/// What a ledger gets of the only turn, from its start to its end.
+#[track_caller]
+fn story(net: &mut Net) -> (Option<String>, Vec<String>, Option<u64>, (Outcome, KnownBy)) {
+    let (mut directory, mut phases, mut used, mut end) = (None, Vec::new(), None, None);
+    for activity in activities(net) {
+        match activity {
+            Activity::TurnStarted { cwd, .. } => directory = cwd,
+            Activity::TurnProgress { phase, tokens, .. } => {
+                phases.extend(phase);
+                used = tokens.map(|tokens| tokens.total_tokens).or(used);
+            }
+            Activity::TurnEnded { outcome, known_by, tokens, .. } => {
+                assert_eq!(tokens.map(|tokens| tokens.total_tokens), used);
+                assert_eq!(end.replace((outcome, known_by)), None, "it ended twice");
+            }
+            _ => {}
+        }
+    }
+    (directory, phases, used, end.expect("it ended"))
+}
+
+#[test]
+fn a_turn_tells_its_directory_its_phases_and_its_tokens() {
+    let mut net = Net::new();
+    let a = net.join();
+    let id = net.forwarded(a, "thread/start", &json!({}));
+    let t = crate::net::thread(1);
+    net.reply(id, &json!({"thread": {"id": t}, "cwd": "/a \"b\""}));
+    net.open_turn(&t, "u");
+    let usage = |turn: &str, total: u64| {
+        let usage = json!({"total": {"totalTokens": total}, "last": {"totalTokens": 15}});
+        note("thread/tokenUsage/updated", &json!({"threadId": t, "turnId": turn, "tokenUsage": usage}))
+    };
+    let item = |turn: &str, kind: &str| {
+        note("item/started", &json!({"threadId": t, "turnId": turn, "item": {"type": kind, "id": "i"}}))
+    };
+    for line in [item("u", "reasoning"), usage("u", 115), item("before", "plan"), item("u", "agentMessage")] {
+        net.feed(&line);
+    }
+    for line in [usage("before", 500), usage("u", 130), turn_completed(&t, "u")] {
+        net.feed(&line);
+    }
+    let phases = ["reasoning", "agentMessage"].map(str::to_owned).to_vec();
+    let end = (Outcome::Completed, KnownBy::TerminalEvent);
+    assert_eq!(story(&mut net), (Some("/a \"b\"".to_owned()), phases, Some(30), end));
+}
+
+#[test]
+fn how_the_outcome_is_known_is_told() {
+    let after = |last: &dyn Fn(&mut Net, &str)| {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.open_turn(&t, "u");
+        last(&mut net, &t);
+        story(&mut net).3
+    };
+    let answer = |net: &mut Net, t: &str| {
+        let item = json!({"type": "agentMessage", "phase": "final_answer", "text": "42", "id": "i"});
+        net.feed(&note("item/completed", &json!({"threadId": t, "turnId": "u", "item": item})));
+        net.lose();
+    };
+    assert_eq!(after(&answer), (Outcome::Completed, KnownBy::Inferred));
+    assert_eq!(after(&|net, _| net.lose()), (Outcome::Lost, KnownBy::UpstreamLost));
+    let closed = |net: &mut Net, t: &str| net.feed(&note("thread/closed", &json!({"threadId": t})));
+    assert_eq!(after(&closed), (Outcome::Unknown, KnownBy::ThreadEnded));
 }

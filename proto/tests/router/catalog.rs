@@ -8,7 +8,7 @@ use crate::net::Net;
 
 fn asked() -> (Net, i64) {
     let mut net = Net::new();
-    net.router.ask_for_methods(net.now);
+    net.router.request_methods(net.now);
     let sent = net.sent();
     assert_eq!(sent.len(), 1, "{sent:?}");
     let method = sent[0]["method"].as_str().unwrap();

@@ -152,6 +152,34 @@ fn a_thread_that_was_active_before_its_turn_began_is_not_left_active() {
     }
 }
 
+/// Found by seed 170990 of the simulation.
+#[test]
+fn a_thread_whose_last_status_was_deferred_is_not_left_active() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.request(a, "archive", "thread/archive", &json!({"threadId": t}));
+    let archive = net.sent()[0]["id"].as_i64().unwrap();
+    net.request(a, "unsubscribe", "thread/unsubscribe", &json!({"threadId": t}));
+    net.request(b, "resume", "thread/resume", &json!({"threadId": t}));
+    net.hush(&[a, b]);
+    // Deferred, because a resume is in flight and nobody is subscribed; so is what all clients get, to keep the order.
+    for line in [approval(0, &t), status(&t, "idle"), turn_completed(&t, "u"), status(&t, "notLoaded")] {
+        net.feed(&line);
+    }
+    net.reply(archive, &json!({}));
+    net.hush(&[a]);
+    assert_eq!(net.got_methods(b), NONE);
+    net.lose();
+    for client in [a, b] {
+        let got = net.got(client);
+        let status = "thread/status/changed";
+        assert_eq!(methods(&got), [status, status, "<error>", "notifications/broker/shuttingDown"]);
+        assert_eq!(got[1]["params"]["status"], json!({"type": "notLoaded"}));
+    }
+}
+
 #[test]
 fn a_turn_that_has_ended_is_not_ended_again() {
     let mut net = Net::new();
@@ -362,4 +390,49 @@ fn a_turn_known_only_to_its_requester_ends_for_the_requester_only() {
     net.lose();
     assert_eq!(net.got_methods(a), [&FAILURE[..], &["notifications/broker/shuttingDown"]].concat());
     assert_eq!(net.got_methods(b), [FAILURE[0], "notifications/broker/shuttingDown"]);
+}
+
+#[test]
+fn a_sub_agent_of_another_turn_does_not_make_a_complete_turn_fail() {
+    for (root, status) in [("u", "failed"), ("v", "completed")] {
+        let mut net = Net::new();
+        let a = net.join();
+        let t = net.start_thread(a, 1);
+        net.feed(&turn_with_root(&t, "u", "u"));
+        net.feed(&turn_with_root(&thread(2), "child", root));
+        net.feed(&item(&t, "item/completed", "agentMessage", "final_answer"));
+        net.hush(&[a]);
+        net.lose();
+        let got = net.got(a);
+        let end = got.iter().rfind(|l| l["params"]["threadId"] == *t).unwrap();
+        assert_eq!(end["params"]["turn"]["status"], status, "the sub-agent works for {root}");
+    }
+}
+
+fn turn_with_root(t: &str, turn: &str, root: &str) -> String {
+    note(
+        "turn/started",
+        &json!({"threadId": t, "turn": {"id": turn, "rootTurnId": root, "status": "inProgress"}}),
+    )
+}
+
+#[test]
+fn an_answer_before_an_error_or_within_a_collaboration_is_not_the_last_word() {
+    const FINAL: (&str, &str, &str) = ("item/completed", "agentMessage", "final_answer");
+    let begins = ("item/started", "collabAgentToolCall", "");
+    assert_eq!(status_after(&[begins, FINAL], false).0, "failed");
+    let ends = ("item/completed", "collabAgentToolCall", "");
+    assert_eq!(status_after(&[begins, ends, FINAL], false).0, "completed");
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.feed(&item(&t, "item/completed", "agentMessage", "final_answer"));
+    let error = json!({"message": "Incomplete response returned"});
+    net.feed(&note("error", &json!({"threadId": t, "turnId": "u", "error": error, "willRetry": false})));
+    net.hush(&[a]);
+    net.lose();
+    let got = net.got(a);
+    let end = got.iter().rfind(|l| l["params"]["threadId"] == *t).unwrap();
+    assert_eq!(end["params"]["turn"]["status"], "failed");
 }

@@ -16,6 +16,7 @@ mod pacing;
 mod restoration;
 mod retry;
 mod scoped;
+mod silent_turns;
 mod slow;
 mod subscriptions;
 mod unanswered;

@@ -217,8 +217,13 @@ impl Net {
     /// The lines that went up since the last time, byte for byte.
     pub(crate) fn sent_raw(&mut self) -> Vec<String> {
         let outbox = self.router.upstream_outbox();
-        let text = String::from_utf8(outbox.pending().to_vec()).unwrap();
-        outbox.advance(text.len(), false);
+        let mut bytes = Vec::new();
+        while !outbox.is_empty() {
+            let pending = outbox.pending();
+            bytes.extend_from_slice(pending);
+            outbox.advance(pending.len(), false);
+        }
+        let text = String::from_utf8(bytes).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 

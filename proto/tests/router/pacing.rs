@@ -316,3 +316,56 @@ fn a_health_check_overtakes_queued_requests() {
     net.router.ping(now);
     assert_eq!(methods(&net.sent()), ["thread/loaded/list"]);
 }
+
+#[test]
+fn an_interrupt_overtakes_what_waits_of_its_client() {
+    let mut net = windowed(1);
+    let (a, b) = (net.join(), net.join());
+    flood(&mut net, a, 9);
+    let first = net.sent();
+    assert_eq!(methods(&first), ["thread/list"]);
+    // Its queue is full, and it has room all the same.
+    net.request(a, "stop", "turn/interrupt", &json!({"threadId": "t", "turnId": "u"}));
+    assert_eq!(net.got(a), [] as [Value; 0]);
+    net.request(b, "b", "model/list", &json!({}));
+    net.reply(upstream_id(&first[0]), &json!({}));
+    let next = net.sent();
+    assert_eq!(methods(&next), ["turn/interrupt"]);
+    net.reply(upstream_id(&next[0]), &json!({}));
+    // Another client's turn has come; what was overtaken follows in its order.
+    let mut later = net.sent();
+    assert_eq!(methods(&later), ["model/list"]);
+    for _ in 0..8 {
+        net.reply(upstream_id(&later[0]), &json!({}));
+        later = net.sent();
+        assert_eq!(methods(&later), ["thread/list"]);
+    }
+}
+
+#[test]
+fn what_an_interrupt_has_overtaken_is_sent_again_if_it_is_refused() {
+    let mut net = windowed(1);
+    let a = net.join();
+    flood(&mut net, a, 2);
+    let first = net.sent();
+    net.request(a, "stop", "turn/interrupt", &json!({"threadId": "t", "turnId": "u"}));
+    net.reply(upstream_id(&first[0]), &json!({}));
+    let interrupt = net.sent();
+    net.reply(upstream_id(&interrupt[0]), &json!({}));
+    let overtaken = net.sent();
+    net.feed(&json!({"id": overtaken[0]["id"], "error": {"code": -32001, "message": "full"}}).to_string());
+    net.pass(10_000);
+    assert_eq!(net.sent()[0]["id"], overtaken[0]["id"], "nothing newer of the client was sent in its place");
+}
+
+#[test]
+fn interrupts_are_bounded_too() {
+    let mut net = windowed(1);
+    let a = net.join();
+    flood(&mut net, a, 9);
+    for n in 0..100 {
+        net.request(a, n, "turn/interrupt", &json!({"threadId": "t", "turnId": "u"}));
+    }
+    let refused = net.got(a).iter().filter(|answer| answer["error"]["code"] == -32001).count();
+    assert_eq!(refused, 100 - 64);
+}

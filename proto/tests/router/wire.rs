@@ -2,10 +2,10 @@
 
 use codexd_proto::id::ClientId;
 use codexd_proto::message::Reader;
-use codexd_proto::router::Action;
+use codexd_proto::router::{Action, Limits};
 use serde_json::{Value, json};
 
-use crate::net::{Net, delta, methods, note};
+use crate::net::{Net, approval, delta, methods, note};
 
 #[test]
 fn ids_of_every_legal_kind_are_echoed() {
@@ -186,7 +186,7 @@ fn answers_and_notifications_of_clients_go_up_byte_for_byte() {
     let mut net = Net::new();
     let client = net.join();
     let t = net.start_thread(client, 1);
-    net.feed(&crate::net::approval(4, &t));
+    net.feed(&approval(4, &t));
     net.got(client);
     let answer = r#" {"result":{ "decision":"accept","x":"\u0041" }, "id":4 , "more":true}"#;
     net.send(client, answer);
@@ -333,7 +333,57 @@ fn a_line_that_was_read_in_slices_is_sent_as_any_other_and_not_copied_if_nothing
     let sent = net.sent();
     assert_eq!(methods(&sent), ["model/list", "fs/watch", "model/list"]);
     assert_eq!(sent[1]["params"]["watchId"], format!("{}:w", a.0));
-    // What is no message is answered, and an answer is taken.
+    // A line that is not a message is answered, and an answer to a server request is accepted.
     give(&mut net, a, br#"{"id":4,"method":5}"#.to_vec());
     assert_eq!(net.got(a).last().unwrap()["error"]["code"], -32600);
+}
+
+/// A long message with room for a longer id and the line feed, and where it is in memory.
+fn long_line(begin: &str) -> (Vec<u8>, *const u8) {
+    let mut line = Vec::with_capacity((1 << 20) + 1_000);
+    line.extend_from_slice(begin.as_bytes());
+    line.resize(1 << 20, b' ');
+    line.extend_from_slice(b"}");
+    let place = line.as_ptr();
+    (line, place)
+}
+
+#[test]
+fn a_long_message_is_not_copied_whatever_is_queued_before_it() {
+    let mut net = Net::limited(Limits { window: 1, ..Limits::default() });
+    let a = net.join();
+    net.sent_raw();
+    // Behind something that is not written yet.
+    net.feed(&approval(0, "t"));
+    net.send(a, r#"{"id":0,"result":{}}"#);
+    let (line, request) = long_line(r#"{"id":1,"method":"model/list""#);
+    give(&mut net, a, line);
+    // Behind a request that has the only slot of the in-flight window.
+    let (line, notification) = long_line(r#"{"method":"newer/notification""#);
+    give(&mut net, a, line);
+    let (line, queued) = long_line(r#"{"id":3,"method":"model/list""#);
+    give(&mut net, a, line);
+    for place in [request, notification, queued] {
+        let outbox = net.router.upstream_outbox();
+        while outbox.pending().as_ptr() != place {
+            let n = outbox.pending().len();
+            assert!(0 < n && n < 1_000, "the message was copied");
+            outbox.advance(n, false);
+        }
+        let line = outbox.pending().to_vec();
+        assert!(line.len() > 1 << 20 && line.ends_with(b"}\n"));
+        outbox.advance(line.len(), false);
+        let message: Value = serde_json::from_slice(&line).unwrap();
+        match message["id"].as_i64() {
+            Some(id) => net.reply(id, &json!({})),
+            // Its slot is free once a barrier behind it is answered.
+            None => {
+                net.pass(10);
+                let barrier = net.sent();
+                assert_eq!(methods(&barrier), ["thread/loaded/list"]);
+                net.reply(barrier[0]["id"].as_i64().unwrap(), &json!({}));
+            }
+        }
+    }
+    assert_eq!(net.sent_raw(), [] as [String; 0]);
 }

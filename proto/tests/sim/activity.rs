@@ -38,6 +38,14 @@ impl World {
                     assert!(turns.remove(&key), "{key:?} ended and had not started");
                     *ended += 1;
                 }
+                Activity::TurnProgress { thread, turn, .. } => {
+                    let key = (thread.to_string(), turn);
+                    assert!(turns.contains(&key), "{key:?} goes on and does not run");
+                }
+                Activity::TurnSilent { thread, turn, .. } => {
+                    let key = (thread.to_string(), turn);
+                    assert!(turns.contains(&key), "{key:?} is silent and does not run");
+                }
                 Activity::ConfigWarning { .. }
                 | Activity::ApprovalRequested { .. }
                 | Activity::ApprovalEnded { .. }

@@ -171,10 +171,10 @@ impl Upstream {
         if let Some(tag) = line["params"]["tag"].as_str() {
             assert!(self.taken.insert(tag.to_owned()), "{tag} is carried out twice");
         }
-        // An unsubscribe waits for the answer to the client's resume.
+        // An unsubscribe waits for the answer to the client's resume; an interrupt overtakes what waits.
         if let (Some(client), Some(n)) =
             (line["params"]["from"][0].as_u64(), line["params"]["from"][1].as_u64())
-            && method != "thread/unsubscribe"
+            && !matches!(method, "thread/unsubscribe" | "turn/interrupt")
         {
             let newest = self.newest.get(&client).copied();
             let reads = method == "thread/list";

@@ -733,7 +733,21 @@ impl World {
             self.clients[at].joined = true;
             self.send(at, "initialize", None, None, json!({"clientInfo": {"name": "c", "version": "1"}}));
         }
-        !open.is_empty() || self.upstream.threads.iter().any(|t| t.turn.is_some())
+        let waits = |asks: bool| !asks || self.can_be_answered();
+        self.upstream.threads.iter().any(|t| t.turn.is_some() && waits(!t.asks.is_empty()))
+    }
+
+    /// Whether a client can answer the server requests of a turn. In a drain, no further one can connect. If the
+    /// upstream sent a server request while no client was subscribed, codexd has not seen it, and the drain goes on
+    /// until its deadline.
+    pub(crate) fn can_be_answered(&self) -> bool {
+        self.listening || self.clients.iter().any(|c| c.joined)
+    }
+
+    /// Whether turns wait for answers that nobody can give, and nothing else runs.
+    pub(crate) fn waits_in_vain(&self) -> bool {
+        let mut running = self.upstream.threads.iter().filter(|t| t.turn.is_some()).peekable();
+        !self.can_be_answered() && running.peek().is_some() && running.all(|t| !t.asks.is_empty())
     }
 
     fn check_quiescent(&self) {

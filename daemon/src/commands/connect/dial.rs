@@ -33,13 +33,13 @@ enum Dialled {
 }
 
 /// What bounds the wait.
-pub(super) struct Wait<'a> {
+pub(crate) struct Wait<'a> {
     /// When to give up.
-    pub(super) until: Instant,
+    pub(crate) until: Instant,
     /// Since when a failed start counts as one's own, in milliseconds since the epoch.
-    pub(super) since_unix_ms: u64,
+    pub(crate) since_unix_ms: u64,
     /// Returns whether the client is gone.
-    pub(super) client_gone: &'a dyn Fn() -> bool,
+    pub(crate) client_gone: &'a dyn Fn() -> bool,
 }
 
 /// Returns a connection to a process that listens; whether it serves is known after the handshake. The stream does
@@ -48,7 +48,7 @@ pub(super) struct Wait<'a> {
 /// # Errors
 ///
 /// When there is none in time, and none can be started.
-pub(super) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream, Error> {
+pub(crate) fn obtain(target: &Target<'_>, wait: &Wait<'_>) -> Result<UnixStream, Error> {
     let socket = &target.settings.paths.socket;
     check_socket_path(socket)?;
     start::check_runs(target)?;

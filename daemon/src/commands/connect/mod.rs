@@ -10,7 +10,7 @@
 
 mod bridge;
 mod compare;
-mod dial;
+pub(crate) mod dial;
 mod direct;
 mod lines;
 
@@ -38,7 +38,7 @@ use bridge::Bridge;
 use dial::Wait;
 
 /// How long a daemon is waited for: longer than one may drain and stop by default.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bridges in place of `codex app-server` with these arguments. Unless a flag says otherwise, a turn that the client
 /// leaves as its last subscriber is interrupted, as it ends with a codex of the client's own.
@@ -125,7 +125,7 @@ pub(crate) fn run(
 }
 
 /// Returns the error with the exit code of "nothing to connect to", whatever ended the daemon.
-fn unavailable(error: &Error) -> Error {
+pub(crate) fn unavailable(error: &Error) -> Error {
     let unavailable = Error::new(Code::Unavailable, error.chain());
     match error.next_step() {
         Some(hint) => unavailable.hint(hint),

@@ -1,6 +1,6 @@
-//! Every instance of the user's: found by records and locks, and asked.
+//! All instances of the user: found by their records and locks, and queried.
 //!
-//! A daemon whose runtime and state directories are not those of this environment is not found.
+//! A daemon with other runtime and state directories than those of this environment is not found.
 
 use codexd_proto::status::StatusReport;
 use futures_util::future::join_all;
@@ -13,45 +13,45 @@ use crate::instance::lock;
 use crate::instance::record::{self, Former};
 use crate::settings::paths::Paths;
 
-/// One instance and what it said.
+/// One instance and its answer.
 pub(crate) struct Found {
     pub(crate) former: Former,
     pub(crate) answer: Result<Answer, Unreachable>,
 }
 
-/// A status, as it came and as far as this version understands it.
+/// A status, unparsed and as far as this version can parse it.
 pub(crate) struct Answer {
     pub(crate) json: Value,
     pub(crate) report: StatusReport,
 }
 
 impl Found {
-    /// Whether there is a daemon, as far as can be said.
+    /// Whether there is a daemon, as far as the answer shows.
     pub(crate) fn may_run(&self) -> bool {
         !matches!(self.answer, Err(Unreachable::NotRunning))
     }
 }
 
-/// Asks all instances at once, and returns them by name.
-pub(super) async fn ask_all(paths: &Paths) -> Vec<Found> {
+/// Queries all instances at once. Returns them by name.
+pub(super) async fn query_all(paths: &Paths) -> Vec<Found> {
     join_all(record::all(paths).into_iter().map(|former| async {
-        let answer = ask(&former).await;
+        let answer = query(&former).await;
         Found { former, answer }
     }))
     .await
 }
 
-/// As [`ask_all`], for who has no runtime.
+/// As [`query_all`], for callers without a runtime.
 ///
 /// # Errors
 ///
-/// When the system has no runtime to give.
+/// If the system cannot provide a runtime.
 pub(crate) fn find_all(paths: &Paths) -> Result<Vec<Found>, Error> {
-    Ok(runtime()?.block_on(ask_all(paths)))
+    Ok(runtime()?.block_on(query_all(paths)))
 }
 
-async fn ask(former: &Former) -> Result<Answer, Unreachable> {
-    // What a killed daemon left at its path is nobody's.
+async fn query(former: &Former) -> Result<Answer, Unreachable> {
+    // A killed daemon can have left a socket file that belongs to no process.
     if lock::is_free(&former.lock) {
         return Err(Unreachable::NotRunning);
     }
@@ -61,7 +61,7 @@ async fn ask(former: &Former) -> Result<Answer, Unreachable> {
         answer(&connection).await
     };
     match status.await {
-        // The last one to go is the lock, and the first one to come.
+        // The lock is released last and acquired first.
         Err(Unreachable::NotRunning) if lock::is_free(&former.lock) => Err(Unreachable::NotRunning),
         Err(Unreachable::NotRunning) => Err(Unreachable::CannotTell(
             nobody_listens(&former.lock, &former.control_socket).hint("it is starting or ending; ask again"),
@@ -70,7 +70,7 @@ async fn ask(former: &Former) -> Result<Answer, Unreachable> {
     }
 }
 
-/// Asks a daemon how it is.
+/// Requests the status of a daemon.
 pub(super) async fn answer(connection: &ControlConnection) -> Result<Answer, Unreachable> {
     let json = connection.status_json().await?;
     let report = serde_json::from_value(json.clone()).map_err(|error| {

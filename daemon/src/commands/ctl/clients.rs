@@ -1,4 +1,4 @@
-//! `ctl clients`: who is connected, in the order of their connection.
+//! `ctl clients`: the connected clients, in the order in which they connected.
 
 use codexd_proto::control::View;
 use codexd_proto::status::ClientStatus;

@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context) -> Result<u8, Error> {
         Err(unreachable) => return context.no_answer(&unreachable, json!({})),
     };
     while let Some(event) = events.next().await {
-        // One that this version cannot read is of a newer daemon.
+        // A newer daemon can send an event that this version cannot read.
         let Ok(event) = event else { continue };
         if context.json {
             print(&format!("{}\n", json!(event)))?;
@@ -55,6 +55,10 @@ fn line(event: &FeedEvent) -> String {
         "turnEnded" => {
             let outcome = event.outcome.as_deref().unwrap_or("unknown");
             format!("turn {turn} {outcome} after {lasted} on thread {thread}{by}")
+        }
+        "turnSilent" => format!("turn {turn} on thread {thread} has sent nothing for {lasted}"),
+        "silentTurnInterrupted" => {
+            format!("turn {turn} on thread {thread} is interrupted: it has sent nothing for {lasted}")
         }
         "approvalRequested" => {
             format!("approval {method} on thread {thread} waits for {}", render::clients(&event.seen_by))

@@ -1,4 +1,4 @@
-//! `ctl get-socket`: where clients connect.
+//! `ctl get-socket`: the socket for clients.
 
 use serde_json::json;
 
@@ -6,16 +6,16 @@ use super::{Context, print, print_json};
 use crate::control::client::Unreachable;
 use crate::error::Error;
 
-/// Prints the socket of the daemon that runs, else the one it would have.
+/// Prints the socket of the running daemon; without one, the socket that a daemon would have.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    let asked = async { context.connect().await?.socket().await }.await;
-    let running = match &asked {
+    let answer = async { context.connect().await?.socket().await }.await;
+    let running = match &answer {
         Ok(_) => Some(true),
         Err(Unreachable::NotRunning) => Some(false),
         Err(Unreachable::CannotTell(_)) => None,
     };
-    let told = asked.ok().filter(|socket| !socket.is_empty());
-    let socket = told.unwrap_or_else(|| context.settings.paths.socket.display().to_string());
+    let given = answer.ok().filter(|socket| !socket.is_empty());
+    let socket = given.unwrap_or_else(|| context.settings.paths.socket.display().to_string());
     if context.json {
         print_json(&json!({ "socket": socket, "running": running }))?;
     } else {

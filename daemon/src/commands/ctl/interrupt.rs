@@ -13,14 +13,14 @@ use crate::terminal::note;
 /// The longest wait for the end of a turn: with `never`, a day.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Has a turn interrupted and says how it has ended. Exits 0 if it has, 1 if it has not or there is none.
+/// Interrupts a turn and prints how it ended. Exits 0 if it has ended, 1 if it has not or there is none.
 pub(super) async fn run(context: &Context, args: &InterruptArgs) -> Result<u8, Error> {
     let timeout = args.timeout.as_duration().map_or(LONGEST, |timeout| timeout.min(LONGEST));
-    let asked = async {
+    let answer = async {
         let connection = context.connect_patiently(timeout + ANSWER_WITHIN).await?;
         connection.interrupt(&args.target, timeout).await
     };
-    let receipt = match asked.await {
+    let receipt = match answer.await {
         Ok(receipt) => receipt,
         Err(unreachable) => return context.no_answer(&unreachable, json!({ "ended": false })),
     };

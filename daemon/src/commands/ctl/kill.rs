@@ -10,7 +10,7 @@ use crate::terminal::note;
 
 /// Disconnects the client with this number, or the only one with this name. Exits 0 if it was connected, 1 if not.
 pub(super) async fn run(context: &Context, args: &KillArgs) -> Result<u8, Error> {
-    let asked = async {
+    let answer = async {
         let connection = context.connect().await?;
         let named = find(&connection.clients().await?, &args.client);
         Ok(match named {
@@ -18,7 +18,7 @@ pub(super) async fn run(context: &Context, args: &KillArgs) -> Result<u8, Error>
             Err(why) => Err(why),
         })
     };
-    let receipt = match asked.await {
+    let receipt = match answer.await {
         Ok(Ok(receipt)) => receipt,
         Ok(Err(why)) => {
             if context.json {

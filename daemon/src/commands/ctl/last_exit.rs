@@ -7,32 +7,65 @@ use super::{Context, NOT_REACHED, print, print_json, render};
 use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::instance::record;
+use crate::ledger::{Entry, Reader};
 use crate::terminal::note;
 
-/// Shows the record of the last daemon that ended: of the one before the one that runs, else of the last that ran. Exits
-/// 0 if there is one, 1 if there is none.
+/// Prints the record of the daemon that ended last: of the one before the running one, if one runs. Exits 0 if
+/// there is a record, 1 if not.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
-    // A daemon that runs has the record of the one before it; its own is to be written when it ends.
-    let asked = async { context.connect().await?.status().await }.await;
-    let exit = match asked {
+    // A running daemon has the record of the one before it, and writes its own at its end.
+    let answer = async { context.connect().await?.status().await }.await;
+    let exit = match answer {
         Ok(status) => status.last_exit,
         Err(Unreachable::NotRunning) => {
             record::former(&context.settings.paths).and_then(|former| former.last_exit)
         }
         Err(unreachable) => return context.no_answer(&unreachable, json!({})),
     };
-    match &exit {
-        Some(exit) if !context.json => print(&lines(exit))?,
-        None if !context.json => note("no record of an earlier daemon"),
-        _ => print_json(&exit.as_ref().map_or(Value::Null, |exit| json!(exit)))?,
+    let Some(exit) = exit else {
+        if context.json {
+            print_json(&Value::Null)?;
+        } else {
+            note("no record of an earlier daemon");
+        }
+        return Ok(NOT_REACHED);
+    };
+    // The exit is known without the ledger, too.
+    let lost = Reader::open(&context.settings.paths).and_then(|reader| reader.lost(exit.generation));
+    if context.json {
+        let mut shown = json!(exit);
+        shown["lostTurns"] = lost.map_or(Value::Null, |turns| json!(turns));
+        print_json(&shown)?;
+    } else {
+        print(&lines(&exit, &lost))?;
     }
-    Ok(if exit.is_some() { 0 } else { NOT_REACHED })
+    Ok(0)
 }
 
-fn lines(exit: &LastExit) -> String {
+fn lines(exit: &LastExit, lost: &Result<Vec<Entry>, Error>) -> String {
     let mut text = format!("generation {}: {}\n", exit.generation, render::last_exit(exit));
     for line in &exit.upstream_stderr {
         text.push_str(&format!("codex: {}\n", render::plain(line)));
     }
+    match lost {
+        Ok(turns) => turns.iter().for_each(|turn| text.push_str(&lost_turn(turn))),
+        Err(error) => text.push_str(&format!("lost turns: unknown: {}\n", render::plain(&error.chain()))),
+    }
     text
+}
+
+/// Renders a turn that was lost: `lost turn: thread 019a..., turn 019b..., of my-client, after 12s`.
+fn lost_turn(turn: &Entry) -> String {
+    let ran = turn.ended_unix_ms.unwrap_or(turn.last_activity_unix_ms).saturating_sub(turn.started_unix_ms);
+    let of = match (&turn.job, &turn.client) {
+        (Some(job), _) => format!(", job {job} (`codexd jobs show {job}`)"),
+        (None, Some(client)) => format!(", of {}", render::plain(client)),
+        (None, None) => String::new(),
+    };
+    format!(
+        "lost turn: thread {}, turn {}{of}, after {}\n",
+        render::plain(&turn.thread_id),
+        render::plain(&turn.turn_id),
+        render::duration(ran)
+    )
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::all::{Answer, Found, ask_all};
+use super::all::{Answer, Found, query_all};
 use super::table::{Column, table};
 use super::{Context, print, print_json, render, with_reason};
 use crate::cli::ListArgs;
@@ -13,7 +13,7 @@ use crate::terminal::note;
 const COLUMNS: [Column; 7] =
     [("INSTANCE", 0), ("STATE", 0), ("PID", 0), ("CLIENTS", 1), ("TURNS", 1), ("UP", 2), ("DETAILS", 0)];
 
-/// Members of the status that are shown of each instance.
+/// Members of the status that are shown for each instance.
 const MEMBERS: [&str; 12] = [
     "state",
     "ready",
@@ -29,13 +29,13 @@ const MEMBERS: [&str; 12] = [
     "warnings",
 ];
 
-/// Shows those that run and those that ended without being asked to; with `all`, the others that have run, too.
+/// Lists the instances that run, and those that ended without being asked to; with `all`, also the others.
 pub(super) async fn run(context: &Context, args: &ListArgs) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     let hidden = found.len();
     found.retain(|instance| args.all || instance.may_run() || has_failed(instance));
     let hidden = hidden - found.len();
-    // Those that run come first; by name, they are in order.
+    // Running ones come first, and each group is in the order of names.
     found.sort_by_key(|instance| !instance.may_run());
     if context.json {
         print_json(&found.iter().map(|instance| entry(context, instance)).collect::<Vec<_>>())?;
@@ -53,12 +53,12 @@ pub(super) async fn run(context: &Context, args: &ListArgs) -> Result<u8, Error>
     Ok(0)
 }
 
-/// Whether the last daemon ended without being asked to.
+/// Returns whether the last daemon ended without being asked to.
 fn has_failed(instance: &Found) -> bool {
     instance.former.last_exit.as_ref().is_some_and(|exit| exit.code != Some(0))
 }
 
-/// Whether a `codexd ctl` without flags is about this instance.
+/// Returns whether this is the instance of a `codexd ctl` without flags.
 fn is_current(context: &Context, instance: &Found) -> bool {
     context.settings.paths.control_socket == instance.former.control_socket
 }

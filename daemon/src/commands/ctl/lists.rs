@@ -1,4 +1,4 @@
-//! `ctl clients`, `threads`, `turns`, `requests`: what there is, as a table or as JSON, once or again and again.
+//! `ctl clients`, `threads`, `turns`, `requests`: lists as a table or as JSON, once or repeatedly.
 
 use codexd_proto::control::View;
 use serde::de::DeserializeOwned;
@@ -13,18 +13,18 @@ use crate::terminal::note;
 
 /// One kind of things that the daemon lists.
 pub(super) trait Listed: DeserializeOwned {
-    /// What to ask for.
+    /// The view to request.
     const VIEW: View;
-    /// What is said where there is none.
+    /// The text for an empty list.
     const NONE: &'static str;
     /// The columns of the table.
     const COLUMNS: &'static [Column];
 
-    /// The cells of its row.
+    /// Returns the cells of its row.
     fn row(&self) -> Vec<String>;
 }
 
-/// Asks and shows.
+/// Requests the list and shows it.
 pub(super) async fn run<T: Listed>(context: &Context, args: &WatchArgs) -> Result<u8, Error> {
     if args.watch {
         return watch::run(context, args, T::VIEW, |list| {

@@ -1,7 +1,7 @@
 //! `ctl logs`: the log, wherever it is.
 //!
-//! A daemon that a client started writes a file next to its record, an agent of launchd one in `~/Library/Logs`, and
-//! a service of systemd the journal. One that was started by hand writes to where its stderr went.
+//! A daemon that was started by a client writes to a file next to its record, an agent of launchd to a file in
+//! `~/Library/Logs`, and a service of systemd to the journal. One that was started by hand writes to its stderr.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,8 +20,8 @@ use crate::settings::environment::lend_runtime_dir;
 use crate::start::unit;
 use crate::terminal::note;
 
-/// Time between looks at a file that is followed.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Time between checks of a file that is followed.
+const CHECK_EVERY: Duration = Duration::from_millis(200);
 
 /// Where a log is.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ enum Place {
     Nowhere(String),
 }
 
-/// Shows the end of the log and, if asked to, what comes. Exits 0 if there is one, 1 if there is none.
+/// Prints the end of the log and, with `--follow`, what is added. Exits 0 if there is a log, 1 if not.
 pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Error> {
     let place = find(context).await;
     if context.json {
@@ -53,7 +53,7 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<u8, Error>
     }
 }
 
-/// Finds the log of the daemon that runs, else of the one that ran last.
+/// Finds the log of the running daemon; without one, that of the daemon that ran last.
 async fn find(context: &Context) -> Place {
     let running = async { context.connect().await?.status().await }.await.ok();
     if let Some(log) = running.as_ref().and_then(|status| status.log.clone()) {
@@ -89,7 +89,7 @@ fn journal(unit: &str, args: &LogsArgs) -> Result<u8, Error> {
     Ok(if status.success() { 0 } else { NOT_REACHED })
 }
 
-/// Prints the last lines of a file, and what is added; a file that takes its place is read from its beginning.
+/// Prints the last lines of a file, and what is added. A file that replaces it is read from its beginning.
 async fn follow(path: &Path, args: &LogsArgs) -> Result<(), Error> {
     let failed = |error| Error::os(format!("cannot read the log `{}`", path.display())).because(error);
     let mut file = BufReader::new(File::open(path).map_err(failed)?);
@@ -113,11 +113,11 @@ async fn follow(path: &Path, args: &LogsArgs) -> Result<(), Error> {
         while let Some(line) = read(&mut file)? {
             print(&line)?;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_EVERY).await;
         let Ok(now) = std::fs::metadata(path) else { continue };
         let open = file.get_ref().metadata().map_err(failed)?;
         if (now.dev(), now.ino()) != (open.dev(), open.ino()) {
-            // What was still written to the old one comes first.
+            // First, the rest of the old file.
             while let Some(line) = read(&mut file)? {
                 print(&line)?;
             }

@@ -1,8 +1,7 @@
 //! `codexd ctl`: one file for each verb.
 //!
-//! Data goes to stdout, everything else to stderr. With `--json` there is always one JSON document on stdout, also
-//! where there is no daemon or no answer. Exit codes follow those of an LSB status action: 0 yes, 1 no, 3 not
-//! running, 4 cannot tell.
+//! Data goes to stdout, everything else to stderr. With `--json`, stdout always gets one JSON document, even without a
+//! daemon or an answer. Exit codes follow the status action of LSB: 0 yes, 1 no, 3 not running, 4 unknown.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -27,6 +26,7 @@ mod all;
 mod clients;
 mod events;
 mod get_socket;
+mod history;
 mod interrupt;
 mod kill;
 mod last_exit;
@@ -47,39 +47,41 @@ mod wait;
 mod watch;
 
 pub(crate) use all::{Found, find_all};
+pub(crate) use render::duration;
+pub(crate) use table::table;
 
-/// Exit code: running, and not as asked for.
+/// Exit code: it runs, but not in the requested state.
 pub(crate) const NOT_REACHED: u8 = 1;
 /// Exit code: not running.
 pub(crate) const NOT_RUNNING: u8 = 3;
-/// Exit code: neither can be said.
+/// Exit code: unknown whether it runs.
 pub(crate) const CANNOT_TELL: u8 = 4;
 
-/// How long the daemon may take to answer a question.
+/// Time for the daemon's answer to a request.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// Time between looks at something that tells nobody when it changes.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Time between checks of something that cannot be subscribed to.
+const CHECK_EVERY: Duration = Duration::from_millis(20);
 
-/// What every verb knows.
+/// What every verb gets.
 #[derive(Clone)]
 struct Context {
     settings: Settings,
     environment: Environment,
     json: bool,
-    /// It is about the daemon that a `codexd ctl` without flags is about, whose other paths are known, too.
+    /// Whether this is the instance of a `codexd ctl` without flags, whose other paths are known too.
     is_current: bool,
 }
 
 impl Context {
     /// Connects to the daemon.
     ///
-    /// Nobody listening is not yet nobody running: the daemon may be at its very start or end, or its
-    /// socket may have been removed. The lock tells.
+    /// If no process listens, a daemon can still be running: at its very start or end, or without its socket file.
+    /// The lock shows that.
     async fn connect(&self) -> Result<ControlConnection, Unreachable> {
         self.connect_patiently(ANSWER_WITHIN).await
     }
 
-    /// As [`Context::connect`]; each question may take `patience`.
+    /// As [`Context::connect`]. Each request has `patience` for its answer.
     async fn connect_patiently(&self, patience: Duration) -> Result<ControlConnection, Unreachable> {
         let path = &self.settings.paths.control_socket;
         match ControlConnection::open(path, ANSWER_WITHIN, patience).await {
@@ -101,7 +103,7 @@ impl Context {
         }
     }
 
-    /// Returns the context of another instance of the user's.
+    /// Returns the context of another instance of the user.
     fn of(&self, former: &Former) -> Context {
         let mut context = self.clone();
         context.is_current &= former.control_socket == self.settings.paths.control_socket;
@@ -113,12 +115,12 @@ impl Context {
         context
     }
 
-    /// Says that the daemon gave no answer, and why: to people, or as JSON with the members of `own`. Returns the
-    /// exit code.
+    /// Reports that the daemon gave no answer, and why: as text, or as JSON with the members of `own`. Returns the exit
+    /// code.
     ///
     /// # Errors
     ///
-    /// When stdout cannot be written.
+    /// If stdout cannot be written to.
     fn no_answer(&self, unreachable: &Unreachable, own: Value) -> Result<u8, Error> {
         if self.json {
             print_json(&with_reason(own, unreachable))?;
@@ -140,7 +142,7 @@ impl Context {
     }
 }
 
-/// Begins the error of a daemon that lives and cannot be asked.
+/// Returns the beginning of the error for a daemon that runs and cannot be reached.
 fn nobody_listens(lock: &std::path::Path, socket: &std::path::Path) -> Error {
     Error::os(format!("a process holds `{}` and nobody listens on `{}`", lock.display(), socket.display()))
 }
@@ -153,7 +155,7 @@ fn exit_code(unreachable: &Unreachable) -> u8 {
     }
 }
 
-/// Returns `members` with the state of a daemon that gave no answer and, unless it just does not run, the reason.
+/// Adds to `members` the state of a daemon that gave no answer and, unless it is just not running, the reason.
 fn with_reason(mut members: Value, unreachable: &Unreachable) -> Value {
     match unreachable {
         Unreachable::NotRunning => members["state"] = json!("notRunning"),
@@ -170,13 +172,13 @@ fn with_reason(mut members: Value, unreachable: &Unreachable) -> Value {
 ///
 /// # Errors
 ///
-/// When the settings cannot be read or the output cannot be written; what the daemon does or does not do
-/// is told by the exit code.
+/// If the settings cannot be read or the output cannot be written. What the daemon does or does not do is reported by
+/// the exit code.
 pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode, Error> {
     let flags = ServeArgs { control_socket: args.common.control_socket.clone(), ..ServeArgs::default() };
     let settings = Settings::load(&flags, environment).or_else(|error| {
-        // A daemon that runs can be asked and told all the same: that its file was broken since is no
-        // reason not to stop it. Asked to read it, it says itself what is wrong.
+        // Verbs for a running daemon work even if its configuration file is broken now: that must not prevent a
+        // stop, and a reload reports what is wrong.
         let settings = Settings::load_without_file(&flags, environment)?;
         if !matches!(args.verb, Verb::Reload) {
             note_error(&error);
@@ -191,6 +193,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Status(args) => status::run(&context, args).await,
             Verb::List(args) => list::run(&context, args).await,
             Verb::Wait(args) => wait::run(&context, args).await,
+            Verb::History(args) => history::run(&context, args),
             Verb::Clients(args) => lists::run::<ClientStatus>(&context, args).await,
             Verb::Threads(args) => lists::run::<ThreadStatus>(&context, args).await,
             Verb::Turns(args) => lists::run::<TurnStatus>(&context, args).await,
@@ -220,7 +223,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, Error> {
         .map_err(|error| Error::os("cannot start a runtime").because(error))
 }
 
-/// Writes text to stdout; a reader that has gone away is no error.
+/// Writes text to stdout. That its reader has gone is not an error.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

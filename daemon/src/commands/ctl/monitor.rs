@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::os::priority;
 use crate::terminal::note;
 
-/// Version of the form of a transcript.
+/// Version of the format of a transcript.
 const TRANSCRIPT: u32 = 1;
 
 /// Shows frames until the daemon ends (exit 3) or drops this monitor because it does not read fast enough (exit 1).
@@ -86,7 +86,7 @@ pub(super) async fn run(context: &Context, args: &MonitorArgs) -> Result<u8, Err
     Ok(NOT_RUNNING)
 }
 
-/// What clients see, unless something else is asked for; everything for a transcript.
+/// Returns the filter: by default what clients see, and everything for a transcript.
 fn directions(args: &MonitorArgs) -> Vec<Direction> {
     match args {
         MonitorArgs { direction, .. } if !direction.is_empty() => {
@@ -97,14 +97,14 @@ fn directions(args: &MonitorArgs) -> Vec<Direction> {
     }
 }
 
-/// A file that gets one JSON document a line; only its owner can read it.
+/// A file with one JSON document per line, which only its owner can read.
 struct Transcript {
     path: String,
     file: BufWriter<File>,
 }
 
 impl Transcript {
-    /// Creates the file, which must not exist.
+    /// Creates the file, which must not exist yet.
     fn create(path: &Path) -> Result<Transcript, Error> {
         let shown = path.display().to_string();
         let file =

@@ -7,7 +7,7 @@ use crate::cli::LogLevelArgs;
 use crate::error::Error;
 use crate::terminal::note;
 
-/// Makes the daemon read its settings again and says what became of it.
+/// Makes the daemon read its settings again, and prints what changed.
 pub(super) async fn run(context: &Context) -> Result<u8, Error> {
     let receipt = match async { context.connect().await?.reload().await }.await {
         Ok(receipt) => receipt,

@@ -1,4 +1,4 @@
-//! The words and columns in which a status is shown to people.
+//! How a status is shown to people: words, columns, units.
 
 use std::fmt::Write as _;
 
@@ -10,11 +10,11 @@ use crate::os::unix_time::unix_ms;
 /// Width of the column of labels, in characters.
 const LABEL: usize = 12;
 
-/// Lines that stay on a screen of any size.
+/// Lines that are shown on a screen of any size.
 const ALWAYS: u8 = 0;
-/// Lines that are left out last, when there is no room for them: what is counted and does not change what to do.
+/// Lines that are left out last if there is no room: counts that do not change what to do.
 const DETAIL: u8 = 1;
-/// Lines that are left out first: what is the same at every look.
+/// Lines that are left out first: those that never change.
 const FIXED: u8 = 2;
 
 /// Renders the report as text.
@@ -22,7 +22,7 @@ pub(super) fn report(report: &StatusReport) -> String {
     screen(report).text(None)
 }
 
-/// As [`report`], for so many lines: where there are more, the least important ones are left out.
+/// As [`report`], cut to a number of lines: the least important ones are left out.
 pub(super) fn report_in(report: &StatusReport, lines: usize) -> String {
     screen(report).text(Some(lines))
 }
@@ -113,7 +113,7 @@ fn screen(report: &StatusReport) -> Screen {
     screen
 }
 
-/// Shows who is connected, what runs, and who waits for what.
+/// Shows the clients, what runs, and which server requests wait for which clients.
 fn work(screen: &mut Screen, report: &StatusReport) {
     screen.line(
         "clients",
@@ -235,14 +235,14 @@ pub(super) fn last_exit(exit: &LastExit) -> String {
     let mut text = format!("exit {code}");
     if let Some(at) = exit.at_unix_ms {
         let _ = write!(text, " ({} ago", duration(unix_ms().saturating_sub(at)));
-        // A start that failed was never up.
+        // A failed start has no uptime.
         if let Some(uptime) = exit.uptime_ms {
             let _ = write!(text, ", after {}", duration(uptime));
         }
         text.push(')');
     }
     let _ = write!(text, ": {}", exit.reason);
-    // Usually it is the reason.
+    // The reason usually contains it.
     if let Some(upstream) = exit.upstream.as_ref().filter(|upstream| !exit.reason.contains(*upstream)) {
         let _ = write!(text, "; codex {upstream}");
     }
@@ -256,7 +256,7 @@ pub(super) fn failed_start(failed: &FailedStart) -> String {
 }
 
 /// Renders milliseconds with the two largest units: `35ms`, `4.2s`, `3m 20s`, `2d 4h`.
-pub(super) fn duration(ms: u64) -> String {
+pub(crate) fn duration(ms: u64) -> String {
     let seconds = ms / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match () {
@@ -269,7 +269,7 @@ pub(super) fn duration(ms: u64) -> String {
     }
 }
 
-/// Renders microseconds: `120us`, `2.34ms`, and as [`duration`] from a second on.
+/// Renders microseconds: `120us`, `2.34ms`, and from a second on as [`duration`].
 pub(super) fn micros(us: u64) -> String {
     let hundredths = us % 1_000 / 10;
     match us {
@@ -298,8 +298,8 @@ fn count_u64(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Lines of a label and a value, each with its rank. A line break in a value, which may come from elsewhere, is shown as
-/// a space, and other control characters not at all.
+/// Lines of a label and a value, each with its rank. Line breaks in a value are shown as spaces and other control
+/// characters removed, since a value can come from elsewhere.
 struct Screen(Vec<(u8, String)>);
 
 impl Screen {
@@ -311,7 +311,7 @@ impl Screen {
         self.0.push((rank, format!("{label:<LABEL$} {}", plain(value))));
     }
 
-    /// Says that there are more of something than are shown.
+    /// Adds a line that gives the number of items that are not shown.
     fn more(&mut self, all: usize, shown: usize, verb: &str) {
         if all > shown && shown > 0 {
             self.ranked(DETAIL, "", &format!("and {} more: `codexd ctl {verb}`", all - shown));
@@ -331,24 +331,24 @@ impl Screen {
     }
 }
 
-/// Removes what could steer a terminal: a line break becomes a space, other control characters are left out.
+/// Removes what could control a terminal: a line break becomes a space, other control characters are removed.
 pub(super) fn plain(value: &str) -> String {
     value.chars().map(|c| if c == '\n' { ' ' } else { c }).filter(|c| !c.is_control()).collect()
 }
 
-/// Renders what may not be known.
+/// Renders a value that may be unknown.
 pub(super) fn known(value: Option<&str>) -> String {
     value.unwrap_or("-").to_owned()
 }
 
-/// Renders an id: the last part of a UUID, which tells those apart that were made at the same time, and is enough for
-/// `ctl interrupt`.
+/// Renders an id by the last part of its UUID. That part distinguishes ids that were created at the same time, and is
+/// sufficient for `ctl interrupt`.
 pub(super) fn id(id: &str) -> String {
     let tail = id.rsplit('-').next().unwrap_or(id);
     (if tail.len() == 12 && id.len() == 36 { tail } else { id }).to_owned()
 }
 
-/// Renders the id of a thread; that of a sub-agent is marked.
+/// Renders the id of a thread, with a mark for that of a sub-agent.
 pub(super) fn thread(id: &str, sub_agent: bool) -> String {
     let mark = if sub_agent { " (sub-agent)" } else { "" };
     format!("{}{mark}", self::id(id))

@@ -1,4 +1,4 @@
-//! `ctl requests`: what has no answer, of clients and of codex, the oldest first.
+//! `ctl requests`: the requests without an answer, of clients and of codex, the oldest first.
 
 use codexd_proto::control::View;
 use codexd_proto::listing::RequestStatus;

@@ -1,10 +1,10 @@
-//! `ctl status`: how the daemon is, on one screen.
+//! `ctl status`: the state of the daemon on one screen.
 
 use codexd_proto::control::View;
 use codexd_proto::status::{StatusReport, Warning};
 use serde_json::{Value, json};
 
-use super::all::{Answer, answer, ask_all};
+use super::all::{Answer, answer, query_all};
 use super::{
     CANNOT_TELL, Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, watch, with_reason,
 };
@@ -15,7 +15,7 @@ use crate::instance::record::{self, Former};
 use crate::settings::version;
 use crate::terminal::{self, note, note_error};
 
-/// Asks and shows.
+/// Requests the status and shows it.
 pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Error> {
     if args.all {
         return all(context).await;
@@ -60,10 +60,10 @@ pub(super) async fn run(context: &Context, args: &StatusArgs) -> Result<u8, Erro
     }
 }
 
-/// Shows every instance that runs. Exits 0 if all of them serve, 1 if one does not, 3 if none runs, 4 if it cannot be
-/// told of one.
+/// Shows all running instances. Exits 0 if all of them serve, 1 if one does not, 3 if none runs, 4 if that is
+/// unknown for one.
 async fn all(context: &Context) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     found.retain(|instance| instance.may_run());
     let mut code = if found.is_empty() { NOT_RUNNING } else { 0 };
     let (mut documents, mut screens) = (Vec::new(), Vec::new());
@@ -93,13 +93,13 @@ async fn all(context: &Context) -> Result<u8, Error> {
     Ok(code)
 }
 
-/// Reads a status as far as this version understands it.
+/// Parses a status as far as this version can.
 fn read(json: &Value) -> Result<StatusReport, Error> {
     serde_json::from_value(json.clone())
         .map_err(|error| Error::os("cannot read the daemon's status").because(error))
 }
 
-/// Warns if this program is another version than the daemon.
+/// Returns a warning if this program has another version than the daemon.
 fn add_skew(report: &mut StatusReport) {
     if report.version != version::NUMBER {
         report.warnings.push(Warning {
@@ -115,7 +115,7 @@ fn readiness(report: &StatusReport) -> u8 {
     if report.ready { 0 } else { NOT_REACHED }
 }
 
-/// Says how the last daemon ended and how to start the next.
+/// Prints how the last daemon ended and how to start the next one.
 fn not_running(context: &Context) {
     let settings = &context.settings;
     note(&format!("codexd is not running: nobody listens on `{}`", settings.paths.control_socket.display()));
@@ -131,7 +131,7 @@ fn not_running(context: &Context) {
     }
     let start = format!("`{}` starts it", context.how_to_start());
     match former.and_then(|former| former.failed_start) {
-        // That is the last exit, reported above.
+        // It is the last exit that was printed above.
         Some(failed) if !failed.other_daemon => {
             note(&format!("hint: {}", failed.hint.as_deref().unwrap_or(&start)));
         }
@@ -143,8 +143,7 @@ fn not_running(context: &Context) {
     }
 }
 
-/// The status of a daemon that gave none: what is known without it, and null for everything that only a daemon can
-/// say.
+/// Returns the status of a daemon that gave none: what is known without the daemon, and null for everything else.
 fn absent(context: &Context, unreachable: &Unreachable) -> Result<Value, Error> {
     let settings = &context.settings;
     let paths = &settings.paths;
@@ -160,7 +159,7 @@ fn absent(context: &Context, unreachable: &Unreachable) -> Result<Value, Error> 
         value["lastExit"] = json!(former.last_exit);
         value["failedStart"] = json!(former.failed_start);
     }
-    // Another instance's are not those of this environment.
+    // For another instance, this environment does not show them.
     if context.is_current {
         value["socket"] = text(&paths.socket);
         value["codexHome"] = text(&settings.codex_home);
@@ -172,7 +171,7 @@ fn absent(context: &Context, unreachable: &Unreachable) -> Result<Value, Error> 
     Ok(with_reason(value, unreachable))
 }
 
-/// Makes everything null, and keeps the names.
+/// Replaces every value by null and keeps the names.
 fn forget(value: &mut Value) {
     match value {
         Value::Object(members) if !members.is_empty() => members.values_mut().for_each(forget),
@@ -186,7 +185,7 @@ fn as_json(report: &StatusReport) -> Result<Value, Error> {
     })
 }
 
-/// Prints one bare value a line; one that is not known is an empty line.
+/// Prints bare values, one per line. A value that is not known is an empty line.
 fn print_fields(value: &Value, fields: &[String]) -> Result<(), Error> {
     let mut text = String::new();
     for field in fields {
@@ -200,7 +199,7 @@ fn print_fields(value: &Value, fields: &[String]) -> Result<(), Error> {
     print(&text)
 }
 
-/// Refuses names that the report never has.
+/// Refuses names that no report has.
 fn check_fields(fields: &[String]) -> Result<(), Error> {
     let all = StatusReport {
         last_exit: Some(codexd_proto::status::LastExit::default()),
@@ -225,10 +224,10 @@ fn check_fields(fields: &[String]) -> Result<(), Error> {
     }
 }
 
-/// Returns the member at a path with full stops, as `upstream.pid`.
+/// Returns the member at a dotted path, such as `upstream.pid`.
 fn lookup<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').try_fold(value, |value, name| match value {
-        // A member of an object that is absent is not known, which is no error.
+        // A member that is missing in an object is not known, which is not an error.
         Value::Null => Some(value),
         _ => value.get(name),
     })

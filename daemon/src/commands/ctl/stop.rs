@@ -6,7 +6,7 @@ use codexd_proto::status::DaemonState;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::all::ask_all;
+use super::all::query_all;
 use super::wait::{Until, Waited, until_gone};
 use super::{Context, NOT_REACHED, NOT_RUNNING, exit_code, print, print_json, render, with_reason};
 use crate::cli::StopArgs;
@@ -16,14 +16,14 @@ use crate::error::Error;
 use crate::instance::record;
 use crate::terminal::{note, note_error};
 
-/// How a stop went.
+/// The result of a stop.
 struct Outcome {
     code: u8,
     /// For programs.
     json: Value,
 }
 
-/// Tells the daemon to stop, waits for its exit and says what it found.
+/// Stops the daemon, waits for its exit and prints how it ended.
 pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error> {
     if args.all {
         return all(context, args).await;
@@ -35,7 +35,8 @@ pub(super) async fn run(context: &Context, args: &StopArgs) -> Result<u8, Error>
     Ok(outcome.code)
 }
 
-/// Begins a drain and does not wait for its end: no new clients and no new work, and the daemon ends when its turns have.
+/// Begins a drain without waiting for its end. The daemon accepts no new clients and no new work, and exits when
+/// its turns have ended.
 pub(super) async fn drain(context: &Context) -> Result<u8, Error> {
     let receipt = match async { context.connect().await?.stop(StopMode::Drain).await }.await {
         Ok(receipt) => receipt,
@@ -56,16 +57,16 @@ pub(super) async fn drain(context: &Context) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// Stops every instance that runs, all at once. Exits 0 if all have stopped, 1 if one still runs, 3 if none ran, 4 if
-/// it cannot be told of one.
+/// Stops all running instances at once. Exits 0 if all have stopped, 1 if one still runs, 3 if none was running, 4
+/// if that is unknown for one.
 async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {
-    let mut found = ask_all(&context.settings.paths).await;
+    let mut found = query_all(&context.settings.paths).await;
     found.retain(|instance| instance.may_run());
     let outcomes = join_all(found.iter().map(|instance| async {
         let name = &instance.former.instance;
         let mut outcome = stop(&context.of(&instance.former), args, &format!("{name}: ")).await?;
         outcome.json["instance"] = json!(name);
-        // It has stopped by itself meanwhile, as was wished.
+        // It has stopped by itself since, which is the wanted result.
         if outcome.code == NOT_RUNNING {
             outcome.code = 0;
         }
@@ -81,7 +82,7 @@ async fn all(context: &Context, args: &StopArgs) -> Result<u8, Error> {
     Ok(outcomes.iter().map(|outcome| outcome.code).max().unwrap_or(NOT_RUNNING))
 }
 
-/// Stops one daemon. Tells people what happens, with `prefix` before it.
+/// Stops one daemon. Prints what happens, each line after `prefix`.
 async fn stop(context: &Context, args: &StopArgs, prefix: &str) -> Result<Outcome, Error> {
     let until = Until::of(args.timeout.as_duration());
     let mode = match args {

@@ -7,19 +7,19 @@ use crate::terminal;
 
 /// Spaces between two columns.
 const GAP: usize = 2;
-/// Characters to which a long cell may be cut before a column is left out.
+/// Characters to which a long cell can be cut before a column is left out.
 const CUT_TO: usize = 14;
 
-/// A column: its heading, and how soon it is left out where the terminal is too narrow. Rank 0 stays.
-pub(super) type Column = (&'static str, u8);
+/// A column: its heading, and its rank. On a narrow terminal, the highest ranks are left out first. Rank 0 stays.
+pub(crate) type Column = (&'static str, u8);
 
-/// Renders rows under their headings for stdout: on a terminal, columns of the highest ranks are left out and cells cut
-/// until the table fits; elsewhere it is as wide as it needs.
-pub(super) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
+/// Renders rows under their headings for stdout. On a terminal, columns of the highest ranks are left out and cells cut
+/// until the table fits. Elsewhere, its width is not limited.
+pub(crate) fn table(columns: &[Column], rows: &[Vec<String>]) -> String {
     fit(columns, rows, terminal::size().map(|(columns, _)| columns))
 }
 
-/// As [`table`], for so many characters a line.
+/// As [`table`], for a given width in characters.
 pub(super) fn fit(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();

@@ -1,4 +1,4 @@
-//! `ctl threads`: the threads in use; those on which something runs come first.
+//! `ctl threads`: the threads in use, active ones first.
 
 use codexd_proto::control::View;
 use codexd_proto::listing::ThreadStatus;

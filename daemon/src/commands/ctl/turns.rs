@@ -1,4 +1,4 @@
-//! `ctl turns`: the turns that run, the oldest first.
+//! `ctl turns`: the running turns, the oldest first.
 
 use codexd_proto::control::View;
 use codexd_proto::listing::TurnStatus;
@@ -30,7 +30,7 @@ impl Listed for TurnStatus {
             render::known(self.age_ms.map(render::duration).as_deref()),
             render::ago(self.last_event_ms),
             self.phase.clone(),
-            self.state.clone(),
+            if self.silent { "silent".to_owned() } else { self.state.clone() },
             render::known(self.by.as_ref().map(render::client).as_deref()),
             render::clients(&self.subscribers),
             render::known(self.cwd.as_deref()),

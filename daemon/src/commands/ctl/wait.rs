@@ -1,6 +1,6 @@
-//! `ctl wait`: until the daemon is ready, or gone.
+//! `ctl wait`: waits until the daemon is ready, or gone.
 //!
-//! Waiting is a subscription to the daemon's states, which takes no slot from other commands.
+//! A wait is a subscription to the states of the daemon, which occupies no slot of other commands.
 
 use std::future::Future;
 use std::path::Path;
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use codexd_proto::status::{DaemonState, StatusReport};
 use serde_json::json;
 
-use super::{ANSWER_WITHIN, Context, LOOK_EVERY, NOT_REACHED, NOT_RUNNING, print_json};
+use super::{ANSWER_WITHIN, CHECK_EVERY, Context, NOT_REACHED, NOT_RUNNING, print_json};
 use crate::cli::{WaitArgs, WaitFor};
 use crate::control::client::{ControlConnection, States, Unreachable};
 use crate::error::Error;
 use crate::instance::lock;
 use crate::terminal::note;
 
-/// Time between questions to a daemon that runs and cannot be waited for.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+/// Time between requests to a running daemon that has no slot for a subscription.
+const REQUEST_EVERY: Duration = Duration::from_millis(500);
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     Reached,
@@ -29,7 +29,7 @@ pub(super) enum Waited {
     NotRunning,
 }
 
-/// Waits and says how it went.
+/// Waits and prints the result.
 pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error> {
     let until = Until::of(args.timeout.as_duration());
     let (waited, what) = match args.target {
@@ -60,7 +60,7 @@ pub(super) async fn run(context: &Context, args: &WaitArgs) -> Result<u8, Error>
     Ok(code)
 }
 
-/// The end of a wait, if it has one.
+/// When a wait ends, if it has a limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Until(Option<Instant>);
 
@@ -78,7 +78,7 @@ impl Until {
         self.left().is_some_and(|left| left.is_zero())
     }
 
-    /// Waits for something until the end; `None` if it does not come.
+    /// Waits for something until the end of the wait; `None` if that comes first.
     async fn within<T>(self, fact: impl Future<Output = T>) -> Option<T> {
         match self.left() {
             Some(left) => tokio::time::timeout(left, fact).await.ok(),
@@ -86,13 +86,13 @@ impl Until {
         }
     }
 
-    /// Waits until something that does not tell is worth another look.
-    async fn look_again(self, pause: Duration) {
+    /// Waits until the next check of something that cannot be subscribed to.
+    async fn next_check(self, pause: Duration) {
         tokio::time::sleep(self.left().map_or(pause, |left| left.min(pause))).await;
     }
 }
 
-/// Waits until a daemon serves clients; one that is still to be started is waited for as well.
+/// Waits until a daemon serves clients. The daemon can be started later.
 async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
         let watched = async {
@@ -102,20 +102,20 @@ async fn until_ready(context: &Context, until: Until) -> Result<Waited, Error> {
         };
         let last = match watched.await {
             Ok((_connection, states)) => Ok(ready_or_gone(states, until).await),
-            // Not yet, or no more: a supervisor may be about to start the next one.
+            // It does not run yet, or not any more. A supervisor may be about to start the next one.
             Err(Unreachable::NotRunning) => Ok(Waited::NotRunning),
             Err(Unreachable::CannotTell(error)) => Err(error),
         };
         if until.is_over() || matches!(last, Ok(Waited::Reached)) {
             return last;
         }
-        until.look_again(if last.is_ok() { LOOK_EVERY } else { ASK_EVERY }).await;
+        until.next_check(if last.is_ok() { CHECK_EVERY } else { REQUEST_EVERY }).await;
     }
 }
 
 /// Waits until a daemon serves clients, is gone, or the time is over.
 async fn ready_or_gone(mut states: States, until: Until) -> Waited {
-    // The first one comes at once, and is waited for even if there is no time.
+    // The first state comes at once, and is awaited even if there is no time left.
     let mut next = tokio::time::timeout(ANSWER_WITHIN, states.next()).await.ok().flatten();
     while let Some(change) = next {
         if change.ready {
@@ -129,15 +129,15 @@ async fn ready_or_gone(mut states: States, until: Until) -> Waited {
     Waited::NotRunning
 }
 
-/// Waits until the daemon that runs now is gone, its sockets and its lock with it.
+/// Waits until the running daemon is gone, with its sockets and its lock.
 async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error> {
     loop {
-        let asked = async {
+        let answer = async {
             let connection = context.connect().await?;
             let status = connection.status().await?;
             Ok((connection, status))
         };
-        let last = match asked.await {
+        let last = match answer.await {
             Ok((connection, status)) => return Ok(until_gone(context, connection, &status, until).await),
             Err(Unreachable::NotRunning) => return Ok(Waited::Reached),
             Err(Unreachable::CannotTell(error)) => error,
@@ -145,11 +145,11 @@ async fn until_stopped(context: &Context, until: Until) -> Result<Waited, Error>
         if until.is_over() {
             return Err(last);
         }
-        until.look_again(ASK_EVERY).await;
+        until.next_check(REQUEST_EVERY).await;
     }
 }
 
-/// Waits until the daemon at the other end of `connection` is gone; `before` is what it said of itself.
+/// Waits until the daemon at the other end of `connection` is gone; `before` is its status.
 pub(super) async fn until_gone(
     context: &Context,
     mut connection: ControlConnection,
@@ -158,7 +158,7 @@ pub(super) async fn until_gone(
 ) -> Waited {
     let mut state = before.state;
     loop {
-        // Without a subscription, the connection is idle, and can be closed before its daemon ends.
+        // Without a subscription, the connection is idle and can be closed before its daemon ends.
         let mut states = connection.states().await.ok();
         let closed = async {
             if let Some(states) = &mut states {
@@ -172,7 +172,7 @@ pub(super) async fn until_gone(
             return Waited::TimedOut(state);
         }
         connection = loop {
-            // The lock follows the connection at once.
+            // The lock is released right after the connection is closed.
             if lock::is_free(Path::new(&before.lock_file)) {
                 return Waited::Reached;
             }
@@ -188,14 +188,14 @@ pub(super) async fn until_gone(
                 {
                     break connection;
                 }
-                // A supervisor has started the next one, which is no reason to wait for its end.
+                // A supervisor has started the next daemon. This wait is not for the end of that one.
                 Ok(_) => return Waited::Reached,
                 Err(_) => {}
             }
             if until.is_over() {
                 return Waited::TimedOut(DaemonState::Exited);
             }
-            until.look_again(LOOK_EVERY).await;
+            until.next_check(CHECK_EVERY).await;
         };
         if until.is_over() {
             return Waited::TimedOut(state);

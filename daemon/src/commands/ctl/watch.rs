@@ -1,7 +1,7 @@
-//! `--watch`: what is shown is shown again when it changes.
+//! `--watch`: shows a view again when it changes.
 //!
-//! A subscription, so that a watching command takes no slot from others, and the daemon decides when there is something
-//! new.
+//! It is a subscription: a watching command occupies no slot of other commands, and the daemon decides when there is
+//! something new.
 
 use codexd_proto::control::View;
 use serde_json::{Value, json};
@@ -12,8 +12,8 @@ use crate::control::client::Unreachable;
 use crate::error::Error;
 use crate::terminal::{self, note};
 
-/// Shows a view until the daemon is gone: on a terminal in place, elsewhere one after the other, each followed by an empty
-/// line; with `--json` one document a line.
+/// Shows a view until the daemon is gone: on a terminal in place, elsewhere one after the other with an empty line
+/// after each, with `--json` one document per line.
 pub(super) async fn run(
     context: &Context,
     args: &WatchArgs,
@@ -44,7 +44,7 @@ pub(super) async fn run(
     Ok(NOT_RUNNING)
 }
 
-/// Writes over what is on a screen of so many lines (ECMA-48: CUP, EL, ED): without a blink, and without scrolling.
+/// Returns the text that replaces a screen of so many lines without flicker or scrolling (ECMA-48: CUP, EL, ED).
 fn in_place(text: &str, lines: usize, first: bool) -> String {
     let mut out = String::from(if first { "\x1b[2J\x1b[H" } else { "\x1b[H" });
     for line in text.lines().take(lines.saturating_sub(1)) {

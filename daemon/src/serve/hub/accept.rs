@@ -8,6 +8,7 @@ use std::time::Duration;
 use codexd_proto::core::{Refusal, Room};
 use codexd_proto::id::ClientId;
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
 
 use super::excess::ExcessConnections;
 use super::tasks::Tasks;
@@ -21,16 +22,24 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Accepts clients until the daemon stops listening; then accepts those in the backlog, so that they get an
 /// answer, and closes the listener.
 ///
+/// The connections of jobs are clients' connections that need no listener.
+///
 /// A connection above the number of clients is [answered and closed](ExcessConnections).
 ///
 /// On an inherited socket the backlog is left for the next daemon, which the service manager starts.
-pub(super) async fn serve(hub: SharedHub, listener: UnixListener, tasks: Tasks) {
+pub(super) async fn serve(
+    hub: SharedHub,
+    listener: UnixListener,
+    mut jobs: mpsc::UnboundedReceiver<UnixStream>,
+    tasks: Tasks,
+) {
     let accepting = hub.borrow().accepting.clone();
     let mut excess = ExcessConnections::default();
     loop {
         let accepted = tokio::select! {
             biased;
             () = accepting.cancelled() => break,
+            Some(stream) = jobs.recv() => Ok(stream),
             accepted = accept(&hub, &listener, &mut excess) => accepted,
         };
         match accepted {

@@ -54,12 +54,12 @@ impl Hub {
                 duration_ms: Some(*connected_ms),
                 ..event("clientLeft")
             },
-            Activity::TurnStarted { thread, turn, client } => FeedEvent {
+            Activity::TurnStarted { thread, turn, client, .. } => FeedEvent {
                 turn_id: Some(turn.clone()),
                 client: client.clone().map(named),
                 ..of_thread("turnStarted", thread)
             },
-            Activity::TurnEnded { thread, turn, client, outcome, duration_ms } => FeedEvent {
+            Activity::TurnEnded { thread, turn, client, outcome, duration_ms, .. } => FeedEvent {
                 turn_id: Some(turn.clone()),
                 client: client.clone().map(named),
                 outcome: Some(outcome.word().to_owned()),
@@ -81,11 +81,16 @@ impl Hub {
                 duration_ms: Some(*waited_ms),
                 ..event(if by.is_some() { "approvalAnswered" } else { "approvalWithdrawn" })
             },
+            Activity::TurnSilent { thread, turn, silent_ms, interrupted } => FeedEvent {
+                turn_id: Some(turn.clone()),
+                duration_ms: Some(*silent_ms),
+                ..of_thread(if *interrupted { "silentTurnInterrupted" } else { "turnSilent" }, thread)
+            },
             Activity::InterruptRefused { thread, message } => {
                 FeedEvent { message: Some(message.clone()), ..of_thread("interruptRefused", thread) }
             }
-            // It stays, as a warning of the status, which subscribers get.
-            Activity::ConfigWarning { .. } => return None,
+            // The first stays, as a warning of the status, which subscribers get; the other has many for each turn.
+            Activity::ConfigWarning { .. } | Activity::TurnProgress { .. } => return None,
         })
     }
 }

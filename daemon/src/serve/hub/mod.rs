@@ -14,6 +14,7 @@
 
 mod accept;
 mod activity;
+mod apply_settings;
 mod client_io;
 mod effect;
 mod ending;
@@ -24,7 +25,6 @@ mod interrupts;
 mod long_message;
 pub(crate) mod metrics_port;
 mod monitor;
-mod reload;
 mod report;
 mod run;
 mod tasks;
@@ -49,9 +49,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::Publisher;
 use crate::instance::threads;
+use crate::ledger::Ledger;
 use crate::serve::listener::SocketFile;
 use crate::serve::upstream::process::{Pipes, SignalSender};
-use crate::settings::reload::Reloader;
+use crate::settings::reloader::Reloader;
 use crate::start::StartupNotifier;
 use client_io::ClientIo;
 use upstream_io::UpstreamIo;
@@ -110,6 +111,7 @@ pub(crate) struct Hub {
     /// Takes what is to be remembered of threads.
     threads: threads::Changes,
     max_message_bytes: usize,
+    ledger: Ledger,
 }
 
 /// What the hub is made of.
@@ -128,6 +130,7 @@ pub(crate) struct Parts {
     pub(crate) threads: threads::Changes,
     /// Bytes of the longest message of a client.
     pub(crate) max_message_bytes: usize,
+    pub(crate) ledger: Ledger,
 }
 
 impl Hub {
@@ -159,6 +162,7 @@ impl Hub {
             start: parts.start,
             threads: parts.threads,
             max_message_bytes: parts.max_message_bytes,
+            ledger: parts.ledger,
         }
     }
 

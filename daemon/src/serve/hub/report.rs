@@ -21,6 +21,7 @@ impl Hub {
         });
         report.memory_warning_bytes = self.reloader.current().memory_warning_bytes;
         report.warnings.extend(self.reloader.warnings());
+        report.warnings.extend(self.ledger.warnings());
         if self.socket_file.as_ref().is_some_and(|file| !file.still_ours()) {
             report.warnings.push(Warning {
                 code: "socketReplaced".to_owned(),

@@ -1,6 +1,7 @@
 //! The core loop: everything that is neither a client nor the upstream's pipes.
 
 use std::cell::RefCell;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ pub(crate) struct Run {
     pub(crate) process: Process,
     pub(crate) signals: SignalStream,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    /// Connections of jobs.
+    pub(crate) jobs: mpsc::UnboundedReceiver<UnixStream>,
     /// For metrics on loopback.
     pub(crate) metrics: Option<TcpListener>,
 }
@@ -58,7 +61,7 @@ pub(crate) struct Ended {
 pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let hub: SharedHub = Rc::new(RefCell::new(hub));
     let (tasks, mut panics) = Tasks::new();
-    tasks.spawn(accept::serve(hub.clone(), run.listener, tasks.clone()));
+    tasks.spawn(accept::serve(hub.clone(), run.listener, run.jobs, tasks.clone()));
     tasks.spawn(upstream_io::serve(hub.clone()));
     if let Some(listener) = run.metrics.take() {
         tasks.spawn(metrics_port::serve(hub.clone(), listener));

@@ -184,15 +184,21 @@ impl Hub {
         self.handle(Event::UpstreamStderr(&lines));
     }
 
-    /// Writes what waits for the upstream.
+    /// Writes what is queued for the upstream.
     pub(super) fn write_upstream(&mut self, now: Time) {
-        let Some(stdin) = &self.upstream.stdin else { return };
+        // One buffer of the outbox after the other.
+        while self.write_upstream_buffer(now) {}
+    }
+
+    /// Writes the first buffer of the upstream's outbox. Returns whether the pipe accepted all of it.
+    fn write_upstream_buffer(&mut self, now: Time) -> bool {
+        let Some(stdin) = &self.upstream.stdin else { return false };
         if let Some(monitors) = &mut self.monitors {
             self.upstream.shown = monitors.show_to_codex(self.upstream.shown, &mut self.core);
         }
         let pending = self.core.upstream_pending();
         if self.upstream.blocked || pending.is_empty() {
-            return;
+            return false;
         }
         let mut bytes = 0;
         let mut broken = false;
@@ -222,6 +228,7 @@ impl Hub {
         {
             waker.wake_by_ref();
         }
+        !self.upstream.blocked && !broken
     }
 
     /// Closes the upstream's input: the gentlest way to end it.

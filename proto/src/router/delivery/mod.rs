@@ -1,8 +1,8 @@
-//! Delivery: lines on their way to clients, opt-outs, and clients that do not read.
+//! Delivery: lines for clients, opt-outs, and clients that do not read.
 //!
 //! # Invariants
-//! A recipient that reached a hard limit gets nothing more: it is to be closed. `over_soft` counts the
-//! recipients whose outbox is above the soft limit while their socket is full.
+//! A recipient that exceeds a hard limit is to be closed, and nothing more is queued for it. `over_soft` counts the
+//! recipients whose outbox was above the soft limit while their socket was full.
 
 mod outbox;
 
@@ -15,46 +15,46 @@ use crate::time::Time;
 
 pub use outbox::Outbox;
 
-/// What may be queued for a client.
+/// What can be queued for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepts {
-    /// Responses: it has not initialized.
+    /// Only responses: it has not initialized.
     Responses,
     /// Everything that it did not opt out of.
     Everything,
-    /// Nothing: it is closing.
+    /// Nothing: it is being closed.
     Nothing,
 }
 
 /// Notifications that a client does not get.
 #[derive(Debug, Default)]
 pub(super) struct OptOuts {
-    /// Of the routing table: opted out of, or experimental.
+    /// Those in the routing table that it opted out of, or that are experimental.
     pub(super) known: NotificationSet,
-    /// Methods that the table does not know.
+    /// Those that are not in the routing table.
     pub(super) unknown: FxHashSet<Box<[u8]>>,
 }
 
-/// A notification as opt-outs know it: one bit of the routing table, or a name unknown to it.
+/// A notification as opt-outs identify it: by its bit in the routing table, or by its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Topic<'a> {
     Known(NotificationSet),
     Unknown(&'a [u8]),
 }
 
-/// The receiving side of one client.
+/// A client as the recipient of lines.
 #[derive(Debug)]
 struct Recipient {
     accepts: Accepts,
     opt_outs: OptOuts,
     outbox: Outbox,
-    /// Whether it stands in the list of outboxes to write.
+    /// Whether it is in the list of outboxes to write.
     dirty: bool,
-    /// When its socket last took something, or the outbox began to fill.
+    /// When its socket last accepted bytes, or its outbox stopped being empty.
     progressed: Time,
     /// Messages queued for it so far.
     messages: u64,
-    /// Since when its outbox is above the soft limit.
+    /// Since when its outbox has been above the soft limit.
     over_soft_since: Option<Time>,
 }
 
@@ -74,15 +74,15 @@ impl Recipient {
 /// What was sent to a client so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SentSoFar {
-    /// Messages, those that still wait included.
+    /// Messages, including those still queued.
     pub(super) messages: u64,
-    /// Bytes that its socket has taken, without what framing adds.
+    /// Bytes that its socket accepted, without what framing adds.
     pub(super) bytes: u64,
-    /// When its socket last took something, or the outbox began to fill.
+    /// When its socket last accepted bytes, or its outbox stopped being empty.
     pub(super) last: Time,
 }
 
-/// What putting a line into an outbox touches beside the recipient.
+/// What queueing a line touches besides the recipient.
 #[derive(Debug)]
 struct Shared {
     soft_bytes: usize,
@@ -94,7 +94,7 @@ struct Shared {
     now: Time,
     /// Clients whose outbox has something new.
     dirty: Vec<ClientId>,
-    /// Clients that exceed a hard limit and are to be closed.
+    /// Clients that exceed a hard limit and have to be closed.
     overflowed: Vec<ClientId>,
     /// Number of clients above the soft limit.
     over_soft: usize,
@@ -130,7 +130,7 @@ impl Delivery {
         delivery
     }
 
-    /// Changes the limits; they apply from the next line on.
+    /// Changes the limits. They apply from the next line on.
     pub(super) fn limit(&mut self, limits: &Limits) {
         self.shared.soft_bytes = limits.client_queue_soft_bytes;
         self.shared.soft_ms = limits.client_queue_soft_ms;
@@ -166,7 +166,7 @@ impl Delivery {
         self.recipients.insert(client, recipient);
     }
 
-    /// A client has initialized: it gets notifications from now on.
+    /// Records that a client has initialized. It gets notifications from now on.
     pub(super) fn initialized(&mut self, client: ClientId, opt_outs: OptOuts) {
         if let Some(recipient) = self.recipients.get_mut(&client) {
             recipient.accepts = Accepts::Everything;
@@ -174,7 +174,7 @@ impl Delivery {
         }
     }
 
-    /// A client is closing: what waits may be written, and nothing is added.
+    /// Stops queueing for a client. What is queued can still be written.
     pub(super) fn close(&mut self, client: ClientId) {
         if let Some(recipient) = self.recipients.get_mut(&client) {
             recipient.accepts = Accepts::Nothing;
@@ -182,12 +182,12 @@ impl Delivery {
         self.forget_slow(client);
     }
 
-    /// Whether a client opted out of a notification that the routing table does not know.
+    /// Returns whether a client opted out of a notification that is not in the routing table.
     pub(super) fn opted_out(&self, client: ClientId, method: &[u8]) -> bool {
         self.recipients.get(&client).is_some_and(|r| r.opt_outs.unknown.contains(method))
     }
 
-    /// A slow client is judged no more.
+    /// Stops counting a client as slow.
     pub(super) fn forget_slow(&mut self, client: ClientId) {
         if let Some(recipient) = self.recipients.get_mut(&client)
             && recipient.over_soft_since.take().is_some()
@@ -201,12 +201,12 @@ impl Delivery {
         self.recipients.remove(&client);
     }
 
-    /// Returns the bytes waiting for a client; `None` when it has disconnected.
+    /// Returns the bytes queued for a client; `None` if it has disconnected.
     pub(super) fn outbox(&mut self, client: ClientId) -> Option<&mut Outbox> {
         self.recipients.get_mut(&client).map(|r| &mut r.outbox)
     }
 
-    /// Records that a client's socket took `n` bytes, and whether it is full.
+    /// Records that a client's socket accepted `n` bytes, and whether it is full now.
     pub(super) fn written(&mut self, client: ClientId, n: usize, full: bool) {
         let Some(recipient) = self.recipients.get_mut(&client) else { return };
         if n > 0 {
@@ -221,12 +221,12 @@ impl Delivery {
 
     // ---- lines ---------------------------------------------------------------------------------
 
-    /// Queues a line for one client, whatever it opted out of.
+    /// Queues a line for one client. Opt-outs do not apply.
     pub(super) fn reply(&mut self, client: ClientId, line: &[u8]) {
         self.reply_with(client, |out| out.extend_from_slice(line));
     }
 
-    /// Queues the line that `write` appends for one client, whatever it opted out of.
+    /// Queues the line that `write` appends for one client. Opt-outs do not apply.
     pub(super) fn reply_with(&mut self, client: ClientId, write: impl FnOnce(&mut Vec<u8>)) {
         if let Some(recipient) = self.recipients.get_mut(&client)
             && recipient.accepts != Accepts::Nothing
@@ -254,7 +254,7 @@ impl Delivery {
         }
     }
 
-    /// Queues a notification for every client.
+    /// Queues a notification for all clients.
     pub(super) fn notify_all(&mut self, topic: Topic<'_>, line: &[u8]) {
         for (client, recipient) in &mut self.recipients {
             if recipient.wants(topic) {
@@ -275,7 +275,7 @@ impl Delivery {
         }
     }
 
-    /// Removes the next client that has something new in its outbox.
+    /// Removes the next client with new bytes in its outbox.
     pub(super) fn poll_dirty(&mut self) -> Option<ClientId> {
         let client = self.shared.dirty.pop()?;
         if let Some(recipient) = self.recipients.get_mut(&client) {
@@ -286,7 +286,7 @@ impl Delivery {
 
     // ---- slow clients --------------------------------------------------------------------------
 
-    /// Returns when the first client has been above the soft limit for too long.
+    /// Returns when the first client will have been above the soft limit for too long.
     pub(super) fn slow_due(&self) -> Option<Time> {
         (self.shared.over_soft > 0)
             .then(|| self.recipients.values().filter_map(|r| r.over_soft_since).min())
@@ -294,7 +294,7 @@ impl Delivery {
             .map(|since| since + self.shared.soft_ms)
     }
 
-    /// Marks the clients that have been above the soft limit for too long as to be closed.
+    /// Marks the clients that have been above the soft limit for too long, so that they are closed.
     pub(super) fn judge_slow(&mut self) {
         if self.shared.over_soft == 0 {
             return;
@@ -307,13 +307,13 @@ impl Delivery {
         self.shared.overflowed.extend(slow.map(|(client, _)| *client));
     }
 
-    /// Whether a client is to be closed.
+    /// Returns whether a client has to be closed.
     #[inline]
     pub(super) fn has_overflowed(&self) -> bool {
         !self.shared.overflowed.is_empty()
     }
 
-    /// Removes the next client that is to be closed because it does not read.
+    /// Removes the next client that has to be closed because it does not read.
     pub(super) fn poll_overflowed(&mut self) -> Option<ClientId> {
         loop {
             let client = self.shared.overflowed.pop()?;
@@ -325,12 +325,12 @@ impl Delivery {
 
     // ---- queries ------------------------------------------------------------------------------
 
-    /// Whether bytes wait for some client.
+    /// Returns whether bytes are queued for any client.
     pub(super) fn has_unwritten(&self) -> bool {
         self.recipients.values().any(|r| !r.outbox.is_empty())
     }
 
-    /// Returns how many bytes wait for a client.
+    /// Returns how many bytes are queued for a client.
     pub(super) fn waiting_bytes(&self, client: ClientId) -> usize {
         self.recipients.get(&client).map_or(0, |r| r.outbox.len())
     }
@@ -344,7 +344,7 @@ impl Delivery {
         })
     }
 
-    /// Returns how many bytes wait for all clients.
+    /// Returns how many bytes are queued for all clients.
     pub(super) fn all_waiting_bytes(&self) -> usize {
         self.recipients.values().map(|r| r.outbox.len()).sum()
     }
@@ -354,7 +354,8 @@ impl Delivery {
         self.shared.delivered
     }
 
-    /// Iterates over the clients above the soft limit, with the bytes that wait for them and since when.
+    /// Iterates over the clients above the soft limit, with their queued bytes and the time since when they are
+    /// above it.
     pub(super) fn slow(&self) -> impl Iterator<Item = (ClientId, usize, Time)> {
         self.recipients
             .iter()
@@ -373,13 +374,13 @@ impl Shared {
     fn post(&mut self, client: ClientId, recipient: &mut Recipient, push: impl FnOnce(&mut Outbox)) {
         let waiting = recipient.outbox.len();
         if waiting == 0 {
-            // Before, there was nothing to take.
+            // Until now, there was nothing to read.
             recipient.progressed = self.now;
         }
         if waiting > self.soft_bytes && recipient.outbox.is_blocked() {
             let stalled = self.now.since(recipient.progressed) >= self.stall_ms;
-            // What is long comes twice, as a delta and in its completed item, and takes its time: the
-            // client is slow only if more than that waits.
+            // A long text is sent twice, in deltas and in the completed item, and takes time to read. The client is too
+            // slow only if more than that is queued.
             let allowance = 2 * recipient.outbox.longest();
             if waiting > self.max_bytes.saturating_add(allowance)
                 || (waiting > self.hard_bytes.saturating_add(allowance) && stalled)

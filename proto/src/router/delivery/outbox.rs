@@ -1,66 +1,92 @@
-//! Bytes on their way to one peer.
+//! Bytes queued for one peer.
 
-/// Capacity above which an emptied buffer is given back, in bytes.
+use std::collections::VecDeque;
+
+/// Bytes of capacity above which an emptied buffer is freed.
 const KEEP: usize = 256 << 10;
 
-/// Bytes already written that are kept before the rest is moved to the front.
+/// Written bytes that stay in the buffer before the rest is moved to its front.
 const COMPACT: usize = 1 << 20;
 
+/// Bytes of an owned line from which on it is not copied.
+const LONG: usize = 256 << 10;
+
 /// A queue of whole lines for one peer. The shell writes from its front.
+///
+/// # Invariants
+/// Each buffer contains whole lines, except that the first one can begin inside a line. No buffer in `earlier` is empty.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    /// Buffers before `bytes`: each long line that was given away is one.
+    earlier: VecDeque<Vec<u8>>,
+    /// The last buffer. Lines are copied to its end.
     bytes: Vec<u8>,
-    /// Where the part begins that is not written yet.
+    /// Offset in the first buffer of the first byte that is not written yet.
     head: usize,
-    /// Bytes ever queued.
+    /// Bytes that are queued.
+    len: usize,
+    /// Bytes queued since the start.
     queued_total: u64,
-    /// The last write could not take everything.
+    /// Whether the last write was incomplete.
     blocked: bool,
-    /// The peer has taken a part of the first line.
+    /// Whether a part of the first line is written.
     torn: bool,
-    /// Length of the longest line queued since nothing waited.
+    /// Bytes of the longest line queued since the outbox was last empty.
     longest: usize,
 }
 
 impl Outbox {
-    /// Returns the bytes to write next.
+    /// Returns the bytes to write next: not always all that are queued, and empty only if nothing is.
     pub fn pending(&self) -> &[u8] {
-        &self.bytes[self.head..]
+        &self.earlier.front().unwrap_or(&self.bytes)[self.head..]
     }
 
-    /// Returns how many bytes wait.
+    /// Returns how many bytes are queued.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.head
+        self.len
     }
 
-    /// Whether nothing waits.
+    /// Returns whether nothing is queued.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len == 0
     }
 
-    /// Records that the peer took `n` bytes, and whether it could take no more.
+    /// Records that the peer accepted `n` bytes, and whether it could accept no more.
     ///
     /// # Panics
-    /// If `n` is more than waits.
+    /// If `n` is more than is queued.
     pub fn advance(&mut self, n: usize, blocked: bool) {
-        assert!(n <= self.len(), "more bytes written than were queued");
-        if n > 0 {
-            self.torn = self.bytes[self.head + n - 1] != b'\n';
-        }
-        self.head += n;
+        assert!(n <= self.len, "more bytes written than were queued");
         self.blocked = blocked;
-        if self.head == self.bytes.len() {
+        self.len -= n;
+        let mut left = n;
+        while let Some(first) = self.earlier.front() {
+            let rest = first.len() - self.head;
+            if left < rest {
+                break;
+            }
+            self.earlier.pop_front();
+            self.head = 0;
+            self.torn = false;
+            left -= rest;
+        }
+        self.head += left;
+        if left > 0 {
+            let first = self.earlier.front().unwrap_or(&self.bytes);
+            self.torn = first[self.head - 1] != b'\n';
+        }
+        if self.len == 0 {
             self.bytes.clear();
             self.head = 0;
             self.longest = 0;
             self.bytes.shrink_to(KEEP);
-        } else if self.head >= COMPACT && self.head >= self.bytes.len() / 2 {
+        } else if self.earlier.is_empty() && self.head >= COMPACT && self.head >= self.bytes.len() / 2 {
             self.bytes.drain(..self.head);
             self.head = 0;
         }
     }
 
-    /// Returns the rest of the line of which the peer has taken a part, with its line feed.
+    /// Returns the rest of a partly written line, with its line feed; empty if there is none.
     pub fn rest_of_line(&self) -> &[u8] {
         let pending = self.pending();
         match memchr::memchr(b'\n', pending).filter(|_| self.torn) {
@@ -69,56 +95,79 @@ impl Outbox {
         }
     }
 
-    /// Whether the last write could not take everything.
+    /// Returns whether the last write was incomplete.
     pub fn is_blocked(&self) -> bool {
         self.blocked
     }
 
-    /// Returns the length in bytes of the longest line queued since nothing waited.
+    /// Returns the bytes of the longest line queued since the outbox was last empty.
     pub fn longest(&self) -> usize {
         self.longest
     }
 
-    /// Returns how many bytes the peer has taken since the start.
+    /// Returns how many bytes the peer has accepted since the start.
     pub fn written_total(&self) -> u64 {
-        self.queued_total - self.len() as u64
+        self.queued_total - self.len as u64
     }
 
-    /// Returns how many bytes were queued since the start: the offset of what is queued next.
+    /// Returns how many bytes were queued since the start: the offset of the next line.
     pub fn queued_total(&self) -> u64 {
         self.queued_total
     }
 
-    /// Queues a line; the line feed is added.
+    /// Queues a copy of a line. Its line feed is added.
     #[inline]
     pub fn push(&mut self, line: &[u8]) {
         self.bytes.reserve(line.len() + 1);
         self.bytes.extend_from_slice(line);
         self.bytes.push(b'\n');
-        self.longest = self.longest.max(line.len());
-        self.queued_total += line.len() as u64 + 1;
+        self.queued(line.len() + 1);
     }
 
-    /// Returns the line that was queued last at `offset`, which is not written yet.
-    pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
-        let bytes = (self.queued_total - offset) as usize;
-        &self.bytes[self.bytes.len() - bytes..self.bytes.len() - 1]
-    }
-
-    /// Queues the line that `write` appends; the line feed is added.
+    /// Queues the line that `write` appends. Its line feed is added.
     #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.bytes.push(b'\n');
-        self.longest = self.longest.max(self.bytes.len() - before);
-        self.queued_total += (self.bytes.len() - before) as u64;
+        self.queued(self.bytes.len() - before);
     }
 
-    /// Forgets what waits, from a peer that will not take it any more.
+    /// Queues a line without copying it if it is long or nothing else is queued. Its line feed is added.
+    pub(in crate::router) fn push_owned(&mut self, mut line: Vec<u8>) {
+        if line.len() < LONG && !self.is_empty() {
+            return self.push(&line);
+        }
+        line.reserve_exact(1);
+        line.push(b'\n');
+        let bytes = line.len();
+        if !self.bytes.is_empty() {
+            self.earlier.push_back(std::mem::take(&mut self.bytes));
+        }
+        self.earlier.push_back(line);
+        self.queued(bytes);
+    }
+
+    #[inline]
+    fn queued(&mut self, bytes: usize) {
+        self.longest = self.longest.max(bytes - 1);
+        self.queued_total += bytes as u64;
+        self.len += bytes;
+    }
+
+    /// Returns the line that was queued last, at `offset`. It must not have been written yet.
+    pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
+        let bytes = (self.queued_total - offset) as usize;
+        let last = if self.bytes.is_empty() { self.earlier.back() } else { None }.unwrap_or(&self.bytes);
+        &last[last.len() - bytes..last.len() - 1]
+    }
+
+    /// Drops what is queued, for a peer that will not read it.
     pub fn clear(&mut self) {
         self.queued_total = self.written_total();
+        self.earlier.clear();
         self.bytes = Vec::new();
+        self.len = 0;
         self.head = 0;
         self.longest = 0;
         self.torn = false;
@@ -173,5 +222,60 @@ mod tests {
         whole.push(b'\n');
         assert_eq!(outbox.pending(), &whole[1_500_000..]);
         assert_eq!(outbox.written_total(), 1_500_000);
+    }
+
+    #[test]
+    fn a_long_line_that_is_given_away_is_not_copied_and_keeps_its_place() {
+        let long: Vec<u8> = vec![b'x'; LONG];
+        for waits in [&[][..], &[&b"abc"[..]], &[b"abc", b"de"]] {
+            let mut outbox = Outbox::default();
+            let mut expected = Vec::new();
+            for line in waits {
+                outbox.push(line);
+                expected.extend_from_slice(&[line, &b"\n"[..]].concat());
+            }
+            let mut places = Vec::new();
+            for after in [b"f", b"g"] {
+                let mut line = Vec::with_capacity(LONG + 1);
+                line.extend_from_slice(&long);
+                places.push(line.as_ptr());
+                let offset = outbox.queued_total();
+                outbox.push_owned(line);
+                assert_eq!(outbox.last_line(offset).as_ptr(), *places.last().unwrap());
+                let offset = outbox.queued_total();
+                outbox.push_owned(after.to_vec());
+                assert_eq!(outbox.last_line(offset), after);
+                expected.extend_from_slice(&[&long[..], b"\n", after, b"\n"].concat());
+            }
+            assert_eq!((outbox.len(), outbox.queued_total()), (expected.len(), expected.len() as u64));
+            assert_eq!(outbox.longest(), LONG);
+            let mut written = Vec::new();
+            for step in [1, 2, 3, LONG / 2, usize::MAX, usize::MAX, 1, usize::MAX, usize::MAX, usize::MAX] {
+                let pending = outbox.pending();
+                let n = pending.len().min(step);
+                places.retain(|place| *place != pending.as_ptr());
+                written.extend_from_slice(&pending[..n]);
+                outbox.advance(n, true);
+                let begun = written.rsplit(|byte| *byte == b'\n').next().unwrap().len();
+                let line = expected[written.len() - begun..].split_inclusive(|byte| *byte == b'\n').next();
+                let rest = line.map_or(&[][..], |line| &line[begun..]);
+                assert_eq!(outbox.rest_of_line(), if begun > 0 { rest } else { &[] });
+            }
+            assert_eq!(written, expected);
+            assert!(outbox.is_empty() && outbox.pending().is_empty());
+            assert_eq!(places, [] as [*const u8; 0], "a long line was copied");
+        }
+        let mut outbox = Outbox::default();
+        outbox.push(b"abc");
+        outbox.push_owned(long.clone());
+        outbox.push(b"de");
+        // Any number of bytes can be recorded at once.
+        outbox.advance(4 + LONG + 1 + 1, true);
+        assert_eq!((outbox.pending(), outbox.rest_of_line()), (&b"e\n"[..], &b"e\n"[..]));
+        outbox.push_owned(long);
+        outbox.clear();
+        assert!(outbox.is_empty() && outbox.pending().is_empty());
+        outbox.push(b"f");
+        assert_eq!((outbox.pending(), outbox.longest()), (&b"f\n"[..], 1));
     }
 }

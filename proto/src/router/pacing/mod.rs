@@ -1,24 +1,21 @@
-//! Pacing: what goes to the upstream, when, and what is still unanswered.
+//! Pacing: what is sent to the upstream and when, and which requests are unanswered.
 //!
 //! # Theory of operation
-//! A request is inserted into the table of pending requests and gets its upstream id. It is sent at
-//! once if the [in-flight window](window) has a free slot and nothing of its client waits; otherwise
-//! it is queued, and clients take turns. Notifications follow the same path without an entry in the
-//! table.
+//! A request is inserted into the table of pending requests and gets its upstream id. It is sent at once if the
+//! [in-flight window](window) has a free slot and nothing of its client is queued. Otherwise it is queued, and clients
+//! take turns. Notifications are paced the same way without an entry in the table.
 //!
 //! # Sending again
-//! When its queue is full, the upstream rejects a request with -32001 before it looks at it
-//! (measured), so it can be sent again whatever it asks for. That is done here and not by the client,
-//! as long as it keeps what a client relies on: its requests are executed in the order in which it
-//! sent them. A request that changes something is sent again only if nothing of its client was sent
-//! after it; what comes then waits behind it. Otherwise, after [`RETRIES`], or when its line was too
-//! long to be kept, the client gets the upstream's error. codexd's own requests end what nobody uses
-//! any more; nobody else would, so they are sent until the upstream accepts them.
+//! When its queue is full, the upstream rejects a request with -32001 before it looks at it (measured), so any
+//! request can be sent again. codexd does that, and not the client, but only while the client's requests are
+//! executed in the order in which it sent them. A request that changes something is sent again only if nothing of
+//! its client was sent after it; what the client sends then waits. Otherwise, after [`RETRIES`], or if the line was
+//! too long to be kept, the client gets the upstream's error. codexd's own requests end what no client uses any
+//! more. No client would repeat them, so they are sent until the upstream accepts them.
 //!
 //! # Invariants
-//! No more requests and notifications occupy slots than the window has. A queue is paused only while
-//! something waits in it. Each waiter stands in the ring exactly while its queue is neither empty nor
-//! paused.
+//! Requests and notifications occupy no more slots than the window has. A queue is paused only while it is not empty. A
+//! waiter is in the ring exactly if its queue is neither empty nor paused.
 
 mod pending;
 mod queue;
@@ -48,22 +45,22 @@ use window::{Sent, Waiter, Window};
 /// How often a client's request is sent again.
 const RETRIES: u32 = 5;
 
-/// Milliseconds before it is sent again the first time; each time twice as many.
+/// Milliseconds before a request is sent again the first time. They double each time.
 const BACK_OFF_MS: u64 = 25;
 
 /// Milliseconds from a request's arrival after which it is not sent again.
 const RETRY_WITHIN_MS: u64 = 10_000;
 
-/// What one client has unanswered.
+/// The pending messages of one client.
 #[derive(Debug, Default)]
 struct ClientRequests {
-    /// What waits for the window.
+    /// Messages that wait for a slot.
     queue: Queue,
-    /// The newest request that was sent; higher when a message without an id was sent after it.
+    /// The newest request that was sent, or a higher id if a message without an id was sent after it.
     newest_sent: Option<UpstreamId>,
     /// Requests without a response, those in `queue` included.
     unanswered: usize,
-    /// Bytes that these requests make codexd keep, beside their lines.
+    /// Bytes that codexd keeps for these requests, besides their lines.
     kept_bytes: usize,
 }
 
@@ -74,7 +71,7 @@ pub(super) struct Pacing {
     window: Window,
     pending: PendingTable,
     clients: FxHashMap<ClientId, ClientRequests>,
-    /// codexd's own requests that wait for the window.
+    /// Requests of codexd itself that wait for a slot.
     own_queue: Queue,
     /// Queues that are paused.
     paused: usize,
@@ -84,25 +81,25 @@ pub(super) struct Pacing {
 
 /// What a response means for its request.
 pub(super) enum Completion {
-    /// No request with this id was sent.
+    /// No such request was sent.
     Unknown,
-    /// The upstream had no room; the request is sent again.
+    /// The upstream's queue was full. The request is sent again.
     Retried,
-    /// The upstream had no room, and the request is not sent again.
+    /// The upstream's queue was full. The request is not sent again.
     Rejected(Pending),
     /// The request is answered.
     Answered(Pending),
 }
 
-/// What a client leaves behind.
+/// What is left of a client that has disconnected.
 pub(super) struct Abandoned {
-    /// Requests that were not sent, or not accepted: they have no effect.
+    /// Requests that were not sent or not accepted. They have no effect.
     pub(super) unsent: Vec<(UpstreamId, Pending)>,
-    /// What its requests that were sent will change once they are answered, oldest first.
+    /// The effects of the requests that were sent, oldest first.
     pub(super) orphans: Vec<PendingKind>,
 }
 
-/// A client's request that will not be answered by the upstream.
+/// A client's request that the upstream will not answer.
 pub(super) struct Unanswerable {
     pub(super) client: ClientId,
     pub(super) id: RequestId,
@@ -128,7 +125,7 @@ impl Pacing {
         self.window.resize(slots);
     }
 
-    /// Returns the bytes waiting for the upstream.
+    /// Returns the outbox of the upstream.
     pub(super) fn upstream(&mut self) -> &mut Outbox {
         &mut self.upstream
     }
@@ -142,7 +139,7 @@ impl Pacing {
         self.clients.insert(client, ClientRequests::default());
     }
 
-    /// Abandons what a client has unanswered. It stays known until [`disconnect`](Pacing::disconnect).
+    /// Abandons the pending messages of a client. The client stays known until [`disconnect`](Pacing::disconnect).
     pub(super) fn abandon(&mut self, client: ClientId) -> Abandoned {
         let Some(requests) = self.clients.get_mut(&client) else {
             return Abandoned { unsent: Vec::new(), orphans: Vec::new() };
@@ -161,14 +158,15 @@ impl Pacing {
         Abandoned { unsent, orphans: orphans.collect() }
     }
 
-    /// Forgets a client whose requests were abandoned.
+    /// Removes a client whose requests were abandoned.
     pub(super) fn disconnect(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }
 
     // ---- sending -------------------------------------------------------------------------------
 
-    /// Whether one more request exceeds a client's limits: `bytes` long, and keeping `pending`.
+    /// Returns whether another request of `bytes` bytes with the effect `pending` would exceed the limits of its
+    /// client.
     pub(super) fn is_full_for(
         &self,
         client: ClientId,
@@ -179,29 +177,32 @@ impl Pacing {
         let Some(requests) = self.clients.get(&client) else { return false };
         let waits = !requests.queue.is_empty() || !self.window.has_room();
         requests.kept_bytes + pending.kept_bytes() > limits.queued_request_bytes_per_client
-            || (waits && requests.queue.is_full_for(bytes, limits))
+            || (waits && !pending.is_urgent() && requests.queue.is_full_for(bytes, limits))
+            || (pending.is_urgent() && requests.queue.is_full_for_urgent(limits))
     }
 
-    /// Whether a line of `bytes` would wait in a queue that is full.
+    /// Returns whether a line of `bytes` bytes would wait in a full queue.
     pub(super) fn has_full_queue(&self, client: ClientId, bytes: usize, limits: &Limits) -> bool {
         self.clients.get(&client).is_some_and(|c| !c.queue.is_empty() && c.queue.is_full_for(bytes, limits))
     }
 
-    /// Whether nothing more is to be read from a client: so much of it waits that cannot be refused.
+    /// Returns whether a client must not be read: too many of its messages wait that cannot be refused.
     pub(super) fn blocks_reading(&self, client: ClientId, limits: &Limits) -> bool {
         self.clients.get(&client).is_some_and(|c| c.queue.blocks_reading(limits))
     }
 
-    /// Sends a client's request, or queues it. `write` appends its line with the id it is given.
+    /// Sends or queues a client's request. `write` appends its line with the id that it gets; an `owned` line, which it
+    /// puts into an empty buffer, is not copied.
     pub(super) fn send_request(
         &mut self,
         now: Time,
         client: ClientId,
         pending: Pending,
+        owned: bool,
         write: impl FnOnce(UpstreamId, &mut Vec<u8>),
     ) -> Option<UpstreamId> {
         let requests = self.clients.get_mut(&client)?;
-        let long = pending.is_long();
+        let (long, urgent) = (pending.is_long(), pending.is_urgent());
         requests.unanswered += 1;
         requests.kept_bytes += pending.kept_bytes();
         let id = self.pending.insert(pending);
@@ -211,28 +212,39 @@ impl Pacing {
             if requests.queue.is_empty() {
                 self.window.wait(Waiter::Client(client));
             }
-            requests.queue.push(Queued { id: Some(id), line, long });
+            let queued = Queued { id: Some(id), line, long };
+            if urgent {
+                requests.queue.push_first(queued);
+            } else {
+                requests.queue.push(queued);
+            }
         } else {
             requests.newest_sent = requests.newest_sent.max(Some(id));
             let offset = self.upstream.queued_total();
-            self.upstream.push_with(|out| write(id, out));
+            if owned {
+                let mut line = Vec::new();
+                write(id, &mut line);
+                self.upstream.push_owned(line);
+            } else {
+                self.upstream.push_with(|out| write(id, out));
+            }
             let line = self.retained.copy(self.upstream.last_line(offset));
             self.occupy(now, id, offset, long, line);
         }
         Some(id)
     }
 
-    /// Sends a client's notification, or queues it. There is no way to refuse it: see
+    /// Sends or queues a client's notification. A notification cannot be refused, see
     /// [`blocks_reading`](Pacing::blocks_reading).
     pub(super) fn send_notification(&mut self, now: Time, client: ClientId, line: Cow<'_, [u8]>) {
         let next_id = self.pending.next_id();
         let Some(requests) = self.clients.get_mut(&client) else { return };
         if requests.queue.is_empty() && self.window.has_room() {
             let offset = self.upstream.queued_total();
-            self.upstream.push_with(|out| match line {
-                Cow::Owned(line) if out.is_empty() => *out = line,
-                line => out.extend_from_slice(&line),
-            });
+            match line {
+                Cow::Owned(line) => self.upstream.push_owned(line),
+                Cow::Borrowed(line) => self.upstream.push(line),
+            }
             self.window.notified(offset, now);
             requests.newest_sent = requests.newest_sent.max(Some(next_id));
         } else {
@@ -243,12 +255,12 @@ impl Pacing {
         }
     }
 
-    /// Sends a notification of codexd's own, past the window: there is only `initialized`.
+    /// Sends a notification of codexd itself without regard to the window. There is only `initialized`.
     pub(super) fn send_own_notification(&mut self, line: &[u8]) {
         self.upstream.push(line);
     }
 
-    /// Sends a request of codexd's own, or queues it; `params` appends its parameters.
+    /// Sends or queues a request of codexd itself. `params` appends its parameters.
     pub(super) fn send_own(
         &mut self,
         now: Time,
@@ -267,8 +279,8 @@ impl Pacing {
         params(&mut line);
         line.push(b'}');
         if check::value(&line).is_err() {
-            // It repeats an id from a line of the upstream that was no JSON. The upstream reads only
-            // what is checked, and such a thing cannot be named to it anyway.
+            // It quotes an id from a line of the upstream that was not JSON. Only valid lines may be sent to the
+            // upstream, and it could not find that id anyway.
             self.pending.remove(id);
         } else if urgent {
             let offset = self.upstream.queued_total();
@@ -286,7 +298,7 @@ impl Pacing {
         }
     }
 
-    /// Sends the answer to a server request, or queues it.
+    /// Sends or queues the answer to a server request.
     pub(super) fn send_answer(&mut self, now: Time, line: &[u8]) {
         if self.window.has_room_for_answer() {
             let offset = self.upstream.queued_total();
@@ -300,20 +312,25 @@ impl Pacing {
     /// Sends what was queued.
     fn send(&mut self, now: Time, waiter: Waiter, queued: Queued) {
         let offset = self.upstream.queued_total();
-        self.upstream.push(&queued.line);
-        match queued.id {
-            Some(id) => {
-                let line = match waiter {
-                    Waiter::Codexd => self.retained.keep_own(queued.line),
-                    Waiter::Client(_) => self.retained.keep(queued.line),
-                };
-                self.occupy(now, id, offset, queued.long, line);
+        let Queued { id, line, long } = queued;
+        let kept = if waiter != Waiter::Codexd && Retained::is_too_long(&line) {
+            self.upstream.push_owned(line);
+            None
+        } else {
+            self.upstream.push(&line);
+            match waiter {
+                _ if id.is_none() => None,
+                Waiter::Codexd => self.retained.keep_own(line),
+                Waiter::Client(_) => self.retained.keep(line),
             }
+        };
+        match id {
+            Some(id) => self.occupy(now, id, offset, long, kept),
             None => self.window.notified(offset, now),
         }
     }
 
-    /// Gives a slot to a request that was put into the upstream's outbox at `offset`.
+    /// Gives a slot to a request whose line is at `offset` in the stream to the upstream.
     fn occupy(&mut self, now: Time, id: UpstreamId, offset: u64, long: bool, line: Option<Vec<u8>>) {
         if let Some(pending) = self.pending.get_mut(id) {
             pending.progress = Progress::InFlight { offset, line };
@@ -321,10 +338,10 @@ impl Pacing {
         self.window.opened(id, offset, long, now);
     }
 
-    /// Sends what waits, in turn, as far as the window has room.
+    /// Sends queued messages while the window has free slots. Waiters take turns.
     ///
-    /// An unsubscribe whose thread `is_wanted` again since it was queued is not sent: it would undo
-    /// the resume of another client that was sent before it. Returns whose those were, to be answered.
+    /// An unsubscribe is not sent if its thread `is_wanted` again: it would undo another client's resume that was sent
+    /// before it. Returns the clients and ids of those unsubscribes, which have to be answered.
     #[must_use]
     pub(super) fn pump(
         &mut self,
@@ -363,7 +380,8 @@ impl Pacing {
                 }
                 continue;
             }
-            if let Some(newest_sent) = newest_sent {
+            let overtakes = queued.id.and_then(|id| self.pending.get(id)).is_some_and(Pending::is_urgent);
+            if let Some(newest_sent) = newest_sent.filter(|_| !overtakes) {
                 *newest_sent = (*newest_sent).max(Some(queued.id.unwrap_or(next_id)));
             }
             self.send(now, waiter, queued);
@@ -373,7 +391,7 @@ impl Pacing {
 
     // ---- responses -----------------------------------------------------------------------------
 
-    /// Records the response to a request; `overloaded` if the upstream had no room for it.
+    /// Records the response to a request. `overloaded` means that the upstream's queue was full.
     pub(super) fn complete(&mut self, now: Time, id: UpstreamId, overloaded: bool) -> Completion {
         let Some(mut pending) = self.pending.remove_sent(id) else { return Completion::Unknown };
         let offset = pending.offset();
@@ -408,8 +426,8 @@ impl Pacing {
         }
     }
 
-    /// Queues a request again that the upstream had no room for; gives it back if its error is for
-    /// the client.
+    /// Queues a request again that the upstream rejected because its queue was full. Returns the request if it
+    /// cannot be sent again.
     fn retry(&mut self, now: Time, id: UpstreamId, mut pending: Pending) -> Result<(), Pending> {
         let waiter = match &pending.origin {
             Origin::Client { client, .. } => Waiter::Client(*client),
@@ -427,7 +445,7 @@ impl Pacing {
             Waiter::Codexd => &mut self.own_queue,
             Waiter::Client(client) => match self.clients.get_mut(&client) {
                 Some(requests) => &mut requests.queue,
-                // INVARIANT: a client's request is an orphan's once the client has disconnected.
+                // INVARIANT: the requests of a client that has disconnected are orphans.
                 None => return Err(pending),
             },
         };
@@ -448,9 +466,9 @@ impl Pacing {
         Ok(())
     }
 
-    /// Whether a request would be executed after one that its client sent later. codexd's own do not
-    /// depend on each other, what only reads changes nothing for those sent before it, and an
-    /// unsubscribe is not sent any more once its thread is wanted again.
+    /// Returns whether sending a request again would execute it after a later request of its client. That does not
+    /// matter for requests of codexd itself, for requests that only read, and for an unsubscribe, which is not sent
+    /// once its thread is wanted again.
     fn would_overtake(&self, waiter: Waiter, id: UpstreamId, pending: &Pending) -> bool {
         let Waiter::Client(client) = waiter else { return false };
         !matches!(pending.kind, PendingKind::Unsubscribe { .. })
@@ -458,10 +476,10 @@ impl Pacing {
             && self.clients.get(&client).is_none_or(|c| c.newest_sent.is_some_and(|newest| newest > id))
     }
 
-    /// Releases the slot of a request that the upstream has consumed and that is slow.
+    /// Releases the slot of a slow request that the upstream has consumed.
     fn release(&mut self, sent: Sent) {
         let Some(pending) = self.pending.get_mut(sent.id) else { return };
-        // It may have been sent again since, elsewhere in the stream.
+        // If it was sent again, its line is now at another offset.
         if let Progress::InFlight { offset, line } = &mut pending.progress
             && *offset == sent.offset
         {
@@ -473,7 +491,7 @@ impl Pacing {
 
     // ---- time ----------------------------------------------------------------------------------
 
-    /// Returns when the oldest request that was consumed counts as slow.
+    /// Returns when the oldest consumed request counts as slow.
     pub(super) fn release_due(&self, limits: &Limits) -> Option<Time> {
         self.window.oldest().map(|at| at + limits.window_release_ms)
     }
@@ -491,14 +509,14 @@ impl Pacing {
         self.window.barrier_due(limits.window_release_ms)
     }
 
-    /// Sends a barrier: `thread/loaded/list` is stable, waits in no queue of the upstream's own and is
+    /// Sends a barrier. It is a `thread/loaded/list`: a stable method that waits in no queue of the upstream and is
     /// answered in milliseconds (measured).
     pub(super) fn send_barrier(&mut self, now: Time) {
         self.window.set_barrier(true, now);
         self.send_own(now, "thread/loaded/list", PendingKind::Barrier, |out| out.extend_from_slice(b"{}"));
     }
 
-    /// Returns when the next pause is over.
+    /// Returns when the next pause ends.
     pub(super) fn pause_ends(&self) -> Option<Time> {
         if self.paused == 0 {
             return None;
@@ -507,7 +525,7 @@ impl Pacing {
         queues.chain([&self.own_queue]).filter_map(Queue::paused_until).min()
     }
 
-    /// Ends the pauses that are over.
+    /// Ends the pauses that are due.
     pub(super) fn end_pauses(&mut self, now: Time) {
         if self.paused == 0 {
             return;
@@ -528,7 +546,7 @@ impl Pacing {
 
     // ---- the end of the upstream ---------------------------------------------------------------
 
-    /// Empties everything: the upstream is gone. Returns the requests of clients, oldest first.
+    /// Removes everything after the loss of the upstream. Returns the clients' requests, oldest first.
     pub(super) fn fail_all(&mut self, slots: usize) -> Vec<Unanswerable> {
         let written = self.upstream.written_total();
         for requests in self.clients.values_mut() {
@@ -556,21 +574,20 @@ impl Pacing {
 
     // ---- queries ------------------------------------------------------------------------------
 
-    /// Returns the id that the next request gets.
+    /// Returns the id of the next request.
     pub(super) fn next_id(&self) -> UpstreamId {
         self.pending.next_id()
     }
 
-    /// Whether a client has requested a resume of a thread, before the request `before`, that is
-    /// unanswered.
+    /// Returns whether a client has an unanswered resume of a thread that is older than the request `before`.
     pub(super) fn is_resuming(&self, client: ClientId, thread: &ThreadId, before: UpstreamId) -> bool {
         self.pending
             .before(before)
             .any(|p| p.origin.connected() == Some(client) && p.kind.subscribes_to() == Some(thread))
     }
 
-    /// Returns whose request it is that unloads a thread only to load it again, if the upstream does that now: it
-    /// takes the requests about a thread one after the other.
+    /// Returns the client of the request that unloads a thread in order to load it again, if the upstream is
+    /// executing that now. The upstream executes the requests about a thread one after the other.
     pub(super) fn reloads(&self, thread: &ThreadId) -> Option<&Origin> {
         let oldest = self.pending.oldest_sent(|p| match &p.kind {
             PendingKind::Subscribe { thread: t, reloads: true }
@@ -580,27 +597,32 @@ impl Pacing {
         matches!(oldest.kind, PendingKind::Subscribe { .. }).then_some(&oldest.origin)
     }
 
-    /// Iterates over the requests of connected clients that have no response.
+    /// Iterates over the unanswered requests of connected clients.
     pub(super) fn of_clients(&self) -> impl Iterator<Item = (UpstreamId, &Pending)> {
         self.pending.iter().filter(|(_, p)| matches!(p.origin, Origin::Client { .. }))
     }
 
-    /// Returns the id under which the upstream knows a client's request.
+    /// Iterates over the unanswered requests of codexd itself.
+    pub(super) fn own(&self) -> impl Iterator<Item = &Pending> {
+        self.pending.iter().map(|(_, pending)| pending).filter(|p| !matches!(p.origin, Origin::Client { .. }))
+    }
+
+    /// Returns the upstream id of a client's request.
     pub(super) fn find(&self, client: ClientId, id: &RequestId) -> Option<UpstreamId> {
         self.pending.find(client, id)
     }
 
-    /// Returns how many requests of a client have no response.
+    /// Returns how many requests of a client are unanswered.
     pub(super) fn unanswered(&self, client: ClientId) -> usize {
         self.clients.get(&client).map_or(0, |c| c.unanswered)
     }
 
-    /// Returns how many lines of a client wait for the window.
+    /// Returns how many messages of all clients wait for a slot.
     pub(super) fn queued(&self) -> impl Iterator<Item = (usize, usize)> {
         self.clients.values().map(|c| (c.queue.len(), c.queue.bytes()))
     }
 
-    /// Returns how many lines of one client wait for the window.
+    /// Returns how many messages of a client wait for a slot.
     pub(super) fn queued_of(&self, client: ClientId) -> usize {
         self.clients.get(&client).map_or(0, |c| c.queue.len())
     }
@@ -610,7 +632,7 @@ impl Pacing {
         self.retried
     }
 
-    /// Fills in how much is kept.
+    /// Adds the number of things kept here.
     pub(super) fn account(&self, kept: &mut super::Accounting) {
         kept.pending = self.pending.values().count();
         kept.queued = self.own_queue.len() + self.queued().map(|(lines, _)| lines).sum::<usize>();

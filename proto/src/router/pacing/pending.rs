@@ -1,4 +1,4 @@
-//! Requests that wait for the upstream's response.
+//! Requests without a response.
 
 use std::collections::hash_map::Entry;
 
@@ -9,19 +9,19 @@ use crate::id::{ClientId, RequestId, ThreadId, UpstreamId};
 use crate::routes::{Request, Resource};
 use crate::time::Time;
 
-/// Whose request it is.
+/// The sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::router) enum Origin {
-    /// A client's: the response goes to it, with the id it gave.
+    /// A client. It gets the response, with its own id.
     Client { client: ClientId, id: RequestId },
-    /// A client's that has disconnected: the response goes nowhere, its effect is undone.
+    /// A client that has disconnected. The response is discarded, and its effect undone.
     Orphan { client: ClientId },
-    /// codexd's own.
+    /// codexd itself.
     Codexd,
 }
 
 impl Origin {
-    /// Returns the client whose request it is or was.
+    /// Returns the client that sent the request, connected or not.
     pub(in crate::router) fn client(&self) -> Option<ClientId> {
         match self {
             Origin::Client { client, .. } | Origin::Orphan { client } => Some(*client),
@@ -38,39 +38,39 @@ impl Origin {
     }
 }
 
-/// What the response changes.
+/// What a response changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::router) enum PendingKind {
-    /// Nothing that codexd keeps.
+    /// Nothing that codexd keeps track of.
     Plain,
     /// The one handshake with the upstream.
     Initialize,
-    /// A health check: only its response matters.
+    /// A health check. That there is a response is all that matters.
     Ping,
-    /// A barrier: its response proves that everything before it was consumed.
+    /// A barrier. Its response proves that everything before it was consumed.
     Barrier,
     /// A request that the upstream rejects with the names of all methods.
     ListMethods,
-    /// Interrupts the turn of a thread; it was refused so many times before. What an operator asks for `overtakes` the
-    /// in-flight window.
+    /// Interrupts the turn of a thread, and how often that was refused before. On behalf of an operator, it
+    /// bypasses the in-flight window (`overtakes`).
     Interrupt { thread: ThreadId, refused: u32, overtakes: bool },
     /// Creates a thread.
     Start,
     /// Creates a thread from another one.
     Fork { replays: bool },
-    /// Subscribes to an existing thread; the id is not known beforehand with `path` or `history`.
+    /// Subscribes to an existing thread. Its id is not known beforehand if `path` or `history` is given.
     Resume { target: Option<ThreadId>, replays: bool },
-    /// Subscribes to a loaded thread, also when it fails; `reloads` the thread on the way.
+    /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
     DropSubscriptions { thread: ThreadId },
-    /// The last subscriber unsubscribes.
+    /// Unsubscribes the last subscriber.
     Unsubscribe { thread: ThreadId },
-    /// Starts or joins a turn, or starts a review.
+    /// Starts a turn or a review, or adds input to a turn.
     StartTurn { thread: ThreadId, review: bool },
     /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
     Restore { thread: ThreadId, actual: Box<Value> },
-    /// Makes the upstream keep a thread that has never run.
+    /// Makes the upstream write the history of a thread without a turn.
     KeepThread,
     /// Reads a whole thread.
     ReadTurns,
@@ -81,8 +81,8 @@ pub(in crate::router) enum PendingKind {
 }
 
 impl PendingKind {
-    /// Whether it bypasses the in-flight window: at most one of each is unanswered, and of interrupts no more than there
-    /// are slots on the control socket.
+    /// Whether it bypasses the in-flight window. At most one of each kind is unanswered; interrupts are limited by
+    /// the slots of the control socket.
     pub(super) fn is_urgent(&self) -> bool {
         matches!(
             self,
@@ -93,7 +93,7 @@ impl PendingKind {
         )
     }
 
-    /// Returns the thread it is about, where that is kept.
+    /// Returns the thread that it concerns, if that is recorded.
     pub(in crate::router) fn thread(&self) -> Option<&ThreadId> {
         match self {
             PendingKind::Resume { target: Some(thread), .. }
@@ -106,7 +106,7 @@ impl PendingKind {
         }
     }
 
-    /// Whether its success repeats a thread's turns, which may cause a `deprecationNotice`.
+    /// Returns whether its success repeats the turns of a thread, which can cause a `deprecationNotice`.
     pub(in crate::router) fn reads_turns(&self) -> bool {
         matches!(
             self,
@@ -116,12 +116,12 @@ impl PendingKind {
         )
     }
 
-    /// Whether its response may cause a `configWarning`.
+    /// Returns whether it can cause a `configWarning`.
     pub(in crate::router) fn reads_configuration(&self) -> bool {
         matches!(self, PendingKind::Start | PendingKind::Fork { .. } | PendingKind::Resume { .. })
     }
 
-    /// Returns the thread that its client is or may be subscribed to after the response, if that is known before.
+    /// Returns the thread that its client is subscribed to after a successful response, if that is known beforehand.
     pub(in crate::router) fn subscribes_to(&self) -> Option<&ThreadId> {
         match self {
             PendingKind::Resume { target: Some(thread), .. } | PendingKind::Subscribe { thread, .. } => {
@@ -131,7 +131,7 @@ impl PendingKind {
         }
     }
 
-    /// Whether messages may have to be attributed to it while it is in flight.
+    /// Returns whether messages can have to be attributed to it while it is in flight.
     pub(in crate::router) fn is_attributed(&self) -> bool {
         matches!(
             self,
@@ -143,7 +143,7 @@ impl PendingKind {
         ) || self.reads_turns()
     }
 
-    /// Returns how many bytes of the client's text it holds.
+    /// Returns how many bytes of the client's text it contains.
     fn text_bytes(&self) -> usize {
         match self {
             PendingKind::Resource { id, .. } => id.len(),
@@ -152,7 +152,7 @@ impl PendingKind {
     }
 }
 
-/// What a request does with the resource it names.
+/// What a request does with the resource that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::router) enum Part {
     /// Opens it.
@@ -163,21 +163,21 @@ pub(in crate::router) enum Part {
     Uses,
 }
 
-/// How far a request is on its way.
+/// The progress of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It waits in a queue; the upstream has not seen it.
+    /// It is queued. The upstream has not seen it.
     Queued,
     /// It was sent and occupies a slot of the in-flight window.
     InFlight {
-        /// Where its line begins in the stream to the upstream.
+        /// Offset of its line in the stream to the upstream.
         offset: u64,
-        /// Its line, to send it again if the upstream rejects it; absent if it was too long to keep.
+        /// A copy of its line to send it again; absent if it was too long to be kept.
         line: Option<Vec<u8>>,
     },
-    /// It was sent and occupies no slot: it is urgent, or it is known to be consumed and slow.
+    /// It was sent and occupies no slot: it is urgent, or slow and known to be consumed.
     Unmetered {
-        /// Where its line begins in the stream to the upstream.
+        /// Offset of its line in the stream to the upstream.
         offset: u64,
     },
 }
@@ -188,7 +188,7 @@ pub(in crate::router) struct Pending {
     pub(in crate::router) origin: Origin,
     pub(in crate::router) kind: PendingKind,
     pub(in crate::router) since: Time,
-    /// What the routing table knows of it.
+    /// Its row in the routing table.
     pub(in crate::router) known: Option<&'static Request>,
     pub(super) progress: Progress,
     /// How often it was sent again.
@@ -205,12 +205,17 @@ impl Pending {
         Pending { origin, kind, since, known, progress: Progress::Queued, retries: 0 }
     }
 
-    /// Whether it may take long for good reasons.
+    /// Returns whether it can be slow for a good reason.
     pub(super) fn is_long(&self) -> bool {
         self.known.is_some_and(|known| known.long)
     }
 
-    /// Returns where its line begins in the stream to the upstream, once it was sent.
+    /// Returns whether it is sent before the queued messages of its client.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.known.is_some_and(|known| known.urgent)
+    }
+
+    /// Returns the offset of its line in the stream to the upstream; `None` before it was sent.
     pub(in crate::router) fn offset(&self) -> Option<u64> {
         match self.progress {
             Progress::Queued => None,
@@ -218,7 +223,7 @@ impl Pending {
         }
     }
 
-    /// Takes the line that was kept to be sent again.
+    /// Removes the copy of its line.
     pub(super) fn take_line(&mut self) -> Option<Vec<u8>> {
         match &mut self.progress {
             Progress::InFlight { line, .. } => line.take(),
@@ -226,7 +231,7 @@ impl Pending {
         }
     }
 
-    /// Returns how many bytes it makes codexd keep until its response, beside its line.
+    /// Returns how many bytes codexd keeps until its response, besides its line.
     pub(super) fn kept_bytes(&self) -> usize {
         let id = match &self.origin {
             Origin::Client { id, .. } => id.kept_bytes(),
@@ -236,7 +241,7 @@ impl Pending {
     }
 }
 
-/// All requests without a response, by the id the upstream knows them by.
+/// All requests without a response, by upstream id.
 #[derive(Debug, Default)]
 pub(super) struct PendingTable {
     next: u64,
@@ -244,7 +249,7 @@ pub(super) struct PendingTable {
 }
 
 impl PendingTable {
-    /// Adds a request and returns its id for the upstream.
+    /// Adds a request. Returns its upstream id.
     pub(super) fn insert(&mut self, pending: Pending) -> UpstreamId {
         let id = UpstreamId(self.next);
         self.next += 1;
@@ -261,7 +266,7 @@ impl PendingTable {
         self.table.remove(&id)
     }
 
-    /// Removes a request that was sent. One that is still queued cannot have been answered.
+    /// Removes a request that was sent. A queued one cannot have a response.
     #[inline]
     pub(super) fn remove_sent(&mut self, id: UpstreamId) -> Option<Pending> {
         match self.table.entry(id) {
@@ -288,7 +293,7 @@ impl PendingTable {
         self.table.iter().filter(move |(other, _)| **other < id).map(|(_, pending)| pending)
     }
 
-    /// Returns the oldest request that was sent and of which this is true.
+    /// Returns the oldest request that was sent and fulfils `is_it`.
     pub(super) fn oldest_sent(&self, is_it: impl Fn(&Pending) -> bool) -> Option<&Pending> {
         let sent = self.table.iter().filter(|(_, p)| p.progress != Progress::Queued && is_it(p));
         sent.min_by_key(|(id, _)| **id).map(|(_, pending)| pending)
@@ -298,12 +303,12 @@ impl PendingTable {
         self.table.values()
     }
 
-    /// Iterates over all requests with their ids, in no order.
+    /// Iterates over all requests with their ids, in no particular order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (UpstreamId, &Pending)> {
         self.table.iter().map(|(id, pending)| (*id, pending))
     }
 
-    /// Returns the id under which the upstream knows a client's request.
+    /// Returns the upstream id of a client's request.
     pub(super) fn find(&self, client: ClientId, id: &RequestId) -> Option<UpstreamId> {
         self.table
             .iter()
@@ -313,8 +318,7 @@ impl PendingTable {
             .map(|(upstream, _)| *upstream)
     }
 
-    /// Makes orphans of a client's requests; returns what each was to change and the line that was
-    /// kept of it, oldest first.
+    /// Makes a client's requests orphans. Returns the effect of each and the copy of its line, oldest first.
     pub(super) fn orphan(&mut self, client: ClientId) -> Vec<(PendingKind, Option<Vec<u8>>)> {
         let mut orphans: Vec<_> = self
             .table
@@ -329,7 +333,7 @@ impl PendingTable {
         orphans.into_iter().map(|(_, kind, line)| (kind, line)).collect()
     }
 
-    /// Removes all requests and returns them in the order in which they came.
+    /// Removes all requests. Returns them in the order in which they came.
     pub(super) fn drain(&mut self) -> Vec<Pending> {
         let mut all: Vec<_> = self.table.drain().collect();
         all.sort_unstable_by_key(|(id, _)| *id);

@@ -1,4 +1,4 @@
-//! What one client, or codexd itself, has waiting for the in-flight window.
+//! The messages of one client, or of codexd itself, that wait for a slot of the in-flight window.
 
 use std::collections::VecDeque;
 
@@ -6,10 +6,13 @@ use crate::id::UpstreamId;
 use crate::router::Limits;
 use crate::time::Time;
 
-/// A line that waits for the in-flight window.
+/// Urgent requests that can wait in a queue that is full for others.
+const URGENT_ROOM: usize = 64;
+
+/// A line that waits for a slot.
 #[derive(Debug)]
 pub(super) struct Queued {
-    /// `None` for a notification.
+    /// The upstream id of a request; `None` for a notification.
     pub(super) id: Option<UpstreamId>,
     pub(super) line: Vec<u8>,
     pub(super) long: bool,
@@ -21,8 +24,8 @@ pub(super) struct Queue {
     waiting: VecDeque<Queued>,
     bytes: usize,
     notifications: usize,
-    /// Until when nothing of it is sent, because the upstream had no room for something of it. Only
-    /// a queue in which something waits is paused.
+    /// Until when the queue is paused, because the upstream rejected one of its requests. An empty queue is never
+    /// paused.
     paused_until: Option<Time>,
 }
 
@@ -35,18 +38,25 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// Returns how many bytes wait.
+    /// Returns how many bytes are queued.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether a request of `bytes` exceeds the limits. One of any length may wait alone.
+    /// Returns whether another request of `bytes` bytes exceeds the limits. The only request in a queue can have
+    /// any length.
     pub(super) fn is_full_for(&self, bytes: usize, limits: &Limits) -> bool {
         self.len() >= limits.queued_requests_per_client
             || (!self.is_empty() && self.bytes + bytes > limits.queued_request_bytes_per_client)
     }
 
-    /// Whether so much waits that cannot be refused that nothing more is to be read from its client.
+    /// Returns whether another urgent request exceeds the limits. There is some room for urgent requests in a queue that
+    /// is full for others.
+    pub(super) fn is_full_for_urgent(&self, limits: &Limits) -> bool {
+        self.len() >= limits.queued_requests_per_client + URGENT_ROOM
+    }
+
+    /// Returns whether its client must not be read: too much is queued that cannot be refused.
     pub(super) fn blocks_reading(&self, limits: &Limits) -> bool {
         self.notifications > 0
             && (self.notifications >= limits.queued_requests_per_client
@@ -59,7 +69,14 @@ impl Queue {
         self.waiting.push_back(queued);
     }
 
-    /// Inserts a request that was sent before all that waits: after older ones of its kind.
+    /// Inserts a request before everything in the queue.
+    pub(super) fn push_first(&mut self, queued: Queued) {
+        self.notifications += usize::from(queued.id.is_none());
+        self.bytes += queued.line.len();
+        self.waiting.push_front(queued);
+    }
+
+    /// Inserts a request that was already sent before everything in the queue, except for older requests of that kind.
     pub(super) fn put_back(&mut self, id: UpstreamId, line: Vec<u8>, long: bool) {
         let at = self.waiting.iter().take_while(|q| q.id.is_some_and(|other| other < id)).count();
         self.bytes += line.len();
@@ -73,7 +90,7 @@ impl Queue {
         Some(queued)
     }
 
-    /// Removes everything; the queue is not paused any more.
+    /// Removes everything, and ends the pause.
     pub(super) fn take(&mut self) -> VecDeque<Queued> {
         std::mem::take(self).waiting
     }
@@ -83,14 +100,14 @@ impl Queue {
         self.paused_until
     }
 
-    /// Pauses the queue, or extends the pause. Returns whether it was not paused before.
+    /// Pauses the queue or extends the pause. Returns whether it was not paused before.
     pub(super) fn pause(&mut self, until: Time) -> bool {
         let before = self.paused_until;
         self.paused_until = Some(before.map_or(until, |at| at.max(until)));
         before.is_none()
     }
 
-    /// Ends the pause if it is over; returns whether it was.
+    /// Ends the pause if it is due. Returns whether it was.
     pub(super) fn end_pause(&mut self, now: Time) -> bool {
         let over = self.paused_until.is_some_and(|until| until <= now);
         if over {

@@ -1,20 +1,20 @@
-//! Lines of requests that the upstream may still reject because its queue is full.
+//! Copies of requests that the upstream can still reject because its queue is full.
 
 use crate::json::Span;
 use crate::json::scan::member;
 use crate::router::OVERLOADED;
 
-/// Bytes of the longest line that is kept.
+/// Bytes of the longest line that is copied.
 const LINE_BYTES: usize = 64 << 10;
 
-/// Bytes of all lines that are kept.
+/// Bytes of all copies.
 const ALL_BYTES: usize = 1 << 20;
 
-/// Buffers that are reused, and the capacity in bytes above which one is not.
+/// Buffers that are kept for reuse, and the capacity in bytes above which one is freed.
 const SPARE: usize = 64;
 const SPARE_BYTES: usize = 4 << 10;
 
-/// Counts the lines that are kept to be sent again; each is stored with its request.
+/// Counts the copies. Each copy is stored with its request.
 #[derive(Debug, Default)]
 pub(super) struct Retained {
     bytes: usize,
@@ -22,22 +22,27 @@ pub(super) struct Retained {
 }
 
 impl Retained {
-    /// Returns how many bytes are kept.
+    /// Returns the bytes of all copies.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Returns whether no copy of a line is kept, however few others there are.
+    pub(super) fn is_too_long(line: &[u8]) -> bool {
+        line.len() > LINE_BYTES
     }
 
     fn has_room(&self, bytes: usize) -> bool {
         bytes <= LINE_BYTES && self.bytes + bytes <= ALL_BYTES
     }
 
-    /// Keeps a line of codexd's own: those are short and few.
+    /// Copies a line of codexd itself. Those are short and few, so no limit applies.
     pub(super) fn keep_own(&mut self, line: Vec<u8>) -> Option<Vec<u8>> {
         self.bytes += line.len();
         Some(line)
     }
 
-    /// Keeps a copy of a line, if it is short enough.
+    /// Copies a line, if it is short enough.
     #[inline]
     pub(super) fn copy(&mut self, line: &[u8]) -> Option<Vec<u8>> {
         if !self.has_room(line.len()) {
@@ -49,7 +54,7 @@ impl Retained {
         Some(copy)
     }
 
-    /// Keeps a line, if it is short enough.
+    /// Keeps an owned line, if it is short enough.
     pub(super) fn keep(&mut self, line: Vec<u8>) -> Option<Vec<u8>> {
         if !self.has_room(line.len()) {
             return None;
@@ -58,14 +63,14 @@ impl Retained {
         Some(line)
     }
 
-    /// Hands a line out, to be queued again.
+    /// Releases a copy that is queued again.
     pub(super) fn take(&mut self, line: Option<Vec<u8>>) -> Option<Vec<u8>> {
         let line = line?;
         self.bytes -= line.len();
         Some(line)
     }
 
-    /// Drops a line.
+    /// Frees a copy.
     #[inline]
     pub(super) fn forget(&mut self, line: Option<Vec<u8>>) {
         if let Some(mut line) = self.take(line)
@@ -78,7 +83,7 @@ impl Retained {
     }
 }
 
-/// Whether an error says that the upstream's queue is full.
+/// Returns whether an error means that the upstream's queue is full.
 pub(in crate::router) fn is_overload(line: &[u8], failed: bool, body: Span) -> bool {
     failed
         && member(line, body.start, b"code")

@@ -1,32 +1,30 @@
-//! The in-flight window: how many messages may be in the upstream's queue.
+//! The in-flight window: how many messages can be in the upstream's queue.
 //!
-//! The upstream's queue holds 128 messages; further ones are rejected, or lost without a response
-//! when its output is congested too (measured). So codexd lets only some requests through at a time
-//! and takes the next ones from all waiting clients in turn. A notification occupies a slot like a
-//! request. Answers to server requests have slots of their own ([`ANSWERS`]), so that none waits for
-//! a request.
+//! The upstream's queue holds 128 messages. It rejects further ones, or loses them without a response if its output is
+//! congested too (measured). So codexd sends only some at a time and takes the next ones from all waiting clients in
+//! turn. A notification occupies a slot like a request. Answers to server requests have slots of their own
+//! ([`ANSWERS`]), so that they never wait for a request.
 //!
 //! # What releases a slot
-//! A response does. A slow request leaves the upstream's queue long before its response, and a
-//! notification has none; for those it is enough to know that the upstream has consumed them. It
-//! consumes its messages in order, so a response proves that everything sent before was consumed.
-//! When nothing is answered and somebody waits, codexd sends a request of its own that is answered at
-//! once: the barrier. A short request that stays unanswered counts as slow after a while. What is not
-//! known to be consumed keeps its slot however long it takes, so that a stalled upstream is not
-//! flooded.
+//! A response does. A slow request leaves the upstream's queue long before its response, and a notification has no
+//! response: their slots are released when the upstream is known to have consumed them. It consumes messages in
+//! order, so a response proves that everything sent before it was consumed. If there is no response while messages
+//! wait, codexd sends a barrier, a request that is answered at once. A short request without an answer counts as
+//! slow after some time. A message that is not known to be consumed keeps its slot without a time limit, so that a
+//! stalled upstream is not flooded.
 
 use std::collections::VecDeque;
 
 use crate::id::{ClientId, UpstreamId};
 use crate::time::Time;
 
-/// Answers to server requests that may be in the upstream's queue; further ones wait.
+/// Answers to server requests that can be in the upstream's queue. Further ones wait.
 const ANSWERS: usize = 24;
 
-/// Milliseconds for which something may be in the queue before a barrier is sent after it.
+/// Milliseconds that a message can be in the upstream's queue before a barrier is sent.
 const BARRIER_MS: u64 = 10;
 
-/// Who waits for a slot.
+/// A sender that waits for a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiter {
     /// codexd itself.
@@ -35,16 +33,16 @@ pub(super) enum Waiter {
     Client(ClientId),
 }
 
-/// A request in the order in which it was sent; it may be answered already.
+/// A request that was sent. It can have been answered since.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sent {
     pub(super) id: UpstreamId,
-    /// Where its line begins in the stream to the upstream.
+    /// Offset of its line in the stream to the upstream.
     pub(super) offset: u64,
     at: Time,
 }
 
-/// What may still be in the upstream's queue, and releases its slot when it is not.
+/// A message that can still be in the upstream's queue and releases its slot when it is consumed.
 #[derive(Debug)]
 enum Unconsumed {
     Long(Sent),
@@ -52,23 +50,23 @@ enum Unconsumed {
     Answer,
 }
 
-/// The window and the order in which waiters are served.
+/// The window, and the order in which waiters get slots.
 #[derive(Debug)]
 pub(super) struct Window {
     size: usize,
     open: usize,
-    /// Each waiter stands here once, and again at the end after it was served.
+    /// The waiters. One that got a slot goes to the end.
     ring: VecDeque<Waiter>,
-    /// Short requests.
+    /// Short requests in the order in which they were sent.
     sent: VecDeque<Sent>,
-    /// With the offset and the time of each.
+    /// Messages that are not known to be consumed, each with its offset and the time at which it was sent.
     unconsumed: VecDeque<(Unconsumed, u64, Time)>,
-    /// The upstream has consumed what was sent before this offset.
+    /// Everything before this offset was consumed.
     consumed: u64,
     answers: usize,
     waiting_answers: VecDeque<Vec<u8>>,
     barrier_in_flight: bool,
-    /// When the next barrier may be sent.
+    /// When the next barrier can be sent.
     barrier_after: Time,
 }
 
@@ -88,7 +86,7 @@ impl Window {
         }
     }
 
-    /// Changes how many slots there are; those that exceed the new size stay occupied.
+    /// Changes the number of slots. Occupied slots above the new number stay occupied.
     pub(super) fn resize(&mut self, size: usize) {
         self.size = size.max(1);
     }
@@ -102,12 +100,12 @@ impl Window {
         self.open
     }
 
-    /// Returns how many wait for a slot.
+    /// Returns how many waiters there are.
     pub(super) fn waiting(&self) -> usize {
         self.ring.len()
     }
 
-    /// Returns how many answers may be in the upstream's queue.
+    /// Returns how many answers can be in the upstream's queue now.
     pub(super) fn answers(&self) -> usize {
         self.answers
     }
@@ -117,7 +115,7 @@ impl Window {
         self.waiting_answers.len()
     }
 
-    /// Counts a request that is sent now at `offset` in the stream to the upstream.
+    /// Records that a request was sent, with the offset of its line in the stream to the upstream.
     pub(super) fn opened(&mut self, id: UpstreamId, offset: u64, long: bool, now: Time) {
         self.open += 1;
         let sent = Sent { id, offset, at: now };
@@ -128,7 +126,7 @@ impl Window {
         }
     }
 
-    /// Counts a notification that is sent now.
+    /// Records that a notification was sent.
     pub(super) fn notified(&mut self, offset: u64, now: Time) {
         self.open += 1;
         self.unconsumed.push_back((Unconsumed::Notification, offset, now));
@@ -144,12 +142,12 @@ impl Window {
 
     // ---- answers -------------------------------------------------------------------------------
 
-    /// Whether an answer may be sent now.
+    /// Returns whether an answer can be sent now.
     pub(super) fn has_room_for_answer(&self) -> bool {
         self.answers < ANSWERS && self.waiting_answers.is_empty()
     }
 
-    /// Counts an answer that is sent now.
+    /// Records that an answer was sent.
     pub(super) fn answered(&mut self, offset: u64, now: Time) {
         self.answers += 1;
         self.unconsumed.push_back((Unconsumed::Answer, offset, now));
@@ -159,20 +157,20 @@ impl Window {
         self.waiting_answers.push_back(line.to_vec());
     }
 
-    /// Removes the next answer that may be sent now.
+    /// Removes the next answer, if it can be sent now.
     pub(super) fn next_answer(&mut self) -> Option<Vec<u8>> {
         if self.answers < ANSWERS { self.waiting_answers.pop_front() } else { None }
     }
 
     // ---- what the upstream has consumed --------------------------------------------------------
 
-    /// Records that the upstream has consumed the line at `offset`, and all before it.
+    /// Records that the upstream has consumed the line at `offset` and everything before it.
     #[inline]
     pub(super) fn consumed(&mut self, offset: u64) {
         self.consumed = self.consumed.max(offset + 1);
     }
 
-    /// Releases the slots of what was consumed; returns the next slow request that was.
+    /// Releases the slots of what was consumed. Returns the next slow request among it.
     #[inline]
     pub(super) fn next_consumed(&mut self) -> Option<Sent> {
         while let Some((_, offset, _)) = self.unconsumed.front()
@@ -188,7 +186,7 @@ impl Window {
         None
     }
 
-    /// Returns when a barrier is to be sent; `None` while one is unanswered, or nobody needs it.
+    /// Returns when a barrier is to be sent; `None` if one is unanswered or nothing waits.
     pub(super) fn barrier_due(&self, release_ms: u64) -> Option<Time> {
         let nobody = self.ring.is_empty() || self.has_room();
         if self.barrier_in_flight || (nobody && self.waiting_answers.is_empty()) {
@@ -199,14 +197,13 @@ impl Window {
         [long, short].into_iter().flatten().min().map(|at| at.max(self.barrier_after))
     }
 
-    /// Records that a barrier was sent, or that it was answered.
+    /// Records that a barrier was sent or answered.
     pub(super) fn set_barrier(&mut self, in_flight: bool, now: Time) {
         self.barrier_in_flight = in_flight;
         self.barrier_after = now + BARRIER_MS;
     }
 
-    /// Removes the oldest short request if it was sent at or before `before` and is known to be
-    /// consumed.
+    /// Removes the oldest short request, if it was sent at or before `before` and was consumed.
     pub(super) fn take_older(&mut self, before: Time) -> Option<Sent> {
         match self.sent.front() {
             Some(sent) if sent.at <= before && sent.offset < self.consumed => self.sent.pop_front(),
@@ -214,25 +211,24 @@ impl Window {
         }
     }
 
-    /// Returns when the oldest short request was sent that may still occupy a slot and is known to be
-    /// consumed.
+    /// Returns when the oldest short request that was consumed and may still occupy a slot was sent.
     pub(super) fn oldest(&self) -> Option<Time> {
         self.sent.front().filter(|sent| sent.offset < self.consumed).map(|sent| sent.at)
     }
 
     // ---- waiters -------------------------------------------------------------------------------
 
-    /// Appends a waiter to the ring.
+    /// Appends a waiter.
     pub(super) fn wait(&mut self, waiter: Waiter) {
         self.ring.push_back(waiter);
     }
 
-    /// Removes the waiter that is next.
+    /// Removes the next waiter.
     pub(super) fn next(&mut self) -> Option<Waiter> {
         self.ring.pop_front()
     }
 
-    /// Removes a waiter, wherever it stands.
+    /// Removes a waiter, wherever it is.
     pub(super) fn forget(&mut self, waiter: Waiter) {
         self.ring.retain(|w| *w != waiter);
     }

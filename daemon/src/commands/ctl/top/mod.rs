@@ -1,7 +1,7 @@
-//! `ctl top`: a live view of turns and clients, full screen.
+//! `ctl top`: a live view of turns and clients on the full screen.
 //!
-//! Three subscriptions bring the status, the clients and the turns; a thread reads keys. [`model`] is what is shown and
-//! what the keys do to it, as values; [`screen`] draws it.
+//! Three subscriptions bring the status, the clients and the turns, and a thread reads keys. [`model`] has what is
+//! shown and what the keys do, as values; [`screen`] draws it.
 
 mod model;
 mod screen;
@@ -24,13 +24,13 @@ use crate::error::Error;
 use crate::terminal::note;
 use model::{Action, Model, Outcome};
 
-/// How long an interrupted turn may take to end before that is said.
+/// Time in which an interrupted turn is expected to end.
 const INTERRUPT_WITHIN: Duration = Duration::from_secs(10);
 
-/// What an action has come to, in words.
+/// The result of an action, as text.
 type Acting<'a> = Pin<Box<dyn Future<Output = String> + 'a>>;
 
-/// Shows it until somebody leaves it (exit 0) or the daemon ends (exit 3).
+/// Shows the view until it is quit (exit 0) or the daemon ends (exit 3).
 pub(super) async fn run(context: &Context, args: &TopArgs) -> Result<u8, Error> {
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         return Err(Error::usage("`codexd ctl top` needs a terminal")
@@ -61,7 +61,7 @@ pub(super) async fn run(context: &Context, args: &TopArgs) -> Result<u8, Error> 
     Ok(if ended { NOT_RUNNING } else { 0 })
 }
 
-/// Shows it; returns whether the daemon has ended.
+/// Shows the view. Returns whether the daemon has ended.
 async fn show(
     terminal: &mut ratatui::DefaultTerminal,
     connection: &ControlConnection,
@@ -106,13 +106,13 @@ async fn show(
                 }
             } => {
                 acting = None;
-                model.say(done);
+                model.set_message(done);
             }
         }
     }
 }
 
-/// Reads keys on a thread of its own, which ends with the process.
+/// Reads keys on a thread of their own, which ends with the process.
 fn keys() -> mpsc::UnboundedReceiver<Event> {
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

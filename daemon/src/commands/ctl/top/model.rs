@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::super::render;
 
-/// Which table has the selection.
+/// The table with the selection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Focus {
     #[default]
@@ -18,12 +18,12 @@ pub(super) enum Focus {
     Clients,
 }
 
-/// By what the turns are sorted: the first is the one shown first.
+/// The orders of the turns. The first one is the default.
 const TURN_SORTS: [&str; 3] = ["age", "silence", "phase"];
-/// By what the clients are sorted.
+/// The orders of the clients.
 const CLIENT_SORTS: [&str; 4] = ["number", "rate", "queue", "idle"];
 
-/// What somebody wants done.
+/// An action on the selection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// The turn with this id, or of the thread with this id.
@@ -32,7 +32,7 @@ pub(super) enum Action {
     Kill(u64),
 }
 
-/// What follows from a key.
+/// The result of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Nothing,
@@ -40,7 +40,7 @@ pub(super) enum Outcome {
     Act(Action),
 }
 
-/// What a client got and sent in a second.
+/// The rates of a client's messages and bytes per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rate {
     pub(super) messages: f64,
@@ -56,17 +56,17 @@ pub(super) struct Model {
     rates: BTreeMap<u64, Rate>,
     seen: Option<Instant>,
     pub(super) focus: Focus,
-    /// Places of the selections, and of the orders.
+    /// Indices of the selections and of the orders.
     selected: [usize; 2],
     sorts: [usize; 2],
-    /// What is to be confirmed.
+    /// The action that waits for a confirmation.
     asked: Option<Action>,
     message: String,
 }
 
 impl Model {
     pub(super) fn set_status(&mut self, view: Value) {
-        // A daemon of another version may say something that this one cannot read; then the last view stays.
+        // A daemon of another version can send what this version cannot read. Then the last view stays.
         if let Ok(status) = serde_json::from_value(view) {
             self.status = status;
         }
@@ -79,7 +79,7 @@ impl Model {
         }
     }
 
-    /// Takes a list of clients that came at `now`; rates are those since the last list.
+    /// Sets the list of clients at the time `now`. Rates are relative to the last list.
     pub(super) fn set_clients(&mut self, view: Value, now: Instant) {
         let Ok(clients) = serde_json::from_value::<Vec<ClientStatus>>(view) else { return };
         let seconds = self.seen.map(|seen| now.saturating_duration_since(seen).as_secs_f64());
@@ -104,7 +104,7 @@ impl Model {
         self.sort();
     }
 
-    pub(super) fn say(&mut self, message: String) {
+    pub(super) fn set_message(&mut self, message: String) {
         self.message = message;
     }
 
@@ -120,12 +120,12 @@ impl Model {
         self.rates.get(&client).copied().unwrap_or_default()
     }
 
-    /// Returns the messages of all clients in a second.
+    /// Returns the messages of all clients per second.
     pub(super) fn all_messages(&self) -> f64 {
         self.rates.values().map(|rate| rate.messages).fold(0.0, |sum, rate| sum + rate)
     }
 
-    /// Returns the place of the selection in a table that has it.
+    /// Returns the index of the selection in a table, if it has the selection.
     pub(super) fn selected(&self, table: Focus) -> Option<usize> {
         let length = self.length(table);
         (self.focus == table && length > 0).then(|| self.selected[table as usize].min(length - 1))
@@ -138,7 +138,7 @@ impl Model {
         }
     }
 
-    /// Returns the last line of the screen: a question, what the last action came to, or the keys.
+    /// Returns the last line of the screen: a confirmation, the result of the last action, or the keys.
     pub(super) fn footer(&self) -> String {
         match &self.asked {
             Some(Action::Interrupt(turn)) => format!("interrupt turn {}? y/n", render::id(turn)),
@@ -150,7 +150,7 @@ impl Model {
         }
     }
 
-    /// Does what a key says.
+    /// Handles a key.
     pub(super) fn key(&mut self, key: KeyEvent) -> Outcome {
         self.message.clear();
         if key.modifiers.contains(KeyModifiers::CONTROL) {

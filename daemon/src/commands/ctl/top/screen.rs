@@ -1,4 +1,4 @@
-//! Draws what `ctl top` shows.
+//! Draws the view of `ctl top`.
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -125,7 +125,7 @@ fn draw_table<const N: usize>(
         Focus::Turns => ("turn", model.turns().len()),
         Focus::Clients => ("client", model.clients().len()),
     };
-    // Nothing is said by colour or weight alone.
+    // Colour and weight are never the only sign.
     let mark = if model.focus == focus { "> " } else { "" };
     let title = format!("{mark}{} by {}", render::count(length, name), model.sorted_by(focus));
     let rows = rows.map(|cells| Row::new(cells.map(|cell| render::plain(&cell))));

@@ -121,6 +121,9 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         idle_exit,
         probe_interval,
         probe_timeout,
+        ledger,
+        ledger_turns,
+        ledger_age,
         log,
         log_format,
         limits,
@@ -147,6 +150,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("memory_recycle_bytes", *memory_recycle_bytes != new.memory_recycle_bytes),
         ("memory_warning_bytes", *memory_warning_bytes != new.memory_warning_bytes),
         ("silent_turn_warning", limits.silent_turn_warning_ms != new.limits.silent_turn_warning_ms),
+        ("silent_turn_interrupt", limits.silent_turn_interrupt_ms != new.limits.silent_turn_interrupt_ms),
         ("limits", without_message_size(*limits) != without_message_size(new.limits)),
     ] {
         if changed {
@@ -161,6 +165,9 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
         ("codex", *codex != new.codex),
         ("codex_args", *codex_args != new.codex_args),
         ("client_name", *client_name != new.client_name),
+        ("ledger", *ledger != new.ledger),
+        ("ledger_turns", *ledger_turns != new.ledger_turns),
+        ("ledger_age", *ledger_age != new.ledger_age),
         ("log_format", *log_format != new.log_format),
         ("metrics_port", *metrics_port != new.metrics_port),
         ("supervised", *supervised != new.supervised),
@@ -176,7 +183,7 @@ fn differences(old: &Settings, new: &Settings) -> Differences {
 }
 
 fn without_message_size(limits: Limits) -> Limits {
-    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, ..limits }
+    Limits { max_message_bytes: 0, silent_turn_warning_ms: None, silent_turn_interrupt_ms: None, ..limits }
 }
 
 #[cfg(test)]

@@ -1,0 +1,441 @@
+//! The database: its form, and what is written into it.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use codexd_proto::capture::{KnownBy, Outcome, Tokens};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
+
+use super::entry::Update;
+use super::job::{DIED, JobRow, buried};
+use super::retention::Retention;
+use crate::os::file_name::with_suffix;
+use crate::os::plain_file;
+
+/// How long another process may keep the database locked.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// How a database of each version becomes one of the next; a new one goes through all of them. A step that was released
+/// is never changed.
+pub(super) const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE turns (
+        id INTEGER PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        thread TEXT NOT NULL,
+        turn TEXT NOT NULL,
+        client TEXT,
+        client_pid INTEGER,
+        cwd TEXT,
+        sub_agent INTEGER NOT NULL DEFAULT 0,
+        phase TEXT,
+        started INTEGER NOT NULL,
+        last_activity INTEGER NOT NULL,
+        ended INTEGER,
+        outcome TEXT,
+        known_by TEXT,
+        cause TEXT,
+        tokens TEXT,
+        UNIQUE (generation, thread, turn)
+    );
+    CREATE INDEX turns_open ON turns (generation) WHERE ended IS NULL;
+    CREATE INDEX turns_ended ON turns (ended);",
+    "CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        ended INTEGER,
+        thread TEXT,
+        turn TEXT,
+        body TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_turn ON jobs (thread, turn);
+    CREATE TABLE job_lines (
+        job TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        text TEXT NOT NULL,
+        PRIMARY KEY (job, number)
+    ) WITHOUT ROWID;",
+];
+
+/// Returns the file of an instance's ledger.
+pub(crate) fn path(record: &Path) -> PathBuf {
+    record.with_extension("turns.db")
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// A later codexd has written it.
+    #[error("`{path}` was written by a newer codexd (its version is {found}, this one knows {known})")]
+    Newer { path: String, found: i64, known: usize },
+    /// Its content is not a database of codexd.
+    #[error("`{path}` is damaged: {why}")]
+    Damaged { path: String, why: String },
+    /// Something else is in its place.
+    #[error("`{path}`: {why}")]
+    NotAFile { path: String, why: String },
+    /// SQLite refuses.
+    #[error("{0}")]
+    Database(#[from] rusqlite::Error),
+    /// The system refuses.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl StoreError {
+    /// Whether a new database in its place helps.
+    fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Damaged { .. } => true,
+            StoreError::Database(error) => matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            ),
+            _ => false,
+        }
+    }
+}
+
+/// The database, open for writing.
+pub(super) struct Store {
+    connection: Connection,
+    path: PathBuf,
+    /// Device and inode of the file.
+    file: (u64, u64),
+    generation: u64,
+}
+
+impl Store {
+    /// Opens the database and makes it if it is not there. A damaged one is put aside, with its name in the second value.
+    /// Entries without an end are of daemons that are gone: those of other generations than this one fail.
+    pub(super) fn open(
+        path: &Path,
+        generation: u64,
+        now: u64,
+    ) -> Result<(Store, Option<PathBuf>), StoreError> {
+        match Store::open_as_it_is(path, generation, now) {
+            Err(error) if error.is_damage() => {
+                let aside = put_aside(path, now)?;
+                Store::open_as_it_is(path, generation, now).map(|store| (store, Some(aside)))
+            }
+            result => result.map(|store| (store, None)),
+        }
+    }
+
+    fn open_as_it_is(path: &Path, generation: u64, now: u64) -> Result<Store, StoreError> {
+        plain_file::check_path(path).map_err(|error| StoreError::NotAFile {
+            path: path.display().to_string(),
+            why: error.to_string(),
+        })?;
+        // SQLite would make it with the mode of the process.
+        drop(std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // A kill of the process loses nothing; the loss of power can lose the last moments.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        migrate(&mut connection, path)?;
+        let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if sound != "ok" {
+            return Err(StoreError::Damaged { path: path.display().to_string(), why: sound });
+        }
+        let file = identity(path)?;
+        let mut store = Store { connection, path: path.to_owned(), file, generation };
+        store.bury(now)?;
+        Ok(store)
+    }
+
+    /// Whether the path still leads to this database.
+    pub(super) fn is_in_place(&self) -> bool {
+        identity(&self.path).is_ok_and(|file| file == self.file)
+    }
+
+    /// Writes down that what ran under other generations has failed.
+    fn bury(&mut self, now: u64) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute(
+            "UPDATE turns SET ended = ?1, outcome = 'failed', known_by = ?2, cause = ?3
+             WHERE ended IS NULL AND generation <> ?4",
+            params![now, KnownBy::DaemonDied.word(), DIED, self.generation],
+        )?;
+        let open: Vec<String> = transaction
+            .prepare("SELECT body FROM jobs WHERE ended IS NULL AND generation <> ?1")?
+            .query_map([self.generation], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        for body in open {
+            if let Ok(row) = serde_json::from_str::<JobRow>(&body) {
+                write_job(&transaction, &buried(row, now))?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Writes all of it, or nothing.
+    pub(super) fn write(&mut self, updates: &[Update]) -> Result<(), StoreError> {
+        let generation = self.generation;
+        let transaction = self.connection.transaction()?;
+        for update in updates {
+            write(&transaction, generation, update)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Forgets what is more or older than it may be.
+    pub(super) fn prune(&mut self, keep: Retention, now: u64) -> Result<(), StoreError> {
+        let oldest = now.saturating_sub(keep.age_ms);
+        let transaction = self.connection.transaction()?;
+        transaction.execute(
+            "DELETE FROM turns WHERE ended IS NOT NULL AND (ended < ?1 OR id IN
+                (SELECT id FROM turns WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT -1 OFFSET ?2))",
+            params![oldest, keep.turns],
+        )?;
+        transaction.execute("DELETE FROM jobs WHERE ended < ?1", [oldest])?;
+        transaction.execute("DELETE FROM job_lines WHERE job NOT IN (SELECT id FROM jobs)", [])?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+/// Brings a database to the current version.
+///
+/// # Errors
+///
+/// When it is of a later one.
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = MIGRATIONS.len();
+    let Some(missing) = usize::try_from(found).ok().and_then(|found| MIGRATIONS.get(found..)) else {
+        return Err(StoreError::Newer { path: path.display().to_string(), found, known });
+    };
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.transaction()?;
+    for step in missing {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Result<(), StoreError> {
+    match update {
+        Update::Started { thread, turn, client, client_pid, cwd, sub_agent, at } => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO turns
+                        (generation, thread, turn, client, client_pid, cwd, sub_agent, started, last_activity)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?8)
+                     ON CONFLICT DO UPDATE SET client = ?4, client_pid = ?5, cwd = ?6, sub_agent = ?7",
+                )?
+                .execute(params![generation, thread, turn, client, client_pid, cwd, sub_agent, at])?;
+        }
+        Update::Progress { thread, turn, phase, tokens, at } => {
+            transaction
+                .prepare_cached(
+                    "UPDATE turns SET last_activity = ?4, phase = coalesce(?5, phase), tokens = coalesce(?6, tokens)
+                     WHERE generation = ?1 AND thread = ?2 AND turn = ?3 AND ended IS NULL",
+                )?
+                .execute(params![generation, thread, turn, at, phase, json(*tokens)])?;
+        }
+        Update::Interrupted { thread, turn, cause } => {
+            transaction
+                .prepare_cached(
+                    "UPDATE turns SET cause = ?4
+                     WHERE generation = ?1 AND thread = ?2 AND turn = ?3 AND ended IS NULL",
+                )?
+                .execute(params![generation, thread, turn, cause])?;
+        }
+        Update::Ended { thread, turn, outcome, known_by, tokens, began, at } => {
+            // The ledger has no other word for a turn whose upstream was lost: `known_by` says it.
+            let outcome = if *outcome == Outcome::Lost { Outcome::Failed } else { *outcome };
+            transaction
+                .prepare_cached(
+                    "INSERT INTO turns
+                        (generation, thread, turn, started, last_activity, ended, outcome, known_by, tokens)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6, ?7, ?8)
+                     ON CONFLICT DO UPDATE SET last_activity = ?5, ended = ?5, outcome = ?6, known_by = ?7,
+                        tokens = coalesce(?8, tokens)
+                     WHERE ended IS NULL",
+                )?
+                .execute(params![
+                    generation,
+                    thread,
+                    turn,
+                    began,
+                    at,
+                    outcome.word(),
+                    known_by.word(),
+                    json(*tokens)
+                ])?;
+        }
+        Update::Barrier(_) => {}
+        Update::UpstreamStderr(lines) => {
+            let lines = serde_json::to_string(lines).map_err(io::Error::from)?;
+            transaction.execute(
+                "UPDATE jobs SET body = json_set(body, '$.upstreamStderr', json(?1))
+                 WHERE generation = ?2 AND json_extract(body, '$.knownBy') = ?3",
+                params![lines, generation, KnownBy::UpstreamLost.word()],
+            )?;
+        }
+        Update::Job(row) => write_job(transaction, row)?,
+        Update::JobLine(line) => {
+            transaction
+                .prepare_cached(
+                    "INSERT OR IGNORE INTO job_lines (job, number, at, text) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute(params![line.job, line.number, line.at_unix_ms, line.text])?;
+        }
+        Update::ForgetJobs(ids) => {
+            for id in ids {
+                transaction.execute("DELETE FROM jobs WHERE id = ?1 AND ended IS NOT NULL", [id])?;
+                transaction.execute("DELETE FROM job_lines WHERE job NOT IN (SELECT id FROM jobs)", [])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
+    let body = serde_json::to_string(row).map_err(io::Error::from)?;
+    // What is over stays as it was.
+    transaction
+        .prepare_cached(
+            "INSERT INTO jobs (id, generation, state, created, ended, thread, turn, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT DO UPDATE SET generation = ?2, state = ?3, ended = ?5, thread = ?6, turn = ?7, body = ?8
+             WHERE ended IS NULL",
+        )?
+        .execute(params![
+            row.id,
+            row.generation,
+            row.state.word(),
+            row.created_unix_ms,
+            row.ended_unix_ms.filter(|_| row.state.is_over()),
+            row.thread_id,
+            row.turn_id,
+            body
+        ])?;
+    Ok(())
+}
+
+fn json(tokens: Option<Tokens>) -> Option<String> {
+    serde_json::to_string(&tokens?).ok()
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Puts a damaged database aside; returns where it is now. What SQLite keeps beside it goes with it.
+fn put_aside(path: &Path, now: u64) -> Result<PathBuf, StoreError> {
+    let aside = with_suffix(path, &format!(".damaged-{now}"));
+    std::fs::rename(path, &aside)?;
+    for beside in ["-wal", "-shm"] {
+        let _ = std::fs::rename(with_suffix(path, beside), with_suffix(&aside, beside));
+    }
+    Ok(aside)
+}
+
+/// Opens the database to read it.
+///
+/// # Errors
+///
+/// As [`StoreError`] says; `Ok(None)` if there is none.
+pub(super) fn open_to_read(path: &Path) -> Result<Option<Connection>, StoreError> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    // To read what the last writer has left in its journal takes the right to write beside it.
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .or_else(|_| Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY))?;
+    connection.busy_timeout(BUSY)?;
+    let shown = || path.display().to_string();
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| {
+        match StoreError::Database(error) {
+            damage if damage.is_damage() => StoreError::Damaged { path: shown(), why: damage.to_string() },
+            other => other,
+        }
+    })?;
+    let known = MIGRATIONS.len();
+    match usize::try_from(found) {
+        Ok(0) => Ok(None),
+        Ok(found) if found == known => Ok(Some(connection)),
+        Ok(found) if found < known => {
+            let mut connection = connection;
+            migrate(&mut connection, path)?;
+            Ok(Some(connection))
+        }
+        _ => Err(StoreError::Newer { path: shown(), found, known }),
+    }
+}
+
+/// Returns whether a later attempt may succeed where this one has not, and nothing is wrong with the file.
+pub(super) fn is_passing(error: &StoreError) -> bool {
+    matches!(error, StoreError::Database(error) if matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_of_the_first_version_is_brought_to_this_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.turns.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO turns (generation, thread, turn, started, last_activity) VALUES (1,'t','u',1,1)",
+        )
+        .unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let (store, aside) = Store::open(&path, 2, 9).unwrap();
+        assert_eq!(aside, None);
+        let (outcome, ended): (String, i64) = store
+            .connection
+            .query_row("SELECT outcome, ended FROM turns", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!((outcome.as_str(), ended), ("failed", 9));
+        let jobs: i64 =
+            store.connection.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).unwrap();
+        assert_eq!(jobs, 0);
+    }
+
+    #[test]
+    fn a_database_of_a_newer_codexd_is_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.turns.db");
+        let (store, _) = Store::open(&path, 1, 1).unwrap();
+        store.connection.pragma_update(None, "user_version", 99).unwrap();
+        drop(store);
+        assert!(matches!(Store::open(&path, 1, 1), Err(StoreError::Newer { found: 99, .. })));
+        assert!(matches!(open_to_read(&path), Err(StoreError::Newer { .. })));
+    }
+
+    #[test]
+    fn a_damaged_database_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.turns.db");
+        std::fs::write(&path, "this is no database, and long enough to be read as one").unwrap();
+        assert!(matches!(open_to_read(&path), Err(StoreError::Damaged { .. })));
+        let (_store, aside) = Store::open(&path, 1, 7).unwrap();
+        let aside = aside.unwrap();
+        assert!(aside.to_str().unwrap().ends_with("x.turns.db.damaged-7"));
+        assert!(std::fs::read(aside).unwrap().starts_with(b"this is no database"));
+    }
+}

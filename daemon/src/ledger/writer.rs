@@ -1,0 +1,257 @@
+//! The thread that writes, and the queue before it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use codexd_proto::status::Warning;
+use parking_lot::Mutex;
+
+use super::entry::Update;
+use super::retention::Retention;
+use super::store::{self, Store, StoreError};
+use crate::os::unix_time::unix_ms;
+
+/// Updates that can wait for the thread.
+const QUEUE: usize = 8_192;
+/// Updates that are kept while they cannot be written.
+const KEPT: usize = 32_768;
+/// Updates of one transaction.
+const BATCH: usize = 1_024;
+/// Time between attempts with a database that cannot be written.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Batches between two looks at what is too old or too much.
+const PRUNE_EVERY: u32 = 256;
+/// How long the last updates may take to be written when the daemon ends.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// The way to the ledger. Recording never waits and never fails.
+#[derive(Clone, Debug)]
+pub(crate) struct Ledger {
+    sender: Option<SyncSender<Update>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Updates that were not recorded.
+    dropped: AtomicU64,
+    /// What keeps it from being written.
+    problem: Mutex<Option<String>>,
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    ledger: Ledger,
+    thread: Option<JoinHandle<()>>,
+    done: Receiver<()>,
+}
+
+impl Ledger {
+    /// Returns one that records nothing.
+    pub(crate) fn off() -> Ledger {
+        Ledger { sender: None, shared: Arc::default() }
+    }
+
+    /// Records something.
+    pub(crate) fn record(&self, update: Update) {
+        let Some(sender) = &self.sender else { return };
+        match sender.try_send(update) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.shared.drop_one(),
+        }
+    }
+
+    /// Waits until what was recorded before is written, 2 s at most. Not for who must not wait.
+    ///
+    /// Returns whether it was. What was not is written later, and the status says so.
+    pub(crate) fn flush(&self) -> bool {
+        let (reached, written) = sync_channel(1);
+        self.record(Update::Barrier(reached));
+        self.sender.is_some() && written.recv_timeout(FINISH_WITHIN).is_ok()
+    }
+
+    /// Returns what an operator should know.
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        let problem = self.shared.problem.lock().clone();
+        let dropped = self.shared.dropped.load(Ordering::Relaxed);
+        if problem.is_none() && dropped == 0 {
+            return Vec::new();
+        }
+        let lost = (dropped > 0).then(|| format!("{dropped} updates of the turn ledger were lost"));
+        let message = problem.into_iter().chain(lost).collect::<Vec<_>>().join("; ");
+        vec![Warning {
+            code: "ledger".to_owned(),
+            message,
+            hint:
+                "clients are served all the same; `codexd jobs list` and `codexd ctl history` may miss turns"
+                    .to_owned(),
+        }]
+    }
+}
+
+impl Shared {
+    fn drop_one(&self) {
+        // The log has it once, the status the number.
+        if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!("an update of the turn ledger is lost: the disk is too slow or cannot be written");
+        }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        let mut current = self.problem.lock();
+        if let Some(text) = problem.as_ref().filter(|text| Some(*text) != current.as_ref()) {
+            tracing::warn!(error = %text, "the turn ledger cannot be written");
+        }
+        *current = problem;
+    }
+}
+
+impl Writer {
+    /// Starts the thread, which opens the database. `generation` is that of this daemon, which holds the instance.
+    pub(crate) fn start(path: PathBuf, generation: u64, keep: Retention) -> Writer {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let (say_done, done) = sync_channel(1);
+        let shared = Arc::new(Shared::default());
+        let work = Work {
+            path,
+            generation,
+            keep,
+            shared: Arc::clone(&shared),
+            store: None,
+            waiting: Vec::new(),
+            try_at: None,
+            batches: 0,
+        };
+        let thread = std::thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+            work.run(&receiver);
+            let _ = say_done.send(());
+        });
+        let sender = match &thread {
+            Ok(_) => Some(sender),
+            Err(error) => {
+                shared.set_problem(Some(format!("cannot start the thread of the turn ledger: {error}")));
+                None
+            }
+        };
+        Writer { ledger: Ledger { sender, shared }, thread: thread.ok(), done }
+    }
+
+    /// Returns a way to it.
+    pub(crate) fn ledger(&self) -> Ledger {
+        self.ledger.clone()
+    }
+
+    /// Waits until everything is written, 2 s at most. All other ways to it are to be gone.
+    pub(crate) fn finish(mut self) {
+        self.ledger.sender = None;
+        if self.done.recv_timeout(FINISH_WITHIN).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Work {
+    path: PathBuf,
+    generation: u64,
+    keep: Retention,
+    shared: Arc<Shared>,
+    store: Option<Store>,
+    /// Not written yet.
+    waiting: Vec<Update>,
+    /// No attempt before this time.
+    try_at: Option<Instant>,
+    batches: u32,
+}
+
+impl Work {
+    fn run(mut self, updates: &Receiver<Update>) {
+        self.write();
+        loop {
+            let wait = if self.waiting.is_empty() { Duration::from_secs(3_600) } else { AGAIN };
+            match updates.recv_timeout(wait) {
+                Ok(update) => self.keep(update),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.try_at = None;
+                    return self.write();
+                }
+            }
+            while self.waiting.len() < KEPT
+                && let Ok(update) = updates.try_recv()
+            {
+                self.waiting.push(update);
+            }
+            self.write();
+        }
+    }
+
+    fn keep(&mut self, update: Update) {
+        if self.waiting.len() < KEPT {
+            self.waiting.push(update);
+        } else {
+            self.shared.drop_one();
+        }
+    }
+
+    /// Writes what waits, if that can be done now.
+    fn write(&mut self) {
+        if self.try_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        match self.attempt() {
+            Ok(()) => {
+                self.try_at = None;
+                self.shared.set_problem(None);
+            }
+            Err(error) => {
+                if !store::is_passing(&error) {
+                    // Opened again, a damaged one is put aside.
+                    self.store = None;
+                }
+                self.try_at = Some(Instant::now() + AGAIN);
+                let path = self.path.display();
+                self.shared.set_problem(Some(format!("the turn ledger `{path}` cannot be written: {error}")));
+            }
+        }
+    }
+
+    fn attempt(&mut self) -> Result<(), StoreError> {
+        if self.store.as_ref().is_some_and(|store| !store.is_in_place()) {
+            tracing::warn!(path = %self.path.display(), "the turn ledger is gone, and is begun again");
+            self.store = None;
+        }
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => {
+                let (mut store, aside) = Store::open(&self.path, self.generation, unix_ms())?;
+                if let Some(aside) = aside {
+                    tracing::warn!(aside = %aside.display(), "the turn ledger was damaged; a new one is begun");
+                }
+                store.prune(self.keep, unix_ms())?;
+                none.insert(store)
+            }
+        };
+        while !self.waiting.is_empty() {
+            let count = self.waiting.len().min(BATCH);
+            store.write(&self.waiting[..count])?;
+            for update in self.waiting.drain(..count) {
+                if let Update::Barrier(reached) = update {
+                    let _ = reached.try_send(());
+                }
+            }
+            self.batches = self.batches.wrapping_add(1);
+            if self.batches.is_multiple_of(PRUNE_EVERY) {
+                store.prune(self.keep, unix_ms())?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,224 @@
+//! The thread that runs jobs.
+
+use std::collections::HashMap;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
+
+use super::job::{self, Record};
+use crate::control::JobCommand;
+use crate::error::Error;
+use crate::instance::life::Token;
+use crate::ledger::Ledger;
+use crate::settings::version;
+use crate::turn::{self, Bounds, Failure, Introduction, Order, TurnRequest};
+
+/// Jobs that run at the same time; more wait.
+const AT_ONCE: usize = 8;
+/// Jobs that can wait.
+const MAX_JOBS: usize = 1_000;
+/// As what a job introduces itself.
+const WHO: Introduction = Introduction { name: "codexd jobs", version: version::NUMBER };
+/// Attempts at a turn that codex refuses for the moment, and the time between them.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long jobs may take to see that the daemon ends.
+const FINISH_WITHIN: Duration = Duration::from_secs(2);
+
+/// The thread, and the way to end it.
+pub(crate) struct Runner {
+    thread: Option<JoinHandle<()>>,
+    done: Receiver<()>,
+}
+
+impl Runner {
+    /// Starts the thread. Orders come through `commands`; it sends the hub's ends of connections to `connections`.
+    ///
+    /// # Errors
+    ///
+    /// When the system refuses.
+    pub(crate) fn start(
+        generation: u64,
+        ledger: Ledger,
+        commands: mpsc::UnboundedReceiver<JobCommand>,
+        connections: mpsc::UnboundedSender<UnixStream>,
+    ) -> Result<Runner, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| Error::os("cannot start the runtime for jobs").because(error))?;
+        let (say_done, done) = sync_channel(1);
+        let jobs = Jobs {
+            generation,
+            ledger,
+            connections,
+            slots: Arc::new(Semaphore::new(AT_ONCE)),
+            orders: HashMap::new(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("jobs".to_owned())
+            .spawn(move || {
+                LocalSet::new().block_on(&runtime, jobs.run(commands));
+                let _ = say_done.send(());
+            })
+            .map_err(|error| Error::os("cannot start the thread for jobs").because(error))?;
+        Ok(Runner { thread: Some(thread), done })
+    }
+
+    /// Waits until every job has its end recorded, 2 s at most. The hub and the control server are to be gone.
+    pub(crate) fn finish(mut self) {
+        if self.done.recv_timeout(FINISH_WITHIN).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Jobs {
+    generation: u64,
+    ledger: Ledger,
+    connections: mpsc::UnboundedSender<UnixStream>,
+    slots: Arc<Semaphore>,
+    /// How to tell each job something.
+    orders: HashMap<String, mpsc::UnboundedSender<Order>>,
+}
+
+impl Jobs {
+    async fn run(mut self, mut commands: mpsc::UnboundedReceiver<JobCommand>) {
+        let mut tasks: JoinSet<String> = JoinSet::new();
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command, &mut tasks),
+                    None => break,
+                },
+                Some(ended) = tasks.join_next() => {
+                    if let Ok(id) = ended {
+                        self.orders.remove(&id);
+                    }
+                }
+            }
+        }
+        // The hub is gone and with it every connection: each job sees its end. Those that wait are not begun.
+        self.slots.close();
+        self.orders.clear();
+        while tasks.join_next().await.is_some() {}
+    }
+
+    fn command(&mut self, command: JobCommand, tasks: &mut JoinSet<String>) {
+        match command {
+            JobCommand::Start { request, timeout_ms, reply } => {
+                let started = self.start(*request, timeout_ms, tasks);
+                let _ = reply.send(started);
+            }
+            JobCommand::Cancel { id, reply } => {
+                let told = self.orders.get(&id).is_some_and(|orders| orders.send(Order::Interrupt).is_ok());
+                let _ = reply.send(told);
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        request: TurnRequest,
+        timeout_ms: Option<u64>,
+        tasks: &mut JoinSet<String>,
+    ) -> Result<String, String> {
+        if tasks.len() >= MAX_JOBS {
+            return Err(format!("{MAX_JOBS} jobs are not over"));
+        }
+        let id = Token::random().map_err(|error| format!("cannot get random bytes: {error}"))?.to_string();
+        let asked_for = serde_json::to_value(&request).map_err(|error| error.to_string())?;
+        let row = job::row(id.clone(), self.generation, asked_for, timeout_ms);
+        let record = Record::new(row, self.ledger.clone());
+        // Who gets the id finds the job.
+        if !self.ledger.flush() {
+            return Err("the turn ledger, which keeps jobs, cannot be written; `codexd ctl status` says why"
+                .to_owned());
+        }
+        let (orders, ordered) = mpsc::unbounded_channel();
+        self.orders.insert(id.clone(), orders);
+        let bounds = Bounds { timeout: timeout_ms.map(Duration::from_millis), ..Bounds::default() };
+        let one =
+            One { request, bounds, connections: self.connections.clone(), slots: Arc::clone(&self.slots) };
+        tracing::info!(job.id = id, "job begins");
+        tasks.spawn_local(one.run(record, ordered));
+        Ok(id)
+    }
+}
+
+/// One job.
+struct One {
+    request: TurnRequest,
+    bounds: Bounds,
+    connections: mpsc::UnboundedSender<UnixStream>,
+    slots: Arc<Semaphore>,
+}
+
+impl One {
+    /// Runs it to its end; returns its id.
+    async fn run(self, mut record: Record, mut orders: mpsc::UnboundedReceiver<Order>) -> String {
+        let id = record.id().to_owned();
+        let slot = tokio::select! {
+            biased;
+            order = orders.recv() => {
+                match order {
+                    Some(_) => record.cancelled(),
+                    None => record.left(),
+                }
+                return id;
+            }
+            slot = self.slots.acquire() => slot,
+        };
+        if slot.is_err() {
+            record.left();
+            return id;
+        }
+        // A connection for each attempt: one that was refused has nothing to wait for.
+        for attempt in 1.. {
+            let failure = match self.connect() {
+                Ok(stream) => {
+                    match turn::run(stream, WHO, &self.request, self.bounds, &mut orders, &mut record).await {
+                        Ok(finished) => {
+                            record.finished(finished);
+                            return id;
+                        }
+                        Err(failure) => failure,
+                    }
+                }
+                Err(error) => Failure { error, retry: false, thread: None },
+            };
+            if !failure.retry || attempt == ATTEMPTS || orders.is_closed() {
+                record.failed(failure, false);
+                return id;
+            }
+            tokio::select! {
+                biased;
+                Some(_) = orders.recv() => {
+                    record.failed(failure, true);
+                    return id;
+                }
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+        id
+    }
+
+    /// Makes a connection to the hub.
+    fn connect(&self) -> Result<tokio::net::UnixStream, Error> {
+        let failed = |error| Error::os("cannot make a connection for the job").because(error);
+        let (own, other) = UnixStream::pair().map_err(failed)?;
+        other.set_nonblocking(true).map_err(failed)?;
+        own.set_nonblocking(true).map_err(failed)?;
+        self.connections.send(other).map_err(|_| Error::os("the daemon is stopping"))?;
+        tokio::net::UnixStream::from_std(own).map_err(failed)
+    }
+}

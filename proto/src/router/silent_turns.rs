@@ -1,0 +1,156 @@
+//! Turns of which the upstream sends nothing: reported, and interrupted where the settings say so.
+//!
+//! A turn is silent if it runs, somebody is subscribed to its thread (the upstream sends nothing to nobody), it waits for
+//! no approval, and neither it nor a sub-agent that works for it has sent an event for the time of the limit.
+//!
+//! The time is that of the monotonic clock, which stands still while the machine is suspended: a suspended machine makes
+//! no turn silent.
+
+use super::pacing::PendingKind;
+use super::thread::{RunningTurn, Thread};
+use super::{Activity, Limits, Router};
+use crate::capture;
+use crate::id::ThreadId;
+use crate::time::Time;
+
+/// Milliseconds after which an interrupt of codexd's own that has no answer is worth a warning.
+pub(super) const INTERRUPT_WITHIN_MS: u64 = 15_000;
+
+/// What was done about a turn since its last event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// Nothing.
+    #[default]
+    None,
+    /// It was reported.
+    Reported,
+    /// It was interrupted.
+    Interrupted,
+}
+
+/// A turn that is silent.
+#[derive(Clone, Debug)]
+pub(super) struct SilentTurn {
+    pub(super) thread: ThreadId,
+    pub(super) turn: Box<[u8]>,
+    /// Milliseconds since its last event.
+    pub(super) silent_ms: u64,
+}
+
+impl Limits {
+    /// Returns the shortest time after which something is done about a silent turn.
+    fn shortest_silence_ms(&self) -> Option<u64> {
+        self.silent_turn_warning_ms.into_iter().chain(self.silent_turn_interrupt_ms).min()
+    }
+}
+
+impl Router {
+    /// Looks for silent turns as soon as one can be silent: to be called when a turn begins or the limits change.
+    pub(super) fn watch_silent_turns(&mut self) {
+        let due = self.config.limits.shortest_silence_ms().map(|limit| self.now() + limit);
+        self.silent_turns_due = match (self.silent_turns_due, due) {
+            (Some(earlier), Some(due)) => Some(earlier.min(due)),
+            (_, due) => due,
+        };
+    }
+
+    /// Returns for how many milliseconds nothing has come about a turn, or `None` if that means nothing.
+    pub(super) fn silent_ms(
+        &self,
+        now: Time,
+        id: &ThreadId,
+        thread: &Thread,
+        turn: &RunningTurn,
+    ) -> Option<u64> {
+        if thread.subscribers.is_empty() || self.server_requests.unanswered_of(id).next().is_some() {
+            return None;
+        }
+        let own = thread.last_event.max(Some(turn.since));
+        let names: [&[u8]; 1] = [&turn.id];
+        let helpers = self.subscriptions.threads().filter_map(|(other, helper)| {
+            let open = helper.turn.as_ref()?;
+            let root = open.root();
+            let open = capture::OpenTurn { id: &open.id, root: root.as_deref(), sub_agent: helper.sub_agent };
+            (other != id && capture::works_for(open, &names)).then_some(helper.last_event)
+        });
+        // A helper that waits for an approval lets its root wait, too.
+        let waits = self.subscriptions.threads().any(|(other, helper)| {
+            helper.sub_agent && other != id && self.server_requests.unanswered_of(other).next().is_some()
+        });
+        if waits {
+            return None;
+        }
+        let last = helpers.flatten().chain(own).max()?;
+        Some(now.since(last))
+    }
+
+    /// Returns the turns that have been silent for `limit` milliseconds.
+    pub(super) fn silent_turns(&self, now: Time, limit: u64) -> Vec<SilentTurn> {
+        let mut silent = Vec::new();
+        for (id, thread) in self.subscriptions.threads() {
+            for turn in &thread.running {
+                if let Some(silent_ms) = self.silent_ms(now, id, thread, turn).filter(|ms| *ms >= limit) {
+                    silent.push(SilentTurn { thread: id.clone(), turn: turn.id.clone(), silent_ms });
+                }
+            }
+        }
+        silent.sort_unstable_by(|a, b| (&a.thread, &a.turn).cmp(&(&b.thread, &b.turn)));
+        silent
+    }
+
+    /// Reports and interrupts the turns that are silent, and looks again when the next one can be.
+    pub(super) fn check_silent_turns(&mut self, now: Time) {
+        self.silent_turns_due = None;
+        let limits = self.config.limits;
+        let Some(shortest) = limits.shortest_silence_ms() else { return };
+        let silent = self.silent_turns(now, shortest);
+        let mut running = false;
+        for (thread, state) in self.subscriptions.threads_mut() {
+            for turn in &mut state.running {
+                running = true;
+                if !silent.iter().any(|s| s.thread == *thread && s.turn == turn.id) {
+                    turn.silence = Silence::None;
+                }
+            }
+        }
+        for SilentTurn { thread, turn, silent_ms } in silent {
+            let over = |limit: Option<u64>| limit.is_some_and(|limit| silent_ms >= limit);
+            let interrupt = over(limits.silent_turn_interrupt_ms);
+            let then = if interrupt { Silence::Interrupted } else { Silence::Reported };
+            let Some(state) = self.subscriptions.get_mut(&thread) else { continue };
+            let Some(running) = state.running.iter_mut().find(|running| running.id == turn) else { continue };
+            if running.silence == Silence::Interrupted || running.silence == then {
+                continue;
+            }
+            running.silence = then;
+            let open = state.turn.as_ref().filter(|open| open.is_called(&turn)).map(|open| open.id.clone());
+            self.activities.push_back(Activity::TurnSilent {
+                thread: thread.clone(),
+                turn: String::from_utf8_lossy(&turn).into_owned(),
+                silent_ms,
+                interrupted: interrupt,
+            });
+            if let Some(open) = open.filter(|_| interrupt) {
+                let kind = PendingKind::Interrupt { thread: thread.clone(), refused: 0, overtakes: true };
+                self.send_interrupt(&thread, &open, kind);
+            }
+        }
+        if running {
+            self.silent_turns_due = Some(now + self.next_look(now, shortest));
+        }
+    }
+
+    /// Returns the milliseconds until a running turn reaches a limit next; the shortest limit if none does before.
+    fn next_look(&self, now: Time, shortest: u64) -> u64 {
+        let limits = self.config.limits;
+        let limits = limits.silent_turn_warning_ms.into_iter().chain(limits.silent_turn_interrupt_ms);
+        let limits: Vec<u64> = limits.collect();
+        let threads = self.subscriptions.threads();
+        let silences = threads.flat_map(|(id, thread)| {
+            thread.running.iter().filter_map(move |turn| self.silent_ms(now, id, thread, turn))
+        });
+        let left =
+            silences.flat_map(|silent| limits.iter().filter_map(move |limit| limit.checked_sub(silent)));
+        left.filter(|left| *left > 0).min().map_or(shortest, |left| left.min(shortest))
+    }
+}
