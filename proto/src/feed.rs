@@ -141,6 +141,8 @@ pub struct Frame {
 pub struct Frames {
     /// The frames.
     pub frames: Vec<Frame>,
+    /// How many messages before these are left out because the monitor did not read fast enough.
+    pub missed: u64,
     /// Whether this is the last one because the monitor did not read them fast enough.
     pub dropped: bool,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use codexd_proto::feed::{FeedEvent, Frames};
+use codexd_proto::feed::FeedEvent;
 use codexd_proto::status::Warning;
 use jsonrpsee::server::{SubscriptionMessage, SubscriptionSink};
 use serde::Serialize;
@@ -11,7 +11,7 @@ use serde_json::value::to_raw_value;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::monitor::{Received, masked};
+use super::monitor::Written;
 use super::server::Service;
 use crate::os::unix_time::unix_ms;
 
@@ -92,19 +92,15 @@ fn changes(known: &mut BTreeMap<(String, String), Warning>, now: Vec<Warning>) -
 }
 
 /// Sends frames until the subscriber, the daemon or the monitor is gone.
-pub(super) async fn monitor(service: &Service, mut received: Received, sink: &SubscriptionSink) {
+pub(super) async fn monitor(service: &Service, mut written: Written, sink: &SubscriptionSink) {
     loop {
-        let batch = tokio::select! {
+        let frames = tokio::select! {
             () = sink.closed() => return,
             () = service.stop.cancelled() => return,
-            batch = received.next() => batch,
+            frames = written.next() => frames,
         };
-        let dropped = batch.is_none();
-        let mut frames = batch.unwrap_or_default();
-        for body in frames.iter_mut().filter_map(|frame| frame.body.as_mut()) {
-            *body = masked(body.as_bytes(), &|text| service.surroundings.mask(text));
-        }
-        if !item(sink, &Frames { frames, dropped }).await || dropped {
+        let Some(frames) = frames else { return };
+        if sink.send(SubscriptionMessage::from(frames)).await.is_err() {
             return;
         }
     }

@@ -25,6 +25,7 @@ use crate::turn::TurnRequest;
 pub(crate) mod api;
 pub(crate) mod client;
 mod events;
+mod frames;
 mod gate;
 pub(crate) mod monitor;
 pub(crate) mod server;

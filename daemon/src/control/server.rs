@@ -12,7 +12,7 @@ use codexd_proto::status::{ClientStatus, StatusReport, Warning};
 use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
 use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
-use jsonrpsee::types::error::INVALID_PARAMS_CODE;
+use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
 use jsonrpsee::{Extensions, Methods, PendingSubscriptionSink};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
@@ -76,7 +76,7 @@ impl ControlServer {
             tokio::net::UnixListener::from_std(listener)
                 .map_err(|error| Error::os("cannot watch the control socket").because(error))?
         };
-        let service = Service { handle, stop: stop.clone(), surroundings };
+        let service = Service { handle, stop: stop.clone(), surroundings: Arc::new(surroundings) };
         let thread = std::thread::Builder::new()
             .name("control".to_owned())
             .stack_size(STACK_BYTES)
@@ -182,7 +182,7 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
 pub(super) struct Service {
     pub(super) handle: Handle,
     pub(super) stop: CancellationToken,
-    pub(super) surroundings: Surroundings,
+    pub(super) surroundings: Arc<Surroundings>,
 }
 
 impl Service {
@@ -353,10 +353,17 @@ impl super::api::ControlServer for Service {
             pending.reject(too_many_subscribed()).await;
             return Ok(());
         };
+        let (monitor, written) = match monitor::start(filter, Arc::clone(&self.surroundings)) {
+            Ok(started) => started,
+            Err(error) => {
+                let what = format!("cannot start a thread for the monitor: {error}");
+                pending.reject(ErrorObjectOwned::owned(INTERNAL_ERROR_CODE, what, None::<()>)).await;
+                return Ok(());
+            }
+        };
         let sink = pending.accept().await?;
-        let (monitor, received) = monitor::queue(filter);
         if self.handle.commands.send(Command::Monitor(monitor)).is_ok() {
-            events::monitor(self, received, &sink).await;
+            events::monitor(self, written, &sink).await;
         }
         Ok(())
     }
@@ -475,8 +482,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_counts_also_when_the_daemon_has_ended_meanwhile() {
         let (_publisher, _commands, handle) = channel(StatusReport::default());
-        let service =
-            Service { handle, stop: CancellationToken::new(), surroundings: Surroundings::default() };
+        let service = Service { handle, stop: CancellationToken::new(), surroundings: Arc::default() };
         service.stop.cancel();
         // As often as it takes to see a choice by chance.
         for _ in 0..64 {

@@ -6,6 +6,7 @@ pub(crate) mod journal;
 pub(crate) mod open_files;
 pub(crate) mod peer;
 pub(crate) mod plain_file;
+pub(crate) mod priority;
 pub(crate) mod private_dir;
 pub(crate) mod process;
 pub(crate) mod service_manager;

@@ -56,6 +56,8 @@ pub(crate) struct Client {
     pub(crate) initialized: bool,
     pub(crate) blocked: bool,
     pub(crate) was_blocked: bool,
+    /// An operator has disconnected it.
+    pub(crate) killed: bool,
     /// It asked to be detached: what it sends after that is not answered.
     pub(crate) detaching: bool,
     /// It sends nothing more.
@@ -91,6 +93,7 @@ impl Client {
             initialized: false,
             blocked: false,
             was_blocked: false,
+            killed: false,
             detaching: false,
             half_closed: false,
             socket: VecDeque::new(),

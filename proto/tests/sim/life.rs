@@ -9,6 +9,7 @@ use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::{ChildStatus, LifecycleTimer, State, StopSource, Timeouts};
 use codexd_proto::router::CloseReason;
 use codexd_proto::time::Time;
+use serde_json::Value;
 
 use crate::random::Random;
 use crate::world::World;
@@ -379,7 +380,16 @@ impl World {
                 self.coverage.detached += 1;
             }
             Some(CloseReason::TooEarly) => panic!("nobody sends that much"),
-            Some(CloseReason::Killed) => panic!("no operator is here"),
+            Some(CloseReason::Killed) => {
+                assert!(self.clients[at].killed, "closed without an operator");
+                let last = self.core.last_lines(client, CloseReason::Killed);
+                let notice =
+                    last.strip_suffix(b"\n").and_then(|last| last.rsplit(|byte| *byte == b'\n').next());
+                let notice: Value = serde_json::from_slice(notice.expect("a notice")).expect("whole lines");
+                assert_eq!(notice["method"], "notifications/broker/closing");
+                assert_eq!(notice["params"]["reason"], "killed");
+                self.coverage.killed += 1;
+            }
             None => {
                 let client = &self.clients[at];
                 assert!(client.half_closed, "closed without a reason");
@@ -407,7 +417,7 @@ impl World {
 
     /// Something small goes wrong, from which the daemon recovers.
     pub(crate) fn trouble(&mut self) {
-        match self.random.below(5) {
+        match self.random.below(7) {
             0 if self.plan.freezes => {
                 self.process.reads = false;
                 self.coverage.reads_nothing += 1;
@@ -437,6 +447,29 @@ impl World {
                     self.happened(Event::KillRequested(source));
                 } else {
                     self.happened(Event::StopRequested(source));
+                }
+            }
+            5 if !self.clients.is_empty() => {
+                let at = self.random.below(self.clients.len());
+                let client = &mut self.clients[at];
+                // What leaves by itself is not there to be killed.
+                client.killed = self.core.kill_client(self.now, client.id) || client.killed;
+                let note = format!("an operator kills {:?}", client.id);
+                self.note(note);
+            }
+            // Few: they overtake the window, whose bound is checked.
+            6 if self.coverage.operator_interrupts < 4 => {
+                let threads = &self.upstream.threads;
+                let running: Vec<usize> =
+                    (0..threads.len()).filter(|at| threads[*at].turn.is_some()).collect();
+                if let Some(at) = self.random.pick(&running) {
+                    let thread = self.upstream.threads[at].name.clone();
+                    self.note(format!("an operator interrupts the turn of {thread}"));
+                    match self.core.interrupt(self.now, &thread) {
+                        Ok(_) => self.coverage.operator_interrupts += 1,
+                        // The daemon has not read yet that it runs, or is past serving.
+                        Err(_) => self.coverage.interrupts_too_early += 1,
+                    }
                 }
             }
             _ => {}

@@ -10,6 +10,7 @@ mod connect;
 mod control;
 mod demo;
 mod doctor;
+mod documents;
 mod environment;
 mod failed_starts;
 mod fake_codex;

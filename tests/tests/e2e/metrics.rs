@@ -120,6 +120,26 @@ fn warnings_and_closed_clients_are_metrics_with_their_reasons() {
 }
 
 #[test]
+fn restarts_are_counted_through_restarts_however_the_daemon_ended() {
+    let restarts = |daemon: &TestDaemon| {
+        let page = get(daemon, "/metrics");
+        assert!(page.contains("# TYPE codexd_restarts counter\n"), "{page}");
+        let line = page.lines().find_map(|line| line.strip_prefix("codexd_restarts_total "));
+        line.unwrap_or_else(|| panic!("{page}")).parse::<u64>().unwrap()
+    };
+    let mut daemon = TestDaemon::fake("").ready();
+    assert_eq!(restarts(&daemon), 0);
+    assert_eq!(daemon.stop(), 0);
+    let daemon = TestDaemon::fake("").home(daemon.into_home()).ready();
+    assert_eq!(restarts(&daemon), 1);
+    daemon.kill9();
+    codexd_tests::process::wait_dead(i32::try_from(daemon.pid()).unwrap());
+    let mut daemon = TestDaemon::fake("").home(daemon.into_home()).ready();
+    assert_eq!(restarts(&daemon), 2);
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn metrics_are_on_a_port_of_loopback_where_the_settings_say_so() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

@@ -12,6 +12,7 @@ use super::{Context, NOT_REACHED, NOT_RUNNING, print, render};
 use crate::cli::MonitorArgs;
 use crate::control::client::Unreachable;
 use crate::error::Error;
+use crate::os::priority;
 use crate::terminal::note;
 
 /// Version of the format of a transcript.
@@ -36,6 +37,8 @@ pub(super) async fn run(context: &Context, args: &MonitorArgs) -> Result<u8, Err
         Ok(subscribed) => subscribed,
         Err(unreachable) => return context.no_answer(&unreachable, json!({})),
     };
+    // What it looks at goes first.
+    priority::give_way();
     if let Some(record) = &mut record {
         record.line(&json!({
             "transcript": TRANSCRIPT,
@@ -49,6 +52,12 @@ pub(super) async fn run(context: &Context, args: &MonitorArgs) -> Result<u8, Err
     }
     while let Some(batch) = frames.next().await {
         let Ok(batch) = batch else { continue };
+        if batch.missed > 0 {
+            note(&format!(
+                "codexd: {} messages are not shown: they came faster than they were read",
+                batch.missed
+            ));
+        }
         let mut text = String::new();
         for frame in &batch.frames {
             if let Some(record) = &mut record {

@@ -93,6 +93,13 @@ fn work(page: &mut Page, report: &StatusReport) {
         "The number of this daemon among those of the instance: it grows by one with each start.",
         &report.generation,
     );
+    // The generation is kept in the record of the instance, and so outlives the daemon.
+    let restarts = report.generation.saturating_sub(1);
+    page.counter(
+        "codexd_restarts",
+        "Starts of this instance after its first one, for whatever reason.",
+        restarts,
+    );
     page.gauge("codexd_clients", None, "Connected clients.", &report.clients);
     page.gauge("codexd_clients_max", None, "Clients that can be connected.", &report.max_clients);
     page.gauge("codexd_threads", None, "Threads that are loaded.", &report.threads);
