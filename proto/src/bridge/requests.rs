@@ -82,6 +82,9 @@ pub(super) struct Request {
     /// The text of its `clientUserMessageId`.
     pub(super) message_id: Option<Box<[u8]>>,
     pub(super) progress: Progress,
+    /// Whether a daemon that is lost may have carried it out. It is written again all the same if it is
+    /// [`repeatable`](Self::repeatable).
+    pub(super) may_have_run: bool,
     /// Its line, with the line feed; gone once it was written and is not to be written again.
     pub(super) line: Option<Vec<u8>>,
 }
@@ -174,5 +177,12 @@ impl Requests {
         }
         *self.bytes_of(before) -= bytes;
         *self.bytes_of(progress) += bytes;
+    }
+
+    /// Records that the daemon that is lost may have carried out a request.
+    pub(super) fn may_have_run(&mut self, place: u64) {
+        if let Some(request) = self.all.get_mut(&place) {
+            request.may_have_run = true;
+        }
     }
 }

@@ -194,6 +194,7 @@ impl ConnectionState {
                 repeatable: false,
                 message_id: None,
                 progress: Progress::Written,
+                may_have_run: false,
                 line: None,
             },
         );
@@ -227,6 +228,7 @@ impl ConnectionState {
                 repeatable: false,
                 message_id: None,
                 progress: Progress::Waiting,
+                may_have_run: false,
                 line: None,
             };
             self.requests.add(self.place, request);
@@ -514,6 +516,9 @@ impl ConnectionState {
         }
         let kept = request.line.is_some();
         if kept && (!error.delivered || request.repeatable) {
+            if error.delivered {
+                self.requests.may_have_run(place);
+            }
             self.requests.set(place, Progress::Returned);
             return true;
         }
@@ -853,13 +858,17 @@ impl ConnectionState {
     fn request_lost(&mut self, place: u64, message: &str) {
         let Some(request) = self.requests.get(place) else { return };
         let message = format!("{message} before this was answered");
+        let earlier = if request.may_have_run { Delivered::Maybe } else { Delivered::No };
         match (request.progress, request.line.is_some()) {
             (Progress::Undecided, _) => {}
             (Progress::Waiting | Progress::Returned, true) => self.requests.set(place, Progress::Waiting),
             (Progress::Waiting | Progress::Returned, false) => {
-                self.refuse_because(place, Delivered::No, &message);
+                self.refuse_because(place, earlier, &message);
             }
-            (Progress::Written, true) if request.repeatable => self.requests.set(place, Progress::Waiting),
+            (Progress::Written, true) if request.repeatable => {
+                self.requests.may_have_run(place);
+                self.requests.set(place, Progress::Waiting);
+            }
             (Progress::Written, _) => {
                 if !self.turn_may_have_started(place) {
                     self.refuse_because(place, Delivered::Maybe, &message);
@@ -891,9 +900,11 @@ impl ConnectionState {
     pub fn give_up(&mut self, message: &str) {
         let message = format!("{message} before this was answered");
         for place in self.requests.places() {
-            let delivered = match self.requests.get(place).map(|request| request.progress) {
-                Some(Progress::Undecided) => Delivered::Maybe,
-                Some(Progress::Written) if Some(place) != self.handshake.awaited() => Delivered::Maybe,
+            let Some(request) = self.requests.get(place) else { continue };
+            let delivered = match request.progress {
+                _ if request.may_have_run => Delivered::Maybe,
+                Progress::Undecided => Delivered::Maybe,
+                Progress::Written if Some(place) != self.handshake.awaited() => Delivered::Maybe,
                 _ => Delivered::No,
             };
             self.refuse_because(place, delivered, &message);
@@ -985,6 +996,7 @@ fn describe(
         repeatable,
         message_id,
         progress: Progress::Waiting,
+        may_have_run: false,
         line: None,
     }
 }

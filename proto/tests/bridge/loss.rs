@@ -285,3 +285,37 @@ fn the_client_is_read_as_far_as_there_is_room() {
     desk.client(&line(2, 600 << 10));
     assert!(!desk.state.reads_client(0));
 }
+
+#[test]
+fn a_request_that_may_have_run_is_not_reported_as_undelivered_when_it_cannot_be_sent_again() {
+    let mut desk = Desk::initialized();
+    desk.client(&json!({"id": 1, "method": "thread/list", "params": {}}));
+    desk.daemon_takes_all();
+    desk.client(&json!({"id": 2, "method": "model/list", "params": {}}));
+    assert_eq!(desk.lost(), [Value::Null; 0]);
+    desk.state.give_up("no daemon can be started");
+    let answers = desk.output();
+    assert_eq!(answers.len(), 2, "{answers:?}");
+    assert_eq!((&answers[0]["id"], delivered(&answers[0]).1), (&json!(1), "maybe"));
+    assert_eq!((&answers[1]["id"], delivered(&answers[1]).1), (&json!(2), "no"));
+}
+
+#[test]
+fn what_the_daemon_says_of_a_request_that_may_have_run_holds_when_it_cannot_be_sent_again() {
+    let mut desk = Desk::initialized();
+    for id in [1, 2] {
+        desk.client(&json!({"id": id, "method": "thread/list", "params": {}}));
+    }
+    desk.daemon_takes_all();
+    for (id, delivered) in [(1, "maybe"), (2, "no")] {
+        let own = json!({"reason": "upstreamLost", "delivered": delivered, "retryable": delivered == "no", "generation": 7});
+        let error = json!({"id": id, "error": {"code": -32010, "message": "lost", "data": {"codexd": own}}});
+        assert_eq!(desk.daemon(&error), [Value::Null; 0]);
+    }
+    desk.lost();
+    desk.state.give_up("no daemon can be started");
+    let answers = desk.output();
+    let told: Vec<_> =
+        answers.iter().map(|answer| (answer["id"].as_u64().unwrap(), delivered(answer).1)).collect();
+    assert_eq!(told, [(1, "maybe"), (2, "no")]);
+}

@@ -375,7 +375,10 @@ impl ClientAccounting {
                 let code = params["exitCode"].as_i64();
                 let text = match self.processes.get_mut(handle) {
                     None => format!("an unknown process: {params}"),
-                    Some((wanted, _)) if Some(*wanted) != code => format!("not {wanted}: {params}"),
+                    // A process of a codex that was lost has no exit code: codexd ends it for its client.
+                    Some((wanted, _)) if Some(*wanted) != code && params["codexd"]["synthetic"] != true => {
+                        format!("not {wanted}: {params}")
+                    }
                     Some((_, 0)) => {
                         self.processes.insert(handle.to_owned(), (code.unwrap_or_default(), 1));
                         return;
