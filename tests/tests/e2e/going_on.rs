@@ -225,15 +225,13 @@ fn a_prompt_with_an_id_is_never_run_twice_and_never_forgotten() {
         let message = format!("message-{round}");
         let input = json!([{"type": "text", "text": format!("[[stall:600]] round {round}")}]);
         let params = json!({"threadId": thread, "input": input, "clientUserMessageId": message});
+        let pid = |field: &str| -> i32 { world.status(field).unwrap().parse().unwrap() };
+        let (codex, codexd) = (pid("upstream.pid"), pid("pid"));
         let id = client.send_request("turn/start", params);
         wait::pause(std::time::Duration::from_millis(8 * round));
-        let codex = world.servers()[0].pid;
-        if round % 2 == 0 {
-            world.kill9_codex()
-        } else {
-            world.kill9()
-        }
-        process::wait_dead(codex);
+        let killed = if round % 2 == 0 { codex } else { codexd };
+        kill(Pid::from_raw(killed), Signal::SIGKILL).unwrap();
+        process::wait_dead(codexd);
         let turn = client.response(id).unwrap()["turn"]["id"].as_str().unwrap().to_owned();
         // It was begun before the kill, and has its end; or it was sent once more, and runs.
         let begun = client.take("the end, or that it runs", |message| of_turn(message, &turn));

@@ -103,6 +103,8 @@ struct Search {
     until: Instant,
     pause: Duration,
     dialing: Option<Dialing>,
+    /// No daemon was to be started when the last attempt began: if it fails, that may be why, though the pause is over.
+    backed_off: bool,
 }
 
 /// What happened to the link.
@@ -552,8 +554,11 @@ impl<'a> Bridge<'a> {
     /// Whether another attempt may find a daemon: for a client that has lost one, for as long as the bound says.
     fn may_help_again(&self, error: &Error) -> bool {
         let in_time = self.search.as_ref().is_some_and(|search| Instant::now() < search.until);
-        let passes =
-            !self.target.may_spawn || !error.exit_code().is_permanent() || start::is_backing_off(self.target);
+        let backed_off = self.search.as_ref().is_some_and(|search| search.backed_off);
+        let passes = !self.target.may_spawn
+            || !error.exit_code().is_permanent()
+            || backed_off
+            || start::is_backing_off(self.target);
         in_time && passes && self.state.is_attached()
     }
 
@@ -568,7 +573,9 @@ impl<'a> Bridge<'a> {
             until: Instant::now() + patience,
             pause: FIRST_PAUSE,
             dialing: None,
+            backed_off: false,
         });
+        search.backed_off = start::is_backing_off(self.target);
         let begun = Dialing::begin(self.target, search.pause, search.until, self.since_unix_ms);
         search.pause = (search.pause * 2).min(LONGEST_PAUSE);
         match begun {
