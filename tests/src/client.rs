@@ -156,8 +156,7 @@ impl TestClient {
                     Ok(0) => return,
                     // A peer that was killed leaves the line that it was writing. It is no message, and in the history.
                     Ok(_) if line.last() != Some(&b'\n') => {
-                        let text = format!("cut after {} bytes of a line", line.len());
-                        Arrival::Broken(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text))
+                        Arrival::Broken(format!("cut after {} bytes of a line", line.len()))
                     }
                     Ok(_) => Arrival::Message(line),
                     Err(error) => Arrival::Broken(error.to_string()),
