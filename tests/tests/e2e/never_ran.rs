@@ -12,7 +12,11 @@ pub(crate) fn is_kept(codex_home: &Path, thread: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(codex_home) else { return false };
     entries.flatten().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => is_kept(&entry.path(), thread),
-        _ => entry.file_name().to_string_lossy().ends_with(&format!("{thread}.jsonl")),
+        // Made and not yet written, codex does not find it.
+        _ => {
+            entry.file_name().to_string_lossy().ends_with(&format!("{thread}.jsonl"))
+                && std::fs::read(entry.path()).is_ok_and(|text| text.ends_with(b"\n"))
+        }
     })
 }
 
