@@ -100,6 +100,10 @@ pub(crate) struct ConnectArgs {
     /// Turns that it leaves as last subscriber [default: app-server interrupt, connect as the daemon]
     #[arg(long, value_name = "POLICY", value_parser = orphaned_turns())]
     pub(crate) orphaned_turns: Option<OrphanedTurns>,
+
+    /// How long the next daemon is looked for when one is lost [default: 60s]
+    #[arg(long, value_name = "DURATION", hide = true)]
+    pub(crate) patience: Option<TimeLimit>,
 }
 
 fn orphaned_turns() -> impl TypedValueParser<Value = OrphanedTurns> {

@@ -133,6 +133,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let start = StartupNotifier::new(args.auto_spawned);
     let attempt = Attempt::new(args, environment);
     let mut waiting = None;
+    let mut successor = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
         let args = &with_given_arguments(args)?;
@@ -141,7 +142,9 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
         let (log, _flush) = logging::start(&settings.log, settings.log_format, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)
+        let ended = serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)?;
+        successor = ended.successor.then(|| args.clone());
+        Ok(ended)
     });
     let (code, failure) = match result {
         Ok(ended) => {
@@ -163,6 +166,9 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
         waiting.refuse(&failure);
+    }
+    if let Some(args) = successor {
+        start::succeed(&args, environment);
     }
     if permanent_exit_zero && code.is_permanent() {
         return ExitCode::SUCCESS;

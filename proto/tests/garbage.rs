@@ -131,7 +131,8 @@ fn run(seed: u64) {
         assert!(kept.window <= 4);
     }
     let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-    let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
+    let notice =
+        ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None, intended: false };
     router.upstream_lost(Time::from_millis(1_000), loss, &notice);
     for client in clients {
         router.client_gone(Time::from_millis(1_000), client);

@@ -92,23 +92,23 @@ pub(crate) enum Command {
     },
 }
 
-/// What the control plane asks of the jobs.
+/// A request of the control plane to the jobs.
 #[derive(Debug)]
 pub(crate) enum JobCommand {
-    /// A job is to be run.
+    /// Start a job.
     Start {
-        /// What it is to do.
+        /// The turn to run.
         request: Box<TurnRequest>,
-        /// How long its turn may take, in milliseconds.
+        /// Milliseconds for its turn; `None`: no limit.
         timeout_ms: Option<u64>,
-        /// Gets its id, or why there is none.
+        /// Its id, or why it was refused.
         reply: oneshot::Sender<Result<String, String>>,
     },
-    /// A job is to be cancelled.
+    /// Cancel a job.
     Cancel {
         /// Its id.
         id: String,
-        /// Gets whether it was told: not if it is over.
+        /// Whether it was running.
         reply: oneshot::Sender<bool>,
     },
 }

@@ -1,9 +1,9 @@
-//! Whose entries without an end belong to a life that goes on.
+//! Which entries without an end belong to a daemon that still runs.
 
 use crate::instance::record;
 use crate::settings::paths::Paths;
 
-/// Which entries without an end belong to a life that goes on.
+/// Which entries without an end belong to a daemon that still runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alive {
     /// Those of this generation.
@@ -13,7 +13,7 @@ pub(super) enum Alive {
 }
 
 impl Alive {
-    /// Finds out who holds the instance.
+    /// Finds the holder of the instance.
     pub(super) fn of(paths: &Paths) -> Alive {
         record::running_generation(&paths.record, &paths.lock).map_or(Alive::Nobody, Alive::Generation)
     }

@@ -1,4 +1,4 @@
-//! A turn in the ledger, and what is recorded of it.
+//! A turn in the ledger, and the updates of the ledger.
 
 use std::sync::mpsc::SyncSender;
 
@@ -17,38 +17,38 @@ pub(crate) struct Entry {
     pub(crate) thread_id: String,
     /// The turn.
     pub(crate) turn_id: String,
-    /// The job it belongs to.
+    /// Its job, if it has one.
     pub(crate) job: Option<String>,
-    /// The client that started it, where that is known.
+    /// The client that started it, if known.
     pub(crate) client: Option<String>,
     /// The process of that client.
     pub(crate) client_pid: Option<u32>,
-    /// The directory of the thread, where that is known.
+    /// The directory of the thread, if known.
     pub(crate) cwd: Option<String>,
     /// Whether its thread is a sub-agent's.
     pub(crate) sub_agent: bool,
     /// The type of the item that started last: `reasoning`, `commandExecution`.
     pub(crate) phase: Option<String>,
-    /// When it was known to run.
+    /// When it was first seen running.
     pub(crate) started_unix_ms: u64,
-    /// When its last item started or it last reported tokens.
+    /// When it last started an item or reported tokens.
     pub(crate) last_activity_unix_ms: u64,
     /// When it ended.
     pub(crate) ended_unix_ms: Option<u64>,
-    /// From what the outcome is known.
+    /// What shows the outcome.
     pub(crate) known_by: Option<String>,
     /// Why it failed, if codexd knows.
     pub(crate) cause: Option<String>,
-    /// Tokens it has used, where that was reported.
+    /// Tokens it has used, if reported.
     pub(crate) tokens: Option<Tokens>,
     /// The generation of the daemon.
     pub(crate) generation: u64,
 }
 
-/// Something to be recorded; times are milliseconds since the epoch.
+/// An update of the ledger. Times are milliseconds since the epoch.
 #[derive(Clone, Debug)]
 pub(crate) enum Update {
-    /// A turn is known to run.
+    /// A turn runs.
     Started {
         thread: String,
         turn: String,
@@ -58,7 +58,7 @@ pub(crate) enum Update {
         sub_agent: bool,
         at: u64,
     },
-    /// A turn goes on.
+    /// A turn has made progress.
     Progress { thread: String, turn: String, phase: Option<String>, tokens: Option<Tokens>, at: u64 },
     /// codexd interrupts a turn, for this reason.
     Interrupted { thread: String, turn: String, cause: String },
@@ -69,18 +69,18 @@ pub(crate) enum Update {
         outcome: Outcome,
         known_by: KnownBy,
         tokens: Option<Tokens>,
-        /// When it was known to run.
+        /// When it was first seen running.
         began: u64,
         at: u64,
     },
-    /// A job is as this says.
+    /// The present state of a job.
     Job(Box<JobRow>),
     /// A line of a job's log.
     JobLine(JobLine),
-    /// The upstream was lost; the last lines of its stderr belong to the jobs that have failed with it.
+    /// The upstream was lost. The last lines of its stderr are kept with the jobs that failed with it.
     UpstreamStderr(Vec<String>),
-    /// Jobs that have ended are to be forgotten.
+    /// Remove these jobs, if they have ended.
     ForgetJobs(Vec<String>),
-    /// Somebody waits until everything before is written.
+    /// Notify the sender when everything before is written.
     Barrier(SyncSender<()>),
 }

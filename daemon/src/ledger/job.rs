@@ -4,25 +4,25 @@ use codexd_proto::capture::{KnownBy, Tokens};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Why a turn or job has failed whose daemon is gone.
-pub(super) const DIED: &str = "the daemon ended without a word (killed?)";
+/// Why a turn or job has failed whose daemon ended without recording an outcome.
+pub(super) const DIED: &str = "the daemon ended without recording an outcome (killed?)";
 
-/// In which state a job is.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum JobState {
-    /// Its turn has not been started.
+    /// Its turn has not started.
     #[default]
     Queued,
     /// Its turn runs.
     Running,
-    /// With its answer.
+    /// It ended with its answer.
     Completed,
-    /// With an error, or because codex or the daemon was lost.
+    /// It ended with an error, or because codex or the daemon was lost.
     Failed,
-    /// Somebody cancelled it, or interrupted its turn.
+    /// It was cancelled, or its turn interrupted.
     Cancelled,
-    /// It was not done in time.
+    /// It reached its time limit.
     TimedOut,
 }
 
@@ -39,12 +39,12 @@ impl JobState {
         }
     }
 
-    /// Whether nothing more will happen to the job.
+    /// Returns whether it has ended.
     pub(crate) const fn is_over(self) -> bool {
         !matches!(self, JobState::Queued | JobState::Running)
     }
 
-    /// Returns the exit code of `codexd jobs wait`, as that of `codexd run`; 1 while it is not over.
+    /// Returns the exit code of `codexd jobs wait`, which is that of `codexd run`; 1 while it runs.
     pub(crate) const fn exit_code(self) -> u8 {
         match self {
             JobState::Completed => 0,
@@ -55,7 +55,7 @@ impl JobState {
     }
 }
 
-/// One job, as it is kept and shown.
+/// One job, as it is stored and shown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct JobRow {
@@ -65,33 +65,33 @@ pub(crate) struct JobRow {
     pub(crate) state: JobState,
     /// The generation of the daemon that owns it.
     pub(crate) generation: u64,
-    /// What it is to do, as it was asked for.
+    /// The request for its turn.
     pub(crate) request: Value,
     /// Its thread, once it has one.
     pub(crate) thread_id: Option<String>,
     /// Its turn, once it has one.
     pub(crate) turn_id: Option<String>,
-    /// What goes on.
+    /// What it is doing.
     pub(crate) phase: Option<String>,
-    /// When it was asked for.
+    /// When it was requested.
     pub(crate) created_unix_ms: u64,
     /// When its turn was started.
     pub(crate) started_unix_ms: Option<u64>,
     /// When something last happened.
     pub(crate) last_activity_unix_ms: u64,
-    /// When it was over.
+    /// When it ended.
     pub(crate) ended_unix_ms: Option<u64>,
-    /// How long its turn may take; absent without a limit.
+    /// Milliseconds for its turn; absent without a limit.
     pub(crate) timeout_ms: Option<u64>,
-    /// From what the outcome is known.
+    /// What shows the outcome.
     pub(crate) known_by: Option<String>,
-    /// The answer of a completed one; of one that runs, its final answer while nothing else of it is open.
+    /// The answer of a completed job; of a running one, its final answer while nothing else of it is open.
     pub(crate) answer: Option<String>,
-    /// What the agent said last.
+    /// The agent's last message.
     pub(crate) last_message: Option<String>,
     /// Why it has failed.
     pub(crate) error: Option<String>,
-    /// The last lines of codex's stderr, if that was lost.
+    /// The last lines of codex's stderr, if codex was lost.
     pub(crate) upstream_stderr: Vec<String>,
     /// Tokens it has used.
     pub(crate) tokens: Option<Tokens>,
@@ -103,7 +103,7 @@ pub(crate) struct JobRow {
 pub(crate) struct JobLine {
     /// The job.
     pub(crate) job: String,
-    /// Counts the lines of the job, from 1.
+    /// The number of the line in this log, from 1.
     pub(crate) number: u64,
     /// When, in milliseconds since the epoch.
     pub(crate) at_unix_ms: u64,
@@ -111,8 +111,8 @@ pub(crate) struct JobLine {
     pub(crate) text: String,
 }
 
-/// Returns a job whose daemon is gone, as it is to be shown and kept: completed if its final answer was seen and nothing
-/// that belongs to it was open, else failed.
+/// Returns the final state of a job whose daemon is gone: completed if its final answer was seen and nothing that
+/// belongs to it was open, else failed.
 pub(super) fn buried(row: JobRow, at: u64) -> JobRow {
     let complete = row.answer.is_some();
     let known_by = if complete { KnownBy::Inferred } else { KnownBy::DaemonDied };

@@ -1,17 +1,17 @@
-//! The turn ledger: what has run, of every client, and every job; kept when the daemon is gone.
+//! The turn ledger: the turns of all clients, and all jobs. It survives the daemon.
 //!
 //! # Theory of operation
 //!
-//! An SQLite database in the state directory, one for each instance. Its only writer is a thread of the daemon that holds
-//! the instance ([`Writer`]). Who has something to record puts it into a bounded queue and never waits ([`Ledger`]); what
-//! does not fit is counted and reported. The thread writes in batches, keeps what cannot be written for a while, and opens
-//! the file again when it has gone. Serving never depends on it.
+//! The ledger is an SQLite database in the state directory, one per instance. Its only writer is a thread of the
+//! daemon that holds the instance ([`Writer`]). An update goes into a bounded queue, which never blocks
+//! ([`Ledger`]); updates that do not fit are counted and reported. The thread writes in batches, keeps what cannot
+//! be written for a while, and opens the file again if it was removed. Serving clients never depends on the ledger.
 //!
-//! Whoever reads opens the file itself, with or without a daemon ([`Reader`]). An entry without an end belongs to a turn
-//! that runs only if its daemon lives: if the lock of the instance is free, or its holder is another generation, the turn
-//! has failed. The next daemon writes that down.
+//! A reader opens the file itself, with or without a daemon ([`Reader`]). The turn of an entry without an end runs
+//! only if its daemon does. If the lock of the instance is free, or its holder is another generation, the turn has
+//! failed. The next daemon records that.
 //!
-//! Prompts and answers are kept of jobs only.
+//! Prompts and answers are stored of jobs only.
 
 mod alive;
 mod entry;

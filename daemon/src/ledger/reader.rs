@@ -15,7 +15,7 @@ use crate::settings::paths::Paths;
 
 /// The ledger, open for reading.
 pub(crate) struct Reader {
-    /// `None` where no daemon of this instance has kept one.
+    /// `None` if no daemon of this instance has written one.
     connection: Option<Connection>,
     alive: Alive,
 }
@@ -25,14 +25,14 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// When it cannot be read, with what to do.
+    /// If it cannot be read, with the next step.
     pub(crate) fn open(paths: &Paths) -> Result<Reader, Error> {
         let path = path(&paths.record);
         let connection = store::open_to_read(&path).map_err(|error| unreadable(&path, error))?;
         Ok(Reader { connection, alive: Alive::of(paths) })
     }
 
-    /// Returns the turns that run, those whose daemon is gone, and then at most `limit` others, the latest first.
+    /// Returns the running turns and those whose daemon is gone, then at most `limit` others, each group latest first.
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Reader {
         })
     }
 
-    /// Returns the jobs: those that are not over or whose daemon is gone, then the others, the latest first.
+    /// Returns the running jobs and those whose daemon is gone, then the others, each group latest first.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl Reader {
                 .prepare("SELECT body FROM jobs ORDER BY ended IS NOT NULL, ended DESC, created DESC")?;
             let bodies = query.query_map([], |row| row.get::<_, String>(0))?;
             let bodies: Vec<String> = bodies.collect::<rusqlite::Result<_>>()?;
-            // What cannot be read was not written by this version.
+            // A job that this version cannot read was written by a newer one.
             Ok(bodies.iter().filter_map(|body| Some(self.job_of(serde_json::from_str(body).ok()?))).collect())
         };
         read().map_err(|error| failed(error.into()))
@@ -130,11 +130,11 @@ impl Reader {
         buried(row, at)
     }
 
-    /// Returns the job with this id, or with the only id that begins so.
+    /// Returns the job with this id, or the only one whose id begins with it.
     ///
     /// # Errors
     ///
-    /// With exit code 64 when there is none, or more than one.
+    /// With exit code 64 if there is none, or more than one.
     pub(crate) fn job(&self, id: &str) -> Result<JobRow, Error> {
         let mut found: Vec<JobRow> = self.jobs()?;
         found.retain(|job| job.id.starts_with(id));
@@ -151,7 +151,7 @@ impl Reader {
         }
     }
 
-    /// Returns the lines of a job's log after this number.
+    /// Returns the lines of a job's log after the line with this number.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The database: its form, and what is written into it.
+//! The database: its schema, and writing to it.
 
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -14,11 +14,11 @@ use super::retention::Retention;
 use crate::os::file_name::with_suffix;
 use crate::os::plain_file;
 
-/// How long another process may keep the database locked.
+/// Time for another process to unlock the database.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// How a database of each version becomes one of the next; a new one goes through all of them. A step that was released
-/// is never changed.
+/// The steps from each version of the schema to the next. A new database goes through all of them. A released step is
+/// never changed.
 pub(super) const MIGRATIONS: [&str; 2] = [
     "CREATE TABLE turns (
         id INTEGER PRIMARY KEY,
@@ -69,25 +69,25 @@ pub(crate) fn path(record: &Path) -> PathBuf {
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// A later codexd has written it.
+    /// It was written by a newer codexd.
     #[error("`{path}` was written by a newer codexd (its version is {found}, this one knows {known})")]
     Newer { path: String, found: i64, known: usize },
-    /// Its content is not a database of codexd.
+    /// It is not a database of codexd.
     #[error("`{path}` is damaged: {why}")]
     Damaged { path: String, why: String },
-    /// Something else is in its place.
+    /// Its path leads to something else.
     #[error("`{path}`: {why}")]
     NotAFile { path: String, why: String },
-    /// SQLite refuses.
+    /// SQLite reports an error.
     #[error("{0}")]
     Database(#[from] rusqlite::Error),
-    /// The system refuses.
+    /// The system reports an error.
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 impl StoreError {
-    /// Whether a new database in its place helps.
+    /// Returns whether a new database in its place solves the problem.
     fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } => true,
@@ -110,8 +110,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the database and makes it if it is not there. A damaged one is put aside, with its name in the second value.
-    /// Entries without an end are of daemons that are gone: those of other generations than this one fail.
+    /// Opens the database, and creates it if it does not exist. A damaged one is renamed, and its new name returned
+    /// as the second value. Entries without an end that belong to another generation are recorded as failed: their
+    /// daemons are gone.
     pub(super) fn open(
         path: &Path,
         generation: u64,
@@ -131,13 +132,13 @@ impl Store {
             path: path.display().to_string(),
             why: error.to_string(),
         })?;
-        // SQLite would make it with the mode of the process.
+        // SQLite would create it with the umask of the process.
         drop(std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // A kill of the process loses nothing; the loss of power can lose the last moments.
+        // Nothing is lost if the process is killed. A loss of power can lose the last transactions.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         migrate(&mut connection, path)?;
         let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
@@ -150,12 +151,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether the path still leads to this database.
+    /// Returns whether the path still leads to this database.
     pub(super) fn is_in_place(&self) -> bool {
         identity(&self.path).is_ok_and(|file| file == self.file)
     }
 
-    /// Writes down that what ran under other generations has failed.
+    /// Records that what ran under other generations has failed.
     fn bury(&mut self, now: u64) -> Result<(), StoreError> {
         let transaction = self.connection.transaction()?;
         transaction.execute(
@@ -176,7 +177,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes all of it, or nothing.
+    /// Writes all updates, or none.
     pub(super) fn write(&mut self, updates: &[Update]) -> Result<(), StoreError> {
         let generation = self.generation;
         let transaction = self.connection.transaction()?;
@@ -187,7 +188,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets what is more or older than it may be.
+    /// Removes what exceeds the limits on number and age.
     pub(super) fn prune(&mut self, keep: Retention, now: u64) -> Result<(), StoreError> {
         let oldest = now.saturating_sub(keep.age_ms);
         let transaction = self.connection.transaction()?;
@@ -203,11 +204,11 @@ impl Store {
     }
 }
 
-/// Brings a database to the current version.
+/// Brings a database to the current version of the schema.
 ///
 /// # Errors
 ///
-/// When it is of a later one.
+/// If it has a later version.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let known = MIGRATIONS.len();
@@ -255,7 +256,7 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
                 .execute(params![generation, thread, turn, cause])?;
         }
         Update::Ended { thread, turn, outcome, known_by, tokens, began, at } => {
-            // The ledger has no other word for a turn whose upstream was lost: `known_by` says it.
+            // A turn whose upstream was lost is recorded as failed. `known_by` has the difference.
             let outcome = if *outcome == Outcome::Lost { Outcome::Failed } else { *outcome };
             transaction
                 .prepare_cached(
@@ -306,7 +307,7 @@ fn write(transaction: &Transaction<'_>, generation: u64, update: &Update) -> Res
 
 fn write_job(transaction: &Transaction<'_>, row: &JobRow) -> Result<(), StoreError> {
     let body = serde_json::to_string(row).map_err(io::Error::from)?;
-    // What is over stays as it was.
+    // An ended job does not change any more.
     transaction
         .prepare_cached(
             "INSERT INTO jobs (id, generation, state, created, ended, thread, turn, body)
@@ -336,7 +337,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((found.dev(), found.ino()))
 }
 
-/// Puts a damaged database aside; returns where it is now. What SQLite keeps beside it goes with it.
+/// Renames a damaged database and the files that SQLite keeps for it. Returns its new name.
 fn put_aside(path: &Path, now: u64) -> Result<PathBuf, StoreError> {
     let aside = with_suffix(path, &format!(".damaged-{now}"));
     std::fs::rename(path, &aside)?;
@@ -346,16 +347,16 @@ fn put_aside(path: &Path, now: u64) -> Result<PathBuf, StoreError> {
     Ok(aside)
 }
 
-/// Opens the database to read it.
+/// Opens the database for reading. Returns `Ok(None)` if there is none.
 ///
 /// # Errors
 ///
-/// As [`StoreError`] says; `Ok(None)` if there is none.
+/// See [`StoreError`].
 pub(super) fn open_to_read(path: &Path) -> Result<Option<Connection>, StoreError> {
     if !path.exists() {
         return Ok(None);
     }
-    // To read what the last writer has left in its journal takes the right to write beside it.
+    // Reading what the last writer left in its journal needs write permission for the directory.
     let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
         .or_else(|_| Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_ONLY))?;
@@ -380,7 +381,7 @@ pub(super) fn open_to_read(path: &Path) -> Result<Option<Connection>, StoreError
     }
 }
 
-/// Returns whether a later attempt may succeed where this one has not, and nothing is wrong with the file.
+/// Returns whether a later attempt can succeed, and the file is not at fault.
 pub(super) fn is_passing(error: &StoreError) -> bool {
     matches!(error, StoreError::Database(error) if matches!(
         error.sqlite_error_code(),

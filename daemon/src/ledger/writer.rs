@@ -1,4 +1,4 @@
-//! The thread that writes, and the queue before it.
+//! The thread that writes, and its queue.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,20 +15,20 @@ use super::retention::Retention;
 use super::store::{self, Store, StoreError};
 use crate::os::unix_time::unix_ms;
 
-/// Updates that can wait for the thread.
+/// Updates that can be queued for the thread.
 const QUEUE: usize = 8_192;
-/// Updates that are kept while they cannot be written.
+/// Updates that are kept while the database cannot be written to.
 const KEPT: usize = 32_768;
 /// Updates of one transaction.
 const BATCH: usize = 1_024;
-/// Time between attempts with a database that cannot be written.
+/// Time between attempts to write.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Batches between two looks at what is too old or too much.
+/// Batches between removals of old entries.
 const PRUNE_EVERY: u32 = 256;
-/// How long the last updates may take to be written when the daemon ends.
+/// Time for writing the last updates when the daemon ends.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// The way to the ledger. Recording never waits and never fails.
+/// The sending side of the ledger. Recording never blocks and never fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
     sender: Option<SyncSender<Update>>,
@@ -39,7 +39,7 @@ pub(crate) struct Ledger {
 struct Shared {
     /// Updates that were not recorded.
     dropped: AtomicU64,
-    /// What keeps it from being written.
+    /// Why it cannot be written to.
     problem: Mutex<Option<String>>,
 }
 
@@ -52,12 +52,12 @@ pub(crate) struct Writer {
 }
 
 impl Ledger {
-    /// Returns one that records nothing.
+    /// Returns a ledger that records nothing.
     pub(crate) fn off() -> Ledger {
         Ledger { sender: None, shared: Arc::default() }
     }
 
-    /// Records something.
+    /// Queues an update.
     pub(crate) fn record(&self, update: Update) {
         let Some(sender) = &self.sender else { return };
         match sender.try_send(update) {
@@ -66,16 +66,16 @@ impl Ledger {
         }
     }
 
-    /// Waits until what was recorded before is written, 2 s at most. Not for who must not wait.
+    /// Waits until everything queued before is written, at most 2 s. It blocks the thread.
     ///
-    /// Returns whether it was. What was not is written later, and the status says so.
+    /// Returns whether it was written. What was not is written later, and the status reports the problem.
     pub(crate) fn flush(&self) -> bool {
         let (reached, written) = sync_channel(1);
         self.record(Update::Barrier(reached));
         self.sender.is_some() && written.recv_timeout(FINISH_WITHIN).is_ok()
     }
 
-    /// Returns what an operator should know.
+    /// Returns the warning for the status, if there is one.
     pub(crate) fn warnings(&self) -> Vec<Warning> {
         let problem = self.shared.problem.lock().clone();
         let dropped = self.shared.dropped.load(Ordering::Relaxed);
@@ -96,7 +96,7 @@ impl Ledger {
 
 impl Shared {
     fn drop_one(&self) {
-        // The log has it once, the status the number.
+        // The log reports it once; the status has the number.
         if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::warn!("an update of the turn ledger is lost: the disk is too slow or cannot be written");
         }
@@ -141,12 +141,12 @@ impl Writer {
         Writer { ledger: Ledger { sender, shared }, thread: thread.ok(), done }
     }
 
-    /// Returns a way to it.
+    /// Returns a sending side.
     pub(crate) fn ledger(&self) -> Ledger {
         self.ledger.clone()
     }
 
-    /// Waits until everything is written, 2 s at most. All other ways to it are to be gone.
+    /// Waits until everything is written, at most 2 s. All other sending sides must be dropped before.
     pub(crate) fn finish(mut self) {
         self.ledger.sender = None;
         if self.done.recv_timeout(FINISH_WITHIN).is_ok()
@@ -157,7 +157,7 @@ impl Writer {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Work {
     path: PathBuf,
     generation: u64,
@@ -166,7 +166,7 @@ struct Work {
     store: Option<Store>,
     /// Not written yet.
     waiting: Vec<Update>,
-    /// No attempt before this time.
+    /// Earliest time of the next attempt.
     try_at: Option<Instant>,
     batches: u32,
 }
@@ -201,7 +201,7 @@ impl Work {
         }
     }
 
-    /// Writes what waits, if that can be done now.
+    /// Writes the queued updates, if that is possible now.
     fn write(&mut self) {
         if self.try_at.is_some_and(|at| Instant::now() < at) {
             return;
@@ -213,7 +213,7 @@ impl Work {
             }
             Err(error) => {
                 if !store::is_passing(&error) {
-                    // Opened again, a damaged one is put aside.
+                    // Opening it again renames a damaged one.
                     self.store = None;
                 }
                 self.try_at = Some(Instant::now() + AGAIN);

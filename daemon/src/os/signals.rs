@@ -1,7 +1,10 @@
 //! Signals to this process, as a stream of what they mean.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::StopSource;
 use futures_util::StreamExt as _;
 use nix::sys::signal::{SigSet, Signal};
@@ -31,6 +34,16 @@ pub(crate) fn hold() {
 /// Unblocks the signals; pending ones are delivered now.
 pub(crate) fn release() {
     let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Makes SIGTERM and SIGINT end this process with this exit code, after [`SignalStream`] has handled them: without it they
+/// would do nothing any more.
+pub(crate) fn exit_on_stop(code: ExitCode) {
+    for signal in [SIGTERM, SIGINT] {
+        let always = Arc::new(AtomicBool::new(true));
+        // The system refuses only signals that cannot be handled.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, i32::from(code.number()), always);
+    }
 }
 
 /// The signals this process handles. Others keep their default reaction.

@@ -104,8 +104,10 @@ impl Settings {
 
     /// Returns who starts the daemon again; `inherited` if a service manager opened its socket.
     pub(crate) fn restart(&self, inherited: bool) -> Restart {
-        if inherited || self.auto_spawned {
+        if inherited || self.auto_spawned && self.supervised {
             Restart::OnDemand
+        } else if self.auto_spawned {
+            Restart::BySuccessor
         } else if self.supervised {
             Restart::OnFailure
         } else {

@@ -7,6 +7,9 @@
 //! others wait for the socket. A failure is written to the lock file, so that the clients that waited for this start
 //! get the reason too, instead of trying the same again.
 //!
+//! A daemon that lost codex while clients were connected goes the same way to start the one that follows it
+//! ([`succeed`]): a client that connects again by itself starts none.
+//!
 //! Only the instance lock decides whether a daemon runs. Only the holder of the start lock checks it, because the
 //! check takes it for an instant.
 
@@ -16,6 +19,7 @@ mod environment;
 mod lock;
 mod service;
 mod startup_status;
+mod successor;
 pub(crate) mod unit;
 
 use std::io;
@@ -31,11 +35,13 @@ use crate::instance::lock as instance_lock;
 use crate::instance::record;
 use crate::os::file_name::with_suffix;
 use crate::os::private_dir;
+use crate::os::unix_time::unix_ms;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
 pub(crate) use detached::{detach, take_codex_args};
 pub(crate) use startup_status::StartupNotifier;
+pub(crate) use successor::succeed;
 
 use lock::StartLock;
 
@@ -113,6 +119,11 @@ pub(crate) fn attempt(
             Err(error)
         }
     }
+}
+
+/// Whether no daemon is started for a while because earlier ones kept failing.
+pub(crate) fn is_backing_off(target: &Target<'_>) -> bool {
+    record::early_ends(&target.settings.paths.record).pause_left(unix_ms()).is_some()
 }
 
 /// Returns what to do to get a daemon with another environment, as text for `hint:`.

@@ -1,4 +1,4 @@
-//! Server requests to the client that runs a turn: approvals, and what it has no answer for.
+//! Server requests to the client that runs a turn: approvals, and requests that it cannot answer.
 
 use serde_json::{Value, json};
 
@@ -13,24 +13,24 @@ pub(crate) struct Approval {
     pub(crate) params: Value,
 }
 
-/// What a person says to an approval.
+/// A person's answer to an approval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Do it.
+    /// Allow it.
     Accept,
-    /// Do it, and do not ask again for the like.
+    /// Allow it, and everything similar in this session.
     AcceptForSession,
-    /// Do not, and go on with the turn.
+    /// Decline, and continue the turn.
     Decline,
 }
 
 impl Approval {
-    /// Whether a person can decide it with yes or no.
+    /// Returns whether a person can decide it with yes or no.
     pub(crate) fn is_decidable(&self) -> bool {
         matches!(&*self.method, "item/commandExecution/requestApproval" | "item/fileChange/requestApproval")
     }
 
-    /// Says what is requested, in one line.
+    /// Returns what is requested, in one line.
     pub(crate) fn what(&self) -> String {
         let text = |name: &str| self.params[name].as_str().unwrap_or_default();
         match &*self.method {
@@ -62,7 +62,7 @@ impl Approval {
         }
     }
 
-    /// Returns the answer that lets the turn go on without what is requested.
+    /// Returns the answer that declines the request and lets the turn continue.
     fn refusal(&self) -> Value {
         let result = match &*self.method {
             "item/commandExecution/requestApproval" | "item/fileChange/requestApproval" => {

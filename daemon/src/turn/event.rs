@@ -1,4 +1,4 @@
-//! What happens in a turn, for who shows or records it.
+//! The events of a turn, for showing or recording it.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub(crate) enum Event<'a> {
         id: &'a str,
         /// Whether it was started for this turn.
         new: bool,
-        /// The model it uses, where codex says so.
+        /// Its model, if codex reports it.
         model: Option<&'a str>,
     },
     /// The turn has been started.
@@ -21,20 +21,20 @@ pub(crate) enum Event<'a> {
         /// Its id.
         id: &'a str,
     },
-    /// A notification about the turn, deltas excepted.
+    /// A notification about the turn. Deltas are left out.
     Notification {
         /// Its method.
         method: &'a str,
         /// Its parameters.
         params: &'a Value,
-        /// Whether it is about a sub-agent's part.
+        /// Whether it concerns a sub-agent's part.
         sub_agent: bool,
     },
     /// A server request waits for an answer (`Order::Answer`).
     Approval(&'a Approval),
-    /// A server request was declined, because nobody can be asked.
+    /// A server request was declined, because no person can answer it.
     Declined(&'a Approval),
-    /// The final answer was given and nothing of the turn is open, or, without one, something has come after it.
+    /// The final answer was seen and nothing of the turn is open; or, without one, something followed it.
     Answer(Option<&'a str>),
     /// The turn is being interrupted.
     Interrupting(Stop),
@@ -43,14 +43,14 @@ pub(crate) enum Event<'a> {
 /// Why a turn was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// It was asked for.
+    /// On request.
     Asked,
-    /// Its time was over.
+    /// It reached its time limit.
     TimedOut,
 }
 
-/// Who is told what happens.
+/// Gets the events of a turn.
 pub(crate) trait Watcher {
-    /// Something happened.
+    /// Handles an event.
     fn event(&mut self, event: Event<'_>);
 }

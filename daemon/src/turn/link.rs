@@ -15,11 +15,11 @@ pub(super) struct Link {
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
     next_id: u64,
-    /// What was read and not handed out.
+    /// Bytes that were read and not returned yet.
     read: Vec<u8>,
-    /// Bytes of `read` that were handed out.
+    /// How many bytes of `read` were returned.
     done: usize,
-    /// Bytes of `read` that hold no line feed.
+    /// How many bytes of `read` are known to contain no line feed.
     searched: usize,
 }
 
@@ -44,7 +44,7 @@ impl Link {
         self.writer.write_all(&line).await
     }
 
-    /// Returns the next line without its line feed, `None` at the end of the connection. Safe to be cancelled.
+    /// Returns the next line without its line feed; `None` at the end of the connection. Cancel safe.
     pub(super) async fn line(&mut self) -> Option<Vec<u8>> {
         loop {
             if let Some(length) = memchr::memchr(b'\n', &self.read[self.searched..]) {

@@ -2,9 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! Whoever wants a turn has a connection to a daemon and a [`TurnRequest`]. [`run()`] introduces the client, starts or
-//! resumes the thread, starts the turn and waits for its end by the rule of `codexd_proto::capture`. What happens
-//! meanwhile goes to a [`Watcher`]; what is to happen (an interrupt, the answer to an approval) comes as [`Order`]s.
+//! The caller provides a connection to a daemon and a [`TurnRequest`]. [`run()`] initializes the client, starts or
+//! resumes the thread, starts the turn and waits for its end by the rule of `codexd_proto::capture`. The events of
+//! the turn go to a [`Watcher`]. [`Order`]s (an interrupt, the answer to an approval) come from the caller.
 
 mod approval;
 mod event;

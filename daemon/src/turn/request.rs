@@ -1,4 +1,4 @@
-//! What is to be run, and the requests that say so to codex.
+//! What to run, and the requests for it to codex.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 
-/// One turn, as a person or a job asks for it. Kept with a job, as JSON.
+/// One turn, as a person or a job requests it. Stored with a job as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct TurnRequest {
-    /// The prompt; of a review with instructions, those.
+    /// The prompt; for a review with instructions, the instructions.
     pub(crate) prompt: String,
     /// Directory for the thread, absolute.
     pub(crate) cwd: Option<String>,
@@ -20,13 +20,13 @@ pub(crate) struct TurnRequest {
     pub(crate) effort: Option<String>,
     /// What commands may change.
     pub(crate) sandbox: Option<Sandbox>,
-    /// What becomes of approvals.
+    /// What happens to approvals.
     pub(crate) approval: ApprovalMode,
     /// The thread to continue; a new one if absent.
     pub(crate) thread: Option<String>,
     /// What to review instead of a plain turn.
     pub(crate) review: Option<Review>,
-    /// JSON schema that the answer is to follow.
+    /// JSON schema for the answer.
     pub(crate) output_schema: Option<Value>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Sandbox {
     DangerFullAccess,
 }
 
-/// What becomes of approvals.
+/// What happens to approvals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum ApprovalMode {
@@ -69,7 +69,7 @@ pub(crate) enum Review {
         /// Its name.
         sha: String,
     },
-    /// What the prompt says.
+    /// What the prompt describes.
     Custom,
 }
 
@@ -94,7 +94,7 @@ impl std::str::FromStr for Review {
 }
 
 impl Sandbox {
-    /// The name that `thread/start` takes.
+    /// Returns its name in `thread/start`.
     fn mode(self) -> &'static str {
         match self {
             Sandbox::ReadOnly => "read-only",
@@ -103,7 +103,7 @@ impl Sandbox {
         }
     }
 
-    /// The policy that `turn/start` takes.
+    /// Returns its policy in `turn/start`.
     fn policy(self) -> Value {
         json!({ "type": match self {
             Sandbox::ReadOnly => "readOnly",
@@ -114,7 +114,8 @@ impl Sandbox {
 }
 
 impl ApprovalMode {
-    /// The policy in codex's words: `untrusted` asks before each command that is not known to be harmless.
+    /// Returns codex's name of the policy. `untrusted` requests an approval for each command that is not known to
+    /// be harmless.
     fn policy(self) -> &'static str {
         match self {
             ApprovalMode::Never => "never",
@@ -124,7 +125,7 @@ impl ApprovalMode {
 }
 
 impl TurnRequest {
-    /// Checks what can be known to be wrong without codex.
+    /// Checks everything that can be checked without codex.
     ///
     /// # Errors
     ///
@@ -145,7 +146,7 @@ impl TurnRequest {
     /// Returns method and parameters of the request that opens the thread.
     pub(super) fn open_thread(&self) -> (&'static str, Value) {
         if let Some(thread) = &self.thread {
-            // What is given beside it would be ignored if the thread is loaded (measured); the turn has it.
+            // For a loaded thread, codex would ignore other parameters (measured). The request for the turn has them.
             return ("thread/resume", json!({ "threadId": thread, "excludeTurns": true }));
         }
         let mut params = Map::new();

@@ -18,10 +18,10 @@ use super::link::Link;
 use super::request::{ApprovalMode, TurnRequest};
 use crate::error::Error;
 
-/// Time between attempts to interrupt a turn that has not begun yet.
+/// Time between attempts to interrupt a turn that has not begun.
 const INTERRUPT_AGAIN: Duration = Duration::from_millis(200);
 
-/// Notifications that nobody looks at here. They are most of what a turn sends.
+/// Notifications that are not used here. They are most of what a turn sends.
 const UNWANTED: [&str; 9] = [
     "item/agentMessage/delta",
     "item/plan/delta",
@@ -34,7 +34,7 @@ const UNWANTED: [&str; 9] = [
     "turn/diff/updated",
 ];
 
-/// As what the client introduces itself.
+/// The name and version with which the client initializes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Introduction {
     /// Its name.
@@ -43,13 +43,13 @@ pub(crate) struct Introduction {
     pub(crate) version: &'static str,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// The turn, from the answer to its request; no limit if absent. Time during which the machine is suspended does
-    /// not count, as far as the system's monotonic clock leaves it out.
+    /// For the turn, from the response to its request; `None`: no limit. Time in which the machine is suspended
+    /// does not count if the system's monotonic clock stops then.
     pub(crate) timeout: Option<Duration>,
-    /// The end of the turn once it is interrupted.
+    /// For the end of the turn after an interrupt.
     pub(crate) interrupt_grace: Duration,
     /// Milliseconds after the final answer, see [`Watch::quiet_ms`].
     pub(crate) quiet_ms: u64,
@@ -61,12 +61,12 @@ impl Default for Bounds {
     }
 }
 
-/// What to do with the turn.
+/// A command for the running turn.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Interrupt it, and wait for its end.
     Interrupt,
-    /// Answer a server request that was an [`Event::Approval`].
+    /// Answer a server request that was reported as [`Event::Approval`].
     Answer {
         /// Its id.
         id: i64,
@@ -75,7 +75,7 @@ pub(crate) enum Order {
     },
 }
 
-/// A turn that has run.
+/// A turn that has ended.
 #[derive(Debug)]
 pub(crate) struct Finished {
     /// Its thread.
@@ -90,22 +90,22 @@ pub(crate) struct Finished {
     pub(crate) generation: Option<u64>,
 }
 
-/// A turn that has not run.
+/// A turn that was not run.
 #[derive(Debug)]
 pub(crate) struct Failure {
     /// Why.
     pub(crate) error: Error,
-    /// Nothing was started, and another connection may have more luck in a moment.
+    /// Whether nothing was started, and another attempt can succeed soon.
     pub(crate) retry: bool,
     /// The thread, if it was opened.
     pub(crate) thread: Option<String>,
 }
 
-/// Runs a turn to its end over a connection to a daemon on which nothing was said yet.
+/// Runs a turn to its end over a new connection to a daemon.
 ///
 /// # Errors
 ///
-/// [`Failure`] when it was not started.
+/// [`Failure`] if it was not started.
 pub(crate) async fn run(
     stream: UnixStream,
     who: Introduction,
@@ -162,24 +162,24 @@ pub(crate) async fn run(
     Ok(Finished { thread, turn, resolution, stopped, generation })
 }
 
-/// A client that has introduced itself or is about to.
+/// The client and its connection.
 struct Client {
     link: Link,
     /// Notifications and server requests that came before the turn was known.
     backlog: Vec<Vec<u8>>,
-    /// An interrupt was ordered before there was a turn.
+    /// Whether an interrupt was ordered before there was a turn.
     asked_to_stop: bool,
 }
 
 impl Client {
-    /// Sends a request and waits for its response; what comes before is kept.
+    /// Sends a request and waits for its response. Messages before the response are kept.
     async fn call(
         &mut self,
         method: &str,
         params: &Value,
         orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> Result<Value, Failure> {
-        // What was not written whole has not been carried out.
+        // A request that was not written completely was not carried out.
         let id = self.link.request(method, params).await.map_err(|error| lost(Some(error), true))?;
         let starts = matches!(method, "turn/start" | "review/start");
         loop {
@@ -203,7 +203,7 @@ impl Client {
     }
 }
 
-/// A turn that runs.
+/// A running turn.
 struct Running<'a> {
     capture: Capture,
     client: &'a mut Client,
@@ -212,21 +212,21 @@ struct Running<'a> {
     grace: Duration,
     approval: ApprovalMode,
     thread: String,
-    /// The watcher knows of a final answer.
+    /// Whether the watcher knows a final answer.
     answered: bool,
     interrupt: Option<Interrupt>,
     /// Server requests that wait for a person.
     waiting: HashMap<i64, Approval>,
 }
 
-/// A turn that is being interrupted.
+/// The interrupt of a turn.
 struct Interrupt {
     why: Stop,
-    /// When to give up.
+    /// When to stop waiting for its end.
     until: Instant,
-    /// When to ask again, unless a request is on its way.
+    /// When to send it again; `None` while a request is unanswered.
     again: Option<Instant>,
-    /// The request on its way.
+    /// The unanswered request.
     request: Option<u64>,
 }
 
@@ -273,7 +273,7 @@ impl Running<'_> {
         [quiet, timeout, until, again].into_iter().flatten().min()
     }
 
-    /// Does what is due.
+    /// Handles the deadlines that have passed.
     async fn due(&mut self, watcher: &mut dyn Watcher) {
         let now = Instant::now();
         self.capture.handle_timeout(self.now());
@@ -295,7 +295,7 @@ impl Running<'_> {
             Order::Interrupt => {}
             Order::Answer { id, decision } => {
                 if let Some(approval) = self.waiting.remove(&id) {
-                    // If it cannot be written, the end of the connection is read next.
+                    // If it cannot be written, the next read returns the end of the connection.
                     let _ = self.client.link.send(&approval.answer(decision)).await;
                 }
             }
@@ -349,14 +349,14 @@ impl Running<'_> {
         }
     }
 
-    /// Returns whether a message is about this turn, and then whether about a sub-agent's part of it.
+    /// Returns `Some` if a message concerns this turn, and whether it concerns a sub-agent's part.
     fn concern(&self, params: &Value) -> Option<bool> {
         let thread = params["threadId"].as_str()?.as_bytes();
         let turn = params["turnId"].as_str().or_else(|| params["turn"]["id"].as_str());
         self.capture.concerns(thread, turn.map(str::as_bytes))
     }
 
-    /// The answer to an interrupt: an error says that the turn has not begun, or has ended.
+    /// Handles the response to an interrupt. An error means that the turn has not begun, or has ended.
     fn response(&mut self, message: &Value) {
         if let Some(interrupt) = &mut self.interrupt
             && interrupt.request.is_some()
@@ -410,7 +410,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// Reads the error of a request that was refused: by codexd, which says whether it can be tried again, or by codex.
+/// Reads the error of a refused request. codexd's own errors show whether another attempt can succeed.
 fn refused(method: &str, error: &Value) -> Failure {
     let message = error["message"].as_str().unwrap_or("without a reason");
     let mark = &error["data"]["codexd"];
@@ -418,7 +418,7 @@ fn refused(method: &str, error: &Value) -> Failure {
     let code = if mark.is_object() || method == "initialize" {
         ExitCode::UpstreamLost
     } else {
-        // What codex refuses is wrong in what was asked for: a thread, a directory, a model.
+        // codex refuses a request because of something in it: a thread, a directory, a model.
         ExitCode::Usage
     };
     let refused = Error::new(code, format!("`{method}` was refused: {message}"));

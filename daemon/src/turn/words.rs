@@ -1,16 +1,16 @@
-//! What a notification means to a person.
+//! Notifications as text for people.
 
 use serde_json::Value;
 
 /// Characters of a line that are shown.
 const LINE_CHARS: usize = 200;
 
-/// What to show of a notification.
+/// The text for a notification.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Words {
-    /// What goes on now.
+    /// What the turn is doing.
     pub(crate) phase: Option<String>,
-    /// What is worth a line of its own.
+    /// Lines to print.
     pub(crate) lines: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ impl Words {
     }
 }
 
-/// Puts a notification into words.
+/// Returns the text for a notification.
 pub(crate) fn of(method: &str, params: &Value) -> Words {
     let text = |value: &Value| plain(value.as_str().unwrap_or_default());
     match method {
@@ -36,7 +36,7 @@ pub(crate) fn of(method: &str, params: &Value) -> Words {
             if params["willRetry"] == true {
                 Words::line(format!("error, trying again: {message}"))
             } else {
-                // The end of the turn says it.
+                // The end of the turn reports it.
                 Words::phase("failing")
             }
         }
@@ -113,7 +113,7 @@ fn completed(item: &Value) -> Words {
     }
 }
 
-/// Returns the command as it was meant: codex runs it in a login shell.
+/// Returns the command without the login shell in which codex runs it.
 fn command(item: &Value) -> String {
     let command = item["command"].as_str().unwrap_or_default();
     let inner = ["/bin/bash -lc ", "/bin/zsh -lc ", "bash -lc ", "/bin/sh -c "]
@@ -123,7 +123,7 @@ fn command(item: &Value) -> String {
     plain(inner.unwrap_or(command))
 }
 
-/// Returns a text as one line that does nothing to a terminal, shortened.
+/// Returns a text as one line without control characters, shortened.
 pub(crate) fn plain(text: &str) -> String {
     let mut words: Vec<&str> = Vec::new();
     words.extend(text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty()));

@@ -39,7 +39,7 @@ const METHODS: [&str; 10] = [
 ];
 
 fn notice() -> ShutdownNotice<'static> {
-    ShutdownNotice { reason: "stop", deadline_ms: Some(1), retry_after_ms: None }
+    ShutdownNotice { reason: "stop", deadline_ms: Some(1), retry_after_ms: None, intended: true }
 }
 
 fuzz_target!(|ops: Vec<Op>| {

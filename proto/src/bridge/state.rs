@@ -1,120 +1,101 @@
-//! The state of one client's connection: enough to resolve its requests when the daemon is gone, and to know whether
-//! another daemon can take over without the client noticing.
-
-use std::collections::BTreeMap;
+//! The state of one client's connection: see the [module's documentation](super).
 
 use serde_json::Value;
 
-use crate::id::RequestId;
-use crate::json::edit::{write_string, write_text};
-use crate::json::scan::{Members, member_at};
-use crate::json::text::decoded;
-use crate::json::{is_text, text};
-use crate::message::{ClientMessage, UpstreamMessage};
-use crate::router::{CLOSING, OrphanedTurns, ShutdownNotice, UPSTREAM_LOST};
-
+use super::handshake::{Handshake, Stage};
+use super::head::head;
+use super::own::{self, Own, OwnRequests};
+use super::queue::{Entry, Queue};
+use super::requests::{Effect, Id, Progress, Request, Requests};
+use super::resources::Resources;
+use super::server_requests::ServerRequests;
+use super::threads::{Link, Threads, Wait};
 use super::{cwd, orphaned_turns};
+use crate::id::{RequestId, ThreadId, write_u64};
+use crate::json::edit::write_string;
+use crate::json::scan::{Members, member, member_at};
+use crate::json::{Span, is_text, text};
+use crate::message::{ClientMessage, Params, UpstreamMessage};
+use crate::router::{
+    CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd, UPSTREAM_LOST,
+};
+use crate::routes::{self, Audience, Meaning, RequestEffect, Resource, Route, Routes};
 
-/// See the [module's documentation](self).
-#[derive(Debug, Default)]
+/// Bytes that can wait for the daemon while one serves; above that, the client is not read.
+const WAITING_BYTES: usize = 512 << 10;
+/// Bytes that can wait while there is none.
+const WAITING_BYTES_LOST: usize = 1 << 20;
+
+/// For programs: why a request gets no answer of a daemon.
+const REASON: &str = "daemonLost";
+
+/// Name of the notification that the client has another daemon now.
+const RESTARTED: &str = "notifications/broker/upstreamRestarted";
+
+/// See the [module's documentation](super).
+#[derive(Debug)]
 pub struct ConnectionState {
-    /// Requests without an answer, by their id. Nothing keeps a client from giving one to several.
-    unanswered: BTreeMap<Id, Vec<Unanswered>>,
-    /// The client's `initialize`, with its line feed, and its id.
-    initialize: Option<(Vec<u8>, Id)>,
-    /// The client's `initialized`.
-    initialized: Option<Vec<u8>>,
-    handshake: Handshake,
-    /// The message of the last daemon that refused this client.
-    refusal: Option<String>,
-    /// The reason in the shutdown notice of the daemon.
-    announced: Option<String>,
-    /// Why the daemon closes the connection, in its own words.
-    closing: Option<String>,
-    /// Something was asked for that lives in the daemon: threads, processes, watches.
-    attached: bool,
-    generation: u64,
+    routes: Routes,
+    /// The client's directory, for requests that name none.
+    cwd: Option<String>,
     /// What the client's `initialize` is to declare of its turns, if it declares nothing.
     orphaned_turns: Option<OrphanedTurns>,
+    handshake: Handshake,
+    requests: Requests,
+    queue: Queue,
+    threads: Threads,
+    server_requests: ServerRequests,
+    resources: Resources,
+    own: OwnRequests,
+    /// Lines that the client has sent: the place of the next one.
+    place: u64,
+    to_client: Vec<u8>,
+    /// Whether there is a daemon.
+    connected: bool,
+    /// `initialize` is written: nothing else is, until it is answered.
+    deferred: bool,
+    /// The rest of a long line from the client is on its way.
+    client_line_open: bool,
+    /// That rest is for nobody.
+    drops_client_line: bool,
+    /// The rest of a long line from the daemon is not for the client.
+    drops_daemon_line: bool,
+    /// Something was asked for that lives in the daemon: threads, processes, watches.
+    attached: bool,
+    /// There was something that goes on with the next daemon, which is wanted at once.
+    wants_next: bool,
+    generation: u64,
+    /// The message of the last daemon that refused this client.
+    refusal: Option<String>,
+    announced: Option<Announced>,
+    /// Why the daemon closes the connection, in its own words.
+    closing: Option<String>,
+    /// Why the last daemon was lost, and for how many milliseconds there was none, until the client learns of the next.
+    restarted: Option<(String, u64)>,
 }
 
-/// An id as JSON text that is the same for all spellings: `"a"` and `"\u0061"` are one id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Id(Box<[u8]>);
-
-impl Id {
-    /// Reads the JSON text of an id; `None` if it is not a legal one.
-    fn read(text: &[u8]) -> Option<Id> {
-        let mut same = Vec::new();
-        match RequestId::from_json(text)? {
-            RequestId::Text(text) => write_text(&mut same, &decoded(&text[1..text.len() - 1])),
-            number @ RequestId::Number(_) => number.write(&mut same),
-        }
-        Some(Id(same.into()))
-    }
-}
-
-/// A request without an answer.
+/// What the daemon has said of its end.
 #[derive(Debug)]
-struct Unanswered {
-    /// The JSON text of its id, as the client wrote it.
-    id: Box<[u8]>,
-    /// Whether a byte of it was written.
-    written: bool,
-}
-
-/// Where the handshake with the daemon is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Handshake {
-    /// The client has not sent `initialize`.
-    #[default]
-    None,
-    /// The response is pending, and the client waits for it.
-    Asked,
-    /// The response to a repeated `initialize` is pending; the client does not know of the repetition.
-    Repeated,
-    /// The response has come.
-    Done,
-}
-
-/// A line on its way to the daemon.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// The line, with its line feed, or a piece of a long one.
-    pub bytes: Vec<u8>,
-    /// The id, of a request.
-    request: Option<Id>,
-    /// It makes the daemon keep something for the client.
-    attaches: bool,
-    /// What it is to the handshake.
-    pub kind: LineKind,
-}
-
-impl Outgoing {
-    /// Makes a line of more bytes of a long one.
-    pub fn more(bytes: Vec<u8>) -> Outgoing {
-        Outgoing { bytes, request: None, attaches: true, kind: LineKind::Other }
-    }
+struct Announced {
+    reason: String,
+    /// Somebody asked for it.
+    intended: bool,
 }
 
 /// What a line is to the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineKind {
-    /// `initialize`: nothing is sent after it until its response has come.
+    /// `initialize`: nothing is written after it until its response has come.
     Initialize,
-    /// `initialized`.
-    Initialized,
     /// Anything else.
     Other,
 }
 
-/// What is to be done with a line from the daemon.
+/// What follows from a line of the daemon.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The client gets it.
-    Deliver,
-    /// The client must not see it.
-    Swallow,
+pub enum Delivery {
+    /// Nothing: the client gets it, or it is not for the client.
+    Done,
     /// The daemon does not take clients: look for another one.
     Elsewhere,
     /// The daemon cannot start, for this reason, and another one could not either.
@@ -122,211 +103,825 @@ pub enum Verdict {
 }
 
 impl ConnectionState {
-    /// Creates the state of a client that has sent nothing. `orphaned_turns` is declared for a client that declares
-    /// nothing itself.
-    pub fn new(orphaned_turns: Option<OrphanedTurns>) -> ConnectionState {
-        ConnectionState { orphaned_turns, ..ConnectionState::default() }
+    /// Creates the state of a client that has sent nothing, and is connected to a daemon. `orphaned_turns` is declared for
+    /// a client that declares nothing itself; `cwd` is its directory.
+    pub fn new(orphaned_turns: Option<OrphanedTurns>, cwd: Option<String>) -> ConnectionState {
+        ConnectionState {
+            routes: Routes::new(),
+            cwd,
+            orphaned_turns,
+            handshake: Handshake::default(),
+            requests: Requests::default(),
+            queue: Queue::default(),
+            threads: Threads::default(),
+            server_requests: ServerRequests::default(),
+            resources: Resources::default(),
+            own: OwnRequests::default(),
+            place: 0,
+            to_client: Vec::new(),
+            connected: true,
+            deferred: false,
+            client_line_open: false,
+            drops_client_line: false,
+            drops_daemon_line: false,
+            attached: false,
+            wants_next: false,
+            generation: 0,
+            refusal: None,
+            announced: None,
+            closing: None,
+            restarted: None,
+        }
     }
 
+    // ---- from the client -----------------------------------------------------------------------
+
     /// Takes in a line from the client, with its line feed.
-    pub fn outgoing(&mut self, mut line: Vec<u8>, cwd: Option<&str>) -> Outgoing {
-        let mut outgoing =
-            Outgoing { bytes: Vec::new(), request: None, attaches: false, kind: LineKind::Other };
+    pub fn client_line(&mut self, mut line: Vec<u8>) {
+        self.place += 1;
+        let place = self.place;
         match ClientMessage::read(&line) {
-            Ok(Some(ClientMessage::Request { id_span, method, params, .. })) => {
-                let spelled = id_span.of(&line);
-                outgoing.attaches = !is_passing(&method);
-                outgoing.request = self.asked(spelled);
-                if *method == *b"initialize" && self.handshake == Handshake::None {
-                    outgoing.kind = LineKind::Initialize;
-                    let declared = self
-                        .orphaned_turns
-                        .and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
-                    line = declared.unwrap_or(line);
-                    self.initialize = outgoing.request.clone().map(|id| (line.clone(), id));
-                    self.handshake = Handshake::Asked;
-                } else if let Some(changed) =
-                    cwd.and_then(|cwd| cwd::insert(&line, &method, params.as_ref(), cwd))
-                {
-                    line = changed;
+            Ok(Some(ClientMessage::Request { id, method, params, .. })) => {
+                if *method == *b"initialize" && self.handshake.stage == Stage::None {
+                    return self.initialize(line, id, place);
                 }
+                let known = self.routes.request(&method);
+                let mut request = describe(&line, id, &method, params.as_ref(), known);
+                let changed =
+                    self.cwd.as_deref().and_then(|cwd| cwd::insert(&line, &method, params.as_ref(), cwd));
+                line = changed.unwrap_or(line);
+                request.line = Some(line);
+                self.requests.add(place, request);
+                self.route(place);
             }
             Ok(Some(ClientMessage::Notification { method })) => {
                 if *method == *b"initialized" {
-                    outgoing.kind = LineKind::Initialized;
-                    self.initialized = Some(line.clone());
+                    self.handshake.finish(line.clone());
+                    if self.connected {
+                        self.queue.push(Entry::Handshake { line, initialize: false });
+                    }
                 } else {
-                    outgoing.attaches = true;
+                    self.queue.push(Entry::Other { place, line });
+                }
+            }
+            Ok(Some(ClientMessage::Answer { id, .. })) => {
+                // Without a daemon, nobody waits for it any more.
+                if let Some(line) = self.server_requests.answered(line, id).filter(|_| self.connected) {
+                    self.queue.push(Entry::Answer(line));
                 }
             }
             // The daemon answers what is no message.
-            _ => {}
+            _ => self.queue.push(Entry::Other { place, line }),
         }
-        outgoing.bytes = line;
-        outgoing
+    }
+
+    fn initialize(&mut self, mut line: Vec<u8>, id: RequestId, place: u64) {
+        let Ok(Some(ClientMessage::Request { params, id_span, .. })) = ClientMessage::read(&line) else {
+            return;
+        };
+        let declared = self.orphaned_turns.and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
+        let Some(own) = Id::read(id_span.of(&line)) else { return };
+        line = declared.unwrap_or(line);
+        let capabilities = member_at(&line, 0, &["params", "capabilities"]);
+        self.requests.add(
+            place,
+            Request {
+                id,
+                effect: Effect::None,
+                thread: None,
+                needs_thread: false,
+                attaches: false,
+                repeatable: false,
+                message_id: None,
+                progress: Progress::Written,
+                line: None,
+            },
+        );
+        if self.connected {
+            self.queue.push(Entry::Handshake { line: line.clone(), initialize: true });
+        }
+        self.handshake.begin(line, own, place, capabilities);
+        self.threads.follow_turns(self.handshake.wants("turn/completed"));
     }
 
     /// Takes in the beginning of a line that is too long to be kept.
     ///
     /// Its id is found if it stands before what makes the line long, as it does in all known clients.
-    pub fn outgoing_start(&mut self, start: Vec<u8>) -> Outgoing {
+    pub fn client_start(&mut self, start: Vec<u8>) {
+        self.place += 1;
+        self.client_line_open = true;
         let head = head(&start);
-        let request = head.id.filter(|_| head.has_method).and_then(|id| self.asked(id));
-        Outgoing { bytes: start, request, attaches: true, kind: LineKind::Other }
-    }
-
-    /// Records a request, given the JSON text of its id.
-    fn asked(&mut self, spelled: &[u8]) -> Option<Id> {
-        let id = Id::read(spelled)?;
-        let unanswered = Unanswered { id: spelled.into(), written: false };
-        self.unanswered.entry(id.clone()).or_default().push(unanswered);
-        Some(id)
-    }
-
-    /// Records a response, given the JSON text of its id.
-    fn answered(&mut self, spelled: &[u8]) {
-        let Some(id) = Id::read(spelled) else { return };
-        let Some(requests) = self.unanswered.get_mut(&id) else { return };
-        // codexd repeats the spelling of the client, codex itself does not.
-        let at = requests.iter().position(|request| *request.id == *spelled).unwrap_or(0);
-        requests.remove(at);
-        if requests.is_empty() {
-            self.unanswered.remove(&id);
-        }
-    }
-
-    /// Records that the first byte of a line was written.
-    pub fn written(&mut self, line: &Outgoing) {
-        self.attached |= line.attaches;
-        let requests = line.request.as_ref().and_then(|id| self.unanswered.get_mut(id));
-        // Those with one id are written in their order.
-        if let Some(request) = requests.into_iter().flatten().find(|request| !request.written) {
-            request.written = true;
-        }
-    }
-
-    /// Takes in a line from the daemon, and returns what is to be done with it.
-    pub fn incoming(&mut self, line: &[u8]) -> Verdict {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        match UpstreamMessage::read(text) {
-            Some(UpstreamMessage::Response { id_span, failed, body, .. }) => {
-                let spelled = id_span.of(text);
-                let own = self.initialize.as_ref().filter(|_| self.awaits_initialize()).map(|(_, own)| own);
-                if own.is_some_and(|own| Id::read(spelled).is_some_and(|id| id == *own)) {
-                    return self.initialize_answered(spelled, text, failed, body.start);
-                }
-                self.answered(spelled);
-                Verdict::Deliver
-            }
-            // A stopping daemon notifies every client; one that it has not initialized goes to another daemon.
-            Some(UpstreamMessage::Notification { method, .. })
-                if self.awaits_initialize() && *method == *ShutdownNotice::METHOD =>
-            {
-                Verdict::Swallow
-            }
-            Some(UpstreamMessage::Notification { method, .. }) if *method == *ShutdownNotice::METHOD => {
-                let reason = member_at(text, 0, &["params", "reason"]).map(|span| span.of(text));
-                self.announced = reason.and_then(|reason| serde_json::from_slice(reason).ok());
-                Verdict::Deliver
-            }
-            Some(UpstreamMessage::Notification { method, params }) if *method == *CLOSING => {
-                let why = params.and_then(|params| member_at(text, params, &["message"]));
-                let why = why.and_then(|why| serde_json::from_slice(why.of(text)).ok());
-                self.closing = Some(why.unwrap_or_else(|| "without a reason".to_owned()));
-                Verdict::Deliver
-            }
-            _ => Verdict::Deliver,
-        }
-    }
-
-    /// Takes in the beginning of a long line from the daemon, which is always delivered.
-    pub fn incoming_start(&mut self, start: &[u8]) {
-        if let Head { id: Some(id), has_method: false } = head(start) {
-            self.answered(id);
-        }
-    }
-
-    fn initialize_answered(&mut self, id: &[u8], line: &[u8], failed: bool, body: usize) -> Verdict {
-        let again = || {
-            let retryable = member_at(line, body, &["data", "codexd", "retryable"])?;
-            let delivered = member_at(line, body, &["data", "codexd", "delivered"])?;
-            (retryable.of(line) == b"true" && is_text(line, delivered, b"no")).then_some(())
-        };
-        if failed && again().is_some() {
-            let message = member_at(line, body, &["message"]).map(|span| span.of(line));
-            self.refusal = message.and_then(|text| serde_json::from_slice(text).ok());
-            return Verdict::Elsewhere;
-        }
-        if failed && let Some(why) = cannot_start(line, body) {
-            return Verdict::NoDaemon(why);
-        }
-        if let Some(span) = member_at(line, body, &["codexd", "generation"]) {
-            self.generation =
-                std::str::from_utf8(span.of(line)).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
-        }
-        let repeated = self.handshake == Handshake::Repeated;
-        if failed && !repeated {
-            // The client may try again in other words.
-            self.handshake = Handshake::None;
-            self.initialize = None;
+        let id = head.id.filter(|_| head.method.is_some()).and_then(RequestId::from_json);
+        let request = id.map(|id| {
+            let effect = match head.method.as_deref() {
+                Some(b"turn/start") => Effect::StartsTurn { review: false },
+                _ => Effect::None,
+            };
+            let thread = head.thread;
+            let request = Request {
+                id,
+                effect,
+                thread,
+                needs_thread: false,
+                attaches: true,
+                repeatable: false,
+                message_id: None,
+                progress: Progress::Waiting,
+                line: None,
+            };
+            self.requests.add(self.place, request);
+            self.place
+        });
+        if self.connected {
+            self.queue.push(Entry::Piece { bytes: start, request, last: false });
         } else {
-            self.handshake = Handshake::Done;
+            self.drops_client_line = true;
+            self.fail_long(request);
         }
-        if repeated {
-            return if failed { Verdict::Elsewhere } else { Verdict::Swallow };
-        }
-        self.answered(id);
-        Verdict::Deliver
     }
 
-    /// Whether the response to `initialize` is pending.
-    pub fn awaits_initialize(&self) -> bool {
-        matches!(self.handshake, Handshake::Asked | Handshake::Repeated)
+    /// Takes in more of a long line, up to and with its line feed.
+    pub fn client_more(&mut self, bytes: Vec<u8>) {
+        let last = bytes.ends_with(b"\n");
+        self.client_line_open = !last;
+        let drops = self.drops_client_line;
+        self.drops_client_line = drops && !last;
+        if !drops {
+            self.queue.push(Entry::Piece { bytes, request: None, last });
+        }
+    }
+
+    /// Whether the client is to be read, of whose next line so many bytes are there.
+    pub fn reads_client(&self, partial_bytes: usize) -> bool {
+        let waiting = self.queue.bytes() + self.requests.waiting_bytes();
+        if self.connected { waiting < WAITING_BYTES } else { waiting + partial_bytes < WAITING_BYTES_LOST }
+    }
+
+    /// Has a request written, or wait for its thread.
+    fn route(&mut self, place: u64) {
+        let Some(request) = self.requests.get(place) else { return };
+        let undecided = request.progress == Progress::Undecided;
+        let thread = request.thread.clone().filter(|_| request.needs_thread || undecided);
+        let wait = if undecided { Wait::Decide(place) } else { Wait::Send(place) };
+        let Some(thread) = thread else { return self.queue.push(Entry::Request(place)) };
+        if self.threads.link(&thread) == Link::Lost {
+            self.resume(&thread);
+        }
+        let waits = |link| matches!(link, Link::Lost | Link::Resuming);
+        match self.threads.get_mut(&thread) {
+            Some(state) if undecided || waits(state.link) || !state.waiting.is_empty() => {
+                state.waiting.push_back(wait);
+            }
+            Some(_) => return self.queue.push(Entry::Request(place)),
+            None if undecided => match self.threads.entry(&thread) {
+                Some(state) => state.waiting.push_back(wait),
+                None => return self.refuse(place, Delivered::Maybe),
+            },
+            None => return self.queue.push(Entry::Request(place)),
+        }
+        self.go_on(&thread);
+    }
+
+    /// Subscribes to a thread again.
+    fn resume(&mut self, thread: &ThreadId) {
+        let Some(state) = self.threads.get_mut(thread) else { return };
+        state.link = Link::Resuming;
+        let requests = &self.requests;
+        let id = self.own.register(Own::Resume(thread.clone()), |id| requests.has_id(id));
+        self.queue.push(Entry::Own(own::resume(&id, thread)));
+    }
+
+    /// Has what waits for a thread go on, as far as it can.
+    fn go_on(&mut self, thread: &ThreadId) {
+        while let Some(state) = self.threads.get_mut(thread) {
+            if matches!(state.link, Link::Lost | Link::Resuming) || state.deciding {
+                return;
+            }
+            match state.waiting.front().copied() {
+                Some(Wait::Send(place)) => {
+                    state.waiting.pop_front();
+                    self.queue.push(Entry::Request(place));
+                }
+                Some(Wait::Decide(place)) if state.link == Link::Gone => {
+                    state.waiting.pop_front();
+                    self.refuse(place, Delivered::Maybe);
+                }
+                Some(Wait::Decide(place)) => {
+                    state.deciding = true;
+                    let requests = &self.requests;
+                    let id = self.own.register(Own::Decide(place, thread.clone()), |id| requests.has_id(id));
+                    self.queue.push(Entry::Own(own::latest_turns(&id, thread)));
+                }
+                None => return,
+            }
+        }
+    }
+
+    // ---- to the daemon -------------------------------------------------------------------------
+
+    /// Returns the bytes to be written next; `None` when there is nothing, or nothing yet: after `initialize`, nothing is
+    /// written until it is answered, since a daemon that does not serve must not have got more than that.
+    pub fn to_daemon(&self) -> Option<&[u8]> {
+        if !self.connected || self.deferred {
+            return None;
+        }
+        let bytes = match self.queue.front()? {
+            Entry::Request(place) => self.requests.get(*place)?.line.as_deref()?,
+            Entry::Handshake { line, .. }
+            | Entry::Own(line)
+            | Entry::Answer(line)
+            | Entry::Other { line, .. } => line,
+            Entry::Piece { bytes, .. } => bytes,
+        };
+        bytes.get(self.queue.written..)
+    }
+
+    /// Records that so many bytes of [`ConnectionState::to_daemon`] were written; returns what line is complete by that.
+    pub fn daemon_took(&mut self, bytes: usize) -> Option<LineKind> {
+        let left = self.to_daemon().map_or(0, <[u8]>::len);
+        self.attached |= match self.queue.front() {
+            Some(Entry::Request(place)) => self.requests.get(*place).is_some_and(|it| it.attaches),
+            Some(Entry::Other { .. } | Entry::Piece { .. }) => true,
+            _ => false,
+        };
+        self.queue.written += bytes;
+        if bytes < left {
+            return None;
+        }
+        match self.queue.pop()? {
+            Entry::Request(place) => self.requests.set(place, Progress::Written),
+            Entry::Handshake { initialize: true, .. } => {
+                self.deferred = self.handshake.is_pending();
+                return Some(LineKind::Initialize);
+            }
+            // Only of its end is it known that the daemon can read it; and of an earlier piece, that it cannot.
+            Entry::Piece { request: Some(place), .. } => self.requests.set(place, Progress::Waiting),
+            Entry::Piece { last: true, .. } => self.long_line_written(),
+            _ => {}
+        }
+        Some(LineKind::Other)
+    }
+
+    /// The end of a long line was written: its request is the first one that waits without a line.
+    fn long_line_written(&mut self) {
+        let is_long = |place: &u64| {
+            self.requests.get(*place).is_some_and(|it| it.line.is_none() && it.progress == Progress::Waiting)
+        };
+        if let Some(place) = self.requests.places().into_iter().find(is_long) {
+            self.requests.set(place, Progress::Written);
+        }
+    }
+
+    /// Whether everything that the client has sent is written.
+    pub fn is_all_written(&self) -> bool {
+        self.queue.is_empty() && self.requests.waiting_bytes() == 0
+    }
+
+    /// Whether a daemon is wanted: something waits for one that is more than the handshake, which is repeated anyway.
+    pub fn wants_daemon(&self) -> bool {
+        self.wants_next
+            || self.handshake.awaited().is_some()
+            || self.queue.iter().any(|entry| !matches!(entry, Entry::Handshake { .. }))
+    }
+
+    // ---- from the daemon -----------------------------------------------------------------------
+
+    /// Takes in a line from the daemon, with its line feed.
+    pub fn daemon_line(&mut self, line: &[u8]) -> Delivery {
+        let bare = line.strip_suffix(b"\n").unwrap_or(line);
+        match UpstreamMessage::read(bare) {
+            Some(UpstreamMessage::Response { id_span, failed, body, .. }) => {
+                return self.response(line, bare, id_span.of(bare), failed, body);
+            }
+            Some(UpstreamMessage::Notification { method, params }) => {
+                if self.notification(bare, &method, params) {
+                    if *method == *b"serverRequest/resolved" {
+                        let line = self.server_requests.resolved(line);
+                        self.to_client.extend_from_slice(&line);
+                    } else {
+                        self.to_client.extend_from_slice(line);
+                    }
+                }
+            }
+            Some(UpstreamMessage::Request { method, id: Some(id), .. }) => {
+                let line = self.server_requests.requested(&self.routes, line, &method, id);
+                self.to_client.extend_from_slice(&line);
+            }
+            _ => self.to_client.extend_from_slice(line),
+        }
+        Delivery::Done
+    }
+
+    /// Takes in the beginning of a line that is too long to be kept.
+    pub fn daemon_start(&mut self, start: &[u8]) {
+        let head = head(start);
+        match (head.id, head.method.as_deref()) {
+            (Some(id), None) => {
+                if let Some(own) = self.own.answered(id) {
+                    self.drops_daemon_line = true;
+                    return self.own_answered_at_length(own);
+                }
+                if let Some(place) = self.requests.find(id)
+                    && let Some(request) = self.requests.remove(place)
+                    && request.effect == Effect::Opens
+                    && let Some(thread) = request.thread.or(head.thread)
+                {
+                    self.threads.subscribe(&thread);
+                    self.go_on(&thread);
+                }
+            }
+            (None, Some(b"turn/completed")) => {
+                if let Some(thread) = head.thread {
+                    self.threads.turn_ended(&thread);
+                }
+            }
+            _ => {}
+        }
+        self.to_client.extend_from_slice(start);
+    }
+
+    /// Takes in more of a long line, up to and with its line feed.
+    pub fn daemon_more(&mut self, bytes: &[u8]) {
+        let last = bytes.ends_with(b"\n");
+        let drops = self.drops_daemon_line;
+        self.drops_daemon_line = drops && !last;
+        if !drops {
+            self.to_client.extend_from_slice(bytes);
+        }
+    }
+
+    /// Returns the bytes for the client since the last call.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.to_client)
+    }
+
+    fn response(&mut self, line: &[u8], bare: &[u8], spelled: &[u8], failed: bool, body: Span) -> Delivery {
+        if self.handshake.is_answer(spelled) {
+            return self.initialize_answered(line, bare, failed, body);
+        }
+        if let Some(own) = self.own.answered(spelled) {
+            self.own_answered(own, bare, failed, body);
+            return Delivery::Done;
+        }
+        let Some(place) = self.requests.find(spelled) else {
+            self.to_client.extend_from_slice(line);
+            return Delivery::Done;
+        };
+        if failed && self.withholds(place, bare, body) {
+            return Delivery::Done;
+        }
+        self.to_client.extend_from_slice(line);
+        if let Some(request) = self.requests.remove(place) {
+            self.answered(&request, place, bare, failed, body);
+        }
+        Delivery::Done
+    }
+
+    /// Applies what the answer to a request changes.
+    fn answered(&mut self, request: &Request, place: u64, line: &[u8], failed: bool, body: Span) {
+        if failed {
+            return;
+        }
+        match (&request.effect, &request.thread) {
+            (Effect::Opens, _) => {
+                if let Some(thread) = self.threads.opened(line, body, place) {
+                    self.go_on(&thread);
+                }
+            }
+            (Effect::Subscribes, Some(thread)) => self.threads.subscribe(thread),
+            (Effect::Leaves, Some(thread)) => self.threads.leave(thread),
+            (Effect::StartsTurn { review }, Some(thread)) => {
+                self.threads.turn_answered(thread, line, body, *review, self.place);
+            }
+            (Effect::Resource { resource, id, opens: true }, _) => {
+                self.resources.opened(*resource, id, request.line.as_deref());
+            }
+            // A process has ended when `process/exited` says so.
+            (Effect::Resource { resource, id, opens: false }, _) if *resource != Resource::Process => {
+                self.resources.closed(*resource, id);
+            }
+            _ => {}
+        }
+    }
+
+    /// Withholds the daemon's own error that says that it ends, where the next daemon or the history of the thread gives
+    /// the answer; returns whether it did.
+    fn withholds(&mut self, place: u64, line: &[u8], body: Span) -> bool {
+        let Some(request) = self.requests.get(place) else { return false };
+        let Some(error) = own_error(line, body) else { return false };
+        if !error.is_of_the_end() {
+            return false;
+        }
+        let kept = request.line.is_some();
+        if kept && (!error.delivered || request.repeatable) {
+            self.requests.set(place, Progress::Returned);
+            return true;
+        }
+        error.delivered && self.turn_may_have_started(place)
+    }
+
+    /// Answers a `turn/start` that may have been carried out by the turn that has begun since, or leaves it to the history
+    /// of its thread; returns whether it did one of them.
+    fn turn_may_have_started(&mut self, place: u64) -> bool {
+        let Some(request) = self.requests.get(place) else { return false };
+        let (Effect::StartsTurn { review: false }, Some(thread)) = (&request.effect, &request.thread) else {
+            return false;
+        };
+        if let Some(object) = self.threads.turn_since(thread, place) {
+            let object = object.to_vec();
+            self.answer_with_turn(place, &object);
+            return true;
+        }
+        let decidable = request.message_id.is_some() && request.line.is_some();
+        if decidable {
+            self.requests.set(place, Progress::Undecided);
+        }
+        decidable
+    }
+
+    fn answer_with_turn(&mut self, place: u64, object: &[u8]) {
+        let Some(request) = self.requests.remove(place) else { return };
+        self.to_client.extend_from_slice(b"{\"id\":");
+        request.id.write(&mut self.to_client);
+        self.to_client.extend_from_slice(b",\"result\":{\"turn\":");
+        self.to_client.extend_from_slice(object);
+        self.to_client.extend_from_slice(b"}}\n");
+    }
+
+    /// Fails a request because the daemon is lost.
+    fn refuse(&mut self, place: u64, delivered: Delivered) {
+        self.refuse_because(place, delivered, "the connection to codexd was lost before this was answered");
+    }
+
+    fn refuse_because(&mut self, place: u64, delivered: Delivered, message: &str) {
+        let Some(request) = self.requests.remove(place) else { return };
+        let retryable = delivered == Delivered::No;
+        let error = ErrorAnswer { code: UPSTREAM_LOST, message, reason: REASON, delivered, retryable };
+        error.write(&mut self.to_client, Some(&request.id), self.generation);
+        self.to_client.push(b'\n');
+    }
+
+    fn fail_long(&mut self, place: Option<u64>) {
+        if let Some(place) = place {
+            self.refuse(place, Delivered::No);
+        }
+    }
+
+    /// Takes in a notification; returns whether the client gets it.
+    fn notification(&mut self, line: &[u8], method: &[u8], params: Option<usize>) -> bool {
+        if *method == *ShutdownNotice::METHOD {
+            // A stopping daemon notifies every client; one that it has not initialized goes to another daemon.
+            if self.handshake.is_pending() {
+                return false;
+            }
+            let member = |name| member_at(line, 0, &["params", name]).map(|span| span.of(line));
+            let reason = member("reason").and_then(|reason| serde_json::from_slice(reason).ok());
+            self.announced =
+                reason.map(|reason| Announced { reason, intended: member("intended") == Some(b"true") });
+            return true;
+        }
+        if *method == *CLOSING {
+            let why = params.and_then(|params| member_at(line, params, &["message"]));
+            let why = why.and_then(|why| serde_json::from_slice(why.of(line)).ok());
+            self.closing = Some(why.unwrap_or_else(|| "without a reason".to_owned()));
+            return true;
+        }
+        if self.handshake.has_sticky(method, line) {
+            return false;
+        }
+        let (Some((known, _)), Some(params)) = (self.routes.notification(method), params) else {
+            return true;
+        };
+        if known.meaning == Meaning::None {
+            return true;
+        }
+        if known.meaning == Meaning::ProcessExited {
+            self.resources.exited(line);
+            return true;
+        }
+        let path = if let Audience::Broadcast(path) = known.audience { path } else { &["threadId"] };
+        let thread = member_at(line, params, path);
+        let Some(thread) = thread.and_then(|id| text(line, id)).map(|id| ThreadId::new(&id)) else {
+            return true;
+        };
+        let delivers = self.threads.notified(line, known.meaning, &thread, params, self.place);
+        let unloaded = || {
+            let status = member_at(line, params, &["status", "type"]);
+            status.is_some_and(|status| is_text(line, status, b"notLoaded"))
+        };
+        if known.meaning == Meaning::StatusChanged && self.threads.link(&thread) == Link::Lost && !unloaded()
+        {
+            // Another client has resumed it: what happens there is for this one, too.
+            self.resume(&thread);
+        }
+        delivers
+    }
+
+    fn own_answered(&mut self, own: Own, line: &[u8], failed: bool, body: Span) {
+        // Of a daemon that ends: the next one is asked again.
+        let lost = || own_error(line, body).is_some_and(|error| error.is_of_the_end());
+        match own {
+            Own::Resume(_) | Own::Decide(..) if failed && lost() => {}
+            Own::Resume(thread) => {
+                let Some(state) = self.threads.get_mut(&thread) else { return };
+                if failed {
+                    state.link = Link::Gone;
+                } else {
+                    let status = member_at(line, body.start, &["thread", "status", "type"]);
+                    state.resumed(status.is_some_and(|status| is_text(line, status, b"active")));
+                }
+                self.go_on(&thread);
+            }
+            Own::Decide(place, thread) => {
+                if let Some(state) = self.threads.get_mut(&thread) {
+                    state.waiting.pop_front();
+                    state.deciding = false;
+                }
+                if failed {
+                    self.refuse(place, Delivered::Maybe);
+                } else {
+                    self.decide(place, &thread, line, body);
+                }
+                self.go_on(&thread);
+            }
+            Own::Watch(watch) => {
+                if self.handshake.wants("fs/changed")
+                    && let Some(changed) = self.resources.changed(&watch)
+                {
+                    self.push_client(&changed);
+                }
+            }
+        }
+    }
+
+    /// A response of more bytes than are kept: only that there is one is known.
+    fn own_answered_at_length(&mut self, own: Own) {
+        match own {
+            Own::Resume(thread) => {
+                if let Some(state) = self.threads.get_mut(&thread) {
+                    state.resumed(false);
+                }
+                self.go_on(&thread);
+            }
+            Own::Decide(place, thread) => {
+                if let Some(state) = self.threads.get_mut(&thread) {
+                    state.waiting.pop_front();
+                    state.deciding = false;
+                }
+                self.refuse(place, Delivered::Maybe);
+                self.go_on(&thread);
+            }
+            Own::Watch(_) => {}
+        }
+    }
+
+    /// Decides by the latest turns of a thread whether a `turn/start` was carried out: then its turn is the answer, and its
+    /// end follows unless the client has that. Else it is written again.
+    fn decide(&mut self, place: u64, thread: &ThreadId, line: &[u8], body: Span) {
+        let message_id = self.requests.get(place).and_then(|request| request.message_id.clone());
+        let found = message_id.and_then(|message_id| turn_of(body.of(line), &message_id));
+        let Some(found) = found else {
+            self.requests.set(place, Progress::Waiting);
+            return self.queue.push(Entry::Request(place));
+        };
+        self.answer_with_turn(place, &found.object);
+        let id = found.id.as_bytes();
+        if found.status == "inProgress" || self.threads.knows_turn(thread, id) {
+            return;
+        }
+        let loss = self.loss();
+        let end =
+            TurnEnd { thread, answer: None, error_sent: None, loss: &loss, generation: self.generation };
+        if found.status == "completed" {
+            let mut line = b"{\"method\":\"turn/completed\",\"params\":{\"threadId\":".to_vec();
+            crate::json::edit::write_text(&mut line, thread.as_bytes());
+            line.extend_from_slice(b",\"turn\":");
+            line.extend_from_slice(&found.object);
+            line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
+            self.notify("turn/completed", &line);
+        } else {
+            let (error, turn) = (end.error(id), end.turn(id, &found.object));
+            self.notify("error", &error);
+            self.notify("turn/completed", &turn);
+        }
+        self.threads.close_turn(thread, id);
+    }
+
+    fn initialize_answered(&mut self, line: &[u8], bare: &[u8], failed: bool, body: Span) -> Delivery {
+        if failed {
+            if own_error(bare, body).is_some_and(|error| error.retryable && !error.delivered) {
+                let message = member_at(bare, body.start, &["message"]).map(|span| span.of(bare));
+                self.refusal = message.and_then(|text| serde_json::from_slice(text).ok());
+                return Delivery::Elsewhere;
+            }
+            if let Some(why) = cannot_start(bare, body) {
+                return Delivery::NoDaemon(why);
+            }
+        }
+        if let Some(span) = member_at(bare, body.start, &["codexd", "generation"]) {
+            self.generation =
+                std::str::from_utf8(span.of(bare)).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        }
+        self.deferred = false;
+        if self.handshake.stage == Stage::Repeated {
+            if failed {
+                return Delivery::Elsewhere;
+            }
+            self.handshake.stage = Stage::Done;
+            self.refusal = None;
+            self.back();
+            return Delivery::Done;
+        }
+        let place = self.handshake.awaited();
+        if failed {
+            // The client may try again in other words.
+            self.handshake.reset();
+        } else {
+            self.handshake.stage = Stage::Done;
+        }
+        self.refusal = None;
+        self.restarted = None;
+        if let Some(place) = place {
+            self.requests.remove(place);
+        }
+        self.to_client.extend_from_slice(line);
+        Delivery::Done
+    }
+
+    /// The client has a daemon again, and learns of it if it had something in the last one.
+    fn back(&mut self) {
+        let Some((reason, down_ms)) = self.restarted.take().filter(|_| self.attached) else { return };
+        let mut line = b"{\"method\":\"".to_vec();
+        line.extend_from_slice(RESTARTED.as_bytes());
+        line.extend_from_slice(b"\",\"params\":{\"generation\":");
+        write_u64(&mut line, self.generation);
+        line.extend_from_slice(b",\"reason\":");
+        write_string(&mut line, &reason);
+        line.extend_from_slice(b",\"downMs\":");
+        write_u64(&mut line, down_ms);
+        line.extend_from_slice(b"}}");
+        self.notify(RESTARTED, &line);
+    }
+
+    /// Sends the client a notification that it has not opted out of.
+    fn notify(&mut self, method: &str, line: &[u8]) {
+        if self.handshake.wants(method) {
+            self.push_client(line);
+        }
+    }
+
+    fn push_client(&mut self, line: &[u8]) {
+        self.to_client.extend_from_slice(line);
+        self.to_client.push(b'\n');
+    }
+
+    // ---- the loss of a daemon ------------------------------------------------------------------
+
+    /// Returns why the daemon was lost, in one sentence.
+    pub fn why_lost(&self) -> String {
+        match (&self.closing, &self.announced) {
+            (Some(why), _) => format!("codexd closed the connection ({why})"),
+            (None, Some(announced)) => format!("the connection to codexd was lost ({})", announced.reason),
+            (None, None) => "the connection to codexd was lost".to_owned(),
+        }
+    }
+
+    fn loss(&self) -> Loss {
+        Loss { reason: REASON, message: self.why_lost() }
+    }
+
+    /// The daemon is lost: what may have been carried out gets its answer, what was open its end, and everything else waits
+    /// for the next daemon.
+    ///
+    /// Whether one is wanted at once: see [`ConnectionState::wants_daemon`].
+    pub fn lost(&mut self) {
+        let loss = self.loss();
+        let intended = self.announced.as_ref().is_some_and(|announced| announced.intended);
+        self.connected = false;
+        self.deferred = false;
+        self.drops_daemon_line = false;
+        self.own.clear();
+        let (entries, written) = self.queue.take();
+        let mut others = Vec::new();
+        for (index, entry) in entries.into_iter().enumerate() {
+            match entry {
+                // Without its last byte but for white space, the daemon could not read it.
+                Entry::Request(place) if index == 0 && written > 0 => {
+                    let line = self.requests.get(place).and_then(|request| request.line.as_deref());
+                    if line.is_some_and(|line| line[..written].trim_ascii_end() == line.trim_ascii_end()) {
+                        self.requests.set(place, Progress::Written);
+                    }
+                }
+                Entry::Other { place, line } if index > 0 || written == 0 => others.push((place, line)),
+                _ => {}
+            }
+        }
+        self.drops_client_line = self.client_line_open;
+        let awaited = self.handshake.awaited();
+        for place in self.requests.places().into_iter().filter(|place| Some(*place) != awaited) {
+            self.request_lost(place, &loss.message);
+        }
+        let mut lines: Vec<(&str, Vec<u8>)> = Vec::new();
+        lines.extend(self.server_requests.lost().into_iter().map(|line| ("serverRequest/resolved", line)));
+        lines.extend(self.resources.lost().into_iter().map(|line| ("process/exited", line)));
+        let ends = self.threads.lost(&loss, self.generation);
+        let ended = !ends.is_empty();
+        lines.extend(ends.into_iter().map(|end| (end.method, end.line)));
+        for (method, line) in lines {
+            self.notify(method, &line);
+        }
+        self.wants_next |= !intended && (ended || self.threads.any_lost() || self.resources.has_watches());
+        // In the client's order.
+        let mut waiting: Vec<(u64, Option<Vec<u8>>)> =
+            others.into_iter().map(|(place, line)| (place, Some(line))).collect();
+        waiting.extend(
+            self.requests.places().into_iter().filter(|it| Some(*it) != awaited).map(|it| (it, None)),
+        );
+        waiting.sort_by_key(|(place, _)| *place);
+        for (place, line) in waiting {
+            match line {
+                Some(line) => self.queue.push(Entry::Other { place, line }),
+                None => self.route(place),
+            }
+        }
+        if self.handshake.stage == Stage::Done {
+            self.restarted.get_or_insert((loss.message, 0));
+        }
+    }
+
+    /// Decides what becomes of a request without an answer.
+    fn request_lost(&mut self, place: u64, message: &str) {
+        let Some(request) = self.requests.get(place) else { return };
+        let message = format!("{message} before this was answered");
+        match (request.progress, request.line.is_some()) {
+            (Progress::Undecided, _) => {}
+            (Progress::Waiting | Progress::Returned, true) => self.requests.set(place, Progress::Waiting),
+            (Progress::Waiting | Progress::Returned, false) => {
+                self.refuse_because(place, Delivered::No, &message);
+            }
+            (Progress::Written, true) if request.repeatable => self.requests.set(place, Progress::Waiting),
+            (Progress::Written, _) => {
+                if !self.turn_may_have_started(place) {
+                    self.refuse_because(place, Delivered::Maybe, &message);
+                }
+            }
+        }
+    }
+
+    /// A daemon is connected; there was none for so many milliseconds. It gets the handshake first, and the client's
+    /// watches.
+    pub fn connected(&mut self, down_ms: u64) {
+        self.connected = true;
+        self.announced = None;
+        self.closing = None;
+        if let Some((_, down)) = &mut self.restarted {
+            *down = down_ms;
+        }
+        self.wants_next = false;
+        let mut first = self.handshake.repeat();
+        for watch in self.resources.watches() {
+            let requests = &self.requests;
+            let id = self.own.register(Own::Watch(watch.clone()), |id| requests.has_id(id));
+            first.extend(self.resources.restoring(&watch, &id).map(Entry::Own));
+        }
+        self.queue.push_front(first);
+    }
+
+    /// No daemon can be had any more: every request gets its answer.
+    pub fn give_up(&mut self, message: &str) {
+        let message = format!("{message} before this was answered");
+        for place in self.requests.places() {
+            let delivered = match self.requests.get(place).map(|request| request.progress) {
+                Some(Progress::Undecided) => Delivered::Maybe,
+                Some(Progress::Written) if Some(place) != self.handshake.awaited() => Delivered::Maybe,
+                _ => Delivered::No,
+            };
+            self.refuse_because(place, delivered, &message);
+        }
+        self.queue.take();
     }
 
     /// Records that the client gets the refusal of its handshake. Returns false if an earlier daemon has initialized it:
     /// then it must not see the refusal.
     pub fn refused(&mut self) -> bool {
-        let asked = self.handshake == Handshake::Asked;
-        self.handshake = Handshake::None;
-        if let Some((_, id)) = self.initialize.take().filter(|_| asked) {
-            self.answered(&id.0);
+        let awaited = self.handshake.awaited();
+        self.handshake.reset();
+        if let Some(place) = awaited {
+            self.requests.remove(place);
         }
-        asked
+        awaited.is_some()
     }
 
-    /// Whether another daemon can take over from a lost one without the client noticing.
-    pub fn can_move(&self) -> bool {
-        let pending =
-            self.initialize.as_ref().filter(|_| self.handshake == Handshake::Asked).map(|(_, id)| id);
-        let lost = |(id, requests): (&Id, &Vec<Unanswered>)| {
-            Some(id) != pending && requests.iter().any(|request| request.written)
-        };
-        !self.attached && !self.unanswered.iter().any(lost)
-    }
+    // ---- queries -------------------------------------------------------------------------------
 
-    /// Returns the lines of the handshake that the next daemon gets first, in place of those that wait.
-    pub fn replay(&mut self) -> Vec<Outgoing> {
-        self.closing = None;
-        let Some((line, _)) = &self.initialize else { return Vec::new() };
-        let repeat =
-            |bytes: &Vec<u8>, kind| Outgoing { bytes: bytes.clone(), request: None, attaches: false, kind };
-        let mut lines = vec![repeat(line, LineKind::Initialize)];
-        lines.extend(self.initialized.as_ref().map(|line| repeat(line, LineKind::Initialized)));
-        if self.handshake != Handshake::Asked {
-            self.handshake = Handshake::Repeated;
-        }
-        lines
+    /// Whether the response to `initialize` is pending.
+    pub fn awaits_initialize(&self) -> bool {
+        self.handshake.is_pending()
     }
 
     /// Returns the message of the last daemon that refused this client.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
-    }
-
-    /// Returns the reason in the daemon's shutdown notice, if it has sent one.
-    pub fn announced(&self) -> Option<&str> {
-        self.announced.as_deref()
     }
 
     /// Returns why the daemon closes the connection, if it has sent that.
@@ -336,44 +931,128 @@ impl ConnectionState {
 
     /// Returns the number of requests without an answer.
     pub fn unanswered(&self) -> usize {
-        self.unanswered.values().map(Vec::len).sum()
+        self.requests.len()
     }
 
-    /// Whether the daemon kept something for the client that ended with the daemon.
+    /// Whether the daemon kept something for the client.
     pub fn is_attached(&self) -> bool {
         self.attached
     }
 
-    /// Returns an error response for each pending request; nothing is pending afterwards.
-    pub fn resolve(&mut self, message: &str) -> Vec<u8> {
-        let mut out = Vec::new();
-        for Unanswered { id, written } in std::mem::take(&mut self.unanswered).into_values().flatten() {
-            out.extend_from_slice(b"{\"id\":");
-            out.extend_from_slice(&id);
-            out.extend_from_slice(format!(",\"error\":{{\"code\":{UPSTREAM_LOST},\"message\":").as_bytes());
-            write_string(&mut out, message);
-            let (delivered, retryable) = if written { ("maybe", false) } else { ("no", true) };
-            let generation = self.generation;
-            out.extend_from_slice(
-                format!(
-                    ",\"data\":{{\"codexd\":{{\"reason\":\"daemonLost\",\"delivered\":\"{delivered}\",\
-                     \"retryable\":{retryable},\"generation\":{generation}}}}}}}}}\n"
-                )
-                .as_bytes(),
-            );
-        }
-        out
+    /// Returns how many bytes are kept, for tests that look for what is never forgotten.
+    #[doc(hidden)]
+    pub fn kept_bytes(&self) -> usize {
+        self.queue.bytes() + self.requests.waiting_bytes()
     }
+}
+
+/// Describes a request; its line is still to be added.
+fn describe(
+    line: &[u8],
+    id: RequestId,
+    method: &[u8],
+    params: Option<&Params>,
+    known: Option<&'static routes::Request>,
+) -> Request {
+    let order = known.map_or(&[][..], |known| known.order);
+    let value = |name| params.and_then(|params| params.get(name, order));
+    let thread = value(known.and_then(|known| known.thread).unwrap_or("threadId"))
+        .and_then(|value| text(line, value))
+        .map(|text| ThreadId::from_text(&text).unwrap_or_else(|| ThreadId::new(&text)));
+    let reads = known.is_some_and(routes::Request::only_reads) || is_passing(method);
+    // What a resume or an unsubscribe does, it can do twice.
+    let repeatable = reads || matches!(method, b"thread/resume" | b"thread/unsubscribe");
+    let loads_itself = matches!(
+        method,
+        b"thread/resume"
+            | b"thread/fork"
+            | b"thread/archive"
+            | b"thread/delete"
+            | b"thread/unarchive"
+            | b"thread/unsubscribe"
+    );
+    let message_id = params.filter(|_| *method == *b"turn/start").and_then(|params| {
+        let value =
+            Members::new(line, params.span.start).find(|it| it.is(line, b"clientUserMessageId"))?.value;
+        Some(text(line, value)?.into())
+    });
+    Request {
+        id,
+        effect: known.map_or(Effect::None, |known| effect(line, known, value)),
+        needs_thread: thread.is_some() && !reads && !loads_itself,
+        thread,
+        attaches: !reads,
+        repeatable,
+        message_id,
+        progress: Progress::Waiting,
+        line: None,
+    }
+}
+
+fn effect(line: &[u8], known: &routes::Request, value: impl Fn(&'static str) -> Option<Span>) -> Effect {
+    if let Route::Namespace { resource, id, opens } = known.route
+        && (opens || known.method == resource.close_method())
+    {
+        let id = value(id).and_then(|id| text(line, id));
+        return id.map_or(Effect::None, |id| Effect::Resource { resource, id: id.into(), opens });
+    }
+    if known.route == Route::Unsubscribe {
+        return Effect::Leaves;
+    }
+    match known.effect {
+        RequestEffect::Start | RequestEffect::Resume | RequestEffect::Fork => Effect::Opens,
+        RequestEffect::Subscribe | RequestEffect::Revert => Effect::Subscribes,
+        RequestEffect::DropSubscriptions => Effect::Leaves,
+        RequestEffect::StartTurn => Effect::StartsTurn { review: false },
+        RequestEffect::StartReview => Effect::StartsTurn { review: true },
+        RequestEffect::None | RequestEffect::WindowsSetup | RequestEffect::Read => Effect::None,
+    }
+}
+
+/// Whether a request leaves nothing behind in the daemon: it only reads. Of methods that are not known to, the contrary is
+/// assumed.
+fn is_passing(method: &[u8]) -> bool {
+    matches!(method, b"initialize" | b"server/diagnostics" | b"broker/status")
+        || method.ends_with(b"/list")
+        || method.ends_with(b"/read")
+}
+
+/// An error of codexd's own.
+struct OwnError {
+    code: i64,
+    delivered: bool,
+    retryable: bool,
+    is_draining: bool,
+}
+
+impl OwnError {
+    /// Whether the daemon gives it because it ends.
+    fn is_of_the_end(&self) -> bool {
+        self.code == UPSTREAM_LOST || self.code == OVERLOADED && self.is_draining
+    }
+}
+
+/// Reads an error of codexd's own; `None` if it is codex's.
+fn own_error(line: &[u8], body: Span) -> Option<OwnError> {
+    let own = member_at(line, body.start, &["data", "codexd"])?;
+    let value = |name: &[u8]| member(line, own.start, name);
+    Some(OwnError {
+        code: std::str::from_utf8(member(line, body.start, b"code")?.of(line)).ok()?.parse().ok()?,
+        delivered: !value(b"delivered").is_some_and(|it| is_text(line, it, b"no")),
+        retryable: value(b"retryable").is_some_and(|it| it.of(line) == b"true"),
+        is_draining: value(b"reason").is_some_and(|it| is_text(line, it, b"draining")),
+    })
 }
 
 /// Returns why no daemon can start, if this error says that: a daemon that a service manager started answers
 /// so before it exits.
-fn cannot_start(line: &[u8], body: usize) -> Option<String> {
-    let reason = member_at(line, body, &["data", "codexd", "reason"])?;
+fn cannot_start(line: &[u8], body: Span) -> Option<String> {
+    let reason = member_at(line, body.start, &["data", "codexd", "reason"])?;
     if !is_text(line, reason, b"startFailed") {
         return None;
     }
-    let value = |path: &[&str]| serde_json::from_slice::<Value>(member_at(line, body, path)?.of(line)).ok();
+    let value =
+        |path: &[&str]| serde_json::from_slice::<Value>(member_at(line, body.start, path)?.of(line)).ok();
     let code = value(&["data", "codexd", "exitCode"])?;
     let message = value(&["message"])?;
     let message = message.as_str()?;
@@ -381,221 +1060,24 @@ fn cannot_start(line: &[u8], body: usize) -> Option<String> {
     Some(format!("the daemon did not start (exit code {code}): {why}"))
 }
 
-/// What is found of a line of which only the beginning is known.
-struct Head<'a> {
-    /// The JSON text of its id.
-    id: Option<&'a [u8]>,
-    has_method: bool,
+/// A turn in a list.
+struct Found {
+    id: String,
+    status: String,
+    object: Vec<u8>,
 }
 
-fn head(start: &[u8]) -> Head<'_> {
-    let mut head = Head { id: None, has_method: false };
-    for found in Members::new(start, 0) {
-        if found.is(start, b"id") {
-            head.id = Some(found.value.of(start));
-        } else if found.is(start, b"method") {
-            head.has_method = text(start, found.value).is_some();
-        }
-    }
-    head
-}
-
-/// Whether a request leaves nothing behind in the daemon: it only reads. Of methods that are not
-/// known to, the contrary is assumed.
-fn is_passing(method: &[u8]) -> bool {
-    matches!(method, b"initialize" | b"server/diagnostics" | b"broker/status")
-        || method.ends_with(b"/list")
-        || method.ends_with(b"/read")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const INITIALIZE: &str = r#"{"id":"i","method":"initialize","params":{"clientInfo":{}}}"#;
-
-    fn send(state: &mut ConnectionState, line: &str) {
-        let outgoing = state.outgoing(format!("{line}\n").into_bytes(), Some("/here"));
-        state.written(&outgoing);
-    }
-
-    fn initialized() -> ConnectionState {
-        let mut state = ConnectionState::default();
-        send(&mut state, INITIALIZE);
-        assert!(state.awaits_initialize());
-        let answer = br#"{"id":"i","result":{"codexd":{"generation":7}}}"#;
-        assert_eq!(state.incoming(answer), Verdict::Deliver);
-        send(&mut state, r#"{"method":"initialized"}"#);
-        state
-    }
-
-    #[test]
-    fn why_the_daemon_closes_the_connection_is_remembered_until_the_next_one() {
-        let mut state = initialized();
-        let notice = br#"{"method":"notifications/broker/closing","params":{"reason":"tooSlow","message":"too slow"}}"#;
-        assert_eq!(state.closing(), None);
-        assert_eq!(state.incoming(notice), Verdict::Deliver);
-        assert_eq!(state.closing(), Some("too slow"));
-        state.replay();
-        assert_eq!(state.closing(), None);
-        state.incoming(br#"{"method":"notifications/broker/closing"}"#);
-        assert_eq!(state.closing(), Some("without a reason"));
-    }
-
-    #[test]
-    fn a_daemon_that_is_ending_is_never_the_one() {
-        let mut state = ConnectionState::default();
-        send(&mut state, INITIALIZE);
-        assert_eq!(
-            state.incoming(br#"{"method":"notifications/broker/shuttingDown","params":{}}"#),
-            Verdict::Swallow
-        );
-        let refusal = br#"{"id":"i","error":{"code":-32001,"message":"m","data":{"codexd":{"reason":"draining","delivered":"no","retryable":true}}}}"#;
-        assert_eq!(state.incoming(refusal), Verdict::Elsewhere);
-        assert_eq!(state.refusal(), Some("m"));
-        assert!(state.can_move());
-        assert_eq!(state.replay().len(), 1);
-        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        assert_eq!(state.unanswered(), 0);
-    }
-
-    #[test]
-    fn a_daemon_that_cannot_start_is_not_tried_again() {
-        let refusal = br#"{"id":"i","error":{"code":-32010,"message":"codexd cannot start: no \"key\"","data":{"codexd":{"reason":"startFailed","delivered":"no","retryable":false,"exitCode":78}}}}"#;
-        let why = "the daemon did not start (exit code 78): no \"key\"".to_owned();
-        let mut state = ConnectionState::default();
-        send(&mut state, INITIALIZE);
-        assert_eq!(state.incoming(refusal), Verdict::NoDaemon(why.clone()));
-        // What takes its place gets the handshake, and the answer is the client's.
-        assert_eq!(state.replay().len(), 1);
-        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        let mut moved = initialized();
-        assert_eq!(moved.replay().len(), 2);
-        assert_eq!(moved.incoming(refusal), Verdict::NoDaemon(why));
-        assert_eq!(moved.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
-        // Where nothing takes its place, the client is told once.
-        let mut alone = ConnectionState::default();
-        send(&mut alone, INITIALIZE);
-        alone.incoming(refusal);
-        assert!(alone.refused());
-        assert_eq!((alone.unanswered(), alone.refused()), (0, false));
-    }
-
-    #[test]
-    fn a_refusal_for_good_is_the_clients() {
-        let mut state = ConnectionState::default();
-        send(&mut state, INITIALIZE);
-        assert_eq!(state.incoming(br#"{"id":"i","error":{"code":-32600,"message":"m"}}"#), Verdict::Deliver);
-        assert!(!state.awaits_initialize());
-        send(&mut state, INITIALIZE);
-        assert!(state.awaits_initialize());
-    }
-
-    #[test]
-    fn an_idle_client_moves_unseen_and_an_attached_one_does_not() {
-        let mut state = initialized();
-        send(&mut state, r#"{"id":1,"method":"model/list","params":{}}"#);
-        assert!(!state.can_move());
-        assert_eq!(state.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
-        assert!(state.can_move());
-        assert_eq!(state.replay().len(), 2);
-        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Swallow);
-        send(&mut state, r#"{"id":2,"method":"thread/start","params":{}}"#);
-        assert_eq!(state.incoming(br#"{"id":2,"result":{}}"#), Verdict::Deliver);
-        assert!(!state.can_move());
-    }
-
-    #[test]
-    fn what_is_unanswered_gets_the_truth() {
-        let mut state = initialized();
-        send(&mut state, r#"{"id":1,"method":"turn/start","params":{}}"#);
-        state.outgoing(b"{\"id\":\"two\",\"method\":\"thread/list\"}\n".to_vec(), None);
-        assert_eq!(state.unanswered(), 2);
-        let text = String::from_utf8(state.resolve("gone")).unwrap();
-        let answers: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let truth = |id: Value| {
-            let answer = answers.iter().find(|answer| answer["id"] == id).unwrap();
-            assert_eq!(answer["error"]["code"], -32010);
-            let data = &answer["error"]["data"]["codexd"];
-            assert_eq!((&data["reason"], &data["generation"]), (&"daemonLost".into(), &7.into()));
-            (data["delivered"].as_str().unwrap().to_owned(), data["retryable"].clone())
-        };
-        assert_eq!(truth(1.into()), ("maybe".to_owned(), false.into()));
-        assert_eq!(truth("two".into()), ("no".to_owned(), true.into()));
-        assert_eq!(state.unanswered(), 0);
-    }
-
-    #[test]
-    fn ids_are_one_however_they_are_spelled_and_come_back_as_they_were() {
-        let mut state = initialized();
-        for line in [
-            r#"{"id":"a","method":"turn\/start","params":{}}"#,
-            r#"{"\u0069d":"\u0061","method":"turn/start","params":{}}"#,
-            r#"{"id":-0,"method":"turn/start","params":{}}"#,
-        ] {
-            send(&mut state, line);
-        }
-        assert_eq!(state.unanswered(), 3);
-        // codexd repeats the spelling; codex itself does not.
-        assert_eq!(state.incoming(br#"{"id":"\u0061","result":{}}"#), Verdict::Deliver);
-        assert_eq!(state.incoming(br#"{"id":0,"result":{}}"#), Verdict::Deliver);
-        assert_eq!(state.unanswered(), 1);
-        let text = String::from_utf8(state.resolve("gone")).unwrap();
-        assert!(text.starts_with(r#"{"id":"a","error""#) && text.lines().count() == 1, "{text}");
-        send(&mut state, r#"{"id":"\u0062\/","method":"turn/start","params":{}}"#);
-        assert!(String::from_utf8(state.resolve("gone")).unwrap().starts_with(r#"{"id":"\u0062\/","error""#));
-    }
-
-    #[test]
-    fn requests_with_one_id_get_an_answer_each() {
-        let mut state = initialized();
-        let line = br#"{"id":1,"method":"turn/start","params":{}}"#;
-        let first = state.outgoing(line.to_vec(), None);
-        state.outgoing(line.to_vec(), None);
-        state.written(&first);
-        assert_eq!(state.unanswered(), 2);
-        let text = String::from_utf8(state.resolve("gone")).unwrap();
-        let delivered: Vec<Value> = text
-            .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .map(|answer| answer["error"]["data"]["codexd"]["delivered"].clone())
-            .collect();
-        assert_eq!(delivered, ["maybe", "no"]);
-    }
-
-    #[test]
-    fn the_handshake_is_known_however_it_is_spelled() {
-        let mut state = ConnectionState::default();
-        send(
-            &mut state,
-            r#"{"\u0069d":"\u0069","m\u0065thod":"initi\u0061lize","params":{"clientInfo":{}}}"#,
-        );
-        assert!(state.awaits_initialize());
-        assert_eq!(state.incoming(br#"{"id":"i","result":{}}"#), Verdict::Deliver);
-        assert!(!state.awaits_initialize());
-        send(&mut state, r#"{"method":"initi\u0061lized"}"#);
-        assert_eq!(state.replay().len(), 2);
-        // What is left behind in the daemon is known, too.
-        send(&mut state, r#"{"id":1,"method":"model\/list"}"#);
-        assert_eq!(state.incoming(br#"{"id":1,"result":{}}"#), Verdict::Deliver);
-        assert!(state.can_move());
-    }
-
-    #[test]
-    fn long_lines_are_known_by_their_beginning() {
-        let mut state = initialized();
-        let outgoing = state.outgoing_start(br#"{"id":5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
-        assert_eq!(outgoing.request, Id::read(b"5"));
-        state.incoming_start(br#"{"method":"item/completed","id":5,"params":{"x"#);
-        assert_eq!(state.unanswered(), 1);
-        state.incoming_start(br#"{"id":5,"result":{"x":"yyy"#);
-        assert_eq!(state.unanswered(), 0);
-        state
-            .outgoing_start(br#"{"\u0069d":"\u0061","m\u0065thod":"turn/start","params":{"x":"yyy"#.to_vec());
-        state.incoming_start(br#"{"id":"a","result":{"x":"yyy"#);
-        assert_eq!(state.unanswered(), 0);
-        // The daemon gives no answer to such an id.
-        state.outgoing_start(br#"{"id":1.5,"method":"turn/start","params":{"x":"yyy"#.to_vec());
-        assert_eq!(state.unanswered(), 0);
-    }
+/// Finds the turn with this client's message in the result of `thread/turns/list`.
+fn turn_of(result: &[u8], message_id: &[u8]) -> Option<Found> {
+    let result: Value = serde_json::from_slice(result).ok()?;
+    let message_id = std::str::from_utf8(message_id).ok()?;
+    let is_it = |item: &Value| item["type"] == "userMessage" && item["clientId"] == message_id;
+    let turns = result["data"].as_array()?;
+    let turn =
+        turns.iter().find(|turn| turn["items"].as_array().is_some_and(|items| items.iter().any(is_it)))?;
+    Some(Found {
+        id: turn["id"].as_str()?.to_owned(),
+        status: turn["status"].as_str().unwrap_or_default().to_owned(),
+        object: serde_json::to_vec(turn).ok()?,
+    })
 }

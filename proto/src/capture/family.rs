@@ -4,28 +4,28 @@ use std::borrow::Cow;
 
 use super::text::text_of;
 
-/// A turn that has started and not ended, as far as the rule looks at it.
+/// A turn that has started and not ended, as the rule sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenTurn<'a> {
-    /// The text of its id.
+    /// Text of its id.
     pub id: &'a [u8],
-    /// The turn that it works for, see [`root_turn`].
+    /// The turn for which it works, see [`root_turn`].
     pub root: Option<&'a [u8]>,
-    /// Whether its thread is a sub-agent's: one that no client has started.
+    /// Whether its thread is a sub-agent's, which no client has started.
     pub sub_agent: bool,
 }
 
-/// Returns the id of the turn, started by a client, that a turn works for: the text of `rootTurnId` of the
-/// turn object. A turn that a client has started names itself; versions of codex before 0.169 name none (measured).
+/// Returns the id of the client's turn for which a turn works: the text of `rootTurnId` in the turn object. The
+/// turn of a client names itself. Versions of codex before 0.169 name none (measured).
 pub fn root_turn(object: &[u8]) -> Option<Cow<'_, [u8]>> {
     text_of(object, 0, b"rootTurnId")
 }
 
-/// Returns whether another open turn works for the turn that is called `names`, or may do so: one of a sub-agent that
-/// does not say for whom it works may belong to any turn.
+/// Returns whether another open turn works for the turn with these `names`, or can do so: a sub-agent's turn that
+/// does not name its root can belong to any turn.
 ///
-/// `names` are the ids of the turn and of its own root: two sub-agents of one root count as working for each other, since
-/// which of them has started the other is not known.
+/// `names` are the ids of the turn and of its own root. Two sub-agents with the same root count as working for each
+/// other, since it is not known which of them started the other.
 pub fn works_for(other: OpenTurn<'_>, names: &[&[u8]]) -> bool {
     match other.root {
         Some(root) => names.contains(&root) && root != other.id,

@@ -1,4 +1,4 @@
-//! How a turn ended, and from what that is known.
+//! How a turn ended, and what shows that.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,16 +10,16 @@ pub enum Outcome {
     Completed,
     /// With an error.
     Failed,
-    /// Somebody interrupted it.
+    /// By an interrupt.
     Interrupted,
     /// The upstream was lost.
     Lost,
-    /// Nobody was subscribed to its thread, so the upstream did not say.
+    /// Unknown: no client was subscribed to its thread, so the upstream did not report it.
     Unknown,
 }
 
 impl Outcome {
-    /// Reads the text of a turn's status.
+    /// Parses the status of a turn.
     pub fn of_status(status: &[u8]) -> Outcome {
         match status {
             b"completed" => Outcome::Completed,
@@ -41,7 +41,7 @@ impl Outcome {
     }
 }
 
-/// From what an outcome is known.
+/// What shows an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum KnownBy {
@@ -55,12 +55,12 @@ pub enum KnownBy {
     ThreadEnded,
     /// The time limit had passed, and the turn did not end when it was interrupted.
     TimedOut,
-    /// The daemon ended without a word.
+    /// The daemon ended without recording an outcome.
     DaemonDied,
 }
 
 impl KnownBy {
-    /// All of them.
+    /// All values.
     pub const ALL: [KnownBy; 6] = [
         KnownBy::TerminalEvent,
         KnownBy::Inferred,

@@ -5,17 +5,17 @@ use std::borrow::Cow;
 use super::text::{is, text_of};
 use crate::json::Span;
 
-/// How far an open turn has come: whether its final answer was seen, and which calls to sub-agents have no result.
+/// Whether the final answer of an open turn was seen, and which of its calls to sub-agents have no result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The item of the final answer, while nothing came after it.
+    /// The item of the final answer, as long as nothing follows it.
     answer: Option<Box<[u8]>>,
     /// The ids of collaborations that have started and not completed.
     collaborations: Vec<Box<[u8]>>,
 }
 
 impl Progress {
-    /// An item of the turn has started: whatever it is, a final answer before it was not the last word.
+    /// Records that an item of the turn has started. A final answer before it was not the end.
     pub fn item_started(&mut self, line: &[u8], item: Span) {
         self.answer = None;
         if is_collaboration(line, item)
@@ -26,7 +26,7 @@ impl Progress {
         }
     }
 
-    /// An item of the turn is complete.
+    /// Records that an item of the turn is complete.
     pub fn item_completed(&mut self, line: &[u8], item: Span) {
         if is_collaboration(line, item) {
             let id = id(line, item);
@@ -36,13 +36,13 @@ impl Progress {
         }
     }
 
-    /// The turn has reported an error: it tries again, so that the message comes once more as another item (measured), or
-    /// fails.
+    /// Records that the turn has reported an error. It tries again, so that the message is sent again as another item
+    /// (measured), or fails.
     pub fn error_reported(&mut self) {
         self.answer = None;
     }
 
-    /// Returns the item of the final answer if it was seen, nothing has come after it, and no collaboration is open.
+    /// Returns the item of the final answer, if it was seen, nothing followed it and no collaboration is open.
     pub fn answer(&self) -> Option<&[u8]> {
         self.answer.as_deref().filter(|_| self.collaborations.is_empty())
     }
@@ -56,7 +56,7 @@ fn is_final_answer(line: &[u8], item: Span) -> bool {
     is(line, item.start, b"type", b"agentMessage") && is(line, item.start, b"phase", b"final_answer")
 }
 
-/// Returns whether an item is a call to a sub-agent; the second name is that of newer tools.
+/// Returns whether an item is a call to a sub-agent. Newer tools use the second name.
 fn is_collaboration(line: &[u8], item: Span) -> bool {
     is(line, item.start, b"type", b"collabAgentToolCall")
         || is(line, item.start, b"type", b"subAgentActivity")

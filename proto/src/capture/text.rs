@@ -1,11 +1,11 @@
-//! Texts of a message, decoded.
+//! Decoded texts of a message.
 
 use std::borrow::Cow;
 
 use crate::json::scan::{member, member_at};
 use crate::json::{is_text, text};
 
-/// Returns the text at the end of a path of members below the object at `at`; `None` if it is no string.
+/// Returns the text at the end of a path of member names from the object at `at`; `None` if it is not a string.
 pub(super) fn text_at(line: &[u8], at: usize, path: &[&str]) -> Option<String> {
     serde_json::from_slice(member_at(line, at, path)?.of(line)).ok()
 }

@@ -1,4 +1,4 @@
-//! The tokens that one turn has used.
+//! The tokens that a turn has used.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,15 +8,15 @@ use crate::json::scan::member;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Tokens {
-    /// All of them.
+    /// All tokens.
     pub total_tokens: u64,
     /// Sent to the model.
     pub input_tokens: u64,
-    /// Of those, the ones it had in its cache.
+    /// Those of them that the model had in its cache.
     pub cached_input_tokens: u64,
     /// Received from the model.
     pub output_tokens: u64,
-    /// Of those, the ones of its reasoning.
+    /// Those of them that are reasoning.
     pub reasoning_output_tokens: u64,
 }
 
@@ -36,8 +36,8 @@ impl Tokens {
 
 /// Counts the tokens of a turn from `thread/tokenUsage/updated`.
 ///
-/// That has the sum of the thread (`total`) and of the last response of the model (`last`). The sum before the turn is
-/// known from the first of them; the same numbers twice do not count twice.
+/// The notification has the sum of the thread (`total`) and of the model's last response (`last`). The first
+/// notification of a turn shows the sum before it. The same numbers repeated do not count twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meter {
     before: Option<Tokens>,
@@ -45,7 +45,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Reads a notification of the turn; `params` is where its parameters begin.
+    /// Reads a notification of the turn; `params` is the offset of its parameters.
     pub fn update(&mut self, line: &[u8], params: usize) {
         #[derive(Deserialize)]
         struct Usage {
@@ -58,7 +58,7 @@ impl Meter {
         self.total = usage.total;
     }
 
-    /// Returns what the turn has used, `None` while nothing was reported.
+    /// Returns what the turn has used; `None` if nothing was reported.
     pub fn tokens(&self) -> Option<Tokens> {
         Some(self.total.less(self.before?))
     }

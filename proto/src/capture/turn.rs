@@ -1,4 +1,4 @@
-//! One turn, from the answer to its request to its resolution.
+//! One turn, from the response to its request to its resolution.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ pub struct Watch {
     pub thread: ThreadId,
     /// Its id, from the response to `turn/start` or `review/start`.
     pub turn: String,
-    /// Whether it is a review: then it begins under another id than it was answered with, and ends under that one
+    /// Whether it is a review. A review begins under another id than that in the response, and ends under that one
     /// (measured).
     pub review: bool,
     /// Milliseconds without a message of the turn after which it counts as complete, if its final answer was seen and
@@ -33,17 +33,17 @@ pub struct Watch {
 pub struct Resolution {
     /// [`Outcome::Completed`], [`Outcome::Failed`] or [`Outcome::Interrupted`].
     pub outcome: Outcome,
-    /// From what that is known.
+    /// What shows that.
     pub known_by: KnownBy,
     /// The final answer of a completed turn; of a review, its text.
     pub answer: Option<String>,
-    /// The last complete message of the agent, whatever its phase.
+    /// The last complete message of the agent, in any phase.
     pub last_message: Option<String>,
     /// Why it failed.
     pub error: Option<String>,
-    /// The last lines of the upstream's stderr, if that was lost; secrets are masked.
+    /// The last lines of the upstream's stderr if it was lost. Secrets are masked.
     pub stderr: Vec<String>,
-    /// What it used, where that was reported.
+    /// What it used, if that was reported.
     pub tokens: Option<Tokens>,
 }
 
@@ -51,16 +51,16 @@ pub struct Resolution {
 #[derive(Clone, Debug)]
 pub struct Capture {
     watch: Watch,
-    /// The id under which a review runs, once that is known.
+    /// The id under which a review runs, if it is known.
     begun: Option<Box<[u8]>>,
-    /// The turn that it works for itself.
+    /// The turn for which it works itself.
     root: Option<Box<[u8]>>,
     progress: Progress,
     /// Open turns of sub-agents that work for it.
     helpers: Vec<(ThreadId, Box<[u8]>)>,
-    /// Hooks that have started and not completed: they can send the model on.
+    /// Hooks that have started and not completed. They can make the model continue.
     hooks: u32,
-    /// When the last message of it or of its helpers came.
+    /// When the last message of the turn or of its sub-agents came.
     last: Time,
     last_message: Option<String>,
     review: Option<String>,
@@ -88,18 +88,18 @@ impl Capture {
         }
     }
 
-    /// Returns how the turn ended, once it has.
+    /// Returns how the turn ended; `None` before it has.
     pub fn resolution(&self) -> Option<&Resolution> {
         self.resolution.as_ref()
     }
 
-    /// Returns the id by which the turn can be interrupted now.
+    /// Returns the id with which the turn can be interrupted now.
     pub fn running_as(&self) -> &[u8] {
         self.begun.as_deref().unwrap_or(self.watch.turn.as_bytes())
     }
 
-    /// Returns whether a message with this thread and turn is about the turn: `Some(true)` if it is about a sub-agent's
-    /// part of it.
+    /// Returns whether a message with this thread and turn concerns the turn: `Some(true)` if it concerns a
+    /// sub-agent's part of it.
     pub fn concerns(&self, thread: &[u8], turn: Option<&[u8]>) -> Option<bool> {
         if thread == self.watch.thread.as_bytes() {
             return turn.is_none_or(|turn| self.is_called(turn)).then_some(false);
@@ -112,11 +112,11 @@ impl Capture {
         self.last
     }
 
-    /// Reads a line that a client receives: messages of other threads and turns, and responses, change nothing.
+    /// Reads a line that a client receives. Messages of other threads and turns, and responses, change nothing.
     ///
-    /// The messages of sub-agents count if their turns say so (`rootTurnId`). Where the upstream does not tell, each turn of a
-    /// thread that is not the watched one counts: a client that has subscribed to no other thread receives none but those
-    /// of sub-agents.
+    /// The messages of a sub-agent count if its turn names this one as its root (`rootTurnId`). If the upstream
+    /// names no roots, every turn of another thread counts: a client that has subscribed to no other thread
+    /// receives only those of sub-agents.
     pub fn line(&mut self, now: Time, line: &[u8]) {
         if self.resolution.is_some() {
             return;
@@ -134,7 +134,7 @@ impl Capture {
         }
     }
 
-    /// A message of the watched thread.
+    /// Handles a message of the watched thread.
     fn own(&mut self, now: Time, line: &[u8], method: &[u8], params: usize) {
         match method {
             b"turn/started" => {
@@ -202,7 +202,7 @@ impl Capture {
         }
     }
 
-    /// A message of another thread, perhaps a sub-agent's.
+    /// Handles a message of another thread, which can be a sub-agent's.
     fn others(&mut self, now: Time, line: &[u8], method: &[u8], thread: &[u8], params: usize) {
         match method {
             b"turn/started" => {
@@ -245,7 +245,7 @@ impl Capture {
         }
     }
 
-    /// The terminal event has come: the upstream's own, or the one that codexd writes in its stead.
+    /// Handles the terminal event, which the upstream or, after its loss, codexd has written.
     fn ended(&mut self, line: &[u8], params: usize, turn: Span) {
         let status = text_of(line, turn.start, b"status").unwrap_or_default();
         let mark = member(line, params, b"codexd").map(|mark| mark.start);
@@ -258,7 +258,7 @@ impl Capture {
         if let Some(error) = text_at(line, turn.start, &["error", "message"]) {
             self.error = Some(error);
         }
-        // The turn itself has its last message (`itemsView` is `summary`), also for who missed the item.
+        // The turn object has its last message (`itemsView` is `summary`), also for a client that missed the item.
         if self.progress.answer().is_none()
             && let Some(message) = last_message(turn.of(line))
         {
@@ -271,8 +271,8 @@ impl Capture {
         self.resolve(outcome, known_by);
     }
 
-    /// The upstream is lost, or with the daemon whatever led to it. `message` says why, in words;
-    /// `stderr` are its last lines, secrets masked.
+    /// Handles the loss of the upstream, or of the connection to it. `message` is the reason as text; `stderr` are
+    /// the last lines of the upstream, with secrets masked.
     pub fn upstream_lost(&mut self, message: &str, stderr: Vec<String>) {
         if self.resolution.is_some() {
             return;
@@ -287,7 +287,7 @@ impl Capture {
         }
     }
 
-    /// The turn did not end in time after it was interrupted.
+    /// Handles that the turn did not end in time after an interrupt.
     pub fn gave_up(&mut self, error: String) {
         if self.resolution.is_none() {
             self.error = Some(error);
@@ -295,20 +295,20 @@ impl Capture {
         }
     }
 
-    /// Returns the final answer if it was seen and nothing that belongs to the turn is open: if nothing more came, the turn
-    /// would be completed.
+    /// Returns the final answer, if it was seen and nothing that belongs to the turn is open. Without a further
+    /// message, the turn is then complete.
     pub fn answer_so_far(&self) -> Option<&str> {
         let answer = self.review.as_deref().or(self.last_message.as_deref());
         answer.filter(|_| self.resolution.is_none() && self.may_be_complete())
     }
 
-    /// Returns when [`Capture::handle_timeout`] has something to decide, if nothing comes before.
+    /// Returns when [`Capture::handle_timeout`] has to be called, if no message comes before.
     pub fn poll_timeout(&self) -> Option<Time> {
         let waits = self.resolution.is_none() && self.hooks == 0 && self.may_be_complete();
         waits.then(|| self.last + self.watch.quiet_ms)
     }
 
-    /// Infers the end of the turn if the quiet time is over.
+    /// Infers the end of the turn, if the quiet time is over.
     pub fn handle_timeout(&mut self, now: Time) {
         if self.poll_timeout().is_some_and(|due| now >= due) {
             self.resolve(Outcome::Completed, KnownBy::Inferred);

@@ -72,6 +72,11 @@ impl Connections {
         self.connections.len()
     }
 
+    /// Returns how many there are that can still send something, without those that ask for a page.
+    pub(super) fn attached(&self) -> usize {
+        self.connections.values().filter(|c| matches!(c.stage, Stage::New | Stage::Open(_))).count()
+    }
+
     pub(super) fn stage(&self, client: ClientId) -> Option<Stage> {
         self.connections.get(&client).map(|c| c.stage)
     }

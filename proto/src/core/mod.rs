@@ -24,6 +24,7 @@ mod event;
 mod idle;
 mod refusal;
 mod report;
+mod succession;
 mod timer;
 
 use std::collections::VecDeque;
@@ -54,6 +55,7 @@ pub use timer::Timer;
 use connection::{Connections, Stage};
 use diagnosis::Diagnosis;
 use idle::Idle;
+use succession::Succession;
 
 /// Bytes queued for the upstream above which no client is read. The rest of one read, or of a message that has
 /// begun, is queued all the same.
@@ -71,8 +73,11 @@ pub enum Restart {
     Never,
     /// A supervisor, unless the exit was intended.
     OnFailure,
-    /// The next client: by socket activation, or because it starts a daemon when it finds none.
+    /// The next client, by socket activation.
     OnDemand,
+    /// The next client, because it starts a daemon when it finds none; or this daemon, if it loses its upstream while
+    /// clients are connected.
+    BySuccessor,
 }
 
 /// Settings that can change while clients are served.
@@ -144,6 +149,7 @@ pub struct Core {
     connections: Connections,
     idle: Idle,
     restart: Restart,
+    succession: Succession,
     limits: Limits,
     clients_with_files: usize,
     /// Whether the upstream's input can be written to.
@@ -179,6 +185,7 @@ impl Core {
             connections: Connections::default(),
             idle: Idle::new(settings.idle_exit_ms),
             restart: config.restart,
+            succession: Succession::default(),
             limits: settings.limits,
             clients_with_files: config.clients_with_files,
             input_open: true,
@@ -318,6 +325,7 @@ impl Core {
             } else if let Some(event) = self.events.pop_front().or_else(|| self.reached()) {
                 let from = self.lifecycle.state();
                 let effects = self.lifecycle.handle(now, event);
+                self.succession.observe(event, self.lifecycle.intent(), || self.connections.attached());
                 self.follow(from, effects);
             } else {
                 let unused = self.lifecycle.state() == State::Serving && self.router.is_unused();
@@ -392,7 +400,7 @@ impl Core {
                 let draining = self.lifecycle.state() == State::Draining;
                 let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
-                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms };
+                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms, intended: true };
                 self.router.begin_drain(now, &notice);
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
@@ -401,7 +409,9 @@ impl Core {
                 loss.message = self.explain(loss.message);
                 let reason = self.reason();
                 let retry_after_ms = self.retry_after_ms();
-                let notice = ShutdownNotice { reason: &reason, deadline_ms: Some(0), retry_after_ms };
+                let intended = matches!(self.lifecycle.intent(), Some(Intent::Stop(_)));
+                let notice =
+                    ShutdownNotice { reason: &reason, deadline_ms: Some(0), retry_after_ms, intended };
                 self.router.upstream_lost(now, loss, &notice);
             }
         }
@@ -414,7 +424,7 @@ impl Core {
         let restarts = match self.restart {
             Restart::Never => false,
             Restart::OnFailure => !intended,
-            Restart::OnDemand => true,
+            Restart::OnDemand | Restart::BySuccessor => true,
         };
         restarts.then_some(end_reason::RETRY_AFTER_MS)
     }
@@ -616,6 +626,11 @@ impl Core {
     /// Returns the exit code of the process; `None` before it is to exit.
     pub fn exit_code(&self) -> Option<ExitCode> {
         self.lifecycle.exit_code()
+    }
+
+    /// Returns whether the daemon that ends starts the next one itself.
+    pub fn has_successor(&self) -> bool {
+        self.succession.is_due(self.restart)
     }
 
     /// Returns the milliseconds until running turns are interrupted; `None` without a drain or without a deadline.

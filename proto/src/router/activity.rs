@@ -40,12 +40,12 @@ pub enum Activity {
         turn: String,
         /// The client that started it, if known, and that client's name while it is connected.
         client: Option<(ClientId, Option<String>)>,
-        /// The directory of the thread, where a response has said it.
+        /// The directory of the thread, if a response reported it.
         cwd: Option<String>,
         /// Whether its thread is a sub-agent's.
         sub_agent: bool,
     },
-    /// A turn goes on.
+    /// A turn has made progress.
     TurnProgress {
         /// The thread.
         thread: ThreadId,
@@ -56,8 +56,8 @@ pub enum Activity {
         /// What the turn has used so far, if that is new.
         tokens: Option<Tokens>,
     },
-    /// Codex has sent nothing about a turn for the time that the limits name. Once for each limit until there is an event
-    /// again.
+    /// Codex has sent nothing about a turn for the time that the limits name. Once for each limit until there is an
+    /// event again.
     TurnSilent {
         /// The thread.
         thread: ThreadId,

@@ -6,11 +6,9 @@ use super::never_ran::NeverRan;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
+use super::turn_end::TurnEnd;
 use super::{Phase, Router, ShutdownNotice};
-use crate::id::{ThreadId, write_u64};
-use crate::json::Span;
-use crate::json::edit::{Edits, write_string, write_text};
-use crate::json::scan::{has_members, member, skip_space};
+use crate::id::ThreadId;
 use crate::time::Time;
 
 /// Why the upstream was lost.
@@ -84,7 +82,7 @@ impl Router {
             let answer = turn.as_ref().and_then(|turn| turn.progress.answer());
             let answer = answer.filter(|_| complete);
             let generation = self.config.identity.generation;
-            let end = End { thread: &thread, answer, error_sent, loss, generation };
+            let end = TurnEnd { thread: &thread, answer, error_sent, loss, generation };
             // The upstream reports the status of the thread before the end of the turn.
             if active || (answer.is_none() && error_sent.is_none()) {
                 self.delivery.notify_all(status, &end.status());
@@ -110,166 +108,5 @@ impl Router {
                 self.delivery.notify_each(&clients, topic, line);
             }
         }
-    }
-}
-
-/// The end of what ran on a thread when the upstream was lost.
-struct End<'a> {
-    thread: &'a ThreadId,
-    /// The item of the final answer, if it was seen. Then the turn counts as completed.
-    answer: Option<&'a [u8]>,
-    /// The error with which the upstream itself had failed the turn.
-    error_sent: Option<&'a [u8]>,
-    loss: &'a Loss,
-    generation: u64,
-}
-
-impl End<'_> {
-    /// Writes the status that the upstream gives a thread after such an end.
-    fn status(&self) -> Vec<u8> {
-        let mut line = self.begin("thread/status/changed");
-        line.extend_from_slice(b",\"status\":{\"type\":");
-        line.extend_from_slice(if self.answer.is_some() { b"\"idle\"" } else { b"\"systemError\"" });
-        line.push(b'}');
-        self.finish(line)
-    }
-
-    /// Writes the `error` notification with the reason.
-    fn error(&self, turn: &[u8]) -> Vec<u8> {
-        let mut line = self.begin("error");
-        line.extend_from_slice(b",\"error\":");
-        line.extend_from_slice(&self.reason());
-        line.extend_from_slice(b",\"willRetry\":false,\"turnId\":");
-        write_text(&mut line, turn);
-        self.finish(line)
-    }
-
-    /// Writes a `turn/completed`. It keeps the members of the turn object that the upstream sent when the turn began.
-    fn turn(&self, id: &[u8], turn: &[u8]) -> Vec<u8> {
-        let mut own = Vec::new();
-        write_text(&mut own, id);
-        let mut fields: Vec<(&str, Vec<u8>)> = vec![("id", own)];
-        match self.answer {
-            Some(item) => {
-                fields.push(("status", b"\"completed\"".to_vec()));
-                fields.push(("items", [b"[", item, b"]"].concat()));
-                fields.push(("itemsView", b"\"summary\"".to_vec()));
-            }
-            None => {
-                fields.push(("status", b"\"failed\"".to_vec()));
-                fields.push(("error", self.reason()));
-            }
-        }
-        let mut edits = Edits::new();
-        let mut added = self.mark();
-        for (name, value) in fields {
-            match member(turn, 0, name.as_bytes()) {
-                Some(span) => edits.replace_owned(span, value),
-                None => {
-                    added.push(b',');
-                    write_string(&mut added, name);
-                    added.push(b':');
-                    added.extend_from_slice(&value);
-                }
-            }
-        }
-        if has_members(turn, 0) {
-            added.push(b',');
-        }
-        let open = skip_space(turn, 0) + 1;
-        edits.replace_owned(Span { start: open, end: open }, added);
-
-        let mut line = self.begin("turn/completed");
-        line.extend_from_slice(b",\"turn\":");
-        edits.write(turn, &mut line);
-        self.finish(line)
-    }
-
-    /// Begins a notification about the thread.
-    fn begin(&self, method: &str) -> Vec<u8> {
-        let mut line = b"{\"method\":".to_vec();
-        write_string(&mut line, method);
-        line.extend_from_slice(b",\"params\":{\"threadId\":");
-        write_text(&mut line, self.thread.as_bytes());
-        line
-    }
-
-    /// Ends the notification, with codexd's mark.
-    fn finish(&self, mut line: Vec<u8>) -> Vec<u8> {
-        line.push(b',');
-        line.extend_from_slice(&self.mark());
-        line.extend_from_slice(b"}}");
-        line
-    }
-
-    /// Returns the member that marks a message as written by codexd.
-    fn mark(&self) -> Vec<u8> {
-        let mut mark = b"\"codexd\":{\"synthetic\":true,\"inferred\":".to_vec();
-        mark.extend_from_slice(if self.answer.is_some() { b"true" } else { b"false" });
-        mark.extend_from_slice(b",\"reason\":");
-        write_string(&mut mark, self.loss.reason);
-        mark.extend_from_slice(b",\"generation\":");
-        write_u64(&mut mark, self.generation);
-        mark.push(b'}');
-        mark
-    }
-
-    /// Returns the error object of the `error` notification and the failed turn.
-    fn reason(&self) -> Vec<u8> {
-        if let Some(error) = self.error_sent {
-            return error.to_vec();
-        }
-        let mut error = b"{\"message\":".to_vec();
-        write_string(&mut error, &self.loss.message);
-        error.extend_from_slice(
-            b",\"codexErrorInfo\":\"other\",\"additionalDetails\":null,\"misalignment\":null}",
-        );
-        error
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    /// The status, the error and the turn of an end.
-    fn frames(answer: Option<&str>) -> [Value; 3] {
-        let turn = br#"{"id":"u","items":[],"itemsView":"notLoaded","status":"inProgress","error":null}"#;
-        let loss = Loss { reason: "upstreamLost", message: "gone \"away\"".to_owned() };
-        let thread = ThreadId::new(b"t");
-        let answer = answer.map(str::as_bytes);
-        let end = End { thread: &thread, answer, error_sent: None, loss: &loss, generation: 3 };
-        [end.status(), end.error(b"u"), end.turn(b"u", turn)]
-            .map(|line| serde_json::from_slice(&line).unwrap())
-    }
-
-    #[test]
-    fn a_turn_without_its_answer_fails() {
-        let mark = json!({"synthetic": true, "inferred": false, "reason": "upstreamLost", "generation": 3});
-        let why = json!({"message": "gone \"away\"", "codexErrorInfo": "other", "additionalDetails": null,
-                         "misalignment": null});
-        let [status, error, turn] = frames(None);
-        let params = json!({"threadId": "t", "status": {"type": "systemError"}, "codexd": mark});
-        assert_eq!(status, json!({"method": "thread/status/changed", "params": params}));
-        let params =
-            json!({"threadId": "t", "turnId": "u", "error": why, "willRetry": false, "codexd": mark});
-        assert_eq!(error, json!({"method": "error", "params": params}));
-        let object = json!({"id": "u", "items": [], "itemsView": "notLoaded", "status": "failed", "error": why,
-                            "codexd": mark});
-        let params = json!({"threadId": "t", "turn": object, "codexd": mark});
-        assert_eq!(turn, json!({"method": "turn/completed", "params": params}));
-    }
-
-    #[test]
-    fn a_turn_whose_answer_was_seen_is_inferred_to_be_complete() {
-        let [status, _, event] = frames(Some(r#"{"type":"agentMessage","text":"42"}"#));
-        assert_eq!(status["params"]["status"], json!({"type": "idle"}));
-        assert_eq!(status["params"]["codexd"], event["params"]["codexd"]);
-        assert_eq!(event["params"]["turn"]["status"], "completed");
-        assert_eq!(event["params"]["turn"]["items"][0]["text"], "42");
-        assert_eq!(event["params"]["turn"]["error"], Value::Null);
-        assert_eq!(event["params"]["codexd"]["inferred"], true);
     }
 }

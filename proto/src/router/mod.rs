@@ -59,6 +59,7 @@ mod silent_turns;
 mod subscriptions;
 mod thread;
 mod timer;
+mod turn_end;
 mod unknown_thread;
 mod unsubscribe;
 mod warnings;
@@ -89,6 +90,12 @@ pub use report::CONFIG_WARNING;
 pub use session::SessionState;
 pub use shutdown_notice::ShutdownNotice;
 pub use timer::RouterTimer;
+
+pub(crate) use response::running_turn;
+pub(crate) use server_request::resolved;
+pub(crate) use subscriptions::inferred_complete;
+pub(crate) use thread::{KnownTo, Thread};
+pub(crate) use turn_end::TurnEnd;
 
 use attribution::Attribution;
 use delivery::{Delivery, Topic};

@@ -2,7 +2,7 @@
 
 /// The kind of the item that began last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// No item but the prompt has begun: the model is working on its first one.
     #[default]
     Starting,
@@ -18,7 +18,7 @@ pub(super) enum Phase {
 
 impl Phase {
     /// Parses the type of an item (`ThreadItem` in the schema of codex 0.169).
-    pub(super) fn of_item(kind: &[u8]) -> Phase {
+    pub(crate) fn of_item(kind: &[u8]) -> Phase {
         match kind {
             b"userMessage" | b"hookPrompt" => Phase::Starting,
             b"reasoning" | b"plan" => Phase::Reasoning,
@@ -32,7 +32,7 @@ impl Phase {
     }
 
     /// Returns the word used in JSON and on the terminal.
-    pub(super) const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Phase::Starting => "starting",
             Phase::Reasoning => "reasoning",

@@ -267,7 +267,7 @@ fn member_text(line: &[u8], object: Span, name: &[u8]) -> Option<Box<str>> {
 }
 
 /// Finds the running turn in a thread object. Returns its id and the turn object.
-fn running_turn(thread: &[u8]) -> Option<(String, String)> {
+pub(crate) fn running_turn(thread: &[u8]) -> Option<(String, String)> {
     #[derive(Deserialize)]
     struct Thread<'a> {
         #[serde(borrow, default)]

@@ -5,9 +5,8 @@
 //! earlier codex had loaded:
 //!
 //! 1. The resume gets the `sandbox` of the book, unless the client gives permissions itself. Those have precedence.
-//! 2. The permissions in the response are compared with the book. If they differ, codexd sends a
-//! `thread/settings/update`
-//!    with the exact policies.
+//! 2. The permissions in the response are compared with the book. If they differ, codexd sends
+//!    `thread/settings/update` with the exact policies.
 //! 3. Until then, all clients' requests about the thread wait, so that no turn starts with other permissions.
 //! 4. If the permissions cannot be restored, requests that start work on the thread are refused with the reason, unless
 //!    they give a sandbox policy themselves.

@@ -153,11 +153,7 @@ impl Router {
     pub(super) fn resolve_server_requests(&mut self) {
         let topic = self.topic(b"serverRequest/resolved");
         for (id, thread) in self.server_requests.resolve_all() {
-            let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":".to_vec();
-            write_text(&mut line, thread.as_bytes());
-            line.extend_from_slice(b",\"requestId\":");
-            write_i64(&mut line, id.0);
-            line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
+            let line = resolved(id, &thread);
             self.delivery.notify_each(self.subscriptions.of_thread(thread.as_bytes()), topic, &line);
         }
     }
@@ -169,6 +165,16 @@ impl Router {
             None => Topic::Unknown(method),
         }
     }
+}
+
+/// Writes that a server request is resolved, because no answer to it has an effect any more.
+pub(crate) fn resolved(id: ServerRequestId, thread: &ThreadId) -> Vec<u8> {
+    let mut line = b"{\"method\":\"serverRequest/resolved\",\"params\":{\"threadId\":".to_vec();
+    write_text(&mut line, thread.as_bytes());
+    line.extend_from_slice(b",\"requestId\":");
+    write_i64(&mut line, id.0);
+    line.extend_from_slice(b",\"codexd\":{\"synthetic\":true}}}");
+    line
 }
 
 /// Returns whether the answer to an approval allows it: `accept`, `acceptForSession`, or an object with such a member.

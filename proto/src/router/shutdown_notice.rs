@@ -12,6 +12,8 @@ pub struct ShutdownNotice<'a> {
     pub deadline_ms: Option<u64>,
     /// Milliseconds after which a client can connect again; `None` if nothing starts codexd again.
     pub retry_after_ms: Option<u64>,
+    /// Whether somebody asked for the end: then a client has no reason to start codexd again at once.
+    pub intended: bool,
 }
 
 impl ShutdownNotice<'_> {
@@ -28,6 +30,8 @@ impl ShutdownNotice<'_> {
         write_optional(out, self.deadline_ms);
         out.extend_from_slice(b",\"retryAfterMs\":");
         write_optional(out, self.retry_after_ms);
+        out.extend_from_slice(b",\"intended\":");
+        out.extend_from_slice(if self.intended { b"true" } else { b"false" });
         out.extend_from_slice(b",\"generation\":");
         write_u64(out, generation);
         out.extend_from_slice(b"}}");

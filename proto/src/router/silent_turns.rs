@@ -1,10 +1,11 @@
-//! Turns of which the upstream sends nothing: reported, and interrupted where the settings say so.
+//! Turns about which the upstream sends nothing. They are reported and, if the settings require it, interrupted.
 //!
-//! A turn is silent if it runs, somebody is subscribed to its thread (the upstream sends nothing to nobody), it waits for
-//! no approval, and neither it nor a sub-agent that works for it has sent an event for the time of the limit.
+//! A turn is silent if it runs, its thread has a subscriber (the upstream sends nothing about other threads), it
+//! does not wait for an approval, and neither it nor a sub-agent that works for it has sent an event for the time
+//! of the limit.
 //!
-//! The time is that of the monotonic clock, which stands still while the machine is suspended: a suspended machine makes
-//! no turn silent.
+//! Time is that of the monotonic clock, which stops while the machine is suspended. So a suspended machine makes no
+//! turn silent.
 
 use super::pacing::PendingKind;
 use super::thread::{RunningTurn, Thread};
@@ -13,7 +14,7 @@ use crate::capture;
 use crate::id::ThreadId;
 use crate::time::Time;
 
-/// Milliseconds after which an interrupt of codexd's own that has no answer is worth a warning.
+/// Milliseconds without an answer to an interrupt of codexd itself after which there is a warning.
 pub(super) const INTERRUPT_WITHIN_MS: u64 = 15_000;
 
 /// What was done about a turn since its last event.
@@ -28,7 +29,7 @@ pub(super) enum Silence {
     Interrupted,
 }
 
-/// A turn that is silent.
+/// A silent turn.
 #[derive(Clone, Debug)]
 pub(super) struct SilentTurn {
     pub(super) thread: ThreadId,
@@ -38,14 +39,14 @@ pub(super) struct SilentTurn {
 }
 
 impl Limits {
-    /// Returns the shortest time after which something is done about a silent turn.
+    /// Returns the shortest limit.
     fn shortest_silence_ms(&self) -> Option<u64> {
         self.silent_turn_warning_ms.into_iter().chain(self.silent_turn_interrupt_ms).min()
     }
 }
 
 impl Router {
-    /// Looks for silent turns as soon as one can be silent: to be called when a turn begins or the limits change.
+    /// Schedules the next check for silent turns. Call it when a turn begins or the limits change.
     pub(super) fn watch_silent_turns(&mut self) {
         let due = self.config.limits.shortest_silence_ms().map(|limit| self.now() + limit);
         self.silent_turns_due = match (self.silent_turns_due, due) {
@@ -54,7 +55,7 @@ impl Router {
         };
     }
 
-    /// Returns for how many milliseconds nothing has come about a turn, or `None` if that means nothing.
+    /// Returns for how many milliseconds nothing was sent about a turn; `None` if that has a known reason.
     pub(super) fn silent_ms(
         &self,
         now: Time,
@@ -73,7 +74,7 @@ impl Router {
             let open = capture::OpenTurn { id: &open.id, root: root.as_deref(), sub_agent: helper.sub_agent };
             (other != id && capture::works_for(open, &names)).then_some(helper.last_event)
         });
-        // A helper that waits for an approval lets its root wait, too.
+        // If a sub-agent waits for an approval, its root waits too.
         let waits = self.subscriptions.threads().any(|(other, helper)| {
             helper.sub_agent && other != id && self.server_requests.unanswered_of(other).next().is_some()
         });
@@ -98,7 +99,7 @@ impl Router {
         silent
     }
 
-    /// Reports and interrupts the turns that are silent, and looks again when the next one can be.
+    /// Reports and interrupts the silent turns, and schedules the next check.
     pub(super) fn check_silent_turns(&mut self, now: Time) {
         self.silent_turns_due = None;
         let limits = self.config.limits;
@@ -140,7 +141,7 @@ impl Router {
         }
     }
 
-    /// Returns the milliseconds until a running turn reaches a limit next; the shortest limit if none does before.
+    /// Returns the milliseconds until the first running turn reaches a limit, at most the shortest limit.
     fn next_look(&self, now: Time, shortest: u64) -> u64 {
         let limits = self.config.limits;
         let limits = limits.silent_turn_warning_ms.into_iter().chain(limits.silent_turn_interrupt_ms);

@@ -155,7 +155,7 @@ impl Subscriptions {
 
     /// Unloads all threads after the loss of the upstream. Returns what was running, by thread.
     pub(super) fn end_all(&mut self) -> Vec<Running> {
-        let complete = self.inferred_complete();
+        let complete = inferred_complete(self.threads.iter());
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
@@ -168,30 +168,6 @@ impl Subscriptions {
         }
         running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));
         running
-    }
-
-    /// Returns the threads whose open turn counts as complete if nothing comes any more, see
-    /// [`capture`](crate::capture).
-    fn inferred_complete(&self) -> FxHashSet<ThreadId> {
-        let open: Vec<_> = self
-            .threads
-            .iter()
-            .filter_map(|(id, thread)| {
-                let turn = thread.turn.as_ref()?;
-                Some((id, turn, turn.root(), thread.sub_agent))
-            })
-            .collect();
-        let complete = open.iter().filter(|(thread, turn, root, _)| {
-            let names = [&*turn.id, turn.ends_as(), root.as_deref().unwrap_or(&turn.id)];
-            turn.progress.answer().is_some()
-                && turn.error.is_none()
-                && !open.iter().any(|(other, helper, root, sub_agent)| {
-                    let helper =
-                        capture::OpenTurn { id: &helper.id, root: root.as_deref(), sub_agent: *sub_agent };
-                    other != thread && capture::works_for(helper, &names)
-                })
-        });
-        complete.map(|(thread, ..)| (*thread).clone()).collect()
     }
 
     /// Returns the threads with turns that are known to run, by their ids; each with its turn among those that have
@@ -216,4 +192,27 @@ impl Subscriptions {
         kept.subscribers = self.threads.values().map(|t| t.subscribers.len()).sum();
         kept.subscriptions = self.clients.values().map(FxHashSet::len).sum();
     }
+}
+
+/// Returns the threads whose open turn counts as complete if nothing comes any more, see [`capture`].
+pub(crate) fn inferred_complete<'a>(
+    threads: impl Iterator<Item = (&'a ThreadId, &'a Thread)>,
+) -> FxHashSet<ThreadId> {
+    let open: Vec<_> = threads
+        .filter_map(|(id, thread)| {
+            let turn = thread.turn.as_ref()?;
+            Some((id, turn, turn.root(), thread.sub_agent))
+        })
+        .collect();
+    let complete = open.iter().filter(|(thread, turn, root, _)| {
+        let names = [&*turn.id, turn.ends_as(), root.as_deref().unwrap_or(&turn.id)];
+        turn.progress.answer().is_some()
+            && turn.error.is_none()
+            && !open.iter().any(|(other, helper, root, sub_agent)| {
+                let helper =
+                    capture::OpenTurn { id: &helper.id, root: root.as_deref(), sub_agent: *sub_agent };
+                other != thread && capture::works_for(helper, &names)
+            })
+    });
+    complete.map(|(thread, ..)| (*thread).clone()).collect()
 }

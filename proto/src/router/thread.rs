@@ -12,71 +12,71 @@ use crate::time::Time;
 
 /// What codexd keeps about one thread.
 #[derive(Debug, Default)]
-pub(super) struct Thread {
+pub(crate) struct Thread {
     /// In the order in which they subscribed.
-    pub(super) subscribers: Vec<ClientId>,
+    pub(crate) subscribers: Vec<ClientId>,
     /// Whether a response or a status reported it, and it was not unloaded since.
-    pub(super) loaded: bool,
+    pub(crate) loaded: bool,
     /// Whether its status is active.
-    pub(super) active: bool,
+    pub(crate) active: bool,
     /// Whether another thread's turn created it, so that no response announced it.
-    pub(super) sub_agent: bool,
-    pub(super) turn: Option<OpenTurn>,
+    pub(crate) sub_agent: bool,
+    pub(crate) turn: Option<OpenTurn>,
     /// The turns that the log knows to run. While the report of an end is deferred, they are more than the open one.
-    pub(super) running: Vec<RunningTurn>,
+    pub(crate) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported. The upstream sends it after the copy of the token usage (measured).
-    pub(super) goals_due: u32,
+    pub(crate) goals_due: u32,
     /// Text of the id of the turn that ended last.
-    pub(super) last_turn: Option<Box<[u8]>>,
+    pub(crate) last_turn: Option<Box<[u8]>>,
     /// The client that gets what the upstream repeats after a resume or fork. If it disconnects, no client gets it.
-    pub(super) replay: Option<Replay>,
+    pub(crate) replay: Option<Replay>,
     /// What its turn is doing.
-    pub(super) phase: Phase,
+    pub(crate) phase: Phase,
     /// When the upstream last sent something about it.
-    pub(super) last_event: Option<Time>,
+    pub(crate) last_event: Option<Time>,
     /// Its directory, from the last response that started, resumed or forked it.
-    pub(super) cwd: Option<Box<str>>,
+    pub(crate) cwd: Option<Box<str>>,
     /// Its model, from that response.
-    pub(super) model: Option<Box<str>>,
+    pub(crate) model: Option<Box<str>>,
 }
 
 /// A turn that has started and not ended.
 #[derive(Debug)]
-pub(super) struct OpenTurn {
+pub(crate) struct OpenTurn {
     /// Text of its id.
-    pub(super) id: Box<[u8]>,
+    pub(crate) id: Box<[u8]>,
     /// For a review that began under another id: the id in the response, under which it ends.
-    pub(super) ends_as: Option<Box<[u8]>>,
+    pub(crate) ends_as: Option<Box<[u8]>>,
     /// Whether it is a review whose `turn/started` is still to come.
-    pub(super) begins_as_another: bool,
+    pub(crate) begins_as_another: bool,
     /// The turn object that the upstream sent when the turn began.
-    pub(super) object: Box<[u8]>,
+    pub(crate) object: Box<[u8]>,
     /// What it has shown of its end.
-    pub(super) progress: Progress,
+    pub(crate) progress: Progress,
     /// The error with which the upstream has failed it. Only `turn/completed` is still to come.
-    pub(super) error: Option<Box<[u8]>>,
+    pub(crate) error: Option<Box<[u8]>>,
     /// The clients that know that it is open.
-    pub(super) known_to: KnownTo,
+    pub(crate) known_to: KnownTo,
 }
 
 /// A turn whose start was logged and whose end was not.
 #[derive(Debug)]
-pub(super) struct RunningTurn {
+pub(crate) struct RunningTurn {
     /// Text of its id.
-    pub(super) id: Box<[u8]>,
+    pub(crate) id: Box<[u8]>,
     /// Since when it is known.
-    pub(super) since: Time,
+    pub(crate) since: Time,
     /// The client that started it, if the response to its request reported the turn.
-    pub(super) by: Option<ClientId>,
+    pub(crate) by: Option<ClientId>,
     /// What it has used.
-    pub(super) meter: Meter,
+    pub(crate) meter: Meter,
     /// What was done because it sends nothing.
     pub(super) silence: Silence,
 }
 
 /// The clients that know that a turn is open and wait for its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum KnownTo {
+pub(crate) enum KnownTo {
     /// Those that got the turn in a response. `turn/started` is still to come.
     Requesters(Vec<ClientId>),
     /// All subscribers.
@@ -85,32 +85,32 @@ pub(super) enum KnownTo {
 
 /// The client of the last resume or fork.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Replay {
-    pub(super) to: ClientId,
+pub(crate) struct Replay {
+    pub(crate) to: ClientId,
     /// Whether the copy of the token usage is still to come.
-    pub(super) usage: bool,
+    pub(crate) usage: bool,
 }
 
 impl OpenTurn {
     /// Returns the id under which it ends.
-    pub(super) fn ends_as(&self) -> &[u8] {
+    pub(crate) fn ends_as(&self) -> &[u8] {
         self.ends_as.as_deref().unwrap_or(&self.id)
     }
 
     /// Returns the turn for which it works, if it names one.
-    pub(super) fn root(&self) -> Option<Cow<'_, [u8]>> {
+    pub(crate) fn root(&self) -> Option<Cow<'_, [u8]>> {
         capture::root_turn(&self.object)
     }
 
     /// Returns whether this is its id, at its beginning or its end.
-    pub(super) fn is_called(&self, id: &[u8]) -> bool {
+    pub(crate) fn is_called(&self, id: &[u8]) -> bool {
         *self.id == *id || self.ends_as.as_deref() == Some(id)
     }
 }
 
 impl Thread {
     /// Records an open turn and the clients that know it. Does nothing if it has ended already.
-    pub(super) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
+    pub(crate) fn open_turn(&mut self, id: &[u8], object: &[u8], notified: KnownTo) {
         if self.last_turn.as_deref() == Some(id) {
             return;
         }
@@ -145,7 +145,7 @@ impl Thread {
     }
 
     /// Records that a turn runs, and the client `by` that started it, if known. Returns whether the turn is new.
-    pub(super) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
+    pub(crate) fn runs(&mut self, now: Time, id: &[u8], by: Option<ClientId>) -> bool {
         // A review that began under another id is recorded under the id with which it ends.
         let renamed = self.turn.as_ref().is_some_and(|turn| turn.ends_as.is_some() && turn.is_called(id));
         if renamed || self.last_turn.as_deref() == Some(id) {
@@ -167,7 +167,7 @@ impl Thread {
     }
 
     /// Records that a turn has ended. Returns the turn, if it was known to run.
-    pub(super) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
+    pub(crate) fn close_turn(&mut self, id: &[u8]) -> Option<RunningTurn> {
         self.last_turn = Some(id.into());
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
@@ -175,7 +175,7 @@ impl Thread {
     }
 
     /// Returns the running turn that a notification is about.
-    pub(super) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
+    pub(crate) fn running_turn(&mut self, line: &[u8], params: usize) -> Option<&mut RunningTurn> {
         let id = text(line, member(line, params, b"turnId")?)?;
         let id = &*id;
         // A review that runs under another id is recorded under the id with which it ends.
@@ -184,7 +184,7 @@ impl Thread {
     }
 
     /// Records that a goal of the thread was reported.
-    pub(super) fn goal_reported(&mut self) {
+    pub(crate) fn goal_reported(&mut self) {
         self.goals_due = self.goals_due.saturating_sub(1);
         if self.goals_due == 0
             && let Some(replay) = &mut self.replay
@@ -194,12 +194,12 @@ impl Thread {
     }
 
     /// Returns whether something runs on the thread for which a drain waits.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.active || self.turn.is_some()
     }
 
     /// Returns whether the thread can be removed without losing anything.
-    pub(super) fn is_forgettable(&self) -> bool {
+    pub(crate) fn is_forgettable(&self) -> bool {
         self.subscribers.is_empty() && !self.loaded && !self.is_busy() && self.running.is_empty()
     }
 }

@@ -63,6 +63,8 @@ fn retry_after_is_given_only_if_somebody_starts_codexd_again() {
         (Restart::OnFailure, loss, json!(1_000)),
         (Restart::OnDemand, stop, json!(1_000)),
         (Restart::OnDemand, loss, json!(1_000)),
+        (Restart::BySuccessor, stop, json!(1_000)),
+        (Restart::BySuccessor, loss, json!(1_000)),
     ] {
         let mut shell = Shell::serving(settings(), restart);
         let client = shell.join();
@@ -104,4 +106,31 @@ fn a_client_found_too_slow_when_the_time_to_write_is_up_is_closed_with_the_other
     let close = Effect::CloseClient { client, reason: Some(CloseReason::TooSlow) };
     assert!(rest.contains(&close), "{rest:?}");
     assert_eq!(shell.core.exit_code(), Some(ExitCode::UpstreamLost));
+}
+
+#[test]
+fn a_daemon_that_lost_codex_under_a_client_starts_the_next_one() {
+    let loss = Event::UpstreamExited(ChildStatus::Signal(9));
+    let mut shell = Shell::serving(settings(), Restart::BySuccessor);
+    let client = shell.join();
+    assert!(!shell.core.has_successor());
+    shell.report(loss);
+    shell.got(client);
+    shell.effects();
+    assert_eq!((shell.core.state(), shell.core.exit_code()), (State::Exited, Some(ExitCode::UpstreamLost)));
+    assert!(shell.core.has_successor());
+
+    // One that has sent everything it will gets its responses, and does not come back.
+    let mut shell = Shell::serving(settings(), Restart::BySuccessor);
+    let client = shell.join();
+    shell.send(client, &json!({"id": 1, "method": "thread/list", "params": {}}));
+    shell.report(Event::ClientEof { client, hung_up: false, framing_waits: false });
+    shell.report(loss);
+    assert!(!shell.core.has_successor());
+
+    let mut shell = Shell::serving(settings(), Restart::BySuccessor);
+    shell.join();
+    shell.report(loss);
+    shell.report(Event::StopRequested(StopSource::Terminate));
+    assert!(!shell.core.has_successor());
 }

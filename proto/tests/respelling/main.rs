@@ -454,7 +454,12 @@ impl Pair {
                 self.both(Router::handle_timeout);
             }
             Op::Drain => {
-                let notice = ShutdownNotice { reason: "stop", deadline_ms: None, retry_after_ms: None };
+                let notice = ShutdownNotice {
+                    reason: "stop",
+                    deadline_ms: None,
+                    retry_after_ms: None,
+                    intended: true,
+                };
                 self.both(|router, now| router.begin_drain(now, &notice));
             }
             Op::Interrupt => self.both(Router::interrupt_turns),
@@ -479,7 +484,7 @@ proptest! {
             pair.run(op, *seed);
         }
         let loss = Loss { reason: "upstreamLost", message: "gone".into() };
-        let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None };
+        let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: None, intended: true };
         pair.both(|router, now| router.upstream_lost(now, loss.clone(), &notice));
     }
 }

@@ -33,7 +33,7 @@ fn every_initialized_client_is_notified_why_and_until_when() {
     assert_eq!(reported["method"], "notifications/broker/shuttingDown");
     assert_eq!(
         reported["params"],
-        json!({"reason": "stopping", "deadlineMs": 30_000, "retryAfterMs": 1_000, "generation": 7})
+        json!({"reason": "stopping", "deadlineMs": 30_000, "retryAfterMs": 1_000, "intended": true, "generation": 7})
     );
     assert_eq!((net.got_raw(early), net.got_raw(opted_out)), (vec![], vec![]));
 }

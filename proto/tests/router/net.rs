@@ -265,13 +265,22 @@ impl Net {
 
     pub(crate) fn lose(&mut self) {
         let loss = Loss { reason: "upstreamLost", message: "codex app-server was killed".into() };
-        let notice = ShutdownNotice { reason: "gone", deadline_ms: Some(0), retry_after_ms: Some(1_000) };
+        let notice = ShutdownNotice {
+            reason: "gone",
+            deadline_ms: Some(0),
+            retry_after_ms: Some(1_000),
+            intended: false,
+        };
         self.router.upstream_lost(self.now, loss, &notice);
     }
 
     pub(crate) fn drain(&mut self) {
-        let notice =
-            ShutdownNotice { reason: "stopping", deadline_ms: Some(30_000), retry_after_ms: Some(1_000) };
+        let notice = ShutdownNotice {
+            reason: "stopping",
+            deadline_ms: Some(30_000),
+            retry_after_ms: Some(1_000),
+            intended: true,
+        };
         self.router.begin_drain(self.now, &notice);
     }
 

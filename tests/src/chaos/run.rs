@@ -196,7 +196,8 @@ fn connect(name: &str, link: LinkKind, daemon: &TestDaemon) -> TestClient {
         LinkKind::Lines => TestClient::connect(name, &daemon.socket()),
         LinkKind::WebSocket => TestClient::connect_websocket(name, &daemon.socket()),
         LinkKind::Connect => {
-            let mut command = daemon.command(&["connect", "--no-spawn"]);
+            // Nothing comes after this daemon, and a client is to see what it says at its end and no more.
+            let mut command = daemon.command(&["connect", "--no-spawn", "--patience", "0s"]);
             TestClient::spawn(name, command.stderr(std::process::Stdio::null()))
         }
     }

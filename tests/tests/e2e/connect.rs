@@ -185,11 +185,10 @@ fn a_daemon_that_drains_is_waited_for_and_not_used() {
     first.answer(&approval, json!({"decision": "accept"}));
     assert_eq!(first.finish_turn(&thread, &turn).status, "completed");
     assert_eq!(generation(&second.response(id).unwrap()), 2);
-    // The first one had a thread and gets the error.
-    first.recv_to_end();
-    assert_eq!(first.exit_code(), 1);
-    assert!(first.stderr().contains("resume the thread"), "{}", first.stderr());
-    assert_eq!(second.finish(), 0);
+    // The first one had a thread, and gets the next daemon when it says something.
+    first.request("model/list", json!({}));
+    assert!(first.stderr().contains("gets the next daemon"), "{}", first.stderr());
+    assert_eq!((first.finish(), second.finish()), (0, 0));
 }
 
 #[test]
@@ -204,9 +203,56 @@ fn requests_that_die_with_the_daemon_are_answered_with_the_truth() {
     let data = &error.data["codexd"];
     assert_eq!((&data["delivered"], &data["retryable"]), (&json!("maybe"), &json!(false)));
     assert_eq!((&data["reason"], &data["generation"]), (&json!("daemonLost"), &json!(1)));
+    assert_eq!(client.request("thread/list", json!({}))["data"], json!([]));
+    assert!(
+        client.stderr().contains("the connection to codexd was lost; the client stays"),
+        "{}",
+        client.stderr()
+    );
+    assert_eq!(world.status("generation").as_deref(), Some("2"));
+    assert_eq!(client.finish(), 0);
+}
+
+#[test]
+fn a_client_that_had_something_ends_with_1_when_there_is_no_next_daemon_in_time() {
+    let world = World::fake("");
+    let mut client = world.raw_client("client", &["--patience", "100ms"]);
+    client.initialize();
+    client.start_thread(json!({}));
+    let id = client.send_request("command/exec", json!({"command": ["sleep", "600"], "processId": "p"}));
+    // As if another client were starting a daemon, and did not come to an end.
+    let lock = hold_start_lock(&world);
+    world.kill9();
+    assert_eq!(client.response(id).unwrap_err().code, -32010);
     assert!(client.recv_to_end().iter().all(|message| message["id"].is_null()));
     assert_eq!(client.exit_code(), 1);
-    assert!(client.stderr().contains("1 requests were not answered"), "{}", client.stderr());
+    assert!(client.stderr().contains("did not finish in time"), "{}", client.stderr());
+    assert!(client.stderr().contains("resume the thread"), "{}", client.stderr());
+    drop(lock);
+}
+
+/// Holds the lock of clients that start a daemon.
+fn hold_start_lock(world: &World) -> nix::fcntl::Flock<std::fs::File> {
+    let directory = world.home().runtime().join("codexd");
+    let path = std::fs::read_dir(directory).unwrap().flatten().map(|entry| entry.path());
+    let mut path = path.filter(|path| path.extension().is_some_and(|it| it == "start"));
+    let file = std::fs::File::open(path.next().unwrap()).unwrap();
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap()
+}
+
+#[test]
+fn a_client_that_had_something_ends_with_1_when_nothing_can_be_started() {
+    let world = World::fake("");
+    let mut client = world.client("client");
+    client.start_thread(json!({}));
+    let directory = world.home().runtime().join("codexd");
+    std::fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+    world.kill9();
+    client.recv_to_end();
+    assert_eq!(client.exit_code(), 1);
+    // Codex alone would resume its threads with other permissions.
+    assert!(!client.stderr().contains("directly"), "{}", client.stderr());
+    assert!(client.stderr().contains("chmod 700"), "{}", client.stderr());
 }
 
 #[test]
@@ -224,11 +270,13 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
     let thread = client.start_thread(json!({}));
     assert_eq!(client.turn(&thread, "hello").status, "completed");
     assert_eq!(world.status("generation").as_deref(), Some("4"));
-    // From here on there is something to lose.
+    // From here on there is something to lose, and the next daemon is there before the client says anything.
     world.kill9();
-    client.recv_to_end();
-    assert_eq!(client.exit_code(), 1);
-    assert!(client.stderr().contains("resume the thread"), "{}", client.stderr());
+    let restarted = client.take_method("notifications/broker/upstreamRestarted");
+    assert_eq!(restarted["params"]["generation"], 5);
+    let thread = client.start_thread(json!({}));
+    assert_eq!(client.turn(&thread, "hello").status, "completed");
+    assert_eq!(client.finish(), 0);
 }
 
 #[test]
@@ -418,57 +466,35 @@ fn a_daemon_with_another_environment_is_pointed_out() {
     assert_eq!(status["environment"]["PATH"].as_str().unwrap().len(), 8);
 }
 
-/// One client's work, done again as a whole whenever the daemon was lost.
+/// One client's work, done again whenever the daemon was lost; the client stays.
 fn full_turn(world: &World, name: &str) -> usize {
-    for attempt in 1.. {
-        let mut bridge = world.raw_client(name, &[]);
-        let done = one_turn(&mut bridge);
-        bridge.finish_sending();
-        // Never a silent end: an exit code, and a sentence for people.
-        let lost = bridge.exit_code() == 1 && bridge.stderr().contains("was lost");
-        // The daemon may have been killed after the end of the turn, too.
-        assert!(lost || done && bridge.exit_code() == 0, "{}", bridge.stderr());
-        assert!(!bridge.stderr().contains("directly"), "{}", bridge.stderr());
-        if done {
-            return attempt;
-        }
-    }
-    unreachable!("the attempts are not counted to an end")
+    let mut bridge = world.client(name);
+    let attempts = (1..).find(|_| one_turn(&mut bridge)).unwrap();
+    bridge.finish_sending();
+    assert_eq!(bridge.exit_code(), 0, "{}", bridge.stderr());
+    assert!(!bridge.stderr().contains("directly"), "{}", bridge.stderr());
+    attempts
 }
 
-/// Returns whether it came to its end; otherwise checks that each request got an error that is correct.
+/// Returns whether it came to its end; otherwise checks that each request got an error that is correct, and the turn an
+/// end.
 fn one_turn(client: &mut Bridge) -> bool {
-    let info = json!({"clientInfo": {"name": "c", "version": "1"}, "capabilities": null});
-    let id = client.send_request("initialize", info);
-    // The handshake never fails: it is repeated with the next daemon.
-    client.response(id).unwrap();
-    client.notify("initialized", Value::Null);
     let id = client.send_request("thread/start", json!({}));
     let thread = match client.response(id) {
         Ok(result) => result["thread"]["id"].as_str().unwrap().to_owned(),
         Err(error) => return check_loss(&error),
     };
-    let line = json!({"id": "turn", "method": "turn/start",
-        "params": {"threadId": thread, "input": [{"type": "text", "text": "[[deltas:5:2]] hello"}]}});
-    if client.send_bytes(format!("{line}\n").as_bytes()).is_err() {
-        return false;
-    }
-    // Either the end of the turn or the end of the connection.
-    let mut answered = false;
-    let mut done = false;
-    let mut seen = Vec::new();
-    while !done {
-        let Some(message) = client.recv_or_end() else { break };
-        answered |= message["id"] == "turn";
-        if message["id"] == "turn" && !message["error"].is_null() {
-            return check_loss(&message.outcome().unwrap_err());
-        }
-        done = message.method() == Some("turn/completed");
-        seen.push(message);
-    }
-    let read = seen.iter().any(|message| message.method().is_some_and(|m| m.starts_with("turn/")));
-    assert!(answered || !read, "the request was never answered");
-    done && seen.last().unwrap()["params"]["turn"]["status"] == "completed"
+    let input = json!([{"type": "text", "text": "[[deltas:5:2]] hello"}]);
+    let id = client.send_request("turn/start", json!({"threadId": thread, "input": input}));
+    let turn = match client.response(id) {
+        Ok(result) => result["turn"]["id"].as_str().unwrap().to_owned(),
+        // This codex remembers no threads.
+        Err(error) if error.code == -32600 && error.message.contains("thread not found") => return false,
+        Err(error) => return check_loss(&error),
+    };
+    let turn = client.finish_turn(&thread, &turn);
+    assert!(matches!(&*turn.status, "completed" | "failed"), "{turn:?}");
+    turn.status == "completed"
 }
 
 fn check_loss(error: &codexd_tests::client::RpcError) -> bool {

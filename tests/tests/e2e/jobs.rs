@@ -131,7 +131,7 @@ fn a_job_of_a_killed_daemon_has_failed_and_tells_how_to_go_on() {
     let listed = jobs(&world).remove(0);
     assert_eq!((&listed["state"], &listed["knownBy"]), (&json!("failed"), &json!("daemonDied")));
     let text = world.run(&["jobs", "show", &id]).expect_code(0).stdout;
-    assert!(text.contains("the daemon ended without a word"), "{text}");
+    assert!(text.contains("the daemon ended without recording an outcome"), "{text}");
     assert!(text.contains("codexd run --thread "), "{text}");
     let _ = world.run(&["jobs", "wait", &id]).expect_code(1);
     // One whose answer was given has not.

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::world::World;
 
 /// Returns whether codex has written the history of a thread.
-fn is_kept(codex_home: &Path, thread: &str) -> bool {
+pub(crate) fn is_kept(codex_home: &Path, thread: &str) -> bool {
     let Ok(entries) = std::fs::read_dir(codex_home) else { return false };
     entries.flatten().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => is_kept(&entry.path(), thread),
@@ -29,7 +29,7 @@ fn a_thread_that_never_ran_survives_a_planned_stop() {
     let mut client = world.client("first");
     let thread = client.start_thread(json!({"cwd": world.home().project()}));
     let _ = world.run(&["ctl", "stop"]).expect_code(0);
-    client.exit_code();
+    assert_eq!(client.finish(), 0);
     goes_on(&world, &thread);
 }
 
@@ -42,6 +42,6 @@ fn a_thread_that_stays_open_survives_every_death() {
     let listed = client.request("thread/list", json!({}));
     assert_eq!(listed["data"], json!([]), "it is in no list");
     world.kill9();
-    client.exit_code();
+    assert_eq!(client.finish(), 0);
     goes_on(&world, &thread);
 }

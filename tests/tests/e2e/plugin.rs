@@ -22,6 +22,12 @@ use crate::support::{deltas, expect_end, with_method};
 /// Connects as the script does: without the experimental API and without the deltas.
 fn connect(daemon: &TestDaemon, name: &str) -> TestClient {
     let mut client = daemon.raw_client(name);
+    introduce(&mut client);
+    client
+}
+
+/// Introduces a client as the script does.
+pub(crate) fn introduce(client: &mut TestClient) {
     client.request(
         "initialize",
         json!({
@@ -39,7 +45,6 @@ fn connect(daemon: &TestDaemon, name: &str) -> TestClient {
         }),
     );
     client.notify("initialized", json!({}));
-    client
 }
 
 fn start_thread(client: &mut TestClient, daemon: &TestDaemon, approvals: &str) -> String {

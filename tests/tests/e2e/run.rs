@@ -190,7 +190,7 @@ fn a_turn_whose_time_is_over_is_interrupted() {
 fn a_lost_codex_fails_the_turn_with_its_last_lines() {
     let world = World::fake("");
     let output = world.run(&["run", "[[stderr:out of luck]][[deltas:2]][[exit:3]]"]).expect_code(1);
-    assert!(output.stderr.contains("codexd: codex's last words: out of luck"), "{output}");
+    assert!(output.stderr.contains("codexd: codex wrote before it ended: out of luck"), "{output}");
     assert!(output.stderr.contains("codexd: failed after"), "{output}");
     let json = world.run(&["run", "--json", "[[stderr:out of luck]][[deltas:2]][[exit:3]]"]).expect_code(1);
     let result = result(&json);

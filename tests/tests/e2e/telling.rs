@@ -207,7 +207,7 @@ fn a_refused_handshake_is_reported_in_the_words_of_codex() {
 fn a_bridge_says_why_the_daemon_was_lost() {
     let mut daemon = TestDaemon::fake("").ready();
     let stderr = daemon.home().root().join("bridge.stderr");
-    let mut command = daemon.command(&["connect", "--no-spawn"]);
+    let mut command = daemon.command(&["connect", "--no-spawn", "--patience", "0s"]);
     let mut client =
         codexd_tests::client::TestClient::spawn("bridge", command.stderr(fs::File::create(&stderr).unwrap()));
     client.initialize();

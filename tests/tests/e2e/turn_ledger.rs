@@ -99,7 +99,10 @@ fn turns_of_a_daemon_that_was_killed_have_failed_at_the_next_look() {
     daemon.wait_exit();
     let read = history(&daemon).remove(0);
     assert_eq!((&read["state"], &read["knownBy"]), (&json!("failed"), &json!("daemonDied")));
-    assert!(read["cause"].as_str().unwrap().contains("the daemon ended without a word"), "{read}");
+    assert!(
+        read["cause"].as_str().unwrap().contains("the daemon ended without recording an outcome"),
+        "{read}"
+    );
     let successor = TestDaemon::fake("").home(daemon.into_home()).ready();
     turn(&successor);
     let turns = ended(&successor, 2);
@@ -302,8 +305,8 @@ fn a_turn_of_which_codex_sends_nothing_is_interrupted_where_that_is_set() {
     assert!(daemon.stderr().contains("codex sends nothing about a turn"), "{}", daemon.stderr());
 }
 
-/// Returns a `codexd` that serves with a state directory on an empty file system of its own, mounted with `options`; other
-/// commands run as ever. `None` where that cannot be had: it takes the right to mount.
+/// Returns a `codexd` that serves with a state directory on an empty file system of its own, mounted with
+/// `options`; other commands run as ever. `None` where that cannot be had: it takes the right to mount.
 fn with_own_disk(home: &Home, codexd: &Path, state: &Path, options: &str) -> Option<PathBuf> {
     let mounts = Command::new("unshare").args(["--mount", "true"]).output();
     let able = match mounts {

@@ -1,12 +1,14 @@
-//! The loop that passes bytes between a client's standard streams and a daemon.
+//! The loop that passes bytes between a client's standard streams and a row of daemons.
 //!
 //! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared with other
 //! programs: a read is done when there is something, and a write of no more than a pipe takes without blocking
 //! (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait; above that the source is not
 //! read. If the daemon closes the connection meanwhile, everything it has sent is still read: it can contain the
 //! reason, and the socket's buffer bounds it.
+//!
+//! What lines mean, and what becomes of them when a daemon is lost, is decided by [`ConnectionState`]. The next daemon is
+//! found or started beside the loop ([`Dialing`]): the client gets the ends of its turns at once.
 
-use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
@@ -14,21 +16,22 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use codexd_proto::bridge::{ConnectionState, LineKind, Outgoing, Verdict};
+use codexd_proto::bridge::{ConnectionState, Delivery, LineKind};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::router::OrphanedTurns;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::dial::{self, Wait};
+use super::dialing::Dialing;
 use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
-use super::{PATIENCE, compare, direct};
+use super::{compare, direct};
 use crate::error::Error;
 use crate::os::end_watch::EndWatch;
+use crate::os::unix_time::unix_ms;
 use crate::start::{self, Target};
 use crate::terminal::{note, note_error};
 
-/// Bytes waiting in one direction above which its source is not read.
+/// Bytes waiting for the client above which the daemon is not read.
 const HIGH_BYTES: usize = 512 << 10;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -44,28 +47,33 @@ const FLUSH_WITHIN: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
+/// What the bridge may do.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    /// Codex itself may take the place of a daemon.
+    pub(super) may_run_codex: bool,
+    /// What the client's turns are to do when it has left, if it does not say so itself.
+    pub(super) orphaned_turns: Option<OrphanedTurns>,
+    /// How long the next daemon is looked for; zero: not at all for a client that had something in the last one.
+    pub(super) patience: Duration,
+}
+
 /// A bridge. See the [module's documentation](self).
 pub(super) struct Bridge<'a> {
     target: &'a Target<'a>,
-    may_run_codex: bool,
-    /// The client's directory, where it is text.
-    cwd: Option<String>,
+    policy: Policy,
     state: ConnectionState,
-    link: Link,
+    /// The daemon; `None` while there is none.
+    link: Option<Link>,
     from_client: Lines,
     from_daemon: Lines,
-    to_daemon: VecDeque<Outgoing>,
-    to_daemon_bytes: usize,
-    /// Bytes of the first of them that are written.
-    first_written: usize,
     to_client: Vec<u8>,
     to_client_written: usize,
     client_ended: bool,
-    /// The daemon is gone, and nothing of this client's was lost with it: the bridge connects to the next daemon when
-    /// the client sends something.
-    awaits_client: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
+    /// Since when there is no daemon.
+    lost_at: Option<Instant>,
     /// The reason why the client is not served that stderr has already.
     noted_refusal: Option<String>,
     since_unix_ms: u64,
@@ -94,6 +102,7 @@ struct Link {
 struct Search {
     until: Instant,
     pause: Duration,
+    dialing: Option<Dialing>,
 }
 
 /// What happened to the link.
@@ -108,27 +117,22 @@ impl<'a> Bridge<'a> {
     pub(super) fn new(
         target: &'a Target<'a>,
         stream: UnixStream,
-        may_run_codex: bool,
+        policy: Policy,
         since_unix_ms: u64,
-        orphaned_turns: Option<OrphanedTurns>,
     ) -> Bridge<'a> {
         let cwd = std::env::current_dir().ok().and_then(|path| path.into_os_string().into_string().ok());
         Bridge {
             target,
-            may_run_codex,
-            cwd,
-            state: ConnectionState::new(orphaned_turns),
-            link: Link::to(stream, None),
+            policy,
+            state: ConnectionState::new(policy.orphaned_turns, cwd),
+            link: Some(Link::to(stream, None)),
             from_client: Lines::new(FROM_CLIENT_BYTES),
             from_daemon: Lines::new(FROM_DAEMON_BYTES),
-            to_daemon: VecDeque::new(),
-            to_daemon_bytes: 0,
-            first_written: 0,
             to_client: Vec::new(),
             to_client_written: 0,
             client_ended: false,
-            awaits_client: false,
             search: None,
+            lost_at: None,
             noted_refusal: None,
             since_unix_ms,
             compared: false,
@@ -139,17 +143,14 @@ impl<'a> Bridge<'a> {
     /// Passes bytes until one side ends; returns the exit code.
     pub(super) fn run(mut self) -> u8 {
         loop {
-            if self.awaits_client && self.needs_daemon() {
-                self.awaits_client = false;
-                if let Some(code) = self.move_on() {
-                    return self.flush_client(code);
-                }
-            } else if self.awaits_client && self.client_ended {
-                return self.flush_client(0);
+            if self.link.is_none()
+                && let Some(code) = self.look_for_daemon()
+            {
+                return self.flush_client(code);
             }
             let mut event = self.write_daemon();
             if event.is_none() && self.reads_daemon() {
-                event = self.link.ended.take();
+                event = self.link.as_mut().and_then(|link| link.ended.take());
             }
             if event.is_none() {
                 self.finish_sending();
@@ -164,21 +165,13 @@ impl<'a> Bridge<'a> {
                 if ready.daemon_says {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
-                    self.link.ended = self.read_rest();
-                    if self.state.closing().is_none() && self.link.codex.is_none() {
-                        note("codexd: the daemon ended the connection while the client was not reading");
-                    }
+                    self.daemon_ended();
                 }
-                if event.is_none()
-                    && self.overdue(
-                        self.link.initialize_written_at.filter(|_| self.state.awaits_initialize()),
-                        HANDSHAKE_WITHIN,
-                    )
-                {
+                if event.is_none() && self.overdue(self.handshake_since(), HANDSHAKE_WITHIN) {
                     event = Some(LinkEvent::NotServing);
                 }
             }
-            if self.overdue(self.link.shut_at, ANSWERS_WITHIN) {
+            if self.overdue(self.link.as_ref().and_then(|link| link.shut_at), ANSWERS_WITHIN) {
                 note(&format!("codexd: {} requests were not answered in time", self.state.unanswered()));
                 return self.flush_client(0);
             }
@@ -194,6 +187,11 @@ impl<'a> Bridge<'a> {
         since.is_some_and(|since| since.elapsed() >= limit)
     }
 
+    /// Returns since when the daemon has had an `initialize` without an answer.
+    fn handshake_since(&self) -> Option<Instant> {
+        self.link.as_ref()?.initialize_written_at.filter(|_| self.state.awaits_initialize())
+    }
+
     /// Whether the client has read enough for more to be read from the daemon.
     fn reads_daemon(&self) -> bool {
         self.to_client.len() - self.to_client_written < HIGH_BYTES
@@ -202,11 +200,14 @@ impl<'a> Bridge<'a> {
     /// Waits until something can be done.
     fn wait(&mut self) -> Ready {
         let reads_daemon = self.reads_daemon();
-        let linked = !self.awaits_client && self.link.ended.is_none();
-        if linked && !reads_daemon && self.link.end_watch.is_none() {
+        if let Some(link) = self.link.as_mut().filter(|link| link.ended.is_none())
+            && !reads_daemon
+            && link.end_watch.is_none()
+        {
             // Without it, the end is noticed when the client reads again.
-            self.link.end_watch = EndWatch::of(&self.link.stream).ok();
+            link.end_watch = EndWatch::of(&link.stream).ok();
         }
+        let link = self.link.as_ref().filter(|link| link.ended.is_none());
         let (stdin, stdout) = (io::stdin(), io::stdout());
         let to_client = self.to_client.len() - self.to_client_written;
         let mut fds = vec![PollFd::new(
@@ -214,27 +215,28 @@ impl<'a> Bridge<'a> {
             if to_client > 0 { PollFlags::POLLOUT } else { PollFlags::empty() },
         )];
         // A stream that is not wanted is left out: its end would be reported again and again.
-        let wants_client = !self.client_ended && self.to_daemon_bytes < HIGH_BYTES;
+        let wants_client = !self.client_ended && self.state.reads_client(self.from_client.partial_bytes());
         if wants_client {
             fds.push(PollFd::new(stdin.as_fd(), PollFlags::POLLIN));
         }
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, reads_daemon);
-        flags.set(PollFlags::POLLOUT, self.may_write_daemon());
+        flags.set(PollFlags::POLLOUT, link.is_some() && self.state.to_daemon().is_some());
         let daemon = fds.len();
-        if !flags.is_empty() && linked {
-            fds.push(PollFd::new(self.link.stream.as_fd(), flags));
+        if let Some(link) = link.filter(|_| !flags.is_empty()) {
+            fds.push(PollFd::new(link.stream.as_fd(), flags));
         }
         let end = fds.len();
-        if let Some(watch) = self.link.end_watch.as_ref().filter(|_| linked && !reads_daemon) {
+        if let Some(watch) = link.and_then(|link| link.end_watch.as_ref()).filter(|_| !reads_daemon) {
             fds.push(PollFd::new(watch.as_fd(), EndWatch::FLAGS));
         }
+        let dialing = fds.len();
+        if let Some(next) = self.search.as_ref().and_then(|search| search.dialing.as_ref()) {
+            fds.push(PollFd::new(next.as_fd(), PollFlags::POLLIN));
+        }
         let deadlines = [
-            self.link
-                .initialize_written_at
-                .filter(|_| self.state.awaits_initialize())
-                .map(|at| at + HANDSHAKE_WITHIN),
-            self.link.shut_at.map(|at| at + ANSWERS_WITHIN),
+            self.handshake_since().map(|at| at + HANDSHAKE_WITHIN),
+            self.link.as_ref().and_then(|link| link.shut_at).map(|at| at + ANSWERS_WITHIN),
         ];
         let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -252,7 +254,7 @@ impl<'a> Bridge<'a> {
             client_takes: seen(0, PollFlags::POLLOUT),
             client_says: wants_client && seen(1, PollFlags::POLLIN | ended),
             daemon_says: reads_daemon && daemon < end && seen(daemon, PollFlags::POLLIN | ended),
-            daemon_ends: seen(end, PollFlags::POLLIN | ended),
+            daemon_ends: end < dialing && seen(end, PollFlags::POLLIN | ended),
         }
     }
 
@@ -269,58 +271,30 @@ impl<'a> Bridge<'a> {
             let mut rest = self.from_client.rest();
             if !rest.is_empty() {
                 rest.push(b'\n');
-                self.queue(Piece::Line(rest));
+                self.state.client_line(rest);
             }
             return;
         }
         let scratch = std::mem::take(&mut self.scratch);
         let mut chunk = &scratch[..length];
         while let Some(piece) = self.from_client.next(&mut chunk) {
-            self.queue(piece);
+            match piece {
+                Piece::Line(line) => self.state.client_line(line),
+                Piece::Start(start) => self.state.client_start(start),
+                Piece::More(bytes) => self.state.client_more(bytes),
+            }
         }
         self.scratch = scratch;
-    }
-
-    fn queue(&mut self, piece: Piece) {
-        let line = match piece {
-            Piece::Line(line) => self.state.outgoing(line, self.cwd.as_deref()),
-            Piece::Start(start) => self.state.outgoing_start(start),
-            Piece::More(bytes) => Outgoing::more(bytes),
-        };
-        self.to_daemon_bytes += line.bytes.len();
-        self.to_daemon.push_back(line);
-    }
-
-    /// Returns whether there is something to write. After `initialize` nothing is, until it is answered: a daemon
-    /// that does not serve must not have got more than that.
-    fn may_write_daemon(&self) -> bool {
-        let deferred = self.link.initialize_written_at.is_some() && self.state.awaits_initialize();
-        !(self.to_daemon.is_empty() || self.awaits_client || deferred || self.link.ended.is_some())
-    }
-
-    /// Returns whether something waits that is more than a part of the handshake, which is repeated anyway.
-    fn needs_daemon(&self) -> bool {
-        self.to_daemon.iter().any(|line| line.kind == LineKind::Other)
+        self.take_output();
     }
 
     fn write_daemon(&mut self) -> Option<LinkEvent> {
-        while self.may_write_daemon() {
-            let line = self.to_daemon.front()?;
-            match (&self.link.stream).write(&line.bytes[self.first_written..]) {
+        let link = self.link.as_mut().filter(|link| link.ended.is_none())?;
+        while let Some(bytes) = self.state.to_daemon() {
+            match (&link.stream).write(bytes) {
                 Ok(length) => {
-                    if self.first_written == 0 {
-                        self.state.written(line);
-                    }
-                    self.first_written += length;
-                    if self.first_written == line.bytes.len() {
-                        self.link.initialize_written_at = if line.kind == LineKind::Initialize {
-                            Some(Instant::now())
-                        } else {
-                            self.link.initialize_written_at
-                        };
-                        self.to_daemon_bytes -= line.bytes.len();
-                        self.to_daemon.pop_front();
-                        self.first_written = 0;
+                    if self.state.daemon_took(length) == Some(LineKind::Initialize) {
+                        link.initialize_written_at = Some(Instant::now());
                     }
                 }
                 Err(error) => match error.kind() {
@@ -336,18 +310,28 @@ impl<'a> Bridge<'a> {
 
     /// Shuts the sending direction down, so that the daemon knows that the client sends nothing more.
     fn finish_sending(&mut self) {
-        if self.client_ended
-            && self.to_daemon.is_empty()
-            && !self.awaits_client
-            && self.link.shut_at.is_none()
+        if let Some(link) = &mut self.link
+            && self.client_ended
+            && self.state.is_all_written()
+            && link.shut_at.is_none()
         {
-            self.link.shut_at = Some(Instant::now());
+            link.shut_at = Some(Instant::now());
             // The next read reports that the connection has ended.
-            let _ = self.link.stream.shutdown(Shutdown::Write);
+            let _ = link.stream.shutdown(Shutdown::Write);
         }
     }
 
     // From the daemon to the client.
+
+    /// The daemon has ended the connection while the client does not read.
+    fn daemon_ended(&mut self) {
+        let event = self.read_rest();
+        let Some(link) = &mut self.link else { return };
+        link.ended = event;
+        if self.state.closing().is_none() && link.codex.is_none() {
+            note("codexd: the daemon ended the connection while the client was not reading");
+        }
+    }
 
     /// Reads what is left in a connection that cannot be written to.
     fn read_rest(&mut self) -> Option<LinkEvent> {
@@ -355,7 +339,8 @@ impl<'a> Bridge<'a> {
             if let Some(event) = self.read_daemon() {
                 return Some(event);
             }
-            let mut fds = [PollFd::new(self.link.stream.as_fd(), PollFlags::POLLIN)];
+            let link = self.link.as_ref()?;
+            let mut fds = [PollFd::new(link.stream.as_fd(), PollFlags::POLLIN)];
             if poll(&mut fds, PollTimeout::ZERO) == Ok(0) {
                 return Some(LinkEvent::Lost);
             }
@@ -363,7 +348,8 @@ impl<'a> Bridge<'a> {
     }
 
     fn read_daemon(&mut self) -> Option<LinkEvent> {
-        let length = match (&self.link.stream).read(&mut self.scratch) {
+        let link = self.link.as_ref()?;
+        let length = match (&link.stream).read(&mut self.scratch) {
             Ok(length) => length,
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => return None,
@@ -383,6 +369,7 @@ impl<'a> Bridge<'a> {
             }
         }
         self.scratch = scratch;
+        self.take_output();
         event
     }
 
@@ -390,36 +377,49 @@ impl<'a> Bridge<'a> {
         match piece {
             Piece::Line(line) => {
                 let handshake = self.state.awaits_initialize();
-                let verdict = self.state.incoming(line);
-                match &verdict {
-                    Verdict::Elsewhere => {
+                match self.state.daemon_line(line) {
+                    Delivery::Elsewhere => {
                         self.note_refusal();
                         return Some(LinkEvent::NotServing);
                     }
-                    Verdict::NoDaemon(why) => {
+                    Delivery::NoDaemon(why) => {
                         let why = Error::new(ExitCode::Unavailable, why);
                         return Some(LinkEvent::NoDaemon(why, line.clone()));
                     }
-                    Verdict::Deliver | Verdict::Swallow => {}
+                    Delivery::Done => {}
                 }
                 self.note_closing();
                 if handshake && !self.state.awaits_initialize() {
-                    self.search = None;
-                    self.noted_refusal = None;
-                    self.link.initialize_written_at = None;
-                    self.compare_environments();
-                }
-                if verdict == Verdict::Deliver {
-                    self.to_client.extend_from_slice(line);
+                    self.found();
                 }
             }
-            Piece::Start(bytes) => {
-                self.state.incoming_start(bytes);
-                self.to_client.extend_from_slice(bytes);
-            }
-            Piece::More(bytes) => self.to_client.extend_from_slice(bytes),
+            Piece::Start(bytes) => self.state.daemon_start(bytes),
+            Piece::More(bytes) => self.state.daemon_more(bytes),
         }
         None
+    }
+
+    /// A daemon serves this client.
+    fn found(&mut self) {
+        self.search = None;
+        self.noted_refusal = None;
+        if let Some(link) = &mut self.link {
+            link.initialize_written_at = None;
+        }
+        if self.lost_at.take().is_some() && self.state.is_attached() {
+            note("codexd: connected again");
+        }
+        self.compare_environments();
+    }
+
+    /// Moves what is for the client to what waits for it.
+    fn take_output(&mut self) {
+        let output = self.state.take_output();
+        if self.to_client.is_empty() {
+            self.to_client = output;
+        } else {
+            self.to_client.extend_from_slice(&output);
+        }
     }
 
     /// Says on stderr why the client is not served yet: at once, and once for each reason.
@@ -428,8 +428,10 @@ impl<'a> Bridge<'a> {
         else {
             return;
         };
-        let left =
-            self.search.as_ref().map_or(PATIENCE, |s| s.until.saturating_duration_since(Instant::now()));
+        let left = self
+            .search
+            .as_ref()
+            .map_or(self.policy.patience, |s| s.until.saturating_duration_since(Instant::now()));
         note(&format!(
             "codexd: the daemon does not accept this client ({refusal}); trying again for up to {} s",
             left.as_secs()
@@ -439,8 +441,8 @@ impl<'a> Bridge<'a> {
 
     /// Says on stderr that the daemon closes the connection, and why: at once, since the client might not be reading.
     fn note_closing(&mut self) {
-        if let Some(why) = self.state.closing()
-            && !std::mem::replace(&mut self.link.noted_closing, true)
+        if let (Some(why), Some(link)) = (self.state.closing(), &mut self.link)
+            && !std::mem::replace(&mut link.noted_closing, true)
         {
             note(&format!("codexd: the daemon closes the connection of this client: {why}"));
         }
@@ -466,77 +468,118 @@ impl<'a> Bridge<'a> {
 
     // When the daemon is gone.
 
-    /// Finds another daemon, or returns how this ends.
+    /// Resolves what was lost with the daemon, or returns how this ends.
     fn lost(&mut self, event: LinkEvent) -> Option<u8> {
-        if let Some(codex) = &mut self.link.codex {
+        if let Some(codex) = self.link.as_mut().and_then(|link| link.codex.as_mut()) {
             let code =
                 codex.wait().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
-            return Some(self.resolve_pending("codex app-server ended", code.unwrap_or(1)));
+            return Some(self.give_up("codex app-server ended", code.unwrap_or(1)));
         }
-        let done = self.client_ended && self.to_daemon.is_empty() && self.state.unanswered() == 0;
+        let done = self.client_ended && self.state.is_all_written() && self.state.unanswered() == 0;
         if matches!(event, LinkEvent::Lost) && done {
             return Some(0);
         }
-        if !self.state.can_move()
-            || self.from_client.is_inside_long_line()
-            || self.from_daemon.is_inside_long_line()
-        {
-            let what = match (self.state.closing(), self.state.announced()) {
-                (Some(why), _) => format!("codexd closed the connection ({why})"),
-                (None, Some(why)) => format!("the connection to codexd was lost ({why})"),
-                (None, None) => "the connection to codexd was lost".to_owned(),
-            };
-            return Some(self.resolve_pending(&what, 1));
+        // The daemon lives and has closed the connection because of this client; or half a line is with the client.
+        let of_this_client = self.state.closing().is_some() && self.state.is_attached();
+        if of_this_client || self.from_daemon.is_inside_long_line() {
+            return Some(self.give_up(&self.state.why_lost(), 1));
         }
-        if let LinkEvent::NoDaemon(why, answer) = event {
-            if !self.may_run_codex && self.state.refused() {
-                self.to_client.extend_from_slice(&answer);
-            }
-            return self.run_codex(why);
+        if self.state.is_attached() && self.search.is_none() && !self.policy.patience.is_zero() {
+            note(&format!("codexd: {}; the client stays, and gets the next daemon", self.state.why_lost()));
         }
-        if !self.state.awaits_initialize() && !self.needs_daemon() {
-            self.awaits_client = true;
-            return None;
+        let why = self.state.why_lost();
+        self.state.lost();
+        self.take_output();
+        if self.state.is_attached() && self.policy.patience.is_zero() {
+            return Some(self.give_up(&why, 1));
         }
-        self.move_on()
+        self.link = None;
+        self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
+        self.lost_at.get_or_insert_with(Instant::now);
+        let LinkEvent::NoDaemon(why, answer) = event else { return None };
+        if !self.policy.may_run_codex && self.state.refused() {
+            self.to_client.extend_from_slice(&answer);
+        }
+        self.no_daemon(why)
     }
 
-    /// Connects to the next daemon and repeats the handshake that the last one got; runs codex if there is none.
-    fn move_on(&mut self) -> Option<u8> {
-        let now = Instant::now();
-        if self.search.is_none() && self.compared {
-            // A daemon that had served is gone: earlier failures are another story.
-            self.since_unix_ms = crate::os::unix_time::unix_ms();
+    /// Looks for the next daemon if one is wanted; returns how this ends if it does.
+    fn look_for_daemon(&mut self) -> Option<u8> {
+        let dialing = self.search.as_ref().and_then(|search| search.dialing.as_ref());
+        if self.client_ended && self.state.unanswered() == 0 {
+            return Some(0);
         }
-        let search = self.search.get_or_insert(Search { until: now + PATIENCE, pause: FIRST_PAUSE });
-        let until = search.until;
-        std::thread::park_timeout(search.pause);
-        search.pause = (search.pause * 2).min(LONGEST_PAUSE);
-        let wait = Wait { until, since_unix_ms: self.since_unix_ms, client_gone: &client_gone };
-        let found = if now < until {
-            dial::obtain(self.target, &wait)
-        } else {
-            let error = Error::new(ExitCode::Unavailable, "no daemon accepted this client in time")
-                .hint(format!("`{} status` shows what it does", start::ctl(self.target)));
-            Err(match self.state.refusal() {
-                Some(refusal) => error.because(refusal.to_owned()),
-                None => error,
-            })
+        let Some(dialing) = dialing else {
+            return if self.state.wants_daemon() { self.dial() } else { None };
         };
+        let found = dialing.poll()?;
+        if let Some(search) = &mut self.search {
+            search.dialing = None;
+        }
         match found {
             Ok(stream) => self.begin(Link::to(stream, None)),
             Err(_) if client_gone() => return Some(0),
-            Err(error) => return self.run_codex(error),
+            Err(error) if self.may_help_again(&error) => {
+                // What others have failed at until now is known.
+                self.since_unix_ms = unix_ms() + 1;
+                if self.noted_refusal.as_deref() != Some(&error.chain()) {
+                    note_error(&error);
+                    self.noted_refusal = Some(error.chain());
+                }
+                return self.dial();
+            }
+            Err(error) => return self.no_daemon(error),
         }
         None
     }
 
-    /// Runs codex itself because there is no daemon, or fails the client's requests and writes `why` to stderr.
-    fn run_codex(&mut self, why: Error) -> Option<u8> {
+    /// Whether another attempt may find a daemon: for a client that has lost one, for as long as the bound says.
+    fn may_help_again(&self, error: &Error) -> bool {
+        let in_time = self.search.as_ref().is_some_and(|search| Instant::now() < search.until);
+        let passes =
+            !self.target.may_spawn || !error.exit_code().is_permanent() || start::is_backing_off(self.target);
+        in_time && passes && self.state.is_attached()
+    }
+
+    /// Begins to connect to the next daemon, one that is started for it if need be.
+    fn dial(&mut self) -> Option<u8> {
+        if self.search.is_none() && self.compared {
+            // A daemon that had served is gone: earlier failures are another story.
+            self.since_unix_ms = unix_ms();
+        }
+        let patience = self.policy.patience;
+        let search = self.search.get_or_insert_with(|| Search {
+            until: Instant::now() + patience,
+            pause: FIRST_PAUSE,
+            dialing: None,
+        });
+        let begun = Dialing::begin(self.target, search.pause, search.until, self.since_unix_ms);
+        search.pause = (search.pause * 2).min(LONGEST_PAUSE);
+        match begun {
+            Ok(dialing) => search.dialing = Some(dialing),
+            Err(error) => {
+                let why = Error::os("cannot begin to connect").because(error);
+                return Some(self.give_up_because(&why));
+            }
+        }
+        None
+    }
+
+    /// There is no daemon and there will be none: runs codex itself, if nothing of this client was lost and it may.
+    fn no_daemon(&mut self, why: Error) -> Option<u8> {
+        let in_vain = self.search.as_ref().is_some_and(|search| Instant::now() >= search.until);
+        let why = match self.state.refusal().filter(|_| in_vain) {
+            Some(refusal) => why.because(refusal.to_owned()),
+            None => why,
+        };
+        // Codex alone would resume its threads with other permissions than they had.
+        if self.state.is_attached() {
+            return Some(self.give_up_because(&why));
+        }
         let unavailable = ExitCode::Unavailable.number();
-        if !self.may_run_codex {
+        if !self.policy.may_run_codex {
             note_error(&why);
-            return Some(self.resolve_pending("no daemon is available", unavailable));
+            return Some(self.give_up("no daemon is available", unavailable));
         }
         let Target { settings, environment, codex_args, .. } = self.target;
         let started = direct::prepare(settings, codex_args, environment).and_then(direct::spawn);
@@ -549,25 +592,30 @@ impl<'a> Bridge<'a> {
             }
             Err(error) => {
                 note_error(&direct::neither(why, error));
-                Some(self.resolve_pending("no daemon is available", unavailable))
+                Some(self.give_up("no daemon is available", unavailable))
             }
         }
     }
 
-    /// Switches to another peer and repeats the handshake that the last one got.
+    /// Switches to another peer, which gets the handshake that the last one got.
     fn begin(&mut self, link: Link) {
-        self.link = link;
-        self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
-        self.first_written = 0;
-        self.to_daemon.retain(|line| line.kind == LineKind::Other);
-        for line in self.state.replay().into_iter().rev() {
-            self.to_daemon.push_front(line);
+        self.link = Some(link);
+        let down = self.lost_at.map_or(Duration::ZERO, |at| at.elapsed());
+        self.state.connected(u64::try_from(down.as_millis()).unwrap_or(u64::MAX));
+        if !self.state.awaits_initialize() {
+            self.search = None;
+            self.lost_at = None;
         }
-        self.to_daemon_bytes = self.to_daemon.iter().map(|line| line.bytes.len()).sum();
+    }
+
+    /// Ends a client that had something in a daemon, because there is no other one.
+    fn give_up_because(&mut self, why: &Error) -> u8 {
+        note_error(why);
+        self.give_up("no daemon is available", 1)
     }
 
     /// Fails every pending request of the client and writes to stderr what to do next; returns `code`.
-    fn resolve_pending(&mut self, what: &str, code: u8) -> u8 {
+    fn give_up(&mut self, what: &str, code: u8) -> u8 {
         // What has come of a line cannot be read any more.
         if self.from_daemon.is_inside_long_line() {
             self.to_client.push(b'\n');
@@ -581,8 +629,8 @@ impl<'a> Bridge<'a> {
                 "hint: connect again and resume the thread; what was running may have been carried out in part",
             );
         }
-        let truth = self.state.resolve(&format!("{what} before this was answered"));
-        self.to_client.extend_from_slice(&truth);
+        self.state.give_up(what);
+        self.take_output();
         code
     }
 
@@ -606,7 +654,8 @@ impl<'a> Bridge<'a> {
     /// Compares environments, once. Beside the loop: a daemon that is slow to answer must not hold up
     /// anything.
     fn compare_environments(&mut self) {
-        if std::mem::replace(&mut self.compared, true) || self.link.codex.is_some() {
+        let is_codex = self.link.as_ref().is_some_and(|link| link.codex.is_some());
+        if std::mem::replace(&mut self.compared, true) || is_codex {
             return;
         }
         let client = compare::Client::of(self.target);

@@ -2,8 +2,9 @@
 
 use memchr::memchr;
 
-/// Bytes of a line from the daemon up to which it is kept whole: more passes in pieces, so that memory stays bounded.
-pub(super) const FROM_DAEMON_BYTES: usize = 1 << 20;
+/// Bytes of a line from the daemon up to which it is kept whole: more passes in pieces, so that memory stays bounded. Of
+/// pieces, less is understood; and when the daemon is lost within one, the client has half a line.
+pub(super) const FROM_DAEMON_BYTES: usize = 16 << 20;
 /// The same for a line from the client: what the bridge adds to a request cannot be added to a piece of it.
 pub(super) const FROM_CLIENT_BYTES: usize = 16 << 20;
 
@@ -60,6 +61,11 @@ impl Lines {
         std::mem::take(&mut self.partial)
     }
 
+    /// Returns the bytes of the line that has begun.
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.partial.len()
+    }
+
     /// Returns whether a long line has begun and not ended.
     pub(super) fn is_inside_long_line(&self) -> bool {
         self.long
@@ -70,7 +76,7 @@ impl Lines {
 mod tests {
     use super::*;
 
-    const WHOLE_BYTES: usize = FROM_DAEMON_BYTES;
+    const WHOLE_BYTES: usize = 1 << 20;
 
     fn pieces(stream: &[u8], size: usize) -> (Vec<Piece>, Lines) {
         let mut lines = Lines::new(WHOLE_BYTES);

@@ -5,12 +5,13 @@
 //!
 //! The bridge connects before it reads anything from the client ([`dial`]), so that this process can still become
 //! codex itself if no daemon is available ([`direct`]). Then bytes are passed through ([`bridge`]), whole lines at a
-//! time, untouched but for the client's directory (`proto/src/bridge/cwd.rs`). The bridge keeps the handshake and the open requests, so
-//! that it can repeat the one and fail the others when the daemon is gone (`proto/src/bridge/state.rs`).
+//! time, untouched but for the client's directory (`proto/src/bridge/cwd.rs`). The bridge keeps the handshake and whatever
+//! is open, so that it can go on with the next daemon when one is gone (`proto/src/bridge/mod.rs`).
 
 mod bridge;
 mod compare;
 pub(crate) mod dial;
+mod dialing;
 mod direct;
 mod lines;
 
@@ -30,11 +31,12 @@ use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unix_time::unix_ms;
 use crate::serve::upstream::nested;
 use crate::settings::Settings;
+use crate::settings::duration::TimeLimit;
 use crate::settings::environment::Environment;
 use crate::start::Target;
 use crate::terminal::{note, note_error};
 
-use bridge::Bridge;
+use bridge::{Bridge, Policy};
 use dial::Wait;
 
 /// How long a daemon is waited for: longer than one may drain and stop by default.
@@ -57,7 +59,7 @@ pub(crate) fn app_server(
 
 /// Bridges until one side ends; `arguments` are those of `codex app-server`.
 ///
-/// Returns 0 when the client ended it, 1 when the daemon was lost.
+/// Returns 0 when the client ended it, 1 when a daemon was lost and no other one could be had in time.
 ///
 /// # Errors
 ///
@@ -94,6 +96,7 @@ pub(crate) fn run(
     let codex_args = settings.codex_args.with(&own);
     let target =
         Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
+    let patience = args.patience.and_then(TimeLimit::as_duration).unwrap_or(PATIENCE);
     let wait = Wait {
         until: Instant::now() + PATIENCE,
         since_unix_ms: unix_ms(),
@@ -108,9 +111,8 @@ pub(crate) fn run(
                     settings.paths.socket.display()
                 ));
             }
-            Ok(ExitCode::from(
-                Bridge::new(&target, stream, may_run_codex, wait.since_unix_ms, args.orphaned_turns).run(),
-            ))
+            let policy = Policy { may_run_codex, orphaned_turns: args.orphaned_turns, patience };
+            Ok(ExitCode::from(Bridge::new(&target, stream, policy, wait.since_unix_ms).run()))
         }
         Err(error) if !may_run_codex => Err(unavailable(&error)),
         Err(error) => match direct::prepare(&settings, &codex_args, environment) {

@@ -1,7 +1,6 @@
-//! `codexd jobs`: what the daemon runs by itself.
+//! `codexd jobs`: the turns that the daemon runs itself.
 //!
-//! What jobs are and were is read from the turn ledger, with or without a daemon; only what changes a job is asked of the
-//! daemon.
+//! Jobs are read from the turn ledger, with or without a daemon. Only changes are requested from the daemon.
 
 mod show;
 
@@ -21,21 +20,21 @@ use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::terminal::note;
 
-/// Time between two looks at a job.
+/// Time between checks of a job.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long the daemon may take to answer.
+/// Time for an answer of the daemon.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
-/// How long a job may take to be over once it was cancelled: longer than the daemon lets its turn take.
+/// Time for a job to end after it was cancelled: longer than the daemon waits for the end of its turn.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(20);
 
-/// Exit code: it was over before.
+/// Exit code: it had ended before.
 const WAS_OVER: u8 = 1;
 
 /// Carries out a verb.
 ///
 /// # Errors
 ///
-/// With exit code 64 when there is no such job or more than one, 71 when the ledger cannot be read, 69 when a daemon is
+/// With exit code 64 if there is no such job or more than one, 71 if the ledger cannot be read, 69 if a daemon is
 /// needed and none runs.
 pub(crate) fn run(args: &JobsArgs, environment: &Environment) -> Result<ExitCode, Error> {
     let flags = ServeArgs { control_socket: args.common.control_socket.clone(), ..ServeArgs::default() };
@@ -59,7 +58,7 @@ struct Jobs<'a> {
 }
 
 impl Jobs<'_> {
-    /// Opens the ledger. Who holds the instance is looked at now, so a look at a later moment opens it again.
+    /// Opens the ledger. The holder of the instance is determined now, so the ledger has to be opened again later.
     fn reader(&self) -> Result<Reader, Error> {
         Reader::open(&self.settings.paths)
     }
@@ -86,7 +85,7 @@ impl Jobs<'_> {
         Ok(0)
     }
 
-    /// Returns the job once it is over.
+    /// Returns the job when it has ended.
     fn over(&self, id: &str, within: Option<Duration>) -> Result<JobRow, Error> {
         let began = Instant::now();
         loop {
@@ -99,7 +98,7 @@ impl Jobs<'_> {
     }
 
     fn wait(&self, id: &str) -> Result<u8, Error> {
-        // The whole id: another job may come that begins so.
+        // By its whole id, since another job with the same beginning can come.
         let id = self.reader()?.job(id)?.id;
         let job = self.over(&id, None)?;
         if self.common.json {
@@ -119,7 +118,7 @@ impl Jobs<'_> {
         let id = self.reader()?.job(&args.job.id)?.id;
         let mut last = 0;
         loop {
-            // Looked at before the lines: what comes after the last of them would be missed.
+            // The state is read before the lines. Otherwise, lines that come in between would be missed.
             let reader = self.reader()?;
             let over = reader.job(&id)?.state.is_over();
             let lines = reader.job_lines(&id, last)?;
@@ -147,7 +146,7 @@ impl Jobs<'_> {
     fn cancel(&self, id: &str) -> Result<u8, Error> {
         let job = self.reader()?.job(id)?;
         let told = !job.state.is_over() && self.ask(async |daemon| daemon.cancel_job(&job.id).await)?;
-        // One that is not known to the daemon any more is over in a moment.
+        // A job that the daemon does not know any more is about to end.
         let job = self.over(&job.id, Some(CANCELLED_WITHIN))?;
         if self.common.json {
             print_json(&job)?;
@@ -180,7 +179,7 @@ impl Jobs<'_> {
         Ok(0)
     }
 
-    /// Asks the daemon.
+    /// Sends a request to the daemon.
     fn ask<T>(
         &self,
         question: impl AsyncFnOnce(&ControlConnection) -> Result<T, Unreachable>,

@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The request that the command line describes.
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::cli::RunArgs;
 use crate::error::Error;
 use crate::turn::{ApprovalMode, Review, TurnRequest};
 
-/// Returns the turn that the command line asks for; reads the prompt from standard input where it says so.
+/// Returns the request that the command line describes. Reads the prompt from standard input if it is `-`.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ fn from_stdin() -> Result<String, Error> {
     Ok(prompt)
 }
 
-/// Returns the directory for the thread: the one that was named, for a new thread else that of this process.
+/// Returns the directory for the thread: the given one; without one, for a new thread, that of this process.
 fn cwd(args: &RunArgs) -> Result<Option<String>, Error> {
     let path: PathBuf = match &args.cd {
         Some(named) => {

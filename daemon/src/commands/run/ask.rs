@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::turn::{Approval, Decision, Order, plain};
 
-/// Whether there is a terminal to ask on, whatever the standard streams are.
+/// Returns whether there is a terminal for questions, whatever the standard streams are.
 pub(super) fn is_possible() -> bool {
     terminal().is_ok()
 }
@@ -17,7 +17,7 @@ fn terminal() -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/tty")
 }
 
-/// Asks one question after another, in a thread of its own.
+/// Asks one question after another on a thread of its own.
 pub(super) struct Asker {
     orders: mpsc::UnboundedSender<Order>,
     questions: Option<blocking::Sender<(i64, String)>>,
@@ -28,7 +28,7 @@ impl Asker {
         Asker { orders, questions: None }
     }
 
-    /// Asks; the answer becomes an order. `done` is called when there is one.
+    /// Asks a question. The answer becomes an order; then `done` is called.
     pub(super) fn ask(&mut self, approval: &Approval, done: impl Fn() + Send + 'static) {
         let mut question = format!("codexd: codex wants to {}", plain(&approval.what()));
         if let Some(reason) = approval.reason() {
@@ -40,7 +40,7 @@ impl Asker {
             std::thread::spawn(move || answer(&receiver, &orders, &done));
             sender
         });
-        // A thread that has lost the terminal has declined all.
+        // If the thread has lost the terminal, it has declined everything.
         if questions.send((approval.id, question)).is_err() {
             let _ = self.orders.send(Order::Answer { id: approval.id, decision: Decision::Decline });
         }

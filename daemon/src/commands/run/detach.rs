@@ -22,11 +22,11 @@ use crate::start::Target;
 use crate::terminal::note;
 use crate::turn::ApprovalMode;
 
-/// How long a job may take if nobody says otherwise.
+/// Default of the time limit of a job.
 const TIMEOUT: TimeLimit = TimeLimit::seconds(30 * 60);
-/// The variable that says otherwise.
+/// The variable that sets another time limit.
 const VARIABLE: &str = "CODEXD_JOB_TIMEOUT";
-/// How long the daemon may take to record the job.
+/// Time for the daemon to record the job.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Gives the turn to the daemon and prints the id of the job.
@@ -49,7 +49,7 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     let target =
         Target { settings: &settings, environment, codex_args: &settings.codex_args, may_spawn: true };
     let wait = Wait { until: Instant::now() + PATIENCE, since_unix_ms: unix_ms(), client_gone: &|| false };
-    // Somebody who listens for clients listens for orders, too.
+    // A daemon that serves clients also serves its control socket.
     drop(dial::obtain(&target, &wait).map_err(|error| unavailable(&error))?);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -77,7 +77,7 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns how long the job may take: flag, variable, default.
+/// Returns the time limit of the job: flag, variable, default.
 fn timeout(args: &RunArgs, environment: &Environment) -> Result<TimeLimit, Error> {
     match (args.timeout, environment.value(VARIABLE)) {
         (Some(timeout), _) => Ok(timeout),

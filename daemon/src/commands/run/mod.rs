@@ -1,7 +1,7 @@
 //! `codexd run`: one turn for a person, a script or a hook.
 //!
-//! It is a client as any other: it joins the daemon or starts it ([`dial`](super::connect::dial)), runs the turn
-//! ([`turn`](crate::turn)), shows on stderr what happens ([`show`]) and ends with the answer on stdout.
+//! It is an ordinary client: it connects to the daemon or starts it ([`dial`](super::connect::dial)), runs the turn
+//! ([`turn`](crate::turn)), prints progress on stderr ([`show`]) and the answer on stdout.
 
 mod arguments;
 mod ask;
@@ -36,22 +36,22 @@ use ask::Asker;
 use result::Report;
 use show::Show;
 
-/// As what it introduces itself to the daemon.
+/// Name and version in its `initialize`.
 const WHO: Introduction = Introduction { name: "codexd run", version: version::NUMBER };
-/// Time between attempts with daemons that do not take the turn.
+/// Time between attempts with daemons that refuse the turn.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Exit code of a turn that somebody interrupted.
+/// Exit code of an interrupted turn.
 const INTERRUPTED: u8 = 2;
-/// Exit code of a turn whose time was over, as that of `timeout(1)`.
+/// Exit code of a turn that reached its time limit, as that of `timeout(1)`.
 const TIMED_OUT: u8 = 124;
 
-/// Runs one turn to its end. Returns 0 when it was completed, 1 when it failed, 2 when it was interrupted, 124 when its
-/// time was over.
+/// Runs one turn to its end. Returns 0 if it completed, 1 if it failed, 2 if it was interrupted, 124 if it reached
+/// its time limit.
 ///
 /// # Errors
 ///
-/// With exit code 64 when something is wrong with what was asked for, 69 when no daemon can be had.
+/// With exit code 64 if the request is invalid, 69 if no daemon can be reached or started.
 pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode, Error> {
     if args.detach {
         return detach::run(args, environment);
@@ -71,16 +71,16 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
 
 /// How the command ends.
 enum Ended {
-    /// The turn has run.
+    /// The turn has ended.
     Finished(Box<Finished>, Vec<String>),
-    /// Somebody asked twice.
+    /// A second signal came.
     Left(Option<String>),
 }
 
 fn attempt(args: &RunArgs, environment: &Environment, show: &mut Show) -> Result<Ended, Failure> {
     nested::refuse(environment)?;
     let request = arguments::request(args)?;
-    // The variables of a service of which this process may be a part say nothing of codexd's own.
+    // Environment variables of a service that started this process do not concern the daemon.
     let environment = &environment.clone().without(STRIPPED_ENV);
     let settings =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
@@ -139,7 +139,7 @@ struct Conversation<'a> {
 }
 
 impl Conversation<'_> {
-    /// Runs the turn over this connection, and listens for signals meanwhile.
+    /// Runs the turn over this connection and handles signals meanwhile.
     #[expect(clippy::await_holding_refcell_ref, reason = "nothing else borrows it while this runs")]
     async fn hold(&mut self, stream: std::os::unix::net::UnixStream) -> Result<Ended, Failure> {
         let stream = UnixStream::from_std(stream)

@@ -1,4 +1,4 @@
-//! How the turn ended, for the person, the program and the exit code.
+//! How the turn ended: text, JSON and exit code.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -13,11 +13,11 @@ use crate::settings::paths::Paths;
 use crate::terminal::{note, note_failure};
 use crate::turn::{Finished, Stop, plain};
 
-/// How long a daemon that has lost its codex may take to record why.
+/// Time for a daemon that has lost its codex to record the reason.
 const RECORD_WITHIN: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The last object of `--json`, and what is told to people instead.
+/// The last object of `--json`; without `--json`, what is printed instead.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
@@ -91,7 +91,7 @@ impl Report {
     ///
     /// # Errors
     ///
-    /// When the answer cannot be written.
+    /// If the answer cannot be written.
     pub(super) fn print(&self, json: bool) -> Result<(), Error> {
         let mut text = if json {
             serde_json::to_string(self)
@@ -113,7 +113,7 @@ impl Report {
             .map_err(|error| Error::os("cannot write the answer to standard output").because(error))
     }
 
-    /// Says on stderr how it ended.
+    /// Prints on stderr how the turn ended.
     fn tell(&self) {
         let tokens = self.tokens.map(|tokens| format!(", {} tokens", tokens.total_tokens));
         let took = format!(
@@ -129,7 +129,7 @@ impl Report {
             (outcome, _) => outcome,
         };
         for line in &self.upstream_stderr {
-            note(&format!("codexd: codex's last words: {}", plain(line)));
+            note(&format!("codexd: codex wrote before it ended: {}", plain(line)));
         }
         let line = match &self.error {
             Some(error) => format!("codexd: {how} after {took}: {}", plain(error)),

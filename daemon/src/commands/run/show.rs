@@ -1,4 +1,4 @@
-//! What a person or a program sees while a turn runs.
+//! The output while a turn runs.
 
 use std::cell::RefCell;
 use std::io::{IsTerminal as _, Write as _};
@@ -12,7 +12,7 @@ use super::ask::Asker;
 use crate::terminal::note;
 use crate::turn::{Event, Stop, Watcher, plain, words_of};
 
-/// Time between two pictures of the spinner.
+/// Time between two frames of the spinner.
 const TICK: Duration = Duration::from_millis(120);
 
 /// See the [module's documentation](self).
@@ -37,7 +37,7 @@ enum How {
     Json,
     /// Lines on stderr.
     Lines,
-    /// Lines on stderr, and below them what goes on and for how long.
+    /// Lines on stderr, and below them what the turn is doing and for how long.
     Spinner(ProgressBar),
 }
 
@@ -46,7 +46,7 @@ impl Show {
         let how = if json {
             How::Json
         } else if std::io::stderr().is_terminal() {
-            // The template is constant; if it could not be read, the usual one would do.
+            // The template is constant. If it were invalid, the default would be used.
             let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
             let bar = ProgressBar::new_spinner().with_style(style).with_message("connecting");
@@ -58,17 +58,17 @@ impl Show {
         Show { how, asker: None, thread: Thread::default() }
     }
 
-    /// Asks for approvals with this from now on.
+    /// Sets what asks for approvals.
     pub(super) fn ask_with(&mut self, asker: Asker) {
         self.asker = Some(asker);
     }
 
-    /// Returns where the thread will stand.
+    /// Returns where the thread's id will be stored.
     pub(super) fn thread(&self) -> Thread {
         self.thread.clone()
     }
 
-    /// Nothing goes on any more.
+    /// Removes the spinner.
     pub(super) fn finish(&self) {
         if let How::Spinner(bar) = &self.how {
             bar.finish_and_clear();
@@ -92,7 +92,7 @@ impl Show {
 
     fn json(&self, value: &Value) {
         if matches!(self.how, How::Json) {
-            // Whoever read it may be gone; the turn goes on, and the exit code says how it ended.
+            // The reader may be gone. The turn continues, and the exit code reports how it ended.
             let _ = std::io::stdout().lock().write_all(format!("{value}\n").as_bytes());
         }
     }
@@ -122,7 +122,7 @@ impl Watcher for Show {
                     self.phase(phase);
                 }
             }
-            // It is printed when the turn has ended.
+            // It is printed at the end of the turn.
             Event::Answer(_) => {}
             Event::Approval(approval) => {
                 self.json(

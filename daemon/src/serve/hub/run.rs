@@ -51,6 +51,8 @@ pub(crate) struct Ended {
     pub(crate) upstream: Option<String>,
     /// The last lines of its stderr, if its end was not requested.
     pub(crate) stderr: Vec<String>,
+    /// Whether this process is to start the next daemon.
+    pub(crate) successor: bool,
 }
 
 /// Runs the daemon until its life is over.
@@ -128,6 +130,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         reason: hub.core.reason(),
         upstream: hub.core.upstream_end().map(str::to_owned),
         stderr: hub.core.upstream_lines(),
+        successor: hub.core.has_successor(),
     })
 }
 

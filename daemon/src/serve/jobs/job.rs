@@ -1,4 +1,4 @@
-//! One job: its turn, and what is recorded of it.
+//! One job: its turn, and its record in the ledger.
 
 use codexd_proto::capture::Outcome;
 use serde_json::Value;
@@ -7,10 +7,10 @@ use crate::ledger::{JobLine, JobRow, JobState, Ledger, Update};
 use crate::os::unix_time::unix_ms;
 use crate::turn::{Event, Failure, Finished, Stop, Watcher, plain, words_of};
 
-/// Lines of a job's log; what comes after them is counted.
+/// Lines of a job's log. Further ones are counted.
 const MAX_LINES: u64 = 10_000;
 
-/// The record of a job, kept as it runs.
+/// The record of a running job.
 pub(super) struct Record {
     row: JobRow,
     ledger: Ledger,
@@ -49,7 +49,7 @@ impl Record {
         }));
     }
 
-    /// Nothing more will happen to the job.
+    /// Records the final state.
     fn over(mut self, state: JobState, error: Option<String>) {
         self.row.state = state;
         self.row.error = error;
@@ -71,12 +71,12 @@ impl Record {
         );
     }
 
-    /// It was cancelled before its turn began.
+    /// Records that it was cancelled before its turn began.
     pub(super) fn cancelled(self) {
         self.over(JobState::Cancelled, Some("cancelled before its turn began".to_owned()));
     }
 
-    /// Its turn has not run.
+    /// Records that its turn was not run.
     pub(super) fn failed(mut self, failure: Failure, cancelled: bool) {
         self.row.thread_id = failure.thread.or(self.row.thread_id.take());
         if cancelled {
@@ -85,12 +85,12 @@ impl Record {
         self.over(JobState::Failed, Some(failure.error.chain()));
     }
 
-    /// The daemon stops before its turn began.
+    /// Records that the daemon stops before its turn began.
     pub(super) fn left(self) {
         self.over(JobState::Failed, Some("the daemon stopped before its turn began".to_owned()));
     }
 
-    /// Its turn has run.
+    /// Records how its turn ended.
     pub(super) fn finished(mut self, finished: Finished) {
         let resolution = finished.resolution;
         self.row.thread_id = Some(finished.thread);
@@ -106,7 +106,7 @@ impl Record {
                 let error = resolution.error.unwrap_or_else(|| "its time was over".to_owned());
                 (JobState::TimedOut, Some(error))
             }
-            // A turn that could not be interrupted: cancelled all the same, with the reason.
+            // The turn could not be interrupted. The job is cancelled all the same, with the reason.
             (_, Some(Stop::Asked)) => (JobState::Cancelled, resolution.error),
             (Outcome::Interrupted, None) => {
                 let error = "its turn was interrupted: by another client, or because the daemon stops";
@@ -143,12 +143,12 @@ impl Watcher for Record {
                     self.save();
                 }
             }
-            // Should the daemon die before it knows more, the job has been completed.
+            // If the daemon dies from here on, the job counts as completed.
             Event::Answer(answer) => {
                 self.row.answer = answer.map(str::to_owned);
                 self.save();
             }
-            // Nobody can be asked.
+            // No person can answer it.
             Event::Approval(approval) | Event::Declined(approval) => {
                 self.line(&format!("declined: codex wants to {}", plain(&approval.what())));
             }
@@ -164,7 +164,7 @@ impl Watcher for Record {
     }
 }
 
-/// Returns the row of a job that was asked for now.
+/// Returns the record of a new job.
 pub(super) fn row(id: String, generation: u64, request: Value, timeout_ms: Option<u64>) -> JobRow {
     let now = unix_ms();
     JobRow {

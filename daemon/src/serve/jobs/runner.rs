@@ -18,30 +18,30 @@ use crate::ledger::Ledger;
 use crate::settings::version;
 use crate::turn::{self, Bounds, Failure, Introduction, Order, TurnRequest};
 
-/// Jobs that run at the same time; more wait.
+/// Jobs that run at the same time. Further ones wait.
 const AT_ONCE: usize = 8;
 /// Jobs that can wait.
 const MAX_JOBS: usize = 1_000;
-/// As what a job introduces itself.
+/// Name and version in the `initialize` of a job.
 const WHO: Introduction = Introduction { name: "codexd jobs", version: version::NUMBER };
-/// Attempts at a turn that codex refuses for the moment, and the time between them.
+/// Attempts to start a turn that codex refuses temporarily, and the time between them.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(500);
-/// How long jobs may take to see that the daemon ends.
+/// Time for the jobs to record their ends when the daemon ends.
 const FINISH_WITHIN: Duration = Duration::from_secs(2);
 
-/// The thread, and the way to end it.
+/// The thread, and what ends it.
 pub(crate) struct Runner {
     thread: Option<JoinHandle<()>>,
     done: Receiver<()>,
 }
 
 impl Runner {
-    /// Starts the thread. Orders come through `commands`; it sends the hub's ends of connections to `connections`.
+    /// Starts the thread. It gets commands from `commands`, and sends the hub's ends of connections to `connections`.
     ///
     /// # Errors
     ///
-    /// When the system refuses.
+    /// If the system provides no thread or runtime.
     pub(crate) fn start(
         generation: u64,
         ledger: Ledger,
@@ -71,7 +71,8 @@ impl Runner {
         Ok(Runner { thread: Some(thread), done })
     }
 
-    /// Waits until every job has its end recorded, 2 s at most. The hub and the control server are to be gone.
+    /// Waits until the end of every job is recorded, at most 2 s. The hub and the control server must have ended
+    /// before.
     pub(crate) fn finish(mut self) {
         if self.done.recv_timeout(FINISH_WITHIN).is_ok()
             && let Some(thread) = self.thread.take()
@@ -81,13 +82,13 @@ impl Runner {
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Jobs {
     generation: u64,
     ledger: Ledger,
     connections: mpsc::UnboundedSender<UnixStream>,
     slots: Arc<Semaphore>,
-    /// How to tell each job something.
+    /// The sending sides of the jobs' orders.
     orders: HashMap<String, mpsc::UnboundedSender<Order>>,
 }
 
@@ -107,7 +108,7 @@ impl Jobs {
                 }
             }
         }
-        // The hub is gone and with it every connection: each job sees its end. Those that wait are not begun.
+        // The hub has ended, and each running job sees the end of its connection. Waiting jobs are not begun.
         self.slots.close();
         self.orders.clear();
         while tasks.join_next().await.is_some() {}
@@ -139,7 +140,7 @@ impl Jobs {
         let asked_for = serde_json::to_value(&request).map_err(|error| error.to_string())?;
         let row = job::row(id.clone(), self.generation, asked_for, timeout_ms);
         let record = Record::new(row, self.ledger.clone());
-        // Who gets the id finds the job.
+        // A client that has the id must find the job.
         if !self.ledger.flush() {
             return Err("the turn ledger, which keeps jobs, cannot be written; `codexd ctl status` says why"
                 .to_owned());
@@ -164,7 +165,7 @@ struct One {
 }
 
 impl One {
-    /// Runs it to its end; returns its id.
+    /// Runs it to its end. Returns its id.
     async fn run(self, mut record: Record, mut orders: mpsc::UnboundedReceiver<Order>) -> String {
         let id = record.id().to_owned();
         let slot = tokio::select! {
@@ -182,7 +183,7 @@ impl One {
             record.left();
             return id;
         }
-        // A connection for each attempt: one that was refused has nothing to wait for.
+        // A new connection for each attempt.
         for attempt in 1.. {
             let failure = match self.connect() {
                 Ok(stream) => {
@@ -212,7 +213,7 @@ impl One {
         id
     }
 
-    /// Makes a connection to the hub.
+    /// Opens a connection to the hub.
     fn connect(&self) -> Result<tokio::net::UnixStream, Error> {
         let failed = |error| Error::os("cannot make a connection for the job").because(error);
         let (own, other) = UnixStream::pair().map_err(failed)?;
