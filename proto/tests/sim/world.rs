@@ -726,7 +726,10 @@ impl World {
                 }
             }
         } else if !open.is_empty() && self.listening {
-            // A client connects that can.
+            // A client connects that can, in the place of one that cannot.
+            if self.clients.len() == MAX_CLIENTS {
+                self.leave(0);
+            }
             let at = self.clients.len();
             self.connect();
             self.clients[at].initialize_sent = true;
