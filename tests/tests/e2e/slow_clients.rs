@@ -153,3 +153,28 @@ fn connect_answers_pending_requests_with_the_reason() {
     assert!(said.contains("; 1 requests were not answered"), "{said}");
     drop(stdin);
 }
+
+#[test]
+fn connect_answers_pending_requests_when_an_operator_disconnects_it() {
+    let daemon = daemon();
+    let (_client, thread) = busy_thread(&daemon);
+    let (mut bridge, mut lines, stderr) = bridge(&daemon, "bridge");
+    let mut stdin = bridge.0.stdin.take().unwrap();
+    stdin.write_all(joining("bridged", &thread).as_bytes()).unwrap();
+    joined(&mut lines);
+    let exec = json!({"id": "long", "method": "command/exec", "params": {"command": ["sleep", "301"]}});
+    stdin.write_all(format!("{exec}\n").as_bytes()).unwrap();
+    wait::until("it runs", || daemon.processes().iter().any(|process| process.command == "sleep 301"));
+    let _ = daemon.ctl(&["kill", "bridged"]).expect_code(0);
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    let last: Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["id"], &last["error"]["code"]), (&json!("long"), &json!(-32010)), "{last}");
+    assert_eq!(last["error"]["data"]["codexd"]["delivered"], "maybe");
+    assert!(rest.contains(CLOSING) && rest.contains("\"killed\""), "{rest}");
+    // It does not come back: somebody has disconnected it.
+    assert_eq!(bridge.exit_code(), Some(1));
+    let said = std::fs::read_to_string(&stderr).unwrap();
+    assert!(said.contains("disconnected"), "{said}");
+    drop(stdin);
+}

@@ -1,7 +1,7 @@
 //! `codexd run`: one turn for a person, a script or a hook.
 //!
-//! It is an ordinary client: it connects to the daemon or starts it ([`dial`](super::connect::dial)), runs the turn
-//! ([`turn`](crate::turn)), prints progress on stderr ([`show`]) and the answer on stdout.
+//! It is an ordinary client: it connects to the daemon or starts it ([`dial`]), runs the turn
+//! ([`turn`]), prints progress on stderr ([`show`]) and the answer on stdout.
 
 mod arguments;
 mod ask;
