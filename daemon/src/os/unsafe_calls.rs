@@ -203,7 +203,7 @@ pub(crate) fn take_inherited(fd: RawFd) -> OwnedFd {
 /// The error number: ENOENT when the job has no sockets of that name, ESRCH when this process is no job of
 /// launchd's, EALREADY when they were taken before.
 #[cfg(target_os = "macos")]
-pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedFd>, nix::errno::Errno> {
+pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedFd>, Errno> {
     use nix::libc::{c_char, c_int, free, size_t};
     unsafe extern "C" {
         fn launch_activate_socket(name: *const c_char, fds: *mut *mut c_int, count: *mut size_t) -> c_int;
@@ -213,7 +213,7 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     // SAFETY: the name ends with a NUL; both places may be written.
     let error = unsafe { launch_activate_socket(name.as_ptr(), &raw mut fds, &raw mut count) };
     if error != 0 {
-        return Err(nix::errno::Errno::from_raw(error));
+        return Err(Errno::from_raw(error));
     }
     if fds.is_null() {
         return Ok(Vec::new());
