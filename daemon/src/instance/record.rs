@@ -275,6 +275,8 @@ pub(crate) struct Former {
     pub(crate) lock: PathBuf,
     /// How it ended, or why a later one did not start; means nothing while the lock is held.
     pub(crate) last_exit: Option<LastExit>,
+    /// The last exit that a daemon recorded, whether or not another one runs since.
+    pub(crate) recorded_exit: Option<LastExit>,
     /// The last start that failed since it began.
     pub(crate) failed_start: Option<FailedStart>,
 }
@@ -334,6 +336,7 @@ pub(crate) fn all(paths: &Paths) -> Vec<Former> {
             control_socket: lock.with_extension("ctl.sock"),
             lock,
             last_exit: None,
+            recorded_exit: None,
             failed_start: None,
         });
     }
@@ -347,6 +350,7 @@ impl Former {
             instance: record.file_stem()?.to_str()?.to_owned(),
             control_socket: contents.control_socket.clone(),
             lock: contents.lock.clone(),
+            recorded_exit: contents.last_exit.clone(),
             last_exit: failed_start::later(contents.last_exit(), failed_start.clone()),
             failed_start,
         })
@@ -383,9 +387,12 @@ pub(crate) fn control_socket_of_running(record: &Path) -> Option<PathBuf> {
     contents.running.map(|_| contents.control_socket)
 }
 
-/// Returns how the daemon of this generation ended, if the record contains it.
+/// Returns how the daemon of this generation ended, if the record contains it: also while the next one runs.
 pub(crate) fn exit_of(record: &Path, generation: u64) -> Option<LastExit> {
-    read(record).ok()??.last_exit().filter(|exit| exit.generation == generation)
+    let contents = read(record).ok()??;
+    let recorded = contents.last_exit.clone();
+    let of_it = |exit: &LastExit| exit.generation == generation;
+    recorded.filter(of_it).or_else(|| contents.last_exit().filter(of_it))
 }
 
 /// Returns the lives of this record of which something may be left, if no daemon runs.

@@ -39,7 +39,7 @@ fn planted_secrets_are_in_no_log_status_list_metric_event_frame_record_or_comman
         Started::of(command.stdout(Stdio::piped()).stderr(Stdio::null()))
     };
     let mut watching = [watch(&["events"]), watch(&["events", "--json"]), watch(&["monitor"])];
-    wait::until("the monitor is there", || daemon.stderr().contains("a monitor looks at the frames"));
+    wait::until("the monitor is there", || daemon.stderr().contains("a monitor looks at the messages"));
     let mut client = daemon.client("one");
     let _ = client.try_request("account/login/start", json!({"type": "apiKey", "apiKey": IN_A_PARAMETER}));
     let prompt = format!("{IN_A_PROMPT} {IN_ENVIRONMENT}");

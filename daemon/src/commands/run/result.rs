@@ -163,7 +163,8 @@ pub(super) fn last_lines_of_codex(paths: &Paths, finished: &Finished) -> Vec<Str
     let Some(generation) = finished.generation.filter(|_| lost) else { return Vec::new() };
     let until = Instant::now() + RECORD_WITHIN;
     loop {
-        let exit = record::former(paths).and_then(|former| former.last_exit);
+        // The next daemon may run already.
+        let exit = record::former(paths).and_then(|former| former.recorded_exit);
         if let Some(exit) = exit.filter(|exit| exit.generation >= generation && exit.code.is_some()) {
             return if exit.generation == generation { exit.upstream_stderr } else { Vec::new() };
         }

@@ -85,7 +85,7 @@ pub(crate) struct Hub {
     refused: u64,
     /// A client has left or a turn has ended since the memory of codex was looked at.
     check_memory: bool,
-    /// Who looks at the frames, if somebody does.
+    /// Who looks at the messages, if somebody does.
     monitors: Option<Box<monitor::Monitors>>,
     /// Who waits for the end of a turn that is being interrupted.
     interrupted: Vec<interrupts::Interrupted>,
