@@ -244,8 +244,9 @@ fn every_other_command_reaches_the_real_codex_untouched() {
 fn the_process_that_was_started_becomes_the_real_codex() {
     let user = User::fake();
     std::fs::remove_file(user.real.join("codex")).unwrap();
-    // Says how it finds its signals, and ends by one.
-    let script = "#!/bin/sh\ngrep -E '^Sig(Blk|Ign)' /proc/$$/status\necho $$\nexec sleep 600\n";
+    // Says how it finds its signals, and ends by one. Without a child: a shell blocks its signals while it starts one.
+    let script = "#!/bin/sh\nwhile read -r line; do case $line in SigBlk*|SigIgn*) echo \"$line\";; esac; done \
+                  </proc/$$/status\necho $$\nexec sleep 600\n";
     std::fs::write(user.real.join("codex"), script).unwrap();
     std::fs::set_permissions(user.real.join("codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let _ = user.codexd(&["install", "--shim"], 0);
