@@ -466,6 +466,19 @@ mod tests {
     }
 
     #[test]
+    fn how_a_daemon_ended_is_found_while_the_next_one_runs() {
+        let dir = crate::os::test_dir::test_dir();
+        let paths = paths(dir.path(), "x");
+        let first = begin(&paths, true).with_stderr(vec!["out of luck".to_owned()]);
+        first.finish(ExitCode::UpstreamLost, "lost", None);
+        let _next = begin(&paths, true);
+        let recorded = former(&paths).unwrap().recorded_exit.unwrap();
+        assert_eq!((recorded.generation, recorded.upstream_stderr), (1, vec!["out of luck".to_owned()]));
+        assert_eq!(exit_of(&paths.record, 1).unwrap().code, Some(1));
+        assert_eq!(exit_of(&paths.record, 2).unwrap().code, None, "it has recorded nothing yet");
+    }
+
+    #[test]
     fn a_clock_that_is_set_back_does_not_make_a_long_life_an_early_end() {
         let dir = crate::os::test_dir::test_dir();
         let paths = paths(dir.path(), "x");

@@ -66,22 +66,22 @@ impl Router {
         if thread.subscribers.is_empty() || self.server_requests.unanswered_of(id).next().is_some() {
             return None;
         }
-        let own = thread.last_event.max(Some(turn.since));
-        let names: [&[u8]; 1] = [&turn.id];
-        let helpers = self.subscriptions.threads().filter_map(|(other, helper)| {
-            let open = helper.turn.as_ref()?;
+        let mut last = thread.last_event.max(Some(turn.since))?;
+        // A review begins under another id than it ends under, and its sub-agents name the first.
+        let open = thread.turn.as_ref().filter(|open| open.is_called(&turn.id));
+        let names: [&[u8]; 2] = [&turn.id, open.map_or(&turn.id, |open| &open.id)];
+        for (other, helper) in self.subscriptions.threads().filter(|(other, _)| *other != id) {
+            let Some(open) = &helper.turn else { continue };
             let root = open.root();
             let open = capture::OpenTurn { id: &open.id, root: root.as_deref(), sub_agent: helper.sub_agent };
-            (other != id && capture::works_for(open, &names)).then_some(helper.last_event)
-        });
-        // If a sub-agent waits for an approval, its root waits too.
-        let waits = self.subscriptions.threads().any(|(other, helper)| {
-            helper.sub_agent && other != id && self.server_requests.unanswered_of(other).next().is_some()
-        });
-        if waits {
-            return None;
+            if !capture::works_for(open, &names) {
+                continue;
+            }
+            if self.server_requests.unanswered_of(other).next().is_some() {
+                return None;
+            }
+            last = helper.last_event.map_or(last, |event| event.max(last));
         }
-        let last = helpers.flatten().chain(own).max()?;
         Some(now.since(last))
     }
 

@@ -146,3 +146,28 @@ fn an_interrupt_that_codex_does_not_answer_is_a_warning() {
     pass(&mut net, 1_000);
     assert_eq!(codes(&net), ["interruptUnanswered"]);
 }
+
+#[test]
+fn a_sub_agent_that_waits_for_an_approval_excuses_its_root_alone() {
+    let mut net = net(None, Some(1_000));
+    let a = net.join();
+    let (root, other) = (net.start_thread(a, 1), net.start_thread(a, 2));
+    for (thread, turn) in [(&root, "u"), (&other, "v")] {
+        net.feed(
+            &json!({"method": "turn/started", "params": {"threadId": thread,
+                         "turn": {"id": turn, "items": [], "status": "inProgress", "rootTurnId": turn}}})
+            .to_string(),
+        );
+    }
+    let child = "0a000000-0000-7000-8000-000000000099";
+    net.feed(&status(child, "active"));
+    net.feed(
+        &json!({"method": "turn/started", "params": {"threadId": child,
+                     "turn": {"id": "child", "items": [], "status": "inProgress", "rootTurnId": "u"}}})
+        .to_string(),
+    );
+    net.feed(&approval(1, child));
+    pass(&mut net, 15_000);
+    let silent: Vec<String> = silences(&mut net).into_iter().map(|(turn, ..)| turn).collect();
+    assert_eq!(silent, ["v"]);
+}
