@@ -6,6 +6,7 @@
 
 mod outbox;
 
+use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::limits::Limits;
@@ -107,6 +108,8 @@ struct Shared {
 pub(super) struct Delivery {
     recipients: FxHashMap<ClientId, Recipient>,
     shared: Shared,
+    /// The line that is being handled, with its line feed, if it is long: all its recipients share it.
+    long: Option<Bytes>,
 }
 
 impl Delivery {
@@ -125,6 +128,7 @@ impl Delivery {
                 over_soft: 0,
                 delivered: 0,
             },
+            long: None,
         };
         delivery.limit(limits);
         delivery
@@ -221,9 +225,23 @@ impl Delivery {
 
     // ---- lines ---------------------------------------------------------------------------------
 
+    /// Sets the long line that is being handled, with its line feed. It is not copied when it is queued.
+    pub(super) fn share(&mut self, line: Option<Bytes>) {
+        self.long = line;
+    }
+
+    /// Returns whether `line` is the long line that is being handled.
+    pub(super) fn is_shared(&self, line: &[u8]) -> bool {
+        shared(self.long.as_ref(), line).is_some()
+    }
+
     /// Queues a line for one client. Opt-outs do not apply.
     pub(super) fn reply(&mut self, client: ClientId, line: &[u8]) {
-        self.reply_with(client, |out| out.extend_from_slice(line));
+        if let Some(recipient) = self.recipients.get_mut(&client)
+            && recipient.accepts != Accepts::Nothing
+        {
+            self.shared.post(client, recipient, |outbox| push(outbox, self.long.as_ref(), line));
+        }
     }
 
     /// Queues the line that `write` appends for one client. Opt-outs do not apply.
@@ -237,7 +255,7 @@ impl Delivery {
 
     /// Queues a notification for one client.
     pub(super) fn notify(&mut self, client: ClientId, topic: Topic<'_>, line: &[u8]) {
-        self.notify_with(client, topic, |out| out.extend_from_slice(line));
+        self.notify_each(&[client], topic, line);
     }
 
     /// Queues the notification that `write` appends for one client.
@@ -258,7 +276,7 @@ impl Delivery {
     pub(super) fn notify_all(&mut self, topic: Topic<'_>, line: &[u8]) {
         for (client, recipient) in &mut self.recipients {
             if recipient.wants(topic) {
-                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+                self.shared.post(*client, recipient, |outbox| push(outbox, self.long.as_ref(), line));
             }
         }
     }
@@ -270,7 +288,7 @@ impl Delivery {
             if let Some(recipient) = self.recipients.get_mut(client)
                 && recipient.wants(topic)
             {
-                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+                self.shared.post(*client, recipient, |outbox| push(outbox, self.long.as_ref(), line));
             }
         }
     }
@@ -367,6 +385,21 @@ impl Delivery {
     pub(super) fn over_soft(&self) -> usize {
         self.shared.over_soft
     }
+}
+
+/// Queues a line. The `long` line that is being handled is not copied.
+#[inline]
+fn push(outbox: &mut Outbox, long: Option<&Bytes>, line: &[u8]) {
+    match shared(long, line) {
+        Some(long) => outbox.push_shared(long),
+        None => outbox.push(line),
+    }
+}
+
+/// Returns the `long` line that is being handled, if `line` is all of it.
+#[inline]
+fn shared<'a>(long: Option<&'a Bytes>, line: &[u8]) -> Option<&'a Bytes> {
+    long.filter(|long| long.as_ptr() == line.as_ptr() && long.len() == line.len() + 1)
 }
 
 impl Shared {

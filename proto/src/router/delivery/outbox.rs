@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
+
 /// Bytes of capacity above which an emptied buffer is freed.
 const KEEP: usize = 256 << 10;
 
 /// Written bytes that stay in the buffer before the rest is moved to its front.
 const COMPACT: usize = 1 << 20;
 
-/// Bytes of an owned line from which on it is not copied.
-const LONG: usize = 256 << 10;
+/// Bytes of a line from which on an owned or shared one is not copied.
+pub(super) const LONG: usize = 256 << 10;
 
 /// A queue of whole lines for one peer. The shell writes from its front.
 ///
@@ -17,8 +19,8 @@ const LONG: usize = 256 << 10;
 /// Each buffer contains whole lines, except that the first one can begin inside a line. No buffer in `earlier` is empty.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Buffers before `bytes`: each long line that was given away is one.
-    earlier: VecDeque<Vec<u8>>,
+    /// Buffers before `bytes`: each long line that was given away or is shared with other outboxes is one.
+    earlier: VecDeque<Bytes>,
     /// The last buffer. Lines are copied to its end.
     bytes: Vec<u8>,
     /// Offset in the first buffer of the first byte that is not written yet.
@@ -38,7 +40,11 @@ pub struct Outbox {
 impl Outbox {
     /// Returns the bytes to write next: not always all that are queued, and empty only if nothing is.
     pub fn pending(&self) -> &[u8] {
-        &self.earlier.front().unwrap_or(&self.bytes)[self.head..]
+        &self.first()[self.head..]
+    }
+
+    fn first(&self) -> &[u8] {
+        self.earlier.front().map_or(&self.bytes, |first| first)
     }
 
     /// Returns how many bytes are queued.
@@ -72,8 +78,7 @@ impl Outbox {
         }
         self.head += left;
         if left > 0 {
-            let first = self.earlier.front().unwrap_or(&self.bytes);
-            self.torn = first[self.head - 1] != b'\n';
+            self.torn = self.first()[self.head - 1] != b'\n';
         }
         if self.len == 0 {
             self.bytes.clear();
@@ -140,11 +145,23 @@ impl Outbox {
         }
         line.reserve_exact(1);
         line.push(b'\n');
-        let bytes = line.len();
-        if !self.bytes.is_empty() {
-            self.earlier.push_back(std::mem::take(&mut self.bytes));
+        self.push_buffer(line.into());
+    }
+
+    /// Queues a line without copying it if it is long. It ends with its line feed.
+    pub(in crate::router) fn push_shared(&mut self, line: &Bytes) {
+        if line.len() <= LONG {
+            return self.push(&line[..line.len() - 1]);
         }
-        self.earlier.push_back(line);
+        self.push_buffer(line.clone());
+    }
+
+    fn push_buffer(&mut self, buffer: Bytes) {
+        let bytes = buffer.len();
+        if !self.bytes.is_empty() {
+            self.earlier.push_back(std::mem::take(&mut self.bytes).into());
+        }
+        self.earlier.push_back(buffer);
         self.queued(bytes);
     }
 
@@ -158,7 +175,8 @@ impl Outbox {
     /// Returns the line that was queued last, at `offset`. It must not have been written yet.
     pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
         let bytes = (self.queued_total - offset) as usize;
-        let last = if self.bytes.is_empty() { self.earlier.back() } else { None }.unwrap_or(&self.bytes);
+        let last = if self.bytes.is_empty() { self.earlier.back() } else { None };
+        let last = last.map_or(&*self.bytes, |last| last);
         &last[last.len() - bytes..last.len() - 1]
     }
 
