@@ -117,7 +117,7 @@ impl Router {
         };
         let topic = Topic::Known(bit);
         match note.audience {
-            Audience::Thread => match param_text(line, params, b"threadId") {
+            Audience::Thread => match thread_id(line, params) {
                 Some(thread) => self.thread_notification(line, note, topic, &thread, params),
                 None => self.delivery.notify_all(topic, line),
             },
@@ -412,6 +412,19 @@ impl Router {
             out.extend_from_slice(&line[span.end..]);
         });
     }
+}
+
+/// Returns the text of `threadId`. That it comes first and is a UUID, the usual case, is recognised without a search.
+#[inline]
+fn thread_id(line: &[u8], params: Option<usize>) -> Option<Cow<'_, [u8]>> {
+    const UUID_BYTES: usize = 36;
+    let usual = || {
+        let rest = line.get(params?..)?.strip_prefix(br#"{"threadId":""#)?;
+        let (id, after) = rest.split_first_chunk::<UUID_BYTES>()?;
+        let plain = id.iter().fold(true, |plain, b| plain & (*b != b'"') & (*b != b'\\'));
+        (plain && after.first() == Some(&b'"')).then_some(Cow::Borrowed(&id[..]))
+    };
+    usual().or_else(|| param_text(line, params, b"threadId"))
 }
 
 /// Returns the text of a parameter.

@@ -161,9 +161,13 @@ impl Net {
 
     /// The lines a client got since the last time, byte for byte.
     pub(crate) fn got_raw(&mut self, client: ClientId) -> Vec<String> {
-        let Some(outbox) = self.router.outbox(client) else { return Vec::new() };
-        let text = String::from_utf8(outbox.pending().to_vec()).unwrap();
-        self.router.client_written(client, text.len(), false);
+        let mut text = String::new();
+        while let Some(outbox) = self.router.outbox(client).filter(|outbox| !outbox.is_empty()) {
+            let pending = outbox.pending();
+            text.push_str(std::str::from_utf8(pending).unwrap());
+            let bytes = pending.len();
+            self.router.client_written(client, bytes, false);
+        }
         assert!(text.is_empty() || text.ends_with('\n'));
         text.lines().map(str::to_owned).collect()
     }

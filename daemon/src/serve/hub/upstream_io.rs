@@ -3,7 +3,6 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use codexd_proto::core::Event;
 use codexd_proto::frame::{Frame, LineDecoder};
@@ -97,6 +96,7 @@ impl Hub {
                 cx.waker().wake_by_ref();
             }
         }
+        let mut flushed = false;
         for turn in 0.. {
             if turn == READS_IN_A_ROW {
                 cx.waker().wake_by_ref();
@@ -123,17 +123,23 @@ impl Hub {
             self.scratch = scratch;
             match polled {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if filled > 0 => self.flush(),
+                Poll::Ready(Ok(())) if filled > 0 => {
+                    self.flush();
+                    flushed = true;
+                }
                 Poll::Ready(ended) => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "cannot read from codex app-server");
                     }
                     self.upstream_eof();
+                    flushed = false;
                     break;
                 }
             }
         }
-        self.flush();
+        if !flushed {
+            self.flush();
+        }
         if self.upstream.stdout.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -145,8 +151,7 @@ impl Hub {
         if chunk.is_empty() {
             return;
         }
-        self.read_at.get_or_insert_with(Instant::now);
-        let now = self.now();
+        let now = self.read_now();
         self.core.handle(now, Event::UpstreamOutput);
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
             if let (Some(monitors), Frame::Line(line)) = (&mut self.monitors, &frame) {
