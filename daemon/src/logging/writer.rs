@@ -41,38 +41,36 @@ enum Entry {
     Flush(Sender<()>),
 }
 
-/// Starts the thread that writes to `target`; the line that reports lost ones begins with `loss_prefix`.
+/// Starts the thread that writes to `target`: one call for each line.
 ///
 /// # Errors
 ///
 /// When the system refuses the thread.
-pub(crate) fn start(
-    target: impl io::Write + Send + 'static,
-    loss_prefix: &'static str,
-) -> io::Result<(LogWriter, Flush)> {
+pub(crate) fn start(target: impl io::Write + Send + 'static) -> io::Result<(LogWriter, Flush)> {
     let (queue, entries) = sync_channel(WAITING_LINES);
     let lost = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&lost);
     std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || write_all(&entries, &counter, target, loss_prefix))?;
+        .spawn(move || write_all(&entries, &counter, target))?;
     Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue }))
 }
 
-fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write, loss_prefix: &str) {
+fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write) {
     while let Ok(entry) = entries.recv() {
         // There is no other place to report that the log cannot be written.
         match entry {
             Entry::Line(line) => drop(target.write_all(&line)),
-            Entry::Flush(done) => drop(done.send(())),
+            Entry::Flush(done) => {
+                let _ = target.flush();
+                let _ = done.send(());
+            }
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(
-                target,
-                "{loss_prefix}({lost} lines of the log were lost here: they were not read in time)"
-            );
+            let line = format!("({lost} lines of the log were lost here: they were not read in time)\n");
+            let _ = target.write_all(line.as_bytes());
         }
     }
 }
@@ -117,7 +115,7 @@ mod tests {
     #[test]
     fn lines_come_in_order_and_the_last_ones_are_written_before_the_end() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (mut writer, flush) = start(target, "").unwrap();
+        let (mut writer, flush) = start(target).unwrap();
         for n in 0..100 {
             writeln!(writer, "{n}").unwrap();
         }
@@ -131,7 +129,7 @@ mod tests {
     #[test]
     fn writing_never_blocks_and_the_lost_lines_are_counted() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (writer, flush) = start(target, "").unwrap();
+        let (writer, flush) = start(target).unwrap();
         let line = vec![b'x'; 10_000];
         for _ in 0..2 * WAITING_LINES {
             // As the log does: one call for a line.

@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::long_message::{LongMessage, SLICE_BYTES};
 use super::{Hub, SharedHub};
+use crate::logging::roles::{self, log_client};
 use crate::os::peer::Peer;
 use crate::serve::connection::{Input, LONG_BYTES, Socket, Wire};
 
@@ -46,7 +47,8 @@ impl Hub {
     /// Adds a connection whose peer was checked.
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.core.connect(self.now());
-        tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
+        let role = roles::Client { id: client, name: None, pid: peer.pid };
+        log_client!(debug, role, "connection accepted");
         let io = ClientIo {
             socket,
             wire: Wire::Sniffing,
@@ -86,7 +88,7 @@ impl Hub {
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                    log_client!(warn, self.client(client), %error, "cannot watch a client's socket");
                     self.disconnect(client);
                 }
             }
@@ -125,7 +127,7 @@ impl Hub {
                 }
                 Poll::Ready(Ok(n)) => self.client_bytes(client, &scratch[..n]),
                 Poll::Ready(Err(error)) => {
-                    tracing::debug!(client.id = client.0, %error, "connection broke");
+                    log_client!(debug, self.client(client), %error, "connection broke");
                     self.disconnect(client);
                     break;
                 }
@@ -243,12 +245,11 @@ impl Hub {
     fn client_eof(&mut self, client: ClientId) {
         let Some(io) = self.clients.get_mut(&client) else { return };
         io.ended = true;
-        if let Wire::Lines(decoder) = &io.wire
-            && decoder.is_torn()
-        {
-            tracing::debug!(client.id = client.0, "connection ended inside a line");
-        }
+        let torn = matches!(&io.wire, Wire::Lines(decoder) if decoder.is_torn());
         let (hung_up, framing_waits) = (hung_up(&io.socket), io.wire.has_own_output());
+        if torn {
+            log_client!(debug, self.client(client), "connection ended inside a line");
+        }
         self.handle(Event::ClientEof { client, hung_up, framing_waits });
     }
 
@@ -280,9 +281,15 @@ impl Hub {
         let (bytes, full) = (written.taken, written.blocked);
         self.core.handle(now, Event::ClientWritten { client, bytes, full, framing_waits });
         if let Some(error) = written.broken {
-            tracing::debug!(client.id = client.0, %error, "connection broke");
+            log_client!(debug, self.client(client), %error, "connection broke");
             self.disconnect(client);
         }
+    }
+
+    /// Returns what the log shows of a client.
+    pub(super) fn client(&self, id: ClientId) -> roles::Client {
+        let pid = self.clients.get(&id).and_then(|io| io.peer.pid);
+        roles::Client { id, name: self.core.client_name(id), pid }
     }
 
     /// Returns what is known of a client's process.
