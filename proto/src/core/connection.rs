@@ -120,6 +120,19 @@ impl Connections {
         self.deadlines.extend(deadline.map(|at| (at, client)));
     }
 
+    /// Returns the oldest connections of clients, at most `most`.
+    pub(super) fn oldest(&self, most: usize) -> Vec<ClientId> {
+        let of_clients = |c: &Connection| matches!(c.stage, Stage::New | Stage::Open(_) | Stage::HalfClosed(_));
+        let all = self.connections.iter().filter(|(_, c)| of_clients(c));
+        let mut all: Vec<(u64, ClientId)> = all.map(|(client, c)| (c.number, *client)).collect();
+        if all.len() > most {
+            all.select_nth_unstable(most);
+            all.truncate(most);
+        }
+        all.sort_unstable();
+        all.into_iter().map(|(_, client)| client).collect()
+    }
+
     /// Returns the half-closed connections.
     pub(super) fn half_closed(&self) -> Vec<ClientId> {
         let half_closed = self.connections.iter().filter(|(_, c)| matches!(c.stage, Stage::HalfClosed(_)));

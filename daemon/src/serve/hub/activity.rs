@@ -18,6 +18,11 @@ impl Hub {
             if matches!(activity, Activity::ClientLeft { .. } | Activity::TurnEnded { .. }) {
                 self.check_memory = true;
             }
+            if let Activity::ClientConnected { client, name, .. } = &activity
+                && let Some(io) = self.clients.get_mut(client)
+            {
+                io.name = Some(name.clone());
+            }
             self.log_one(activity);
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct ClientIo {
     pub(super) socket: Socket,
     pub(super) wire: Wire,
     peer: Peer,
+    /// The name in its `initialize`, for the log: the core forgets it before the connection ends.
+    pub(super) name: Option<String>,
     /// Wakes the client's task.
     pub(super) waker: Option<Waker>,
     /// The socket accepted less than there was to write: the task waits until it is writable again.
@@ -53,6 +55,7 @@ impl Hub {
             socket,
             wire: Wire::Sniffing,
             peer,
+            name: None,
             waker: None,
             full: false,
             ended: false,
@@ -288,8 +291,9 @@ impl Hub {
 
     /// Returns what the log shows of a client.
     pub(super) fn client(&self, id: ClientId) -> roles::Client {
-        let pid = self.clients.get(&id).and_then(|io| io.peer.pid);
-        roles::Client { id, name: self.core.client_name(id), pid }
+        let io = self.clients.get(&id);
+        let name = io.and_then(|io| io.name.clone()).or_else(|| self.core.client_name(id));
+        roles::Client { id, name, pid: io.and_then(|io| io.peer.pid) }
     }
 
     /// Returns what is known of a client's process.
