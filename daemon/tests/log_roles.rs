@@ -10,7 +10,10 @@ const FIELDS: [&str; 6] = ["client.id", "client.name", "client.pid", "thread.id"
 /// Files that write them by hand, each with the reason.
 const EXCEPT: [(&str, &str); 2] = [
     ("logging/roles.rs", "it has the macros"),
-    ("serve/upstream/stderr.rs", "the lines of codex have a target of their own, which the macro does not take"),
+    (
+        "serve/upstream/stderr.rs",
+        "the lines of codex have a target of their own, which the macro does not take",
+    ),
 ];
 
 fn files(directory: &Path) -> Vec<PathBuf> {

@@ -56,7 +56,10 @@ fn plain(command: &'static Command, argument: &'static Arg) -> Arg {
         .required(argument.is_required_set())
         .visible_aliases(argument.get_visible_aliases().unwrap_or_default())
         .conflicts_with_all(conflicts.filter(|it| !it.is_hide_set()).map(Arg::get_id));
-    plain = plain.short(argument.get_short()).long(argument.get_long()).help(argument.get_help().cloned().unwrap_or_default());
+    plain = plain
+        .short(argument.get_short())
+        .long(argument.get_long())
+        .help(argument.get_help().cloned().unwrap_or_default());
     if let Some(names) = argument.get_value_names() {
         plain = plain.value_names(names.iter().cloned());
     }

@@ -247,9 +247,8 @@ impl Monitor {
             return false;
         }
         let began = self.began;
-        let at_ns = *self
-            .now_ns
-            .get_or_insert_with(|| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let at_ns =
+            *self.now_ns.get_or_insert_with(|| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
         let missed = std::mem::take(&mut self.missed);
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let header = Header { at_ns, length, client, missed, direction, form }.to_bytes();
@@ -586,7 +585,11 @@ mod tests {
         for n in 0..(3 * RING_BYTES / 50_000) {
             let lines: Vec<Vec<u8>> = (0..50).map(|at| line(900 + (n * 7 + at) % 200)).collect();
             sizes.extend(lines.iter().map(|line| line.len() as u64));
-            monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &[lines.join(&b'\n'), b"\n".to_vec()].concat());
+            monitor.push_lines(
+                Direction::ToClient,
+                Some(ClientId(1)),
+                &[lines.join(&b'\n'), b"\n".to_vec()].concat(),
+            );
             assert!(monitor.goes_on());
             while let Some(header) = received.next() {
                 assert!(received.add(header, &str::to_owned, &mut write));

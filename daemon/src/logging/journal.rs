@@ -259,8 +259,7 @@ mod tests {
 
     #[test]
     fn each_field_of_an_event_is_a_field_of_the_journal() {
-        let turn =
-            || Turn { thread: Some("a-thread"), turn: Some("a-turn"), client: Some(editor()) };
+        let turn = || Turn { thread: Some("a-thread"), turn: Some("a-turn"), client: Some(editor()) };
         let journal = logged(LogFormat::Text, || {
             log_client!(info, editor(), client.version = "1.2", "client connected");
             log_turn!(warn, turn(), duration_ms = 5_u64, "codex sends nothing about a turn");
@@ -269,7 +268,10 @@ mod tests {
         });
         let entry = journal.next();
         for (name, value) in [
-            ("MESSAGE", r#"client connected client.id=3 client.name="my \"editor\"" client.pid=17 client.version=1.2"#),
+            (
+                "MESSAGE",
+                r#"client connected client.id=3 client.name="my \"editor\"" client.pid=17 client.version=1.2"#,
+            ),
             ("PRIORITY", "6"),
             ("SYSLOG_IDENTIFIER", "codexd"),
             ("CODEXD_TARGET", "codexd::logging::journal::tests"),
@@ -287,7 +289,10 @@ mod tests {
         let entry = journal.next();
         let field = |name: &str| entry[name].as_str();
         assert_eq!((field("CODEXD_UPSTREAM_PID"), field("CODEXD_ERROR")), ("99", "one\ntwo"));
-        assert_eq!((field("MESSAGE"), field("PRIORITY")), (r#"cannot read upstream.pid=99 error="one\ntwo""#, "3"));
+        assert_eq!(
+            (field("MESSAGE"), field("PRIORITY")),
+            (r#"cannot read upstream.pid=99 error="one\ntwo""#, "3")
+        );
         let entry = journal.next();
         assert_eq!((entry["CODEXD_THREAD"].as_str(), entry["CODEXD_REQUEST"].as_str()), ("a-thread", "0"));
         assert_eq!(entry["PRIORITY"], "7");
@@ -299,7 +304,10 @@ mod tests {
         let journal = logged(LogFormat::Json, || log_client!(info, editor(), "client connected"));
         let entry = journal.next();
         let line: Value = serde_json::from_str(&entry["MESSAGE"]).unwrap();
-        assert_eq!((&line["fields"]["message"], &line["fields"]["client.id"]), (&"client connected".into(), &3.into()));
+        assert_eq!(
+            (&line["fields"]["message"], &line["fields"]["client.id"]),
+            (&"client connected".into(), &3.into())
+        );
         assert_eq!((entry["CODEXD_CLIENT"].as_str(), entry["PRIORITY"].as_str()), ("3", "6"));
     }
 
@@ -313,13 +321,17 @@ mod tests {
         Journal::new(&path, LogFormat::Text, &mut stderr).write_all(line).unwrap();
         let journal = UnixDatagram::bind(&path).unwrap();
         let mut target = Journal::new(&path, LogFormat::Text, &mut stderr);
-        let long = format!(r#"{{"level":"INFO","target":"t","fields":{{"message":"{}"}}}}"#, "x".repeat(4 << 20));
+        let long =
+            format!(r#"{{"level":"INFO","target":"t","fields":{{"message":"{}"}}}}"#, "x".repeat(4 << 20));
         target.write_all(long.as_bytes()).unwrap();
         target.write_all(b"(7 lines of the log were lost here)\n").unwrap();
         let mut entry = [0; 1000];
         let length = journal.recv(&mut entry).unwrap();
         let entry = read(&entry[..length]);
-        assert_eq!((entry["MESSAGE"].as_str(), entry["PRIORITY"].as_str()), ("(7 lines of the log were lost here)", "4"));
+        assert_eq!(
+            (entry["MESSAGE"].as_str(), entry["PRIORITY"].as_str()),
+            ("(7 lines of the log were lost here)", "4")
+        );
         let stderr = String::from_utf8(stderr).unwrap();
         assert!(stderr.starts_with("<4>m n=1\n<6>xxx"), "{}", &stderr[..30]);
         assert_eq!(stderr.lines().count(), 2);

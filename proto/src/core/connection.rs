@@ -122,7 +122,8 @@ impl Connections {
 
     /// Returns the oldest connections of clients, at most `most`.
     pub(super) fn oldest(&self, most: usize) -> Vec<ClientId> {
-        let of_clients = |c: &Connection| matches!(c.stage, Stage::New | Stage::Open(_) | Stage::HalfClosed(_));
+        let of_clients =
+            |c: &Connection| matches!(c.stage, Stage::New | Stage::Open(_) | Stage::HalfClosed(_));
         let all = self.connections.iter().filter(|(_, c)| of_clients(c));
         let mut all: Vec<(u64, ClientId)> = all.map(|(client, c)| (c.number, *client)).collect();
         if all.len() > most {
