@@ -35,6 +35,8 @@ pub(super) struct Journal<W> {
     path: PathBuf,
     format: LogFormat,
     stderr: W,
+    /// Fields that every entry has.
+    common: Vec<u8>,
 }
 
 /// A line of the log, as the JSON format has it.
@@ -55,11 +57,23 @@ struct Fields {
 impl<W: Write> Journal<W> {
     /// Sends to the socket at `path`. The text of an entry has this format.
     pub(super) fn new(path: &Path, format: LogFormat, stderr: W) -> Journal<W> {
-        Journal { socket: UnixDatagram::unbound().ok(), path: path.to_owned(), format, stderr }
+        let mut common = Vec::new();
+        put(&mut common, "SYSLOG_IDENTIFIER", IDENTIFIER);
+        Journal { socket: UnixDatagram::unbound().ok(), path: path.to_owned(), format, stderr, common }
+    }
+
+    /// Has every entry name this life of the unit (`INVOCATION_ID`, `systemd.exec(5)`), in the manager's own field for it.
+    /// The journal looks it up too, but not always in time for the first lines of a process (seen with systemd 252).
+    pub(super) fn of_life(mut self, life: Option<String>) -> Journal<W> {
+        if let Some(life) = life {
+            put(&mut self.common, "INVOCATION_ID", &life);
+        }
+        self
     }
 
     fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        let (priority, text, entry) = entry(line, self.format);
+        let (priority, text, mut entry) = entry(line, self.format);
+        entry.extend_from_slice(&self.common);
         // The path is looked up each time: the journal may be started again. An entry that is too long for the socket
         // goes to stderr, where the journal takes it in parts.
         let sent = match &self.socket {
@@ -96,7 +110,6 @@ fn entry(line: &[u8], format: LogFormat) -> (char, String, Vec<u8>) {
         let mut entry = Vec::new();
         put(&mut entry, "MESSAGE", &text);
         put(&mut entry, "PRIORITY", &WARNING.to_string());
-        put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
         return (WARNING, text, entry);
     };
     let priority = priority(&level);
@@ -107,7 +120,6 @@ fn entry(line: &[u8], format: LogFormat) -> (char, String, Vec<u8>) {
     let mut entry = Vec::with_capacity(2 * line.len());
     put(&mut entry, "MESSAGE", &text);
     put(&mut entry, "PRIORITY", &priority.to_string());
-    put(&mut entry, "SYSLOG_IDENTIFIER", IDENTIFIER);
     put(&mut entry, "CODEXD_TARGET", &target);
     for (name, value) in &fields.others {
         put(&mut entry, &journal_name(name), value);
@@ -244,8 +256,8 @@ mod tests {
         let dir = test_dir();
         let path = dir.path().join("journal");
         let journal = UnixDatagram::bind(&path).unwrap();
-        let target = Journal::new(&path, format, io::sink());
-        let (writer, flush) = writer::start(target).unwrap();
+        let target = Journal::new(&path, format, io::sink()).of_life(Some("this-life".to_owned()));
+        let (writer, flush) = writer::start(target, std::time::Duration::from_millis(1)).unwrap();
         let lines = tracing_subscriber::fmt::layer().json().with_writer(writer);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), log);
         // The other end has not read anything, and is not waited for without end.
@@ -274,6 +286,7 @@ mod tests {
             ),
             ("PRIORITY", "6"),
             ("SYSLOG_IDENTIFIER", "codexd"),
+            ("INVOCATION_ID", "this-life"),
             ("CODEXD_TARGET", "codexd::logging::journal::tests"),
             ("CODEXD_CLIENT", "3"),
             ("CODEXD_CLIENT_NAME", r#"my "editor""#),

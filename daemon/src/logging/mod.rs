@@ -10,6 +10,7 @@ mod writer;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use tracing_subscriber::filter::Targets;
@@ -25,6 +26,11 @@ use filter::LogFilter;
 use format::LogFormat;
 use journal::Journal;
 use writer::Flush;
+
+/// How long the last lines may take at the end, since nobody may read them.
+const LAST_LINES_WITHIN: Duration = Duration::from_millis(200);
+/// The same, of the journal.
+const LAST_ENTRIES_WITHIN: Duration = Duration::from_millis(1_000);
 
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
@@ -59,10 +65,15 @@ pub(crate) fn start(
     let colours = file.is_none() && !journal && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
-        None if journal => Box::new(Journal::new(Path::new(journal::SOCKET), format, std::io::stderr())),
+        None if journal => {
+            let life = std::env::var("INVOCATION_ID").ok();
+            Box::new(Journal::new(Path::new(journal::SOCKET), format, std::io::stderr()).of_life(life))
+        }
         None => Box::new(std::io::stderr()),
     };
-    let (writer, flush) = writer::start(target).map_err(|error| failed().because(error))?;
+    // The journal reads, and each line until its last has to be read while this process is there.
+    let within = if journal { LAST_ENTRIES_WITHIN } else { LAST_LINES_WITHIN };
+    let (writer, flush) = writer::start(target, within).map_err(|error| failed().because(error))?;
     let (targets, reload) = reload::Layer::new(filter.to_targets());
     let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);

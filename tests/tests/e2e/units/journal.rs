@@ -14,9 +14,12 @@ type Entry = (String, String);
 /// Returns what the journal has of the last life of the service.
 fn journal(lab: &Lab) -> Vec<Entry> {
     let _ = lab.run_as_root(&["journalctl", "--sync"]).expect_code(0);
-    let life = format!("_SYSTEMD_INVOCATION_ID={}", lab.show(SERVICE, "InvocationID"));
-    let text =
-        lab.run_as_root(&["journalctl", "-q", "--no-pager", "-o", "json", &life]).expect_code(0).stdout;
+    // What the journal has seen itself, and what codexd has told it.
+    let life = lab.show(SERVICE, "InvocationID");
+    let (seen, told) = (format!("_SYSTEMD_INVOCATION_ID={life}"), format!("INVOCATION_ID={life}"));
+    let command =
+        ["journalctl", "-q", "--no-pager", "-o", "json", &seen, "+", &told, "SYSLOG_IDENTIFIER=codexd"];
+    let text = lab.run_as_root(&command).expect_code(0).stdout;
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .map(|entry: Value| (entry["PRIORITY"].as_str().unwrap().to_owned(), shown(&entry["MESSAGE"])))
