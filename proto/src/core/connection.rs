@@ -157,3 +157,26 @@ impl Connections {
         Some((client, self.stage(client)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_connections_of_clients_come_first_and_pages_are_none() {
+        let mut connections = Connections::default();
+        // Not in the order of their ids.
+        let ids = [7, 3, 9, 1, 5].map(ClientId);
+        for id in ids {
+            connections.add(id, None);
+        }
+        let now = Time::from_millis(0);
+        connections.enter(now, ids[0], Stage::Head);
+        connections.enter(now, ids[1], Stage::Open(Framing::Lines));
+        connections.enter(now, ids[3], Stage::Ending);
+        assert_eq!(connections.oldest(8), [ids[1], ids[2], ids[4]]);
+        assert_eq!(connections.oldest(2), [ids[1], ids[2]]);
+        connections.remove(ids[1]);
+        assert_eq!(connections.oldest(2), [ids[2], ids[4]]);
+    }
+}
