@@ -104,7 +104,7 @@ fn misread(error: &clap::Error) -> ExitCode {
         let args = ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
         Attempt::new(&args, &Environment::of_process()).failed(&error);
         note_end(ServeExit::Usage, false, "the command line is wrong");
-        journal::wait_until_read();
+        journal::wait_until_stderr_is_read();
         refuse_waiting(&error);
         return ExitCode::from(ServeExit::Usage.number());
     }
@@ -161,7 +161,7 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
-    journal::wait_until_read();
+    journal::wait_until_stderr_is_read();
     // Where the start failed before anybody handled signals, they still wait.
     signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {

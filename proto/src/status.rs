@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::listing::{RequestStatus, TurnStatus};
+use crate::listing::{ClientName, RequestStatus, TurnStatus};
 
 /// Version of the control protocol and of these types. It grows when a member changes its meaning.
 pub const CONTROL_PROTOCOL: u32 = 1;
@@ -93,6 +93,8 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
+    /// The clients that have been connected longest, at most eight.
+    pub oldest_clients: Vec<ClientName>,
     /// Clients that can be connected at the same time, by the settings and the limit on open files.
     pub max_clients: usize,
     /// Threads that are known to be loaded upstream.

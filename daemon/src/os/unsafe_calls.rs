@@ -228,7 +228,7 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     }
 }
 
-/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`, SIOCOUTQ);
+/// Returns how many bytes that were written to a Unix socket its other end has not read (`unix(7)`, SIOCOUTQ);
 /// `None` where the system does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {

@@ -34,6 +34,7 @@ use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::instance::threads;
 use crate::ledger::{self, Ledger, Retention, Update, Writer};
+use crate::logging::roles::log_upstream;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
@@ -270,8 +271,9 @@ fn serve(
             secrets,
         })?;
         base_status.upstream.pid = Some(process.pid());
-        tracing::info!(
-            upstream.pid = process.pid(),
+        log_upstream!(
+            info,
+            process.pid(),
             upstream.executable = %program.executable.display(),
             files.limit = context.files.limit,
             "started codex app-server"

@@ -576,6 +576,11 @@ impl Core {
         reason.describe(self.router.queued_bytes(client))
     }
 
+    /// Returns the name in a client's `initialize`, shortened as in an [`Activity`].
+    pub fn client_name(&self, client: ClientId) -> Option<String> {
+        self.router.name_of(client)
+    }
+
     /// Interrupts a turn on behalf of an operator, see [`Router::interrupt`].
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::Core;
 use crate::id::ClientId;
 use crate::lifecycle::State;
-use crate::listing::{RequestStatus, ThreadStatus, TurnStatus};
+use crate::listing::{ClientName, RequestStatus, ThreadStatus, TurnStatus};
 use crate::router::CONFIG_WARNING;
 use crate::statistics::Statistics;
 use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
@@ -12,6 +12,9 @@ use crate::time::Time;
 /// Milliseconds without an answer to a health check after which there is a warning. Normally, it takes a few
 /// milliseconds (measured).
 const SILENT_MS: u64 = 1_000;
+
+/// Clients that the status names at the most.
+const NAMED_CLIENTS: usize = 8;
 
 impl From<State> for DaemonState {
     fn from(state: State) -> DaemonState {
@@ -50,6 +53,9 @@ impl Core {
         report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.checks_health());
         report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
         report.max_clients = self.max_clients();
+        let oldest = self.connections.oldest(NAMED_CLIENTS).into_iter();
+        report.oldest_clients =
+            oldest.map(|id| ClientName { id: u64::from(id.0), name: self.router.name_of(id) }).collect();
         report.warnings.extend(self.full_warning(report));
     }
 

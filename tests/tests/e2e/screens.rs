@@ -302,11 +302,14 @@ fn one_screen_shows_who_is_there_what_runs_and_what_is_wrong() {
     });
     let terminal = Terminal::run(daemon.home(), &in_terminal(&daemon, "status --watch --every 100ms"));
     let screen = terminal.wait_for("[memoryHigh]");
-    assert!(screen.starts_with("state        serving for "), "{screen}");
+    let (first, _) = screen.split_once('\n').unwrap();
+    assert!(first.starts_with("state        serving for "), "{screen}");
+    assert!(first.contains(", ready, ") && first.trim_end().ends_with(" warnings"), "{screen}");
     let shows = |text: &str| assert!(screen.contains(text), "no `{text}` in\n{screen}");
     shows("6 connected, 4 threads loaded, 4 turns open");
+    shows("alice (1), bob (2), carol (3), dave (4), erin (5), deaf (");
     shows("and 1 more: `codexd ctl turns`");
-    shows("item/commandExecution/requestApproval for the turn of alice (1) waits for alice (1), since ");
+    shows("item/commandExecution/requestApproval for the turn of alice (1) waits for alice (1), for ");
     shows(", by alice (1), in ");
     shows("(deaf) does not read fast enough");
     shows("`codexd ctl kill ");
@@ -317,6 +320,8 @@ fn one_screen_shows_who_is_there_what_runs_and_what_is_wrong() {
     let oldest = now["oldestTurns"].as_array().unwrap();
     assert_eq!((oldest.len(), &oldest[0]["by"]["name"]), (3, &json!("alice")), "{now:#}");
     assert_eq!(now["oldestApprovals"][0]["client"]["name"], "alice");
+    let named: Vec<&Value> = now["oldestClients"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(named, ["alice", "bob", "carol", "dave", "erin", "deaf"]);
     let memory = &now["memory"];
     assert!(memory["daemonBytes"].as_u64() > Some(1 << 20), "{memory}");
     assert!(memory["codexBytes"].as_u64() > Some(1 << 20), "{memory}");

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use codexd_proto::listing::ClientName;
+use codexd_proto::listing::{ClientName, RequestStatus};
 use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
 
 use crate::os::unix_time::unix_ms;
@@ -32,10 +32,14 @@ fn screen(report: &StatusReport) -> Screen {
     screen.line(
         "state",
         &format!(
-            "{} for {}, {}",
+            "{} for {}, {}, {}",
             report.state.word(),
             duration(report.state_since_ms),
-            if report.ready { "ready" } else { "not ready" }
+            if report.ready { "ready" } else { "not ready" },
+            match report.warnings.len() {
+                0 => "no warnings".to_owned(),
+                some => count(some, "warning"),
+            }
         ),
     );
     screen.line(
@@ -124,6 +128,14 @@ fn work(screen: &mut Screen, report: &StatusReport) {
             count(report.open_turns, "turn")
         ),
     );
+    if !report.oldest_clients.is_empty() {
+        let mut names = clients(&report.oldest_clients);
+        let more = report.clients.saturating_sub(report.oldest_clients.len());
+        if more > 0 {
+            let _ = write!(names, " and {more} more: `codexd ctl clients`");
+        }
+        screen.ranked(DETAIL, "", &names);
+    }
     for turn in &report.oldest_turns {
         let mut line = turn.id.as_deref().map_or_else(|| "a turn".to_owned(), id);
         if let Some(age) = turn.age_ms {
@@ -163,18 +175,23 @@ fn work(screen: &mut Screen, report: &StatusReport) {
         ),
     );
     for request in &report.oldest_approvals {
-        let mut line = request.method.clone().unwrap_or_else(|| "a server request".to_owned());
-        if let Some(by) = &request.client {
-            let _ = write!(line, " for the turn of {}", client(by));
-        }
-        let who = match request.seen_by.is_empty() {
-            true => "a client that resumes its thread".to_owned(),
-            false => clients(&request.seen_by),
-        };
-        let _ = write!(line, " waits for {who}, since {}", duration(request.age_ms));
-        screen.line("", &line);
+        screen.line("", &approval(request));
     }
     screen.more(report.pending_approvals, report.oldest_approvals.len(), "requests");
+}
+
+/// Renders which server request waits for whom.
+pub(super) fn approval(request: &RequestStatus) -> String {
+    let mut line = request.method.clone().unwrap_or_else(|| "a server request".to_owned());
+    if let Some(by) = &request.client {
+        let _ = write!(line, " for the turn of {}", client(by));
+    }
+    let who = match request.seen_by.is_empty() {
+        true => "a client that resumes its thread".to_owned(),
+        false => clients(&request.seen_by),
+    };
+    let _ = write!(line, " waits for {who}, for {}", duration(request.age_ms));
+    line
 }
 
 fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
@@ -426,7 +443,7 @@ mod tests {
         });
         assert!(screen.lines().count() <= 24, "{screen}");
         assert!(screen.lines().all(|line| line.as_bytes()[LABEL] == b' '), "{screen}");
-        assert!(screen.starts_with("state        serving for 0ms, ready\n"), "{screen}");
+        assert!(screen.starts_with("state        serving for 0ms, ready, 1 warning\n"), "{screen}");
         assert!(
             screen.ends_with(
                 "warning      the socket is [31mgone [socketReplaced]\n             -> restart it\n"

@@ -229,7 +229,7 @@ impl Hub {
             self.added_latency.observe_us(us);
         }
         self.log_activity();
-        self.send_to_monitors();
+        self.check_monitors();
         self.guard_memory();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()
