@@ -17,7 +17,8 @@ use crate::json::scan::{Members, member, member_at};
 use crate::json::{Span, is_text, text};
 use crate::message::{ClientMessage, Params, UpstreamMessage};
 use crate::router::{
-    CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd, UPSTREAM_LOST,
+    CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd,
+    UPGRADE_CALLED_OFF, UPGRADING_REASON, UPSTREAM_LOST,
 };
 use crate::routes::{self, Audience, Meaning, RequestEffect, Resource, Route, Routes};
 
@@ -514,6 +515,11 @@ impl ConnectionState {
         if !error.is_of_the_end() {
             return false;
         }
+        let bytes = request.line.as_ref().map_or(0, Vec::len);
+        if error.is_upgrading && self.queue.bytes() + self.requests.waiting_bytes() + bytes >= WAITING_BYTES {
+            // The daemon goes on, and so do turns that may need the client: it must be read.
+            return false;
+        }
         let kept = request.line.is_some();
         if kept && (!error.delivered || request.repeatable) {
             if error.delivered {
@@ -585,6 +591,10 @@ impl ConnectionState {
                 reason.map(|reason| Announced { reason, intended: member("intended") == Some(b"true") });
             return true;
         }
+        if *method == *UPGRADE_CALLED_OFF {
+            self.send_returned_again();
+            return true;
+        }
         if *method == *CLOSING {
             let why = params.and_then(|params| member_at(line, params, &["message"]));
             let why = why.and_then(|why| serde_json::from_slice(why.of(line)).ok());
@@ -620,6 +630,16 @@ impl ConnectionState {
             self.resume(&thread);
         }
         delivers
+    }
+
+    /// Sends again what a daemon has refused that was about to be upgraded, in the client's order: it goes on after all.
+    fn send_returned_again(&mut self) {
+        for place in self.requests.places() {
+            if self.requests.get(place).is_some_and(|it| it.progress == Progress::Returned) {
+                self.requests.set(place, Progress::Waiting);
+                self.route(place);
+            }
+        }
     }
 
     fn own_answered(&mut self, own: Own, line: &[u8], failed: bool, body: Span) {
@@ -1035,12 +1055,13 @@ struct OwnError {
     delivered: bool,
     retryable: bool,
     is_draining: bool,
+    is_upgrading: bool,
 }
 
 impl OwnError {
-    /// Whether the daemon gives it because it ends.
+    /// Whether the daemon gives it because it ends, or is about to.
     fn is_of_the_end(&self) -> bool {
-        self.code == UPSTREAM_LOST || self.code == OVERLOADED && self.is_draining
+        self.code == UPSTREAM_LOST || self.code == OVERLOADED && (self.is_draining || self.is_upgrading)
     }
 }
 
@@ -1053,6 +1074,7 @@ fn own_error(line: &[u8], body: Span) -> Option<OwnError> {
         delivered: !value(b"delivered").is_some_and(|it| is_text(line, it, b"no")),
         retryable: value(b"retryable").is_some_and(|it| it.of(line) == b"true"),
         is_draining: value(b"reason").is_some_and(|it| is_text(line, it, b"draining")),
+        is_upgrading: value(b"reason").is_some_and(|it| is_text(line, it, UPGRADING_REASON.as_bytes())),
     })
 }
 
