@@ -30,7 +30,7 @@ impl Succession {
                 | LifecycleEvent::InterruptRequested(_)
                 | LifecycleEvent::KillRequested(_)
         );
-        self.is_upgrade |= intent == Some(&Intent::Upgrade);
+        self.is_upgrade = intent == Some(&Intent::Upgrade);
         if matches!(intent, Some(Intent::UpstreamLost(_))) && self.clients_at_loss.is_none() {
             self.clients_at_loss = Some(clients());
         }
@@ -39,8 +39,8 @@ impl Succession {
     /// Whether this daemon starts the next one when it has ended.
     pub(super) fn is_due(self, restart: Restart) -> bool {
         restart == Restart::BySuccessor
-            && (self.is_upgrade || self.clients_at_loss.is_some_and(|clients| clients > 0))
-            && !self.stop_requested
+            && (self.is_upgrade
+                || self.clients_at_loss.is_some_and(|clients| clients > 0) && !self.stop_requested)
     }
 }
 

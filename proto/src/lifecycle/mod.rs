@@ -58,8 +58,8 @@ pub enum State {
 pub enum Intent {
     /// It was requested.
     Stop(StopSource),
-    /// The next daemon takes its place, with another codex or codexd (`codexd ctl upgrade`). A stop that is requested
-    /// before the exit replaces this: then no daemon follows.
+    /// The next daemon takes its place, with another codex or codexd (`codexd ctl upgrade`). A stop that an operator
+    /// requests before the exit replaces this: then no daemon follows.
     Upgrade,
     /// The upstream ended, or its stream did, without a request to stop.
     UpstreamLost(LossKind),
@@ -94,6 +94,11 @@ impl StopSource {
     /// ([`LifecycleEvent::KillRequested`]).
     pub const fn insists(self) -> bool {
         matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
+    }
+
+    /// Returns whether a person or the supervisor has requested the stop.
+    pub const fn is_of_an_operator(self) -> bool {
+        !matches!(self, StopSource::Client | StopSource::Idle)
     }
 
     /// Returns the word used in shutdown notices and records.
@@ -380,6 +385,7 @@ impl Lifecycle {
         | LifecycleEvent::KillRequested(by) = event
             && self.intent == Some(Intent::Upgrade)
             && self.state != State::Exited
+            && by.is_of_an_operator()
         {
             self.intent = Some(Intent::Stop(by));
         }
