@@ -77,7 +77,7 @@ impl Core {
             since_ms: now.since(self.lifecycle.since()),
             left_ms: self.lifecycle.poll_timeout().map(|at| at.since(now)),
             turns: self.turn_statuses(now),
-            requests: self.request_statuses(now),
+            requests: self.router.client_request_statuses(now),
         })
     }
 }

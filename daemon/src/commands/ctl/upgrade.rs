@@ -20,7 +20,7 @@ use super::{CHECK_EVERY, Context, NOT_REACHED, print, print_json, render};
 use crate::cli::UpgradeArgs;
 use crate::control::client::{ControlConnection, Unreachable};
 use crate::error::Error;
-use crate::instance::record;
+use crate::instance::{lock, record};
 use crate::os::unix_time::unix_ms;
 use crate::start;
 use crate::terminal::note;
@@ -31,6 +31,8 @@ const REFUSED: u8 = ExitCode::Unavailable.number();
 const NO_SUCCESSOR: u8 = ExitCode::Software.number();
 /// Time for the next daemon to serve: longer than the steps of a stop and a slow start take.
 const SERVES_WITHIN: Duration = Duration::from_secs(90);
+/// Time without a daemon after one has failed to start, after which nobody tries again: longer than the pause of the unit.
+const NOBODY_TRIES_AFTER: Duration = Duration::from_secs(5);
 /// Time for the daemon to go on after the upgrade was called off.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(3);
 
@@ -194,6 +196,7 @@ impl Upgrade<'_> {
     /// Waits until the next daemon serves. Ctrl-C ends only the wait.
     async fn next(&mut self, since: Instant, expected: Versions) -> Outcome {
         let since_unix_ms = unix_ms();
+        let mut nobody_since = Instant::now();
         loop {
             if let Ok(status) = self.status().await
                 && status.generation != self.before.generation
@@ -210,14 +213,19 @@ impl Upgrade<'_> {
                     ..Outcome::default()
                 };
             }
-            let failed = self.failed_since(since_unix_ms);
+            if !lock::is_free(self.before.lock_file.as_ref()) {
+                nobody_since = Instant::now();
+            }
+            let failed = self
+                .failed_since(since_unix_ms)
+                .filter(|(permanent, _)| *permanent || nobody_since.elapsed() >= NOBODY_TRIES_AFTER);
             let interrupted = tokio::select! {
                 Some(_) = self.signals.next() => true,
                 () = tokio::time::sleep(CHECK_EVERY) => false,
             };
             if interrupted || failed.is_some() || since.elapsed() > SERVES_WITHIN {
                 let why = match (failed, interrupted) {
-                    (Some(failed), _) => format!("the next one did not start: {failed}"),
+                    (Some((_, failed)), _) => format!("the next one did not start: {failed}"),
                     (None, true) => "the next one does not serve yet".to_owned(),
                     (None, false) => {
                         format!("no other one serves after {} s", SERVES_WITHIN.as_secs())
@@ -235,16 +243,14 @@ impl Upgrade<'_> {
         }
     }
 
-    /// Returns how a start has failed since then that is not tried again.
-    fn failed_since(&self, since_unix_ms: u64) -> Option<String> {
+    /// Returns how a start has failed since then, and whether another one cannot help.
+    fn failed_since(&self, since_unix_ms: u64) -> Option<(bool, String)> {
         let former = record::former(&self.context.settings.paths)?;
         let permanent = |code: u8| ExitCode::ALL.iter().any(|it| it.number() == code && it.is_permanent());
-        let start = former.failed_start.filter(|it| it.at_unix_ms >= since_unix_ms && permanent(it.code));
-        let start = start.filter(|it| !it.other_daemon);
-        let exit = former
-            .recorded_exit
-            .filter(|exit| exit.generation > self.before.generation && exit.code.is_some_and(permanent));
-        start.map(|it| render::failed_start(&it)).or_else(|| exit.map(|it| render::last_exit(&it)))
+        let start = former.failed_start.filter(|it| it.at_unix_ms >= since_unix_ms && !it.other_daemon);
+        let start = start.map(|it| (permanent(it.code), render::failed_start(&it)));
+        let exit = former.recorded_exit.filter(|exit| exit.generation > self.before.generation);
+        start.or_else(|| exit.map(|it| (it.code.is_some_and(permanent), render::last_exit(&it))))
     }
 
     /// Waits until the daemon accepts work again.

@@ -58,15 +58,15 @@ fn changes(from: Version, to: Version, runs: Runs) {
     let params =
         json!({"cwd": world.home().project(), "approvalPolicy": asked, "sandbox": "workspace-write"});
     let thread = client.start_thread(params);
-    let first = begin_turn(&mut client, &thread, "[[deltas:3]] first");
+    let first = begin_turn(&mut client, &thread, "[[deltas:3]] prompt-1");
     assert_eq!(client.finish_turn(&thread, &first).status, "completed");
     assert_eq!(world.status("upstream.version").as_deref(), Some(from.number()));
     let daemon = world.daemon();
     let prompt = match runs {
         Runs::Nothing => None,
-        Runs::Stream => Some("[[deltas:60:50]] second"),
-        Runs::Command => Some("[[shell:sleep 3]] second"),
-        Runs::Approval => Some("[[shell:echo yes > made.txt]] second"),
+        Runs::Stream => Some("[[deltas:60:50]] prompt-2"),
+        Runs::Command => Some("[[shell:sleep 3]] prompt-2"),
+        Runs::Approval => Some("[[shell:echo yes > made.txt]] prompt-2"),
     };
     let running = prompt.map(|prompt| {
         let turn = begin_turn(&mut client, &thread, prompt);
@@ -109,10 +109,10 @@ fn changes(from: Version, to: Version, runs: Runs) {
         assert!(world.home().project().join("made.txt").exists());
     }
     // The same thread: the model is told what was said before, and the sandbox is what it was.
-    assert_eq!(client.turn(&thread, "[[deltas:3]] third").status, "completed", "{}", client.stderr());
+    assert_eq!(client.turn(&thread, "[[deltas:3]] prompt-3").status, "completed", "{}", client.stderr());
     let told = format!("{:?}", model.requests().last().unwrap());
-    assert!(told.contains("first") && told.contains("third"), "{told}");
-    assert_eq!(told.contains("second"), running.is_some(), "{told}");
+    assert!(told.contains("prompt-1") && told.contains("prompt-3"), "another conversation");
+    assert_eq!(told.contains("prompt-2"), running.is_some(), "another conversation");
     let resumed = client.request("thread/resume", json!({"threadId": thread}));
     assert_eq!((&resumed["sandbox"], &resumed["approvalPolicy"]), (&policy(), &json!(asked)), "{resumed}");
     assert_eq!(client.finish(), 0);
