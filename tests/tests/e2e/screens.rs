@@ -345,7 +345,7 @@ fn a_codex_that_was_replaced_on_disk_is_a_warning_with_what_to_type() {
     assert_eq!(installed, json!({"executable": codex, "version": "9.9.9"}));
     let warning = warning.unwrap();
     assert_eq!(warning["message"], "codex 0.0.0-fake is running, 9.9.9 is installed");
-    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl drain"), "{warning}");
+    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl upgrade"), "{warning}");
 }
 
 #[test]

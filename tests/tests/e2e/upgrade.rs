@@ -184,8 +184,8 @@ fn a_turn_that_takes_longer_than_it_may_goes_on_and_so_does_the_daemon() {
     let mut other = world.client("other");
     let old = world.daemon();
     install(&program, &codex("2.0.0"));
-    let upgrade = begin(&world, &["--within", "2s"]);
-    wait_until_it_waits(&world);
+    let upgrade = begin(&world, &["--within", "1s"]);
+    other.take_method("notifications/broker/upgradeWaiting");
     let held = other.send_request("thread/start", json!({}));
     let result = upgrade.join().unwrap().expect_code(1).json();
     assert_eq!((&result["upgraded"], &result["outcome"]), (&json!(false), &json!("timedOut")));
