@@ -160,12 +160,12 @@ fn refuse(service: &Service, refused: Refused) -> UpgradeStep {
     let reason = service.surroundings.mask(&reason);
     tracing::warn!(reason, "the upgrade is refused: what the next daemon would run does not run");
     // There may be no subscriber.
-    let _ = service.handle.shown.feed.send(FeedEvent {
+    let _ = service.handle.shown.feed.send(Arc::new(FeedEvent {
         at_unix_ms: unix_ms(),
         kind: "upgradeRefused".to_owned(),
         message: Some(reason.clone()),
         ..FeedEvent::default()
-    });
+    }));
     UpgradeStep::CandidateRefused { reason, hint }
 }
 

@@ -38,6 +38,7 @@ use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
+use crate::os::unsafe_calls;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
@@ -236,7 +237,7 @@ fn serve(
     LocalSet::new().block_on(&runtime, async {
         let (listener, socket_file) = sockets.clients;
         let (control_listener, control_file) = sockets.control;
-        let listener = tokio::net::UnixListener::from_std(listener)
+        let listener = unsafe_calls::watch_listener(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
         let signals = SignalStream::new(context.terminal)
             .map_err(|error| Error::os("cannot handle signals").because(error))?;
