@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use codexd_proto::control::TrialReport;
 use codexd_proto::stderr::printable;
+use parking_lot::Mutex;
 
 use crate::os::service_manager::STRIPPED_ENV;
 
@@ -15,6 +18,8 @@ use crate::os::service_manager::STRIPPED_ENV;
 const WITHIN: Duration = Duration::from_secs(60);
 /// Time between looks whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How long the last of its output can take after its end.
+const REST_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes that are read of what it prints.
 const OUTPUT_BYTES: u64 = 1 << 20;
 /// Bytes that are shown of a line that it prints.
@@ -88,7 +93,7 @@ impl Origin {
                 Err(_) => break None,
             }
         };
-        let (stdout, stderr) = (stdout(), stderr());
+        let (stdout, stderr) = (stdout.take(), stderr.take());
         match serde_json::from_slice::<TrialReport>(&stdout) {
             Ok(TrialReport { error: Some(reason), hint, .. }) => Err(Refused { reason, hint }),
             Ok(report) if status.is_none_or(|status| status.success()) => Ok(report),
@@ -97,16 +102,36 @@ impl Origin {
     }
 }
 
-/// Reads to the end in a thread of its own; the returned function waits for that.
-fn collect(pipe: Option<impl Read + Send + 'static>) -> impl FnOnce() -> Vec<u8> {
-    let thread = pipe.map(|pipe| {
+/// What a child writes to a pipe.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    done: Receiver<()>,
+}
+
+/// Reads a pipe in a thread of its own.
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Collected {
+    let (say_done, done) = sync_channel(1);
+    let collected = Collected { bytes: Arc::default(), done };
+    let bytes = Arc::clone(&collected.bytes);
+    if let Some(pipe) = pipe {
         std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            let _ = pipe.take(OUTPUT_BYTES).read_to_end(&mut bytes);
-            bytes
-        })
-    });
-    move || thread.and_then(|thread| thread.join().ok()).unwrap_or_default()
+            let mut pipe = pipe.take(OUTPUT_BYTES);
+            let mut chunk = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+                bytes.lock().extend_from_slice(&chunk[..length]);
+            }
+            let _ = say_done.send(());
+        });
+    }
+    collected
+}
+
+impl Collected {
+    /// Returns what was written. The child has ended; what it started can hold the pipe open.
+    fn take(self) -> Vec<u8> {
+        let _ = self.done.recv_timeout(REST_WITHIN);
+        std::mem::take(&mut self.bytes.lock())
+    }
 }
 
 /// Says how a program ended that printed no report: its status, and its first line.
@@ -119,5 +144,68 @@ fn describe(status: Option<ExitStatus>, stderr: &[u8]) -> String {
     match lines.next() {
         Some(line) => format!("{ended}: {}", printable(line, LINE_BYTES)),
         None => ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Plain(Child);
+
+    impl Helper for Plain {
+        fn child(&mut self) -> &mut Child {
+            &mut self.0
+        }
+    }
+
+    impl Drop for Plain {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn attempt(script: &str, stdin: Option<&str>, cancelled: bool) -> Result<TrialReport, Refused> {
+        let origin = Origin {
+            arguments: ["-c", script, "serve", "--supervised"].map(OsString::from).into(),
+            stdin: stdin.map(|text| text.as_bytes().to_vec()),
+            marks: vec![("CODEXD_LIFE", "mine".into())],
+            start: Box::new(|command| Ok(Box::new(Plain(command.spawn()?)))),
+        };
+        origin.attempt(Path::new("/bin/sh"), || cancelled)
+    }
+
+    #[test]
+    fn a_candidate_is_started_as_this_daemon_was_and_says_what_it_would_run() {
+        let script = r#"[ "$*" = "--supervised --trial" ] && [ "$CODEXD_LIFE" = mine ] && read line || exit 1
+            echo "{\"versions\": {\"codexd\": \"$line\", \"codex\": \"2\"}, \"newer\": 1}""#;
+        let report = attempt(script, Some("7\n"), false).unwrap();
+        assert_eq!(report.versions.codexd.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn a_candidate_that_does_not_run_is_refused_in_its_own_words() {
+        for (script, says) in [
+            ("echo one >&2; echo two >&2; exit 3", "does not run as a daemon (exit status: 3): one"),
+            ("kill -9 $$", "does not run as a daemon (signal: 9"),
+            ("exit 0", "does not run as a daemon (exit status: 0)"),
+            ("echo '{}'; exit 1", "does not run as a daemon (exit status: 1)"),
+            // What it has started holds its output open.
+            ("sleep 3 & echo gone >&2; exit 1", "does not run as a daemon (exit status: 1): gone"),
+        ] {
+            let refused = attempt(script, None, false).unwrap_err();
+            assert!(refused.reason.contains(says), "{script}: {refused:?}");
+            assert!(refused.hint.unwrap().contains("--version"), "{script}");
+        }
+        let own = attempt(r#"echo '{"error": "no codex", "hint": "install it"}'; exit 69"#, None, false);
+        let refused = Refused { reason: "no codex".to_owned(), hint: Some("install it".to_owned()) };
+        assert_eq!(own, Err(refused));
+    }
+
+    #[test]
+    fn a_candidate_is_not_waited_for_when_nobody_wants_it_any_more() {
+        let refused = attempt("exec sleep 1000", None, true).unwrap_err();
+        assert!(refused.reason.contains("was not tried to the end"), "{refused:?}");
     }
 }

@@ -1,7 +1,6 @@
 //! `codexd ctl upgrade`: the next daemon, with what is on disk, takes the place of one on which nothing runs any more.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -24,11 +23,13 @@ mod real;
 mod supervised;
 
 /// Installs a program that was not there, or in the place of another one, as installers do.
+///
+/// Another process writes it: a program cannot be run while a process has it open, which one that this test forks at the
+/// same moment would.
 fn install(path: &Path, text: &str) {
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, text).unwrap();
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::rename(&fresh, path).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > \"$0.new\" && chmod 755 \"$0.new\" && mv \"$0.new\" \"$0\""]).arg(path);
+    let _ = Output::with_input(&mut shell, text.as_bytes()).expect_code(0);
 }
 
 /// Returns a script that is the stand-in for codex in this version.

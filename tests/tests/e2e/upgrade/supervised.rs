@@ -2,8 +2,8 @@
 
 use super::{Home, Message, Output, TestDaemon, codex, install};
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -12,11 +12,11 @@ use codexd_tests::lab::{Lab, User};
 use codexd_tests::wait;
 use serde_json::json;
 
-/// Copies codexd to a place where it can be replaced.
-fn copy_codexd(to: &Path) {
-    let fresh = to.with_extension("new");
-    fs::copy(binary::codexd(), &fresh).unwrap();
-    fs::rename(&fresh, to).unwrap();
+/// Copies a program to a place where it can be replaced; by another process, as [`install`] does.
+fn copy(from: &Path, to: &Path) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cp \"$0\" \"$1.new\" && mv \"$1.new\" \"$1\""]).arg(from).arg(to);
+    let _ = Output::of(&mut shell).expect_code(0);
 }
 
 fn start(home: Arc<Home>, codexd: &Path, program: &Path) -> TestDaemon {
@@ -31,7 +31,7 @@ fn begin(daemon: &TestDaemon, flags: &[&str]) -> JoinHandle<Output> {
 fn prepared() -> (Arc<Home>, PathBuf, PathBuf) {
     let home = Arc::new(Home::new().unwrap());
     let (codexd, program) = (home.root().join("codexd"), home.root().join("codex.sh"));
-    copy_codexd(&codexd);
+    copy(&binary::codexd(), &codexd);
     install(&program, &codex("1.0.0"));
     (home, codexd, program)
 }
@@ -40,7 +40,7 @@ fn prepared() -> (Arc<Home>, PathBuf, PathBuf) {
 fn the_daemon_exits_with_a_code_that_starts_the_next_one() {
     let (home, codexd, program) = prepared();
     let mut daemon = start(Arc::clone(&home), &codexd, &program);
-    copy_codexd(&codexd);
+    copy(&binary::codexd(), &codexd);
     let status = daemon.ctl(&["status", "--json"]).expect_code(0).json();
     assert_eq!(status["installed"]["executable"], codexd.display().to_string());
     if cfg!(target_os = "linux") {
@@ -78,8 +78,7 @@ fn a_codexd_that_does_not_run_is_refused_in_its_own_words() {
         let output = Output::of(&mut command).expect_code(69);
         assert!(output.stderr.contains(says), "{output}");
     }
-    fs::remove_file(&codexd).unwrap();
-    copy_codexd(&codexd);
+    copy(&binary::codexd(), &codexd);
     assert_eq!(client.turn(&thread, "it goes on").status, "completed");
 }
 
@@ -94,7 +93,7 @@ fn a_unit_of_systemd_runs_the_new_codex_after_an_upgrade() {
     let approval = client.take("the approval", Message::is_server_request);
     let first = lab.show(service, "MainPID");
     let (program, stand_in) = (lab.programs().join("codex"), lab.programs().join("stand-in"));
-    fs::copy(&program, &stand_in).unwrap();
+    copy(&program, &stand_in);
     let (here, there) = (binary::fake_codex().display().to_string(), stand_in.display().to_string());
     install(&program, &codex("2.0.0").replace(&here, &there));
     std::thread::scope(|scope| {
