@@ -1,6 +1,6 @@
 //! The one place with `unsafe`: what runs in the child between fork and exec, programs that are run in place of
-//! this one, the mark of this program, accepting connections, descriptors to be watched, and taking over what a service manager hands
-//! in.
+//! this one, the mark of this program, a parameter of the allocator, connections that are accepted, descriptors that are
+//! watched, and taking over what a service manager hands in.
 #![allow(unsafe_code, reason = "what is set up here has no safe interface")]
 
 use std::convert::Infallible;
@@ -260,6 +260,21 @@ pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn unread_bytes(_socket: impl AsFd) -> Option<usize> {
     None
+}
+
+/// Bytes of a buffer from which on its memory goes back to the system as soon as it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED_BYTES: nix::libc::c_int = 128 << 10;
+
+/// Has the memory of long buffers go back to the system when they are freed. By itself, the allocator of glibc raises
+/// the limit for that with each one that is freed, up to 32 MiB (`mallopt(3)`); after that, a backlog once had is kept.
+pub(crate) fn give_back_long_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: the call takes two integers and changes a parameter of the allocator. One that it does not accept
+        // changes nothing.
+        let _ = unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+    }
 }
 
 /// Accepts a connection, which does not block.

@@ -79,6 +79,7 @@ pub(crate) fn run(
     let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
     let files = OpenFiles::raise();
+    unsafe_calls::give_back_long_buffers();
     let clock = Instant::now();
     nested::refuse(environment)?;
     // The person whose client starts this daemon has no flag for it.
