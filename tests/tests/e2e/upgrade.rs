@@ -11,6 +11,7 @@ use codexd_tests::client::{Message, TestClient};
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::Home;
 use codexd_tests::output::Output;
+use codexd_tests::place;
 use codexd_tests::process;
 use codexd_tests::wait;
 use nix::sys::signal::{Signal, kill};
@@ -21,16 +22,6 @@ use crate::world::{Bridge, World};
 
 mod real;
 mod supervised;
-
-/// Installs a program that was not there, or in the place of another one, as installers do.
-///
-/// Another process writes it: a program cannot be run while a process has it open, which one that this test forks at the
-/// same moment would.
-fn install(path: &Path, text: &str) {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "cat > \"$0.new\" && chmod 755 \"$0.new\" && mv \"$0.new\" \"$0\""]).arg(path);
-    let _ = Output::with_input(&mut shell, text.as_bytes()).expect_code(0);
-}
 
 /// Returns a script that is the stand-in for codex in this version.
 fn codex(version: &str) -> String {
@@ -45,7 +36,7 @@ const BROKEN: &str = "#!/bin/sh\necho 'error while loading libmissing.so' >&2\ne
 fn world() -> (World, PathBuf) {
     let world = World::fake("");
     let program = world.home().root().join("codex.sh");
-    install(&program, &codex("1.0.0"));
+    place::write(&program, &codex("1.0.0"));
     (world.with_codex(&program), program)
 }
 
@@ -103,7 +94,7 @@ fn an_idle_daemon_changes_to_the_codex_on_disk_and_its_clients_go_on() {
     assert_eq!(client.turn(&thread, "before").status, "completed");
     let old = world.daemon();
     assert_eq!(world.status("upstream.version").as_deref(), Some("1.0.0"));
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let output = world.run(&["ctl", "upgrade"]).expect_code(0);
     assert!(output.stdout.starts_with("upgraded: codex 1.0.0 -> 2.0.0; codexd "), "{output}");
     assert!(output.stdout.contains("generation 2; no daemon for "), "{output}");
@@ -124,7 +115,7 @@ fn a_daemon_without_clients_is_replaced_too() {
     assert_eq!(world.client("starter").finish(), 0);
     wait::until("nobody is connected", || world.status("clients").as_deref() == Some("0"));
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let result = world.run(&["ctl", "upgrade", "--json"]).expect_code(0).json();
     assert_eq!(
         (&result["outcome"], &result["from"]["codex"], &result["to"]["codex"], &result["generation"]),
@@ -141,7 +132,7 @@ fn a_running_turn_ends_first_and_new_work_waits_for_the_next_daemon() {
     let mut other = world.client("other");
     let mut plain = plain(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let upgrade = begin(&world, &[]);
     wait_until_it_waits(&world);
     // What the status says of it, for programs and for people.
@@ -184,7 +175,7 @@ fn a_turn_that_takes_longer_than_it_may_goes_on_and_so_does_the_daemon() {
     let (mut client, thread, turn, approval) = busy(&world);
     let mut other = world.client("other");
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let upgrade = begin(&world, &["--within", "1s"]);
     other.take_method("notifications/broker/upgradeWaiting");
     let held = other.send_request("thread/start", json!({}));
@@ -206,7 +197,7 @@ fn a_codex_that_does_not_run_is_refused_in_its_own_words_and_nothing_happens() {
     let thread = client.start_thread(json!({}));
     let old = world.daemon();
     let refuses = |text: &str, says: &str| {
-        install(&program, text);
+        place::write(&program, text);
         let output = world.run(&["ctl", "upgrade"]).expect_code(69);
         assert!(output.stderr.contains(says) && output.stderr.contains("hint: "), "{output}");
         let result = world.run(&["ctl", "upgrade", "--json"]).expect_code(69).json();
@@ -233,10 +224,10 @@ fn what_is_replaced_again_during_the_wait_is_tried_again() {
     let (world, program) = world();
     let (mut client, thread, turn, approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let upgrade = begin(&world, &[]);
     wait_until_it_waits(&world);
-    install(&program, BROKEN);
+    place::write(&program, BROKEN);
     let result = upgrade.join().unwrap().expect_code(69).json();
     assert!(result["error"].as_str().unwrap().contains("libmissing.so"), "{result}");
     wait::until("it accepts work again", || world.status("state").as_deref() == Some("serving"));
@@ -276,7 +267,7 @@ fn a_second_upgrade_is_refused_and_the_first_goes_on() {
     let (world, program) = world();
     let (mut client, thread, turn, approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let first = begin(&world, &[]);
     wait_until_it_waits(&world);
     let output = world.run(&["ctl", "upgrade"]).expect_code(1);
@@ -293,7 +284,7 @@ fn a_daemon_that_drains_already_is_not_upgraded() {
     let (world, program) = world();
     let (mut client, thread, turn, approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let _ = world.run(&["ctl", "drain"]).expect_code(0);
     let output = world.run(&["ctl", "upgrade"]).expect_code(1);
     assert!(output.stderr.contains("codexd is stopping (ctl stop)"), "{output}");
@@ -310,7 +301,7 @@ fn a_stop_during_the_wait_calls_the_upgrade_off_and_stops_the_daemon() {
     let (world, program) = world();
     let (mut client, thread, turn, approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let upgrade = begin(&world, &[]);
     wait_until_it_waits(&world);
     let _ = world.run(&["ctl", "drain"]).expect_code(0);
@@ -346,7 +337,7 @@ fn whatever_ends_the_command_while_it_waits_calls_the_upgrade_off() {
     let (world, program) = world();
     let (mut client, thread, turn, approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let (code, said) = interrupted(&world, Signal::SIGINT);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("waiting for 1 running turn without a limit; Ctrl-C calls it off"), "{said}");
@@ -366,7 +357,7 @@ fn a_codex_that_is_lost_during_the_wait_ends_the_turn_once_and_the_next_daemon_i
     let (world, program) = world();
     let (mut client, thread, turn, _approval) = busy(&world);
     let old = world.daemon();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let upgrade = begin(&world, &[]);
     wait_until_it_waits(&world);
     let pid: i32 = world.status("upstream.pid").unwrap().parse().unwrap();
@@ -395,9 +386,9 @@ fn the_events_say_what_becomes_of_an_upgrade() {
         kinds.filter(|kind| kind.starts_with("upgrad")).collect()
     };
     wait::until("somebody listens", || !fs::read_to_string(&path).unwrap().is_empty());
-    install(&program, BROKEN);
+    place::write(&program, BROKEN);
     let _ = world.run(&["ctl", "upgrade"]).expect_code(69);
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let _ = world.run(&["ctl", "upgrade", "--within", "0s"]).expect_code(1);
     let upgrade = begin(&world, &[]);
     wait_until_it_waits(&world);
@@ -422,7 +413,7 @@ fn a_successor_that_does_not_start_after_all_is_reported() {
         "#!/bin/sh\n[ \"$1\" = app-server ] && [ -e '{tried}' ] && exit 9\ntouch '{tried}'\nexec '{}' \"$@\"\n",
         fake.display()
     );
-    install(&program, &text);
+    place::write(&program, &text);
     assert_eq!(client.finish(), 0);
     let output = world.run(&["ctl", "upgrade"]).expect_code(70);
     let says = "error: codexd has ended for the upgrade, and the next one did not start: exit 1";
@@ -436,9 +427,9 @@ fn a_successor_that_does_not_start_after_all_is_reported() {
 fn a_daemon_that_was_started_by_hand_is_not_upgraded() {
     let home = Home::new().unwrap();
     let program = home.root().join("codex.sh");
-    install(&program, &codex("1.0.0"));
+    place::write(&program, &codex("1.0.0"));
     let mut daemon = TestDaemon::program(&program).home(home).ready();
-    install(&program, &codex("2.0.0"));
+    place::write(&program, &codex("2.0.0"));
     let output = daemon.ctl(&["upgrade"]).expect_code(1);
     assert!(output.stderr.contains("started by hand"), "{output}");
     assert_eq!(daemon.stop(), 0);

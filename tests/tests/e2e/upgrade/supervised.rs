@@ -1,9 +1,8 @@
 //! Under a supervisor: the daemon exits so that it is started again, and what the supervisor starts is tried before.
 
-use super::{Home, Message, Output, TestDaemon, codex, install};
+use super::{Home, Message, Output, TestDaemon, codex, place};
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -11,13 +10,6 @@ use codexd_tests::binary;
 use codexd_tests::lab::{Lab, User};
 use codexd_tests::wait;
 use serde_json::json;
-
-/// Copies a program to a place where it can be replaced; by another process, as [`install`] does.
-fn copy(from: &Path, to: &Path) {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "cp \"$0\" \"$1.new\" && mv \"$1.new\" \"$1\""]).arg(from).arg(to);
-    let _ = Output::of(&mut shell).expect_code(0);
-}
 
 fn start(home: Arc<Home>, codexd: &Path, program: &Path) -> TestDaemon {
     TestDaemon::program(program).home(home).codexd(codexd).args(["--supervised"]).ready()
@@ -31,8 +23,8 @@ fn begin(daemon: &TestDaemon, flags: &[&str]) -> JoinHandle<Output> {
 fn prepared() -> (Arc<Home>, PathBuf, PathBuf) {
     let home = Arc::new(Home::new().unwrap());
     let (codexd, program) = (home.root().join("codexd"), home.root().join("codex.sh"));
-    copy(&binary::codexd(), &codexd);
-    install(&program, &codex("1.0.0"));
+    place::copy(&binary::codexd(), &codexd);
+    place::write(&program, &codex("1.0.0"));
     (home, codexd, program)
 }
 
@@ -40,7 +32,7 @@ fn prepared() -> (Arc<Home>, PathBuf, PathBuf) {
 fn the_daemon_exits_with_a_code_that_starts_the_next_one() {
     let (home, codexd, program) = prepared();
     let mut daemon = start(Arc::clone(&home), &codexd, &program);
-    copy(&binary::codexd(), &codexd);
+    place::copy(&binary::codexd(), &codexd);
     let status = daemon.ctl(&["status", "--json"]).expect_code(0).json();
     assert_eq!(status["installed"]["executable"], codexd.display().to_string());
     if cfg!(target_os = "linux") {
@@ -71,14 +63,14 @@ fn a_codexd_that_does_not_run_is_refused_in_its_own_words() {
         ("#!/bin/sh\nexit 0\n", "does not run as a daemon"),
         ("no program at all", "cannot be started"),
     ] {
-        install(&codexd, text);
+        place::write(&codexd, text);
         // The command itself is another codexd, which is not the one that the supervisor starts.
         let mut command = daemon.home().command(&binary::codexd());
         command.args(["ctl", "upgrade", "--control-socket"]).arg(daemon.control_socket());
         let output = Output::of(&mut command).expect_code(69);
         assert!(output.stderr.contains(says), "{output}");
     }
-    copy(&binary::codexd(), &codexd);
+    place::copy(&binary::codexd(), &codexd);
     assert_eq!(client.turn(&thread, "it goes on").status, "completed");
 }
 
@@ -93,9 +85,9 @@ fn a_unit_of_systemd_runs_the_new_codex_after_an_upgrade() {
     let approval = client.take("the approval", Message::is_server_request);
     let first = lab.show(service, "MainPID");
     let (program, stand_in) = (lab.programs().join("codex"), lab.programs().join("stand-in"));
-    copy(&program, &stand_in);
+    place::copy(&program, &stand_in);
     let (here, there) = (binary::fake_codex().display().to_string(), stand_in.display().to_string());
-    install(&program, &codex("2.0.0").replace(&here, &there));
+    place::write(&program, &codex("2.0.0").replace(&here, &there));
     std::thread::scope(|scope| {
         let upgrade = scope.spawn(|| lab.run(&["codexd", "ctl", "upgrade", "--json"]));
         wait::until("the upgrade waits", || {
