@@ -57,6 +57,8 @@ pub struct ConnectionState {
     deferred: bool,
     /// The rest of a long line from the client is on its way.
     client_line_open: bool,
+    /// What a daemon has refused is to be sent again when that rest has come.
+    returned_wait: bool,
     /// That rest is for nobody.
     drops_client_line: bool,
     /// The rest of a long line from the daemon is not for the client.
@@ -123,6 +125,7 @@ impl ConnectionState {
             connected: true,
             deferred: false,
             client_line_open: false,
+            returned_wait: false,
             drops_client_line: false,
             drops_daemon_line: false,
             attached: false,
@@ -251,6 +254,9 @@ impl ConnectionState {
         self.drops_client_line = drops && !last;
         if !drops {
             self.queue.push(Entry::Piece { bytes, request: None, last });
+        }
+        if last && self.returned_wait {
+            self.send_returned_again();
         }
     }
 
@@ -632,14 +638,33 @@ impl ConnectionState {
         delivers
     }
 
-    /// Sends again what a daemon has refused that was about to be upgraded, in the client's order: it goes on after all.
+    /// Sends again what a daemon has refused that was about to be upgraded, before what the client has sent since: it goes
+    /// on after all.
     fn send_returned_again(&mut self) {
+        self.returned_wait = self.client_line_open;
+        if self.returned_wait {
+            // Nothing comes between the parts of a line.
+            return;
+        }
+        let mut first = Vec::new();
         for place in self.requests.places() {
-            if self.requests.get(place).is_some_and(|it| it.progress == Progress::Returned) {
-                self.requests.set(place, Progress::Waiting);
+            let Some(request) = self.requests.get(place).filter(|it| it.progress == Progress::Returned)
+            else {
+                continue;
+            };
+            let thread = request.thread.clone().filter(|_| request.needs_thread);
+            let state = thread.and_then(|thread| self.threads.get_mut(&thread));
+            let waits = state.is_some_and(|state| {
+                matches!(state.link, Link::Lost | Link::Resuming) || !state.waiting.is_empty()
+            });
+            self.requests.set(place, Progress::Waiting);
+            if waits {
                 self.route(place);
+            } else {
+                first.push(place);
             }
         }
+        self.queue.push_requests_first(first);
     }
 
     fn own_answered(&mut self, own: Own, line: &[u8], failed: bool, body: Span) {
@@ -824,6 +849,7 @@ impl ConnectionState {
         let intended = self.announced.as_ref().is_some_and(|announced| announced.intended);
         self.connected = false;
         self.deferred = false;
+        self.returned_wait = false;
         self.drops_daemon_line = false;
         self.own.clear();
         let (entries, written) = self.queue.take();

@@ -147,12 +147,50 @@ fn new_work_that_waited_is_sent_again_in_its_order_when_the_upgrade_is_called_of
         assert!(desk.daemon(&upgrading(id)).is_empty());
     }
     assert!(desk.daemon_takes_all().is_empty());
+    // What the client has sent since comes after it.
+    desk.client(&json!({"id": 3, "method": "thread/start", "params": {"cwd": "/x"}}));
     let called_off = json!({"method": "notifications/broker/upgradeCalledOff", "params": {"generation": 7}});
     assert_eq!(desk.daemon(&called_off).len(), 1, "the client gets it, too");
     let ids: Vec<Value> = desk.daemon_takes_all().iter().map(|it| it["id"].clone()).collect();
-    assert_eq!(ids, [json!(1), json!(2)]);
+    assert_eq!(ids, [json!(1), json!(2), json!(3)]);
     assert_eq!(desk.daemon(&json!({"id": 1, "result": {"thread": {"id": "t"}}})).len(), 1);
     assert!(desk.daemon(&called_off).len() == 1 && desk.daemon_takes_all().is_empty(), "each of them once");
+}
+
+#[test]
+fn new_work_that_waited_is_never_sent_within_another_line() {
+    let mut desk = Desk::initialized();
+    desk.client(&json!({"id": 1, "method": "thread/start", "params": {"cwd": "/x"}}));
+    desk.daemon_takes_all();
+    assert!(desk.daemon(&upgrading(1)).is_empty());
+    desk.state.client_start(br#"{"id":2,"method":"thread/list","params":{"x":""#.to_vec());
+    let called_off = json!({"method": "notifications/broker/upgradeCalledOff", "params": {"generation": 7}});
+    desk.daemon(&called_off);
+    desk.state.client_more(b"\"}}\n".to_vec());
+    let ids: Vec<Value> = desk.daemon_takes_all().iter().map(|it| it["id"].clone()).collect();
+    assert_eq!(ids, [json!(1), json!(2)], "whole lines");
+    // Also when its beginning is written already.
+    desk.client(&json!({"id": 3, "method": "thread/start", "params": {"cwd": "/x"}}));
+    desk.daemon_takes_all();
+    assert!(desk.daemon(&upgrading(3)).is_empty());
+    desk.state.client_start(br#"{"id":4,"method":"thread/list","params":{"x":""#.to_vec());
+    let begun = desk.state.to_daemon().unwrap().to_vec();
+    desk.state.daemon_took(begun.len());
+    desk.state.client_more(b"\"}}\n".to_vec());
+    desk.daemon(&called_off);
+    let mut text = begun;
+    while let Some(bytes) = desk.state.to_daemon() {
+        let length = bytes.len();
+        text.extend_from_slice(bytes);
+        desk.state.daemon_took(length);
+    }
+    let lines: Vec<Value> = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let ids: Vec<&Value> = lines.iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, [&json!(4), &json!(3)]);
 }
 
 #[test]
