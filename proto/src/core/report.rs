@@ -22,7 +22,7 @@ impl From<State> for DaemonState {
             State::Starting => DaemonState::Starting,
             State::Handshaking => DaemonState::Handshaking,
             State::Serving => DaemonState::Serving,
-            State::Draining | State::Interrupting => DaemonState::Draining,
+            State::Upgrading | State::Draining | State::Interrupting => DaemonState::Draining,
             State::Reaping | State::ClosingInput | State::Terminating | State::Killing | State::Flushing => {
                 DaemonState::Stopping
             }
@@ -41,6 +41,7 @@ impl Core {
         report.state = self.lifecycle.state().into();
         report.state_since_ms = now.since(self.lifecycle.since());
         report.ready = self.lifecycle.state() == State::Serving;
+        report.upgrade = self.upgrade_status(now);
         report.uptime_ms = now.as_millis();
         report.upstream.uptime_ms = self.lifecycle.child().is_none().then_some(now.as_millis());
         if self.lifecycle.child().is_some() {
@@ -97,6 +98,7 @@ impl Core {
                 None => "serving".to_owned(),
             },
             State::Starting | State::Handshaking => "waiting for codex app-server".to_owned(),
+            State::Upgrading => "waiting until nothing runs, to be upgraded then".to_owned(),
             _ => self.reason(),
         }
     }

@@ -45,6 +45,7 @@ coverage! {
     idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
     refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,
     killed, operator_interrupts, interrupts_too_early,
+    upgrades, upgrades_too_late, upgrades_called_off, upgrades_overtaken, refused_for_upgrades,
 }
 
 const MAX_CLIENTS: usize = 6;

@@ -11,7 +11,11 @@ use codexd_tests::skip;
 use codexd_tests::wait;
 
 /// Commands that are not run by these tests: how they begin, and why.
-const NOT_RUN: [(&str, &str); 31] = [
+const NOT_RUN: [(&str, &str); 32] = [
+    (
+        "codexd ctl upgrade",
+        "replaces the daemon, and that of this test has no supervisor; `upgrade::` runs it",
+    ),
     ("cargo install --locked --path daemon", "`cargo package` in .ci/run builds the same from a clean copy"),
     ("cargo install cargo-fuzz", "network, and another toolchain"),
     ("cargo demo", "`demo::` runs the program of the alias"),

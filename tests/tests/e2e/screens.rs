@@ -9,6 +9,7 @@ use codexd_tests::client::TestClient;
 use codexd_tests::codex::Version;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::Home;
+use codexd_tests::place;
 use codexd_tests::terminal::Terminal;
 use codexd_tests::wait;
 use serde_json::{Value, json};
@@ -334,7 +335,7 @@ fn a_codex_that_was_replaced_on_disk_is_a_warning_with_what_to_type() {
     let bin = home.root().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let codex = bin.join("codex");
-    std::fs::copy(binary::fake_codex(), &codex).unwrap();
+    place::copy(&binary::fake_codex(), &codex);
     let daemon = TestDaemon::program(&codex).home(home).ready();
     let replaced = || {
         let now = status(&daemon);
@@ -344,13 +345,12 @@ fn a_codex_that_was_replaced_on_disk_is_a_warning_with_what_to_type() {
     };
     assert_eq!(replaced(), (Value::Null, None));
     std::fs::write(bin.join("package.json"), r#"{"version": "9.9.9-linux-x64"}"#).unwrap();
-    std::fs::copy(binary::fake_codex(), bin.join("new")).unwrap();
-    std::fs::rename(bin.join("new"), &codex).unwrap();
+    place::copy(&binary::fake_codex(), &codex);
     let (installed, warning) = replaced();
     assert_eq!(installed, json!({"executable": codex, "version": "9.9.9"}));
     let warning = warning.unwrap();
     assert_eq!(warning["message"], "codex 0.0.0-fake is running, 9.9.9 is installed");
-    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl drain"), "{warning}");
+    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl upgrade"), "{warning}");
 }
 
 #[test]

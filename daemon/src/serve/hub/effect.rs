@@ -64,6 +64,7 @@ impl Hub {
                 sweep::sweep(None);
             }
             Effect::Remember(entry) => self.threads.remember(entry),
+            Effect::UpgradeWaitEnded(outcome) => self.upgrade_wait_ended(outcome),
             Effect::Log(fact) => self.log(&fact),
         }
     }
@@ -106,6 +107,10 @@ impl Hub {
                 memory_bytes = bytes,
                 "codex uses more memory than `memory_recycle_bytes`, and nobody uses the daemon: stopping"
             ),
+            Fact::UpgradeWaits { within_ms } => {
+                tracing::info!(within_ms, "an upgrade waits until nothing runs; new work is refused");
+                self.feed_upgrade("upgradeWaiting", None);
+            }
             Fact::SocketLost => tracing::warn!(
                 socket.path = self.base_status.socket,
                 "the socket was removed or replaced, and no client is connected: stopping"
