@@ -706,12 +706,49 @@ fn a_turn_without_subscribers_ends_with_the_threads_status() {
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
-    net.leave(a);
-    net.hush(&[b]);
+    net.request(a, "x", "thread/unsubscribe", &json!({"threadId": t}));
+    let sent = net.sent();
+    net.hush(&[a, b]);
+    net.reply(sent[0]["id"].as_i64().unwrap(), &json!({"status": "unsubscribed"}));
     assert!(!net.router.is_quiet(), "it goes on");
     // No client is subscribed any more, so the upstream does not send the turn's end.
     net.feed(&status(&t, "idle"));
     assert!(net.router.is_quiet());
+}
+
+#[test]
+fn a_thread_whose_last_client_has_left_is_released_when_its_turn_has_ended() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    net.feed(&delta(&t, 1));
+    net.feed(&status(&t, "idle"));
+    assert!(!net.router.is_quiet(), "the end of the turn follows");
+    assert_eq!(net.sent_raw(), NONE);
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+    // One on which nothing runs is released at once.
+    let b = net.join();
+    let _ = net.start_thread(b, 2);
+    net.leave(b);
+    assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+}
+
+#[test]
+fn a_thread_that_is_kept_is_not_released_when_a_client_has_come_back() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    let b = net.join();
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    net.reply(resume, &Net::thread_result(&t, "active"));
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(net.sent_raw(), NONE);
+    assert_eq!(net.got_methods(b), ["<result>", "turn/completed"]);
 }
 
 #[test]
@@ -801,12 +838,13 @@ fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
-    net.leave(a);
-    net.hush(&[b]);
+    let unsubscribe = net.forwarded(a, "thread/unsubscribe", &json!({"threadId": t}));
+    net.hush(&[a, b]);
     let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
     // Sent before the upstream had read the first client's unsubscribe.
     net.feed(&delta(&t, 1));
     net.feed(&approval(0, &t));
+    net.reply(unsubscribe, &json!({"status": "unsubscribed"}));
     // And these while no client was subscribed.
     net.feed(&status(&t, "idle"));
     net.reply(resume, &Net::thread_result(&t, "idle"));
