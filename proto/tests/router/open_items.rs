@@ -13,8 +13,7 @@ use crate::net::{Net, methods, note, thread, turn_completed};
 const THREAD_BYTES: usize = 1 << 20;
 
 fn started(thread: &str, item: &str, kind: &str) -> String {
-    let params =
-        json!({"item": {"type": kind, "id": item, "text": ""}, "threadId": thread, "turnId": "u", "startedAtMs": 5});
+    let params = json!({"item": {"type": kind, "id": item, "text": ""}, "threadId": thread, "turnId": "u", "startedAtMs": 5});
     note("item/started", &params)
 }
 

@@ -223,8 +223,14 @@ impl OpenItems {
         params: usize,
     ) -> Option<(usize, Span)> {
         let inner = member(line, params, b"delta").filter(|delta| line[delta.start] == b'"')?.inner();
-        let at = self.add_part(room, method, line, params, inner)?;
-        Some((at, inner))
+        let at = self.add_part(room, method, line, params, inner);
+        if at.is_none()
+            && let Some(item) = member(line, params, b"itemId").and_then(|id| text(line, id))
+        {
+            // Without this delta, the texts of the item have a gap.
+            self.completed(room, &item);
+        }
+        Some((at?, inner))
     }
 
     /// Records a notification that separates two texts of an item.
