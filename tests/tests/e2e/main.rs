@@ -29,6 +29,7 @@ mod metrics;
 mod mutations;
 mod never_ran;
 mod obstacles;
+mod open_items;
 mod orphans;
 mod others;
 mod ownership;
