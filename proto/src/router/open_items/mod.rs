@@ -15,7 +15,7 @@ mod repeat;
 
 use std::collections::VecDeque;
 
-use crate::json::scan::{member, skip_string, skip_value};
+use crate::json::scan::{Members, member, skip_string};
 use crate::json::{Span, text};
 use crate::routes::{Meaning, Notification};
 
@@ -86,7 +86,7 @@ struct Part {
     before: Box<[u8]>,
     /// Where `params` begins in that.
     params: usize,
-    /// The line from the end of the text to the end of `params`, without the last brace.
+    /// The line from the quote after the text to the end of `params`, without that quote and the last brace.
     after: Box<[u8]>,
     /// What came before `last`. No chunk is empty.
     earlier: VecDeque<Vec<u8>>,
@@ -94,6 +94,7 @@ struct Part {
     last: Vec<u8>,
     /// Bytes of the text, as it was spelled, that are not kept.
     cut: usize,
+    is_text: bool,
 }
 
 impl Part {
@@ -104,9 +105,11 @@ impl Part {
             return None;
         }
         let start = self.before.len();
-        let end = skip_string(line, start.checked_sub(1)?)? - 1;
-        let rest = line.get(end..)?.strip_prefix(&*self.after)?;
-        (rest.first() == Some(&b'}')).then_some(Span { start, end })
+        let quote = skip_string(line, start.checked_sub(1)?)?;
+        // After the text of a message, there is nothing.
+        let brace = quote + self.after.len();
+        let fits = self.after.is_empty() || line.get(quote..brace) == Some(&*self.after);
+        (fits && line.get(brace) == Some(&b'}')).then_some(Span { start, end: quote - 1 })
     }
 
     /// Removes the oldest chunk. Returns how many bytes that frees.
@@ -134,7 +137,7 @@ impl OpenItem {
 impl OpenItems {
     /// Records that an item has begun. `params` are the parameters of the notification.
     pub(super) fn started(&mut self, room: &mut Room, line: &[u8], params: usize, item: Span) {
-        let Some(end) = skip_value(line, params) else { return };
+        let Some(end) = object_end(line, params) else { return };
         let Some(id) = member(line, item.start, b"id").and_then(|id| text(line, id)) else { return };
         self.completed(room, &id);
         if end - params > STARTED_BYTES {
@@ -235,7 +238,7 @@ impl OpenItems {
 
     /// Records a notification that separates two texts of an item.
     fn separated(&mut self, room: &mut Room, method: &'static str, line: &[u8], params: usize) {
-        if let Some(end) = skip_value(line, params) {
+        if let Some(end) = object_end(line, params) {
             self.add_part(room, method, line, params, Span { start: end - 1, end: end - 1 });
         }
     }
@@ -248,7 +251,7 @@ impl OpenItems {
         params: usize,
         inner: Span,
     ) -> Option<usize> {
-        let end = skip_value(line, params)?;
+        let end = object_end(line, params)?;
         let item = text(line, member(line, params, b"itemId")?)?;
         self.items.iter().find(|open| *open.id == *item)?;
         let part = Part {
@@ -256,10 +259,11 @@ impl OpenItems {
             item: item.into_owned().into(),
             before: line[..inner.start].into(),
             params,
-            after: line.get(inner.end..end - 1)?.into(),
+            after: line.get(inner.end + 1..end - 1).unwrap_or_default().into(),
             earlier: VecDeque::new(),
             last: Vec::new(),
             cut: 0,
+            is_text: inner.end < end - 1,
         };
         if !self.make_room(room, part.bytes()) {
             return None;
@@ -326,4 +330,11 @@ impl OpenItems {
         self.current = usize::MAX;
         self.give_back(room, freed);
     }
+}
+
+/// Returns the offset after the object that begins at `at`.
+fn object_end(line: &[u8], at: usize) -> Option<usize> {
+    let mut members = Members::new(line, at);
+    members.by_ref().for_each(drop);
+    members.end()
 }

@@ -112,6 +112,9 @@ impl Part {
             line.extend_from_slice(chunk);
         }
         line.extend_from_slice(&self.last);
+        if self.is_text {
+            line.push(b'"');
+        }
         line.extend_from_slice(&self.after);
         finish(&mut line, generation, self.cut);
         Repeated { method: self.method, line }
