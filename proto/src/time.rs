@@ -13,6 +13,9 @@ impl Time {
     /// The start of the daemon.
     pub const ZERO: Time = Time(0);
 
+    /// A point that is never reached.
+    pub const MAX: Time = Time(u64::MAX);
+
     /// Creates the point `ms` milliseconds after the start.
     pub const fn from_millis(ms: u64) -> Time {
         Time(ms)

@@ -4,6 +4,7 @@
 #![allow(clippy::disallowed_macros)]
 
 use codexd_proto::id::ClientId;
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::router::{Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 
@@ -110,7 +111,12 @@ fn run(seed: u64) {
                 let line = DOWN[random.below(DOWN.len())];
                 let id = random.below(step as usize / 3 + 1);
                 let line = mutated(&mut random, line, id);
-                router.upstream_line(now, &line);
+                if line.len().is_multiple_of(2) {
+                    router.upstream_line(now, &line);
+                } else {
+                    let text = TextCheck::of(&line);
+                    router.upstream_line_read(now, line, &text);
+                }
             }
             10 if random.below(4) == 0 => {
                 let at = random.below(clients.len());

@@ -10,7 +10,8 @@ use std::process::Command;
 use serde_json::Value;
 
 /// The packages that may be linked into the decisions: leaves without I/O, and what these need.
-const ALLOWED: [&str; 7] = ["itoa", "memchr", "rustc-hash", "serde", "serde_json", "simdutf8", "uuid"];
+const ALLOWED: [&str; 8] =
+    ["bytes", "itoa", "memchr", "rustc-hash", "serde", "serde_json", "simdutf8", "uuid"];
 const THEIRS: [&str; 8] =
     ["proc-macro2", "quote", "serde_core", "serde_derive", "syn", "unicode-ident", "zmij", "codexd-proto"];
 

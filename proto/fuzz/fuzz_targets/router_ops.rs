@@ -4,6 +4,7 @@
 #![no_main]
 
 use codexd_proto::id::ClientId;
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::router::{Accounting, Config, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
@@ -73,7 +74,9 @@ fuzz_target!(|ops: Vec<Op>| {
             }
             Op::Upstream(line) => router.upstream_line(now, &line),
             Op::Answer(id, body) => {
-                router.upstream_line(now, format!(r#"{{"id":{id},"result":{body}}}"#).as_bytes());
+                let line = format!(r#"{{"id":{id},"result":{body}}}"#).into_bytes();
+                let text = TextCheck::of(&line);
+                router.upstream_line_read(now, line, &text);
             }
             Op::Take(n, bytes, blocked) => {
                 if let Some(client) = pick(n) {

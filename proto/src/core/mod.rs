@@ -35,6 +35,7 @@ use crate::id::ClientId;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
+use crate::json::text_check::TextCheck;
 use crate::message::Reader;
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]
@@ -245,6 +246,15 @@ impl Core {
     /// takes the line, so that it need not be copied.
     pub fn client_line_read(&mut self, now: Time, client: ClientId, line: Vec<u8>, reader: Reader) {
         self.router.client_line_read(now, client, line, reader);
+    }
+
+    /// Handles a long line of the upstream whose text was checked in slices to its end. As [`Event::UpstreamLine`],
+    /// but it takes the line, so that it need not be copied.
+    pub fn upstream_line_read(&mut self, now: Time, line: Vec<u8>, text: &TextCheck) {
+        if !self.served {
+            self.diagnosis.record_early_line(&line);
+        }
+        self.router.upstream_line_read(now, line, text);
     }
 
     fn handle_rare(&mut self, now: Time, event: Event<'_>) {

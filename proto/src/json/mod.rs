@@ -4,12 +4,14 @@
 //!   forwarded that the upstream would drop without an answer.
 //! * [`scan`] is for lines that are checked or come from the upstream. It finds members and skips the rest.
 //! * [`text`](mod@text) compares strings by their text, not by their spelling.
+//! * [`text_check`] checks whether a long line is UTF-8, in slices.
 //! * [`edit`] copies a line with some spans replaced, and everything else unchanged.
 
 pub mod check;
 pub mod edit;
 pub mod scan;
 pub mod text;
+pub mod text_check;
 
 pub use text::{is_text, text};
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::activity::Activity;
 use super::delivery::Topic;
 use super::handshake::config_warning;
@@ -13,6 +15,7 @@ use super::{Action, Router};
 use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
 use crate::json::scan::{member, member_at, skip_space};
+use crate::json::text_check::TextCheck;
 use crate::json::{Span, is_text, text};
 use crate::message::UpstreamMessage;
 use crate::routes::{Audience, Meaning, Notification, Resource};
@@ -21,12 +24,9 @@ use crate::time::Time;
 impl Router {
     /// Handles one line from the upstream, without its line feed.
     pub fn upstream_line(&mut self, now: Time, line: &[u8]) {
-        self.delivery.at(now);
-        if self.is_lost() {
+        if !self.takes_upstream_line(now) {
             return;
         }
-        self.last_upstream = Some(now);
-        self.counters.upstream_messages += 1;
         // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section 8.1). The
         // first check is faster for short lines, and nearly always sufficient.
         if line.is_ascii() || simdutf8::basic::from_utf8(line).is_ok() {
@@ -37,6 +37,52 @@ impl Router {
         if self.delivery.has_overflowed() {
             self.close_overflowed();
         }
+    }
+
+    /// Handles one long line from the upstream whose text was checked to its end. It is not copied for its recipients,
+    /// unless a connection-scoped id in it has to be replaced.
+    pub fn upstream_line_read(&mut self, now: Time, mut line: Vec<u8>, text: &TextCheck) {
+        if !self.takes_upstream_line(now) {
+            return;
+        }
+        if !text.is_valid() {
+            return self.actions.push_back(Action::UpstreamMalformed);
+        }
+        let mut response = None;
+        if let Some(UpstreamMessage::Response { id, mut id_span, failed, mut body }) =
+            UpstreamMessage::read(&line)
+        {
+            let id = id.map(UpstreamId);
+            if let Some(own) = id.and_then(|id| self.pacing.own_id(id)) {
+                let moved = |at: usize| if at < id_span.end { at } else { at - (id_span.end - id_span.start) + own.len() };
+                let end = id_span.start + own.len();
+                body = Span { start: moved(body.start), end: moved(body.end) };
+                line.splice(id_span.start..id_span.end, own);
+                id_span.end = end;
+            }
+            response = Some((id, id_span, failed, body));
+        }
+        line.push(b'\n');
+        let shared = Bytes::from(line);
+        let line = &shared[..shared.len() - 1];
+        self.delivery.share(Some(shared.clone()));
+        match response {
+            Some((id, id_span, failed, body)) => self.response(line, id, id_span, failed, body),
+            None => self.route(line),
+        }
+        self.delivery.share(None);
+        self.close_overflowed();
+    }
+
+    /// Returns whether a line from the upstream is to be handled.
+    fn takes_upstream_line(&mut self, now: Time) -> bool {
+        self.delivery.at(now);
+        if self.is_lost() {
+            return false;
+        }
+        self.last_upstream = Some(now);
+        self.counters.upstream_messages += 1;
+        true
     }
 
     /// Passes a line from the upstream to the method for its kind.
@@ -71,7 +117,7 @@ impl Router {
         };
         let topic = Topic::Known(bit);
         match note.audience {
-            Audience::Thread => match param_text(line, params, b"threadId") {
+            Audience::Thread => match thread_id(line, params) {
                 Some(thread) => self.thread_notification(line, note, topic, &thread, params),
                 None => self.delivery.notify_all(topic, line),
             },
@@ -382,6 +428,19 @@ impl Router {
             out.extend_from_slice(&line[span.end..]);
         });
     }
+}
+
+/// Returns the text of `threadId`. That it comes first and is a UUID, the usual case, is recognised without a search.
+#[inline]
+fn thread_id(line: &[u8], params: Option<usize>) -> Option<Cow<'_, [u8]>> {
+    const UUID_BYTES: usize = 36;
+    let usual = || {
+        let rest = line.get(params?..)?.strip_prefix(br#"{"threadId":""#)?;
+        let (id, after) = rest.split_first_chunk::<UUID_BYTES>()?;
+        let plain = id.iter().fold(true, |plain, b| plain & (*b != b'"') & (*b != b'\\'));
+        (plain && after.first() == Some(&b'"')).then_some(Cow::Borrowed(&id[..]))
+    };
+    usual().or_else(|| param_text(line, params, b"threadId"))
 }
 
 /// Returns the text of a parameter.

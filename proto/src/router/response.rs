@@ -110,7 +110,13 @@ impl Router {
                 self.delivery.notify(client, self.topic(b"configWarning"), &warning);
             }
         }
-        if let Origin::Client { client, id } = &pending.origin {
+        if let Origin::Client { client, .. } = &pending.origin
+            && edits.is_empty()
+            && self.delivery.is_shared(line)
+        {
+            // It contains the client's id already.
+            self.delivery.reply(*client, line);
+        } else if let Origin::Client { client, id } = &pending.origin {
             self.delivery.reply_with(*client, |out| {
                 if edits.is_empty() {
                     out.reserve(line.len() + 24);

@@ -11,6 +11,8 @@ mod params;
 mod requests;
 mod server_requests;
 
+use std::cell::Cell;
+
 use rustc_hash::FxHashMap;
 
 pub use describe::describe;
@@ -444,6 +446,8 @@ const _: () = assert!(NOTIFICATIONS.len() <= NotificationSet::BITS as usize);
 pub(crate) struct Routes {
     requests: FxHashMap<&'static [u8], &'static Request>,
     notifications: FxHashMap<&'static [u8], u8>,
+    /// The one that was found last: usually the next one is the same.
+    last_notification: Cell<u8>,
     server_requests: FxHashMap<&'static [u8], &'static ServerRequest>,
     /// The notifications that need `experimentalApi`.
     pub(crate) experimental: NotificationSet,
@@ -454,6 +458,7 @@ impl Routes {
         Routes {
             requests: REQUESTS.iter().map(|r| (r.method.as_bytes(), r)).collect(),
             notifications: (0u8..).zip(&NOTIFICATIONS).map(|(i, n)| (n.method.as_bytes(), i)).collect(),
+            last_notification: Cell::new(0),
             server_requests: SERVER_REQUESTS.iter().map(|r| (r.method.as_bytes(), r)).collect(),
             experimental: NOTIFICATIONS
                 .iter()
@@ -470,7 +475,11 @@ impl Routes {
     /// Returns the notification and its bit.
     #[inline]
     pub(crate) fn notification(&self, method: &[u8]) -> Option<(&'static Notification, NotificationSet)> {
-        let index = *self.notifications.get(method)?;
+        let mut index = self.last_notification.get();
+        if NOTIFICATIONS[usize::from(index)].method.as_bytes() != method {
+            index = *self.notifications.get(method)?;
+            self.last_notification.set(index);
+        }
         Some((&NOTIFICATIONS[usize::from(index)], 1 << index))
     }
 

@@ -242,10 +242,14 @@ impl Side {
         while self.router.poll_dirty().is_some() {}
         let mut down = Vec::new();
         for client in self.clients.clone() {
-            let pending =
-                self.router.outbox(client).map(|outbox| outbox.pending().to_vec()).unwrap_or_default();
-            self.router.client_written(client, pending.len(), false);
-            down.push(lines(&pending));
+            let mut got = Vec::new();
+            while let Some(outbox) = self.router.outbox(client).filter(|outbox| !outbox.is_empty()) {
+                let pending = outbox.pending();
+                got.extend_from_slice(pending);
+                let bytes = pending.len();
+                self.router.client_written(client, bytes, false);
+            }
+            down.push(lines(&got));
         }
         (up, down, std::iter::from_fn(|| self.router.poll_action()).collect())
     }

@@ -1,6 +1,7 @@
 //! A router with nothing around it: lines in, lines out.
 
 use codexd_proto::id::ClientId;
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::router::{Action, Config, Identity, Limits, Loss, Router, ShutdownNotice};
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
@@ -160,9 +161,13 @@ impl Net {
 
     /// The lines a client got since the last time, byte for byte.
     pub(crate) fn got_raw(&mut self, client: ClientId) -> Vec<String> {
-        let Some(outbox) = self.router.outbox(client) else { return Vec::new() };
-        let text = String::from_utf8(outbox.pending().to_vec()).unwrap();
-        self.router.client_written(client, text.len(), false);
+        let mut text = String::new();
+        while let Some(outbox) = self.router.outbox(client).filter(|outbox| !outbox.is_empty()) {
+            let pending = outbox.pending();
+            text.push_str(std::str::from_utf8(pending).unwrap());
+            let bytes = pending.len();
+            self.router.client_written(client, bytes, false);
+        }
         assert!(text.is_empty() || text.ends_with('\n'));
         text.lines().map(str::to_owned).collect()
     }
@@ -196,8 +201,13 @@ impl Net {
         self.feed_bytes(line.as_bytes());
     }
 
+    /// Half of the lines are handled as long ones are: nothing else may depend on that.
     pub(crate) fn feed_bytes(&mut self, line: &[u8]) {
-        self.router.upstream_line(self.now, line);
+        if line.len().is_multiple_of(2) {
+            self.router.upstream_line(self.now, line);
+        } else {
+            self.router.upstream_line_read(self.now, line.to_vec(), &TextCheck::of(line));
+        }
     }
 
     pub(crate) fn reply(&mut self, id: i64, result: &Value) {

@@ -1063,3 +1063,52 @@ fn a_review_ends_under_the_id_of_its_answer_though_it_began_under_another() {
     let end = net.got(a).into_iter().find(|it| it["method"] == "turn/completed").unwrap();
     assert_eq!(end["params"]["turn"]["id"], "answered");
 }
+
+#[test]
+fn subscribers_get_every_line_in_order_whatever_else_is_queued_for_them() {
+    let mut net = Net::new();
+    let clients = [net.join(), net.join(), net.join()];
+    // Who is subscribed: all to the first one, two to the second one, one to the third one.
+    let names: Vec<String> = (1..4).map(|n| net.start_thread(clients[0], n)).collect();
+    net.resume_thread(clients[1], &names[0]);
+    net.resume_thread(clients[1], &names[1]);
+    net.resume_thread(clients[2], &names[0]);
+    net.hush(&clients);
+    let mut expected = [const { Vec::new() }; 3];
+    let mut random = 1u64;
+    let mut below = |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    for step in 0..3_000 {
+        // The first thread more often, so that long blocks of its lines arise.
+        let thread = [0, 0, 0, 0, 0, 0, 1, 2][below(8) as usize];
+        match below(100) {
+            0..=94 => {
+                let text = "x".repeat(below(600) as usize);
+                let params = json!({"threadId": names[thread], "turnId": "t", "itemId": "i", "delta": text});
+                let line = note("item/agentMessage/delta", &params);
+                net.feed(&line);
+                expected.iter_mut().take(3 - thread).for_each(|lines| lines.push(line.clone()));
+            }
+            95 | 96 => {
+                let line = note("warning", &json!({"message": step.to_string()}));
+                net.feed(&line);
+                expected.iter_mut().for_each(|lines| lines.push(line.clone()));
+            }
+            97 | 98 => {
+                let at = below(3) as usize;
+                let id = net.forwarded(clients[at], "thread/list", &json!({}));
+                net.reply(id, &json!(step));
+                expected[at].push(format!(r#"{{"id":"r","result":{step}}}"#));
+            }
+            _ => {
+                let at = below(3) as usize;
+                assert_eq!(net.got_raw(clients[at]), std::mem::take(&mut expected[at]), "step {step}");
+            }
+        }
+    }
+    for (client, expected) in clients.into_iter().zip(expected) {
+        assert_eq!(net.got_raw(client), expected);
+    }
+}

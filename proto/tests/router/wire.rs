@@ -1,6 +1,7 @@
 //! What passes unchanged, what is answered, and what is never forwarded.
 
 use codexd_proto::id::ClientId;
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::message::Reader;
 use codexd_proto::router::{Action, Limits};
 use serde_json::{Value, json};
@@ -386,4 +387,60 @@ fn a_long_message_is_not_copied_whatever_is_queued_before_it() {
         }
     }
     assert_eq!(net.sent_raw(), [] as [String; 0]);
+}
+
+/// The first buffer of a client's outbox, with its address.
+fn first_buffer(net: &mut Net, client: ClientId) -> (*const u8, Vec<u8>) {
+    let pending = net.router.outbox(client).unwrap().pending();
+    (pending.as_ptr(), pending.to_vec())
+}
+
+#[test]
+fn a_long_line_is_shared_by_its_recipients_and_not_copied() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let name = net.start_thread(a, 1);
+    net.resume_thread(b, &name);
+    net.hush(&[a, b]);
+    let text = "ä".repeat(200_000);
+    let line = note("item/agentMessage/delta", &json!({"threadId": name, "delta": text})).into_bytes();
+    net.router.upstream_line_read(net.now, line.clone(), &TextCheck::of(&line));
+    let short = delta(&name, 1);
+    net.feed(&short);
+    let (of_a, of_b) = (first_buffer(&mut net, a), first_buffer(&mut net, b));
+    assert!(of_a == of_b && of_a.1 == [&line[..], b"\n"].concat());
+    let whole = [String::from_utf8(line).unwrap(), short];
+    assert_eq!((net.got_raw(a), net.got_raw(b)), (whole.to_vec(), whole.to_vec()));
+}
+
+#[test]
+fn a_long_response_has_the_clients_id_in_its_place_among_other_messages() {
+    let mut net = Net::new();
+    let client = net.join();
+    let name = net.start_thread(client, 1);
+    net.hush(&[client]);
+    let text = "x".repeat(300_000);
+    for id in ["1", "-123456789", r#""a long id, longer than any of codexd""#] {
+        // The id comes first, and behind another member.
+        for before in ["", r#""unknown":[1],"#] {
+            net.send(client, &format!(r#"{{"id":{id},"method":"thread/list","params":{{}}}}"#));
+            let upstream_id = net.sent()[0]["id"].to_string();
+            let with = |id: &str| format!(r#"{{{before}"id":{id},"result":{{"text":"{text}"}}}}"#);
+            let line = with(&upstream_id).into_bytes();
+            net.feed(&delta(&name, 1));
+            net.router.upstream_line_read(net.now, line.clone(), &TextCheck::of(&line));
+            net.feed(&delta(&name, 2));
+            assert_eq!(net.got_raw(client), [delta(&name, 1), with(id), delta(&name, 2)]);
+        }
+    }
+}
+
+#[test]
+fn a_long_line_that_is_no_text_ends_the_stream() {
+    let mut net = Net::new();
+    let client = net.join();
+    let line = [&br#"{"method":"warning","params":{"text":""#[..], &[0xff; 300_000], br#""}}"#].concat();
+    net.router.upstream_line_read(net.now, line.clone(), &TextCheck::of(&line));
+    assert_eq!(net.actions(), [Action::UpstreamMalformed]);
+    assert_eq!(net.got_raw(client), [] as [&str; 0]);
 }

@@ -6,6 +6,7 @@ use codexd_proto::core::{Core, CoreConfig, CoreSettings, Event, Framing, Restart
 use codexd_proto::exit::ExitCode;
 use codexd_proto::frame::{Frame, LineDecoder};
 use codexd_proto::id::ClientId;
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::lifecycle::State;
 use codexd_proto::router::{Accounting, ClientShutdown, Config, Identity, Limits, OrphanedTurns};
 use codexd_proto::status::StatusReport;
@@ -391,7 +392,13 @@ impl World {
             if !self.lost {
                 self.meet_sub_agents(&text);
             }
-            self.core.handle(self.now, Event::UpstreamLine(&line));
+            if line.len().is_multiple_of(2) {
+                self.core.handle(self.now, Event::UpstreamLine(&line));
+            } else {
+                // As a long one.
+                let text = TextCheck::of(&line);
+                self.core.upstream_line_read(self.now, line, &text);
+            }
             self.note(format!("down: {text}"));
             self.after();
         }

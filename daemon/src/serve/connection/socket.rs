@@ -2,7 +2,8 @@
 //!
 //! A socket that is registered for reading and writing wakes its task each time the peer has read
 //! something: after every message, for nothing. So it is watched for reading only, and for writing
-//! only while it is full.
+//! only from when it is full until it has taken everything for some time: with a client that is a little slower than
+//! its messages come, it is full again at once, and each change costs two system calls.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -16,6 +17,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::os::unsafe_calls;
 
+/// Writes in a row that a socket takes completely before it is no longer watched for writing.
+const CALM_WRITES: u8 = 64;
+
 /// A non-blocking connected socket.
 #[derive(Debug)]
 pub(crate) struct Socket {
@@ -23,7 +27,9 @@ pub(crate) struct Socket {
     /// Absent only when the system refused to watch it anew.
     watch: Option<AsyncFd<Rc<UnixStream>>>,
     /// It is watched for writing too.
-    full: bool,
+    watched_for_writing: bool,
+    /// Writes in a row that it has taken completely since it was full.
+    calm_writes: u8,
 }
 
 impl Socket {
@@ -32,7 +38,7 @@ impl Socket {
     /// # Errors
     /// When the system cannot watch it.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Socket> {
-        let mut socket = Socket { stream: Rc::new(stream), watch: None, full: false };
+        let mut socket = Socket { stream: Rc::new(stream), watch: None, watched_for_writing: false, calm_writes: 0 };
         socket.watch_for(Interest::READABLE)?;
         Ok(socket)
     }
@@ -43,7 +49,7 @@ impl Socket {
         // A descriptor can be registered only once.
         self.watch = None;
         self.watch = Some(unsafe_calls::watch(Rc::clone(&self.stream), interest)?);
-        self.full = interest.is_writable();
+        self.watched_for_writing = interest.is_writable();
         Ok(())
     }
 
@@ -122,20 +128,30 @@ impl Socket {
     ///
     /// A task that waits for reading has to poll again after this and after [`Socket::relax`].
     pub(crate) fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.full {
+        if !self.watched_for_writing {
             self.watch_for(Interest::READABLE | Interest::WRITABLE)?;
         }
+        self.calm_writes = 0;
         // The write that follows finds out what is left of it.
         ready!(self.watch()?.poll_write_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
     }
 
-    /// Records that everything was written: the socket is watched for reading only.
+    /// Records that everything was written. Returns whether [`Socket::relax`] is to be called.
+    pub(crate) fn wrote_all(&mut self) -> bool {
+        self.calm_writes = self.calm_writes.saturating_add(1);
+        self.watched_for_writing && self.calm_writes == CALM_WRITES
+    }
+
+    /// Has the socket watched for reading only, if it has not been full for some time.
     ///
     /// # Errors
     /// When the system cannot watch it any more.
     pub(crate) fn relax(&mut self) -> io::Result<()> {
-        if self.full { self.watch_for(Interest::READABLE) } else { Ok(()) }
+        if self.watched_for_writing && self.calm_writes >= CALM_WRITES {
+            self.watch_for(Interest::READABLE)?;
+        }
+        Ok(())
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use codexd_proto::core::{Event, Framing};
 use codexd_proto::frame::Frame;
@@ -68,7 +67,12 @@ impl Hub {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-        if io.full {
+        if !io.full {
+            if let Err(error) = io.socket.relax() {
+                tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                self.disconnect(client);
+            }
+        } else {
             match io.socket.poll_writable(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Ok(())) => {
@@ -76,11 +80,8 @@ impl Hub {
                     self.write_client(self.now(), client);
                     // The write may have found the socket full again: wait for it.
                     if let Some(io) = self.clients.get_mut(&client)
-                        && (if io.full {
-                            io.socket.poll_writable(cx).is_ready()
-                        } else {
-                            io.socket.relax().is_err()
-                        })
+                        && io.full
+                        && io.socket.poll_writable(cx).is_ready()
                     {
                         cx.waker().wake_by_ref();
                     }
@@ -176,8 +177,7 @@ impl Hub {
 
     /// Handles what a client has sent; or keeps the rest of it, from a long message on.
     pub(super) fn client_bytes(&mut self, client: ClientId, mut chunk: &[u8]) {
-        self.read_at.get_or_insert_with(Instant::now);
-        let now = self.now();
+        let now = self.read_now();
         loop {
             let Some(io) = self.clients.get_mut(&client) else { return };
             match &mut io.wire {
@@ -263,17 +263,25 @@ impl Hub {
 
     /// Writes what waits for one client, as far as its socket takes it.
     pub(super) fn write_client(&mut self, now: Time, client: ClientId) {
-        let Some(io) = self.clients.get_mut(&client) else { return };
+        // One buffer of the outbox after the other.
+        while self.write_client_buffer(now, client) {}
+    }
+
+    /// Writes the first buffer of a client's outbox. Returns whether there is another one and the socket may take it.
+    fn write_client_buffer(&mut self, now: Time, client: ClientId) -> bool {
+        let Some(io) = self.clients.get_mut(&client) else { return false };
         if let Some(monitors) = &mut self.monitors {
             io.shown = monitors.show_to_client(client, io.shown, &mut self.core);
         }
-        let written = io.wire.write(&io.socket, self.core.pending(client));
+        let pending = self.core.pending(client);
+        let written = io.wire.write(&io.socket, pending);
+        let more = written.taken > 0 && written.taken == pending.len();
         io.shown = io.shown.saturating_sub(written.taken);
         io.full = written.blocked;
-        if written.blocked
+        // Its task waits for the socket to take more, or for its messages alone.
+        if (written.blocked || io.socket.wrote_all())
             && let Some(waker) = &io.waker
         {
-            // Its task waits for the socket to take more.
             waker.wake_by_ref();
         }
         let framing_waits = io.wire.has_own_output();
@@ -282,7 +290,9 @@ impl Hub {
         if let Some(error) = written.broken {
             tracing::debug!(client.id = client.0, %error, "connection broke");
             self.disconnect(client);
+            return false;
         }
+        more && !full && !self.core.pending(client).is_empty()
     }
 
     /// Returns what is known of a client's process.

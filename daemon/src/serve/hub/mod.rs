@@ -91,6 +91,8 @@ pub(crate) struct Hub {
     interrupted: Vec<interrupts::Interrupted>,
     /// Since when something was read of which not everything that follows is written.
     read_at: Option<Instant>,
+    /// When something was read last.
+    time: Time,
     /// How long that took.
     added_latency: Histogram,
     /// Limits the lines about them in the log.
@@ -149,6 +151,7 @@ impl Hub {
             check_memory: false,
             monitors: None,
             read_at: None,
+            time: Time::ZERO,
             added_latency: Histogram::default(),
             interrupted: Vec::new(),
             refusals: RateLimit::new(1, 60_000),
@@ -168,7 +171,20 @@ impl Hub {
 
     /// Returns the time on the daemon's clock.
     fn now(&self) -> Time {
-        Time::from_millis(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
+        self.time_at(Instant::now())
+    }
+
+    fn time_at(&self, at: Instant) -> Time {
+        let since = at.saturating_duration_since(self.clock);
+        Time::from_millis(since.as_secs() * 1_000 + u64::from(since.subsec_millis()))
+    }
+
+    /// Records that something was read just now. Returns the time.
+    fn read_now(&mut self) -> Time {
+        let at = Instant::now();
+        self.read_at.get_or_insert(at);
+        self.time = self.time_at(at);
+        self.time
     }
 
     /// Reports something to the core. [`Hub::flush`] does what follows.
@@ -198,7 +214,8 @@ impl Hub {
     ///
     /// To be called at the end of every call from outside.
     fn flush(&mut self) {
-        let now = self.now();
+        // What was read was read just now.
+        let now = if self.read_at.is_some() { self.time } else { self.now() };
         loop {
             self.write_clients(now);
             self.write_upstream(now);

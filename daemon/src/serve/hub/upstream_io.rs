@@ -3,17 +3,19 @@
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
 
 use codexd_proto::core::Event;
 use codexd_proto::frame::{Frame, LineDecoder};
+use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::time::Time;
 use nix::errno::Errno;
 use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::unix::pipe;
 
+use super::long_message::SLICE_BYTES;
 use super::{Hub, SharedHub};
+use crate::serve::connection::LONG_BYTES;
 use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::serve::upstream::stderr::Stderr;
 
@@ -28,12 +30,22 @@ pub(super) struct UpstreamIo {
     stdout: Option<pipe::Receiver>,
     stderr: Stderr,
     decoder: LineDecoder,
+    /// A long line that is being checked. Nothing more is read meanwhile.
+    long: Option<LongLine>,
     signals: SignalSender,
     waker: Option<Waker>,
     /// The pipe accepted less than there was to write: the task waits until it is writable again.
     blocked: bool,
     /// Bytes at the front of its outbox that monitors were shown, while there are any.
     pub(super) shown: usize,
+}
+
+/// A long line, checked in slices between the turns of the clients.
+struct LongLine {
+    line: Vec<u8>,
+    check: TextCheck,
+    /// What came behind it.
+    rest: Vec<u8>,
 }
 
 impl UpstreamIo {
@@ -43,7 +55,8 @@ impl UpstreamIo {
             stdout: Some(pipes.stdout),
             stderr: pipes.stderr,
             // The upstream may wrap what it got into something longer.
-            decoder: LineDecoder::new(max_message_bytes.saturating_mul(2)),
+            decoder: LineDecoder::new(max_message_bytes.saturating_mul(2)).giving_away(LONG_BYTES),
+            long: None,
             signals,
             waker: None,
             blocked: false,
@@ -83,10 +96,21 @@ impl Hub {
                 cx.waker().wake_by_ref();
             }
         }
+        let mut flushed = false;
         for turn in 0.. {
             if turn == READS_IN_A_ROW {
                 cx.waker().wake_by_ref();
                 break;
+            }
+            if self.upstream.long.is_some() {
+                self.check_slice(SLICE_BYTES);
+                self.flush();
+                if self.upstream.long.is_some() {
+                    // The clients have their turn between the slices.
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                continue;
             }
             let mut scratch = std::mem::take(&mut self.scratch);
             let mut buffer = ReadBuf::new(&mut scratch);
@@ -99,17 +123,23 @@ impl Hub {
             self.scratch = scratch;
             match polled {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) if filled > 0 => self.flush(),
+                Poll::Ready(Ok(())) if filled > 0 => {
+                    self.flush();
+                    flushed = true;
+                }
                 Poll::Ready(ended) => {
                     if let Err(error) = ended {
                         tracing::error!(%error, "cannot read from codex app-server");
                     }
                     self.upstream_eof();
+                    flushed = false;
                     break;
                 }
             }
         }
-        self.flush();
+        if !flushed {
+            self.flush();
+        }
         if self.upstream.stdout.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 
@@ -121,22 +151,37 @@ impl Hub {
         if chunk.is_empty() {
             return;
         }
-        self.read_at.get_or_insert_with(Instant::now);
-        let now = self.now();
+        let now = self.read_now();
         self.core.handle(now, Event::UpstreamOutput);
         while let Some(frame) = self.upstream.decoder.decode(&mut chunk) {
             if let (Some(monitors), Frame::Line(line)) = (&mut self.monitors, &frame) {
                 monitors.show_from_codex(line);
             }
-            self.core.handle(
-                now,
-                match &frame {
-                    Frame::Line(line) => Event::UpstreamLine(line),
-                    Frame::Long(line) => Event::UpstreamLine(line),
-                    Frame::TooLong => Event::UpstreamLineTooLong,
-                },
-            );
+            match frame {
+                Frame::Line(line) => self.core.handle(now, Event::UpstreamLine(line)),
+                Frame::Long(line) => {
+                    let long = LongLine { line, check: TextCheck::default(), rest: chunk.to_vec() };
+                    self.upstream.long = Some(long);
+                    return;
+                }
+                Frame::TooLong => self.core.handle(now, Event::UpstreamLineTooLong),
+            }
         }
+    }
+
+    /// Checks so many bytes more of a long line. When all is checked, handles it and what came behind it, in which
+    /// another one can begin.
+    fn check_slice(&mut self, bytes: usize) {
+        let Some(mut long) = self.upstream.long.take() else { return };
+        if !long.check.advance(&long.line, bytes) {
+            self.upstream.long = Some(long);
+            return;
+        }
+        if let Some(monitors) = &mut self.monitors {
+            monitors.show_from_codex(&long.line);
+        }
+        self.core.upstream_line_read(self.now(), long.line, &long.check);
+        self.upstream_bytes(&long.rest);
     }
 
     fn upstream_eof(&mut self) {
@@ -153,9 +198,11 @@ impl Hub {
     pub(super) fn upstream_exited(&mut self, status: ChildStatus) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut left = FINAL_READ_BYTES;
-        while let Some(stdout) = &self.upstream.stdout
-            && left > 0
-        {
+        loop {
+            while self.upstream.long.is_some() {
+                self.check_slice(usize::MAX);
+            }
+            let Some(stdout) = self.upstream.stdout.as_ref().filter(|_| left > 0) else { break };
             // Asks the pipe itself: the runtime may not have looked at it since the last bytes came.
             match nix::unistd::read(stdout, &mut scratch) {
                 Ok(0) => break,

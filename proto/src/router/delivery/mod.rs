@@ -6,6 +6,7 @@
 
 mod outbox;
 
+use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::limits::Limits;
@@ -107,6 +108,12 @@ struct Shared {
 pub(super) struct Delivery {
     recipients: FxHashMap<ClientId, Recipient>,
     shared: Shared,
+    /// The line that is being handled, with its line feed, if it is long: all its recipients share it.
+    long: Option<Bytes>,
+    /// Lines with several recipients, see [`Outbox`].
+    block: Vec<u8>,
+    /// The clients whose outboxes refer to the block.
+    in_block: Vec<ClientId>,
 }
 
 impl Delivery {
@@ -125,6 +132,9 @@ impl Delivery {
                 over_soft: 0,
                 delivered: 0,
             },
+            long: None,
+            block: Vec::new(),
+            in_block: Vec::new(),
         };
         delivery.limit(limits);
         delivery
@@ -203,11 +213,13 @@ impl Delivery {
 
     /// Returns the bytes queued for a client; `None` if it has disconnected.
     pub(super) fn outbox(&mut self, client: ClientId) -> Option<&mut Outbox> {
+        self.end_block();
         self.recipients.get_mut(&client).map(|r| &mut r.outbox)
     }
 
     /// Records that a client's socket accepted `n` bytes, and whether it is full now.
     pub(super) fn written(&mut self, client: ClientId, n: usize, full: bool) {
+        self.end_block();
         let Some(recipient) = self.recipients.get_mut(&client) else { return };
         if n > 0 {
             recipient.progressed = self.shared.now;
@@ -221,9 +233,24 @@ impl Delivery {
 
     // ---- lines ---------------------------------------------------------------------------------
 
+    /// Sets the long line that is being handled, with its line feed. It is not copied when it is queued.
+    pub(super) fn share(&mut self, line: Option<Bytes>) {
+        self.long = line;
+    }
+
+    /// Returns whether `line` is the long line that is being handled.
+    pub(super) fn is_shared(&self, line: &[u8]) -> bool {
+        shared(self.long.as_ref(), line).is_some()
+    }
+
     /// Queues a line for one client. Opt-outs do not apply.
     pub(super) fn reply(&mut self, client: ClientId, line: &[u8]) {
-        self.reply_with(client, |out| out.extend_from_slice(line));
+        if let Some(recipient) = self.recipients.get_mut(&client)
+            && recipient.accepts != Accepts::Nothing
+        {
+            let (long, block) = (self.long.as_ref(), &self.block);
+            self.shared.post(client, recipient, |outbox| push(outbox, long, block, line));
+        }
     }
 
     /// Queues the line that `write` appends for one client. Opt-outs do not apply.
@@ -231,13 +258,16 @@ impl Delivery {
         if let Some(recipient) = self.recipients.get_mut(&client)
             && recipient.accepts != Accepts::Nothing
         {
-            self.shared.post(client, recipient, |outbox| outbox.push_with(write));
+            self.shared.post(client, recipient, |outbox| {
+                outbox.copy_out(&self.block);
+                outbox.push_with(write);
+            });
         }
     }
 
     /// Queues a notification for one client.
     pub(super) fn notify(&mut self, client: ClientId, topic: Topic<'_>, line: &[u8]) {
-        self.notify_with(client, topic, |out| out.extend_from_slice(line));
+        self.notify_each(&[client], topic, line);
     }
 
     /// Queues the notification that `write` appends for one client.
@@ -250,15 +280,19 @@ impl Delivery {
         if let Some(recipient) = self.recipients.get_mut(&client)
             && recipient.wants(topic)
         {
-            self.shared.post(client, recipient, |outbox| outbox.push_with(write));
+            self.shared.post(client, recipient, |outbox| {
+                outbox.copy_out(&self.block);
+                outbox.push_with(write);
+            });
         }
     }
 
     /// Queues a notification for all clients.
     pub(super) fn notify_all(&mut self, topic: Topic<'_>, line: &[u8]) {
+        let (long, block) = (self.long.as_ref(), &self.block);
         for (client, recipient) in &mut self.recipients {
             if recipient.wants(topic) {
-                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+                self.shared.post(*client, recipient, |outbox| push(outbox, long, block, line));
             }
         }
     }
@@ -266,17 +300,71 @@ impl Delivery {
     /// Queues a notification for some clients.
     #[inline]
     pub(super) fn notify_each(&mut self, clients: &[ClientId], topic: Topic<'_>, line: &[u8]) {
+        if clients.len() > 1 && self.long.is_none() {
+            return self.notify_several(clients, topic, line);
+        }
+        let (long, block) = (self.long.as_ref(), &self.block);
         for client in clients {
             if let Some(recipient) = self.recipients.get_mut(client)
                 && recipient.wants(topic)
             {
-                self.shared.post(*client, recipient, |outbox| outbox.push(line));
+                self.shared.post(*client, recipient, |outbox| push(outbox, long, block, line));
+            }
+        }
+    }
+
+    /// Queues a notification for several clients, with one copy of it for all.
+    fn notify_several(&mut self, clients: &[ClientId], topic: Topic<'_>, line: &[u8]) {
+        let at = self.block.len();
+        self.block.extend_from_slice(line);
+        self.block.push(b'\n');
+        for client in clients {
+            if let Some(recipient) = self.recipients.get_mut(client)
+                && recipient.wants(topic)
+            {
+                self.shared.post(*client, recipient, |outbox| {
+                    if outbox.push_in_block(&self.block, at) {
+                        self.in_block.push(*client);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Ends the block: its lines become parts of the outboxes.
+    #[inline]
+    fn end_block(&mut self) {
+        if !self.block.is_empty() {
+            self.take_out_block();
+        }
+    }
+
+    fn take_out_block(&mut self) {
+        let clients = self.in_block.drain(..);
+        if self.block.len() < outbox::SHARED {
+            for client in clients {
+                if let Some(recipient) = self.recipients.get_mut(&client) {
+                    recipient.outbox.copy_out(&self.block);
+                }
+            }
+            return self.block.clear();
+        }
+        // The next one will have about the same length.
+        let next = Vec::with_capacity(self.block.len());
+        let mut block = std::mem::replace(&mut self.block, next);
+        // Who does not read keeps it.
+        block.shrink_to_fit();
+        let block = Bytes::from(block);
+        for client in clients {
+            if let Some(recipient) = self.recipients.get_mut(&client) {
+                recipient.outbox.take_out(&block);
             }
         }
     }
 
     /// Removes the next client with new bytes in its outbox.
     pub(super) fn poll_dirty(&mut self) -> Option<ClientId> {
+        self.end_block();
         let client = self.shared.dirty.pop()?;
         if let Some(recipient) = self.recipients.get_mut(&client) {
             recipient.dirty = false;
@@ -367,6 +455,22 @@ impl Delivery {
     pub(super) fn over_soft(&self) -> usize {
         self.shared.over_soft
     }
+}
+
+/// Queues a line. The `long` line that is being handled is not copied.
+#[inline]
+fn push(outbox: &mut Outbox, long: Option<&Bytes>, block: &[u8], line: &[u8]) {
+    outbox.copy_out(block);
+    match shared(long, line) {
+        Some(long) => outbox.push_shared(long),
+        None => outbox.push(line),
+    }
+}
+
+/// Returns the `long` line that is being handled, if `line` is all of it.
+#[inline]
+fn shared<'a>(long: Option<&'a Bytes>, line: &[u8]) -> Option<&'a Bytes> {
+    long.filter(|long| long.as_ptr() == line.as_ptr() && long.len() == line.len() + 1)
 }
 
 impl Shared {

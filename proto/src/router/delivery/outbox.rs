@@ -1,6 +1,9 @@
 //! Bytes queued for one peer.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::Bytes;
 
 /// Bytes of capacity above which an emptied buffer is freed.
 const KEEP: usize = 256 << 10;
@@ -8,19 +11,30 @@ const KEEP: usize = 256 << 10;
 /// Written bytes that stay in the buffer before the rest is moved to its front.
 const COMPACT: usize = 1 << 20;
 
-/// Bytes of an owned line from which on it is not copied.
+/// Bytes of a line from which on an owned or shared one is not copied.
 const LONG: usize = 256 << 10;
+
+/// Bytes of a block from which on what lies in it is shared and not copied: a buffer is written by itself.
+pub(super) const SHARED: usize = 4 << 10;
 
 /// A queue of whole lines for one peer. The shell writes from its front.
 ///
+/// # Lines for several peers
+/// Lines that go to several peers at once lie in a block, which each of their outboxes refers to. The block grows until
+/// somebody reads from an outbox. Then it is [taken out](Outbox::take_out): it becomes a buffer that the outboxes share,
+/// or is copied if it is short.
+///
 /// # Invariants
 /// Each buffer contains whole lines, except that the first one can begin inside a line. No buffer in `earlier` is empty.
+/// What `in_block` refers to comes after all buffers; nothing is pushed behind it before it is taken out.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Buffers before `bytes`: each long line that was given away is one.
-    earlier: VecDeque<Vec<u8>>,
+    /// Buffers before `bytes`: each long line that was given away or is shared with other outboxes is one.
+    earlier: VecDeque<Bytes>,
     /// The last buffer. Lines are copied to its end.
     bytes: Vec<u8>,
+    /// Lines at the end of the queue that lie in the block.
+    in_block: Range<usize>,
     /// Offset in the first buffer of the first byte that is not written yet.
     head: usize,
     /// Bytes that are queued.
@@ -38,7 +52,11 @@ pub struct Outbox {
 impl Outbox {
     /// Returns the bytes to write next: not always all that are queued, and empty only if nothing is.
     pub fn pending(&self) -> &[u8] {
-        &self.earlier.front().unwrap_or(&self.bytes)[self.head..]
+        &self.first()[self.head..]
+    }
+
+    fn first(&self) -> &[u8] {
+        self.earlier.front().map_or(&self.bytes, |first| first)
     }
 
     /// Returns how many bytes are queued.
@@ -72,8 +90,7 @@ impl Outbox {
         }
         self.head += left;
         if left > 0 {
-            let first = self.earlier.front().unwrap_or(&self.bytes);
-            self.torn = first[self.head - 1] != b'\n';
+            self.torn = self.first()[self.head - 1] != b'\n';
         }
         if self.len == 0 {
             self.bytes.clear();
@@ -118,6 +135,7 @@ impl Outbox {
     /// Queues a copy of a line. Its line feed is added.
     #[inline]
     pub fn push(&mut self, line: &[u8]) {
+        debug_assert!(self.in_block.is_empty());
         self.bytes.reserve(line.len() + 1);
         self.bytes.extend_from_slice(line);
         self.bytes.push(b'\n');
@@ -127,6 +145,7 @@ impl Outbox {
     /// Queues the line that `write` appends. Its line feed is added.
     #[inline]
     pub fn push_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(self.in_block.is_empty());
         let before = self.bytes.len();
         write(&mut self.bytes);
         self.bytes.push(b'\n');
@@ -140,12 +159,64 @@ impl Outbox {
         }
         line.reserve_exact(1);
         line.push(b'\n');
-        let bytes = line.len();
-        if !self.bytes.is_empty() {
-            self.earlier.push_back(std::mem::take(&mut self.bytes));
+        self.push_buffer(line.into());
+    }
+
+    /// Queues a line without copying it if it is long. It ends with its line feed.
+    pub(in crate::router) fn push_shared(&mut self, line: &Bytes) {
+        if line.len() <= LONG {
+            return self.push(&line[..line.len() - 1]);
         }
-        self.earlier.push_back(line);
+        self.push_buffer(line.clone());
+    }
+
+    fn push_buffer(&mut self, buffer: Bytes) {
+        debug_assert!(self.in_block.is_empty());
+        let bytes = buffer.len();
+        if !self.bytes.is_empty() {
+            self.earlier.push_back(std::mem::take(&mut self.bytes).into());
+        }
+        self.earlier.push_back(buffer);
         self.queued(bytes);
+    }
+
+    /// Queues a line that ends the block, with its line feed, and begins at `at`. Returns whether it is the only one in the
+    /// block.
+    #[inline]
+    pub(in crate::router) fn push_in_block(&mut self, block: &[u8], at: usize) -> bool {
+        if self.in_block.end != at {
+            self.copy_out(block);
+        }
+        let first = self.in_block.is_empty();
+        if first {
+            self.in_block.start = at;
+        }
+        self.in_block.end = block.len();
+        self.queued(block.len() - at);
+        first
+    }
+
+    /// Copies the lines in the block, so that others can be queued behind them.
+    #[inline]
+    pub(in crate::router) fn copy_out(&mut self, block: &[u8]) {
+        if !self.in_block.is_empty() {
+            self.bytes.extend_from_slice(&block[self.in_block.clone()]);
+            self.in_block = 0..0;
+        }
+    }
+
+    /// Makes the lines in the block, which does not grow any more, a shared buffer. Few of them are copied: they are written
+    /// together with others, and do not keep the block.
+    pub(in crate::router) fn take_out(&mut self, block: &Bytes) {
+        let range = self.in_block.clone();
+        if range.len() < SHARED.max(block.len() / 4) {
+            return self.copy_out(block);
+        }
+        self.in_block = 0..0;
+        if !self.bytes.is_empty() {
+            self.earlier.push_back(std::mem::take(&mut self.bytes).into());
+        }
+        self.earlier.push_back(block.slice(range));
     }
 
     #[inline]
@@ -158,7 +229,8 @@ impl Outbox {
     /// Returns the line that was queued last, at `offset`. It must not have been written yet.
     pub(in crate::router) fn last_line(&self, offset: u64) -> &[u8] {
         let bytes = (self.queued_total - offset) as usize;
-        let last = if self.bytes.is_empty() { self.earlier.back() } else { None }.unwrap_or(&self.bytes);
+        let last = if self.bytes.is_empty() { self.earlier.back() } else { None };
+        let last = last.map_or(&*self.bytes, |last| last);
         &last[last.len() - bytes..last.len() - 1]
     }
 
@@ -167,6 +239,7 @@ impl Outbox {
         self.queued_total = self.written_total();
         self.earlier.clear();
         self.bytes = Vec::new();
+        self.in_block = 0..0;
         self.len = 0;
         self.head = 0;
         self.longest = 0;
@@ -207,6 +280,50 @@ mod tests {
         outbox.advance(3, false);
         outbox.push(b"f");
         assert_eq!(outbox.rest_of_line(), b"");
+    }
+
+    #[test]
+    fn lines_of_a_block_are_shared_if_they_are_many_and_keep_their_places() {
+        let line = [&[b'x'; 999][..], b"\n"].concat();
+        for (lines, shared) in [(1, false), (4, false), (5, true), (50, true)] {
+            let mut outboxes = [Outbox::default(), Outbox::default()];
+            // Something else is queued before, between and behind them for the first one.
+            outboxes[0].push(b"before");
+            let mut block = Vec::new();
+            for n in 0..lines {
+                let at = block.len();
+                block.extend_from_slice(&line);
+                assert_eq!(outboxes.each_mut().map(|o| o.push_in_block(&block, at)), [n == 0; 2]);
+            }
+            let block = Bytes::from(block);
+            outboxes.iter_mut().for_each(|outbox| outbox.take_out(&block));
+            outboxes[0].push(b"behind");
+            let expected = [&[b"before\n", &*block, b"behind\n"].concat(), &block[..]];
+            for (outbox, expected) in outboxes.iter_mut().zip(expected) {
+                assert_eq!(outbox.len(), expected.len());
+                let (mut got, mut places) = (Vec::new(), Vec::new());
+                while !outbox.is_empty() {
+                    places.push(outbox.pending().as_ptr());
+                    got.extend_from_slice(outbox.pending());
+                    outbox.advance(outbox.pending().len(), false);
+                }
+                assert_eq!(got, expected);
+                assert_eq!(places.contains(&block.as_ptr()), shared, "{lines}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_between_lines_of_a_block_is_queued_between_them() {
+        let mut outbox = Outbox::default();
+        assert!(outbox.push_in_block(b"ab\n", 0));
+        outbox.copy_out(b"ab\n");
+        outbox.push(b"c");
+        assert!(outbox.push_in_block(b"ab\nd\n", 3));
+        // One of another outbox lies between.
+        assert!(outbox.push_in_block(b"ab\nd\nother\ne\n", 11));
+        outbox.take_out(&Bytes::from_static(b"ab\nd\nother\ne\n"));
+        assert_eq!((outbox.pending(), outbox.longest()), (&b"ab\nc\nd\ne\n"[..], 2));
     }
 
     #[test]

@@ -612,6 +612,18 @@ impl Pacing {
         self.pending.find(client, id)
     }
 
+    /// Returns the JSON text of the id that a request has for the connected client that sent it.
+    pub(super) fn own_id(&self, id: UpstreamId) -> Option<Vec<u8>> {
+        match &self.pending.get(id)?.origin {
+            Origin::Client { id, .. } => {
+                let mut text = Vec::new();
+                id.write(&mut text);
+                Some(text)
+            }
+            Origin::Orphan { .. } | Origin::Codexd => None,
+        }
+    }
+
     /// Returns how many requests of a client are unanswered.
     pub(super) fn unanswered(&self, client: ClientId) -> usize {
         self.clients.get(&client).map_or(0, |c| c.unanswered)
