@@ -32,10 +32,10 @@ use std::collections::VecDeque;
 use crate::exit::ExitCode;
 use crate::health::Health;
 use crate::id::ClientId;
+use crate::json::text_check::TextCheck;
 use crate::lifecycle::{
     ChildStatus, Intent, Lifecycle, LifecycleEffect, LifecycleEvent, State, StopSource, Timeouts, end_reason,
 };
-use crate::json::text_check::TextCheck;
 use crate::message::Reader;
 use crate::rate_limit::RateLimit;
 #[doc(hidden)]

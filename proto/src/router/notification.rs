@@ -54,7 +54,9 @@ impl Router {
         {
             let id = id.map(UpstreamId);
             if let Some(own) = id.and_then(|id| self.pacing.own_id(id)) {
-                let moved = |at: usize| if at < id_span.end { at } else { at - (id_span.end - id_span.start) + own.len() };
+                let moved = |at: usize| {
+                    if at < id_span.end { at } else { at - (id_span.end - id_span.start) + own.len() }
+                };
                 let end = id_span.start + own.len();
                 body = Span { start: moved(body.start), end: moved(body.end) };
                 line.splice(id_span.start..id_span.end, own);

@@ -275,6 +275,23 @@ fn all_threads_together_have_a_bound() {
 }
 
 #[test]
+fn an_item_whose_beginning_was_not_seen_is_not_kept_until_it_begins_again() {
+    let (mut net, _, b, t) = running();
+    for text in ["one", "two"] {
+        net.feed(&says(&t, "m", text));
+    }
+    assert_eq!(resume(&mut net, b, &t), [] as [Value; 0]);
+    net.feed(&started(&t, "m", "agentMessage"));
+    net.feed(&says(&t, "m", "three"));
+    let c = net.join();
+    let got = resume(&mut net, c, &t);
+    assert_eq!(got[1]["params"]["delta"], "three");
+    // Nor is one that takes too much to begin.
+    net.feed(&started(&t, &"x".repeat(200_000), "agentMessage"));
+    assert!(net.router.accounting().open_item_bytes < 10_000);
+}
+
+#[test]
 fn a_fork_and_a_failed_resume_repeat_nothing() {
     let (mut net, _, b, t) = running();
     net.feed(&started(&t, "m", "agentMessage"));

@@ -38,7 +38,8 @@ impl Socket {
     /// # Errors
     /// When the system cannot watch it.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Socket> {
-        let mut socket = Socket { stream: Rc::new(stream), watch: None, watched_for_writing: false, calm_writes: 0 };
+        let mut socket =
+            Socket { stream: Rc::new(stream), watch: None, watched_for_writing: false, calm_writes: 0 };
         socket.watch_for(Interest::READABLE)?;
         Ok(socket)
     }

@@ -63,6 +63,8 @@ pub(crate) struct OpenItems {
     parts: Vec<Part>,
     /// The part to which the last delta belonged.
     current: usize,
+    /// The line, up to the text, of the last delta of an item that is not kept; empty if there is none.
+    ignored: Vec<u8>,
     bytes: usize,
 }
 
@@ -140,6 +142,7 @@ impl OpenItems {
         let Some(end) = object_end(line, params) else { return };
         let Some(id) = member(line, item.start, b"id").and_then(|id| text(line, id)) else { return };
         self.completed(room, &id);
+        self.ignored.clear();
         if end - params > STARTED_BYTES {
             return;
         }
@@ -208,8 +211,10 @@ impl OpenItems {
     }
 
     /// Appends a delta that belongs to another part than the last one, or for which the chunk has no room.
-    #[cold]
     fn append_elsewhere(&mut self, room: &mut Room, method: &'static str, line: &[u8], params: usize) {
+        if !self.ignored.is_empty() && line.starts_with(&self.ignored) {
+            return;
+        }
         let found = self.parts.iter().enumerate().find_map(|(at, part)| Some((at, part.text_in(line)?)));
         let found = found.or_else(|| self.begin(room, method, line, params));
         let Some((at, text)) = found else { return };
@@ -232,6 +237,8 @@ impl OpenItems {
         {
             // Without this delta, the texts of the item have a gap.
             self.completed(room, &item);
+            self.ignored.clear();
+            self.ignored.extend_from_slice(&line[..inner.start]);
         }
         Some((at?, inner))
     }
