@@ -20,6 +20,7 @@ mod http;
 mod install;
 mod itself;
 mod jobs;
+mod kills;
 mod leftovers;
 mod listener;
 mod load;
