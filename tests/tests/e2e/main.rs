@@ -26,6 +26,7 @@ mod listener;
 mod load;
 mod manager;
 mod many;
+mod matrix;
 mod metrics;
 mod mutations;
 mod never_ran;
