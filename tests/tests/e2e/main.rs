@@ -28,6 +28,7 @@ mod manager;
 mod many;
 mod matrix;
 mod metrics;
+mod mishaps;
 mod mutations;
 mod never_ran;
 mod obstacles;
