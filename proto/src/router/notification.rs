@@ -208,8 +208,10 @@ impl Router {
         if note.meaning == Meaning::TokenUsage {
             self.attribution.usage_reported(id);
         }
-        let subscribers = self.subscriptions.of_thread(thread);
-        if subscribers.is_empty() {
+        let state = self.subscriptions.get(thread);
+        let subscribers = state.map_or(&[][..], |state| &state.subscribers);
+        // A thread that is kept has no subscriber on purpose.
+        if subscribers.is_empty() && !state.is_some_and(|state| state.kept) {
             self.counters.dropped_messages += 1;
         }
         self.delivery.notify_each(subscribers, topic, line);

@@ -1,6 +1,7 @@
 //! Which clients are subscribed to which thread.
 
 use codexd_proto::router::Limits;
+use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
 use crate::net::{Net, approval, delta, methods, note, status, thread, turn_completed, turn_started};
@@ -724,6 +725,9 @@ fn a_thread_whose_last_client_has_left_is_released_when_its_turn_has_ended() {
     net.open_turn(&t, "u");
     net.leave(a);
     net.feed(&delta(&t, 1));
+    let mut report = StatusReport::default();
+    net.router.fill_status(net.now, &mut report);
+    assert_eq!(report.counters.dropped_messages, 0, "nobody is there on purpose");
     net.feed(&status(&t, "idle"));
     assert!(!net.router.is_quiet(), "the end of the turn follows");
     assert_eq!(net.sent_raw(), NONE);
