@@ -1,6 +1,7 @@
 //! The subscriptions to events and frames: what `codexd ctl events` and `codexd ctl monitor` show.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use codexd_proto::feed::FeedEvent;
@@ -41,7 +42,7 @@ pub(super) async fn send(service: &Service, sink: &SubscriptionSink) {
             biased;
             () = sink.closed() => return,
             event = events.recv() => match event {
-                Ok(event) => vec![event],
+                Ok(event) => vec![Arc::unwrap_or_clone(event)],
                 Err(RecvError::Lagged(missed)) => {
                     let missed = Some(missed);
                     vec![FeedEvent { at_unix_ms: unix_ms(), kind: "missed".to_owned(), missed, ..FeedEvent::default() }]
@@ -62,9 +63,9 @@ pub(super) async fn send(service: &Service, sink: &SubscriptionSink) {
     }
 }
 
-async fn drain(events: &mut broadcast::Receiver<FeedEvent>, sink: &SubscriptionSink) {
+async fn drain(events: &mut broadcast::Receiver<Arc<FeedEvent>>, sink: &SubscriptionSink) {
     while let Ok(event) = events.try_recv() {
-        if !item(sink, &event).await {
+        if !item(sink, &*event).await {
             return;
         }
     }

@@ -135,7 +135,8 @@ struct Shown {
     /// Wakes the tasks that wait for another state.
     changed: Notify,
     /// Events, for the clients that have subscribed to them.
-    feed: broadcast::Sender<FeedEvent>,
+    /// Boxed, so that the room for events that nobody has sent is small.
+    feed: broadcast::Sender<Arc<FeedEvent>>,
 }
 
 #[derive(Debug)]
@@ -174,7 +175,7 @@ impl Publisher {
     /// Sends an event to the clients that have subscribed to events.
     pub(crate) fn feed(&self, event: FeedEvent) {
         // All of them may have disconnected since.
-        let _ = self.shown.feed.send(event);
+        let _ = self.shown.feed.send(Arc::new(event));
     }
 }
 

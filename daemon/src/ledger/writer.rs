@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,12 +31,15 @@ const FINISH_WITHIN: Duration = Duration::from_secs(2);
 /// The sending side of the ledger. Recording never blocks and never fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
-    sender: Option<SyncSender<Update>>,
+    /// Not a bounded channel: that one makes all its slots at once, a megabyte.
+    sender: Option<Sender<Update>>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// Updates that are queued for the thread.
+    queued: AtomicUsize,
     /// Updates that were not recorded.
     dropped: AtomicU64,
     /// Why it cannot be written to.
@@ -60,9 +63,14 @@ impl Ledger {
     /// Queues an update.
     pub(crate) fn record(&self, update: Update) {
         let Some(sender) = &self.sender else { return };
-        match sender.try_send(update) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.shared.drop_one(),
+        // Several threads may exceed the limit by one each.
+        let full = self.shared.queued.load(Ordering::Relaxed) >= QUEUE;
+        if full {
+            return self.shared.drop_one();
+        }
+        self.shared.queued.fetch_add(1, Ordering::Relaxed);
+        if sender.send(update).is_err() {
+            self.shared.drop_one();
         }
     }
 
@@ -114,7 +122,7 @@ impl Shared {
 impl Writer {
     /// Starts the thread, which opens the database. `generation` is that of this daemon, which holds the instance.
     pub(crate) fn start(path: PathBuf, generation: u64, keep: Retention) -> Writer {
-        let (sender, receiver) = sync_channel(QUEUE);
+        let (sender, receiver) = channel();
         let (say_done, done) = sync_channel(1);
         let shared = Arc::new(Shared::default());
         let work = Work {
@@ -177,7 +185,10 @@ impl Work {
         loop {
             let wait = if self.waiting.is_empty() { Duration::from_secs(3_600) } else { AGAIN };
             match updates.recv_timeout(wait) {
-                Ok(update) => self.keep(update),
+                Ok(update) => {
+                    self.shared.queued.fetch_sub(1, Ordering::Relaxed);
+                    self.keep(update);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     self.try_at = None;
@@ -187,6 +198,7 @@ impl Work {
             while self.waiting.len() < KEPT
                 && let Ok(update) = updates.try_recv()
             {
+                self.shared.queued.fetch_sub(1, Ordering::Relaxed);
                 self.waiting.push(update);
             }
             self.write();

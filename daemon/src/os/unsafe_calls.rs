@@ -1,6 +1,6 @@
 //! The one place with `unsafe`: what runs in the child between fork and exec, programs that are run in place of
-//! this one, the mark of this program, descriptors to be watched, and taking over what a service manager hands
-//! in.
+//! this one, the mark of this program, a parameter of the allocator, connections that are accepted, descriptors that are
+//! watched, and taking over what a service manager hands in.
 #![allow(unsafe_code, reason = "what is set up here has no safe interface")]
 
 use std::convert::Infallible;
@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::{AsFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -244,7 +244,43 @@ pub(crate) fn unread_bytes(_socket: impl AsFd) -> Option<usize> {
     None
 }
 
-/// Watches a socket that does not block for `interest`.
+/// Bytes of a buffer from which on its memory goes back to the system as soon as it is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED_BYTES: nix::libc::c_int = 128 << 10;
+
+/// Has the memory of long buffers go back to the system when they are freed. By itself, the allocator of glibc raises
+/// the limit for that with each one that is freed, up to 32 MiB (`mallopt(3)`); after that, a backlog once had is kept.
+pub(crate) fn give_back_long_buffers() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: the call takes two integers and changes a parameter of the allocator. One that it does not accept
+        // changes nothing.
+        let _ = unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+    }
+}
+
+/// Accepts a connection, which does not block.
+///
+/// # Errors
+///
+/// When there is none, or the system cannot accept it.
+pub(crate) fn accept(listener: &UnixListener) -> io::Result<UnixStream> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::sys::socket::{SockFlag, accept4};
+        let accepted = accept4(listener.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: the system has just made the descriptor, and nothing else owns it.
+        Ok(unsafe { UnixStream::from_raw_fd(accepted) })
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let (stream, _) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    }
+}
+
+/// Watches a connection that does not block for `interest`.
 ///
 /// # Errors
 ///
@@ -253,6 +289,17 @@ pub(crate) fn watch(socket: Rc<UnixStream>, interest: Interest) -> io::Result<As
     // SAFETY: a `UnixStream` owns its descriptor, names the same one for as long as it lives, and keeps
     // it open until it is dropped, which is not before the `AsyncFd` that shares it.
     Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+/// Watches a socket that listens and does not block for connections.
+///
+/// # Errors
+///
+/// When the system cannot watch it.
+pub(crate) fn watch_listener(listener: UnixListener) -> io::Result<AsyncFd<UnixListener>> {
+    // SAFETY: a `UnixListener` owns its descriptor, names the same one for as long as it lives, and keeps it open until
+    // it is dropped, which is not before the `AsyncFd` that owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?)
 }
 
 #[cfg(all(test, target_os = "linux"))]

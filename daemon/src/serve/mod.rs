@@ -37,6 +37,7 @@ use crate::ledger::{self, Ledger, Retention, Update, Writer};
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
+use crate::os::unsafe_calls;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 use crate::settings::fingerprint;
@@ -77,6 +78,7 @@ pub(crate) fn run(
     let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
     let files = OpenFiles::raise();
+    unsafe_calls::give_back_long_buffers();
     let clock = Instant::now();
     nested::refuse(environment)?;
     // The person whose client starts this daemon has no flag for it.
@@ -232,7 +234,7 @@ fn serve(
     LocalSet::new().block_on(&runtime, async {
         let (listener, socket_file) = sockets.clients;
         let (control_listener, control_file) = sockets.control;
-        let listener = tokio::net::UnixListener::from_std(listener)
+        let listener = unsafe_calls::watch_listener(listener)
             .map_err(|error| Error::os("cannot watch the client socket").because(error))?;
         let signals = SignalStream::new(context.terminal)
             .map_err(|error| Error::os("cannot handle signals").because(error))?;

@@ -65,6 +65,19 @@ pub(super) fn string_stop(line: &[u8], at: usize) -> Option<usize> {
     }
 }
 
+/// Returns the 36 bytes of a string that begins at `at`, with its quote, if it has so many and none has to be decoded:
+/// the usual form of a thread's id.
+#[inline]
+pub fn uuid_string(line: &[u8], at: usize) -> Option<&[u8]> {
+    let string: &[u8; 38] = line.get(at..)?.first_chunk()?;
+    // The last word overlaps the one before.
+    let stops = [1, 9, 17, 25, 29].into_iter().fold(0, |stops, at| {
+        let word = string[at..at + 8].first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
+        stops | string_stops(word)
+    });
+    (string[0] == b'"' && stops == 0 && string[37] == b'"').then_some(&string[1..37])
+}
+
 fn far_string_stop(line: &[u8], mut at: usize) -> Option<usize> {
     let mut words = 0;
     while let Some(word) = word(line, at) {
@@ -368,6 +381,26 @@ pub fn string_inner(line: &[u8], value: Span) -> Option<Span> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_plain_string_of_36_bytes_is_a_usual_id() {
+        let id = "0199a213-81c0-7800-8aa1-bbab2a035a53";
+        let line = format!(r#"x"{id}","#);
+        assert_eq!(uuid_string(line.as_bytes(), 1), Some(id.as_bytes()));
+        assert_eq!(uuid_string(line.as_bytes(), 0), None);
+        for end in 0..line.len() - 1 {
+            assert_eq!(uuid_string(&line.as_bytes()[..end], 1), None, "{end}");
+        }
+        for at in 1..39 {
+            for byte in [b'"', b'\\', b'\n'] {
+                let mut line = line.clone().into_bytes();
+                if line[at] != byte {
+                    line[at] = byte;
+                    assert_eq!(uuid_string(&line, 1), None, "{at}");
+                }
+            }
+        }
+    }
 
     fn find<'a>(line: &'a str, path: &[&str]) -> Option<&'a str> {
         member_at(line.as_bytes(), 0, path).map(|s| &line[s.start..s.end])

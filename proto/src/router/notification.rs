@@ -14,7 +14,7 @@ use super::thread::KnownTo;
 use super::{Action, Router};
 use crate::capture::{KnownBy, Outcome};
 use crate::id::{ClientId, ServerRequestId, ThreadId, UpstreamId, parse_i64};
-use crate::json::scan::{member, member_at, skip_space};
+use crate::json::scan::{member, member_at, skip_space, uuid_string};
 use crate::json::text_check::TextCheck;
 use crate::json::{Span, is_text, text};
 use crate::message::UpstreamMessage;
@@ -437,14 +437,15 @@ impl Router {
 /// Returns the text of `threadId`. That it comes first and is a UUID, the usual case, is recognised without a search.
 #[inline]
 fn thread_id(line: &[u8], params: Option<usize>) -> Option<Cow<'_, [u8]>> {
-    const UUID_BYTES: usize = 36;
+    const FIRST: &[u8] = br#"{"threadId":"#;
     let usual = || {
-        let rest = line.get(params?..)?.strip_prefix(br#"{"threadId":""#)?;
-        let (id, after) = rest.split_first_chunk::<UUID_BYTES>()?;
-        let plain = id.iter().fold(true, |plain, b| plain & (*b != b'"') & (*b != b'\\'));
-        (plain && after.first() == Some(&b'"')).then_some(Cow::Borrowed(&id[..]))
+        let params = params?;
+        line.get(params..)?.starts_with(FIRST).then(|| uuid_string(line, params + FIRST.len()))?
     };
-    usual().or_else(|| param_text(line, params, b"threadId"))
+    if let Some(id) = usual() {
+        return Some(Cow::Borrowed(id));
+    }
+    param_text(line, params, b"threadId")
 }
 
 /// Returns the text of a parameter.

@@ -17,6 +17,10 @@ const MAX_HEADER: usize = 10;
 /// Frames written at once.
 const BATCH: usize = 32;
 
+/// Frames written at once if no more than [`FEW_BYTES`] wait: room for [`BATCH`] would cost more than they do.
+const FEW: usize = 4;
+const FEW_BYTES: usize = 2 << 10;
+
 /// Bytes of payload after which no further frame is added to a write: more than a socket takes.
 const BATCH_BYTES: usize = 512 << 10;
 
@@ -62,25 +66,39 @@ impl FrameWriter {
         taken: &mut usize,
         mut sink: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<()> {
-        loop {
-            let mut parts = [Part::default(); BATCH];
-            let count = self.plan(&pending[*taken..], finish, &mut parts);
-            if count == 0 {
-                return Ok(());
-            }
-            let mut slices = [IoSlice::new(&[]); 2 * BATCH];
-            let mut at = *taken;
-            for (part, pair) in parts[..count].iter().zip(slices.chunks_exact_mut(2)) {
-                pair[0] = IoSlice::new(part.header());
-                pair[1] = IoSlice::new(&pending[at..at + part.payload]);
-                at += part.line_bytes();
-            }
-            let sent = sink(&slices[..2 * count])?;
-            if sent == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            self.advance(&mut parts[..count], sent, taken);
+        while if pending.len() - *taken <= FEW_BYTES {
+            self.write_batch::<FEW>(pending, finish, taken, &mut sink)?
+        } else {
+            self.write_batch::<BATCH>(pending, finish, taken, &mut sink)?
+        } {}
+        Ok(())
+    }
+
+    /// Writes some frames. Returns whether there were any.
+    fn write_batch<const FRAMES: usize>(
+        &mut self,
+        pending: &[u8],
+        finish: bool,
+        taken: &mut usize,
+        sink: &mut impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        let mut parts = [Part::default(); FRAMES];
+        let count = self.plan(&pending[*taken..], finish, &mut parts);
+        if count == 0 {
+            return Ok(false);
         }
+        let mut slices = [[IoSlice::new(&[]); 2]; FRAMES];
+        let mut at = *taken;
+        for (part, pair) in parts[..count].iter().zip(&mut slices) {
+            *pair = [IoSlice::new(part.header()), IoSlice::new(&pending[at..at + part.payload])];
+            at += part.line_bytes();
+        }
+        let sent = sink(slices[..count].as_flattened())?;
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.advance(&mut parts[..count], sent, taken);
+        Ok(true)
     }
 
     /// Returns what is left of the begun frame, which goes away; nothing if it is longer than `limit`.
@@ -91,7 +109,7 @@ impl FrameWriter {
     }
 
     /// Says what to send next; returns the number of frames.
-    fn plan(&self, mut pending: &[u8], finish: bool, parts: &mut [Part; BATCH]) -> usize {
+    fn plan(&self, mut pending: &[u8], finish: bool, parts: &mut [Part]) -> usize {
         let mut count = 0;
         let mut bytes = 0;
         let mut more = self.more;
@@ -101,7 +119,7 @@ impl FrameWriter {
             bytes = begun.payload;
             pending = pending.get(begun.line_bytes()..).unwrap_or_default();
         }
-        while !finish && count < BATCH && bytes < BATCH_BYTES {
+        while !finish && count < parts.len() && bytes < BATCH_BYTES {
             let (length, opcode) = match more {
                 0 => match memchr(b'\n', pending) {
                     Some(length) => (length, Data::Text),

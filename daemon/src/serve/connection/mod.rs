@@ -26,6 +26,7 @@ mod http;
 mod metrics;
 mod socket;
 mod websocket;
+mod whole_frame;
 
 use std::io;
 

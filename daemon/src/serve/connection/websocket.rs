@@ -10,7 +10,7 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext}
 use tungstenite::{Message, Utf8Bytes};
 
 use super::frames::FrameWriter;
-use super::{Socket, Written};
+use super::{Socket, Written, whole_frame};
 
 /// Longest payload of a frame from a client, in bytes: that of the native listener, which states it in its answer to
 /// the upgrade (measured).
@@ -33,6 +33,9 @@ const READ_BYTES: usize = 8 << 10;
 /// Bytes of a frame above which the protocol machine, which keeps its longest buffer, is replaced.
 const KEEP_BYTES: u64 = 256 << 10;
 
+/// Bytes of a buffer for messages that is kept between them.
+const KEEP_TEXT_BYTES: usize = 4 << 10;
+
 /// Longest rest of a begun frame that is kept so that a close frame can follow it, in bytes.
 const MAX_REST_BYTES: usize = 1 << 20;
 
@@ -50,12 +53,16 @@ pub(crate) struct WebSocket {
     control: Vec<u8>,
     gate: Gate,
     frames: FrameWriter,
+    /// The message that was taken last, if it was a [whole frame](whole_frame).
+    text: Vec<u8>,
 }
 
 /// What came from the peer.
-pub(crate) enum Input {
-    /// A text message.
-    Text(Utf8Bytes),
+pub(crate) enum Input<'a> {
+    /// A text message that came in one piece.
+    Text(&'a [u8]),
+    /// A text message that was put together from pieces.
+    LongText(Utf8Bytes),
     /// The peer closes the connection.
     Closed,
     /// The peer broke the protocol or a limit: it is to be closed with this.
@@ -70,19 +77,29 @@ impl WebSocket {
             control: answer,
             gate: Gate::default(),
             frames: FrameWriter::default(),
+            text: Vec::new(),
         }
     }
 
     /// Takes the next input from `chunk`, which is moved forward; `None` when it is used up.
     ///
     /// After [`Input::Closed`] and [`Input::Failed`] the connection is to be [ended](Self::end).
-    pub(crate) fn read(&mut self, chunk: &mut &[u8]) -> Option<Input> {
+    pub(crate) fn read(&mut self, chunk: &mut &[u8]) -> Option<Input<'_>> {
+        if self.gate.is_between_messages() {
+            if whole_frame::take(chunk, &mut self.text) {
+                return Some(Input::Text(&self.text));
+            }
+            if chunk.is_empty() {
+                self.give_back();
+                return None;
+            }
+        }
         let mut feed =
             Feed { chunk, control: &mut self.control, gate: &mut self.gate, limit: MAX_CONTROL_BYTES };
         loop {
             let failed = |code, reason: String| Some(Input::Failed(frame(code, &reason)));
             match self.context.read(&mut feed) {
-                Ok(Message::Text(text)) => return Some(Input::Text(text)),
+                Ok(Message::Text(text)) => return Some(Input::LongText(text)),
                 Ok(Message::Close(_)) => return Some(Input::Closed),
                 // Pings are answered by the context; the native listener ignores binary messages.
                 Ok(Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
@@ -96,11 +113,18 @@ impl WebSocket {
                 Err(error) => return failed(CloseCode::Protocol, error.to_string()),
             }
         }
+        self.give_back();
+        None
+    }
+
+    /// Gives back long buffers, unless a message is being received.
+    fn give_back(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(KEEP_TEXT_BYTES);
         if self.gate.bloated && self.gate.is_between_messages() && self.control.is_empty() {
             self.context = context();
             self.gate.bloated = false;
         }
-        None
     }
 
     /// Returns whether something waits that is not in the outbox.
@@ -309,7 +333,8 @@ mod tests {
         for mut chunk in stream.chunks(size) {
             while let Some(input) = socket.read(&mut chunk) {
                 match input {
-                    Input::Text(text) => seen.push(text.to_string()),
+                    Input::Text(text) => seen.push(String::from_utf8(text.to_vec()).unwrap()),
+                    Input::LongText(text) => seen.push(text.to_string()),
                     Input::Closed => {
                         seen.push("closed".to_owned());
                         return seen;

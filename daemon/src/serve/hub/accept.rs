@@ -1,19 +1,20 @@
 //! Accepting connections.
 
 use std::io;
-use std::os::unix::net::UnixStream;
-use std::task::Poll;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use codexd_proto::core::{Refusal, Room};
 use codexd_proto::id::ClientId;
-use tokio::net::UnixListener;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::excess::ExcessConnections;
 use super::tasks::Tasks;
 use super::{Hub, SharedHub, client_io};
 use crate::os::peer::check_peer;
+use crate::os::unsafe_calls;
 use crate::serve::connection::Socket;
 
 /// How long to wait before accepting again after a failure such as too many open files.
@@ -29,7 +30,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// On an inherited socket the backlog is left for the next daemon, which the service manager starts.
 pub(super) async fn serve(
     hub: SharedHub,
-    listener: UnixListener,
+    listener: AsyncFd<UnixListener>,
     mut jobs: mpsc::UnboundedReceiver<UnixStream>,
     tasks: Tasks,
 ) {
@@ -56,11 +57,9 @@ pub(super) async fn serve(
     if hub.borrow().inherited {
         return;
     }
-    let Ok(listener) = listener.into_std() else { return };
-    while let Ok((stream, _)) = listener.accept() {
-        if stream.set_nonblocking(true).is_ok() {
-            admit(&hub, stream, &mut excess, &tasks);
-        }
+    let listener = listener.into_inner();
+    while let Ok(stream) = unsafe_calls::accept(&listener) {
+        admit(&hub, stream, &mut excess, &tasks);
     }
     hub.borrow_mut().close_late_clients();
 }
@@ -69,23 +68,30 @@ pub(super) async fn serve(
 /// error once accepting works again.
 async fn accept(
     hub: &SharedHub,
-    listener: &UnixListener,
+    listener: &AsyncFd<UnixListener>,
     excess: &mut ExcessConnections,
 ) -> io::Result<UnixStream> {
     let full = hub.borrow().core.room() != Room::Free;
     if full {
         excess.free().await;
     }
+    // Not with the runtime's own listener: it would watch the connection before the client's task does, in another way.
     std::future::poll_fn(|cx| {
-        let accepted = listener.poll_accept(cx);
-        if !matches!(accepted, Poll::Ready(Err(_))) {
-            hub.borrow_mut().accept_error = None;
+        loop {
+            let ready = listener.poll_read_ready(cx);
+            if ready.is_pending() {
+                hub.borrow_mut().accept_error = None;
+            }
+            // Not ready after all: waits again.
+            if let Ok(accepted) = ready!(ready)?.try_io(|listener| unsafe_calls::accept(listener.get_ref())) {
+                if accepted.is_ok() {
+                    hub.borrow_mut().accept_error = None;
+                }
+                return Poll::Ready(accepted);
+            }
         }
-        accepted
     })
-    .await?
-    .0
-    .into_std()
+    .await
 }
 
 /// What becomes of a new connection.

@@ -201,6 +201,17 @@ impl Hub {
                 }
                 Wire::WebSocket(socket) => match socket.read(&mut chunk) {
                     Some(Input::Text(text)) => {
+                        let line = text.trim_ascii_end();
+                        if line.len() > self.max_message_bytes {
+                            self.core.handle(now, Event::ClientLineTooLong { client });
+                        } else {
+                            if let Some(monitors) = &mut self.monitors {
+                                monitors.show_from_client(client, line);
+                            }
+                            self.core.handle(now, Event::ClientLine { client, line });
+                        }
+                    }
+                    Some(Input::LongText(text)) => {
                         let line = text.as_bytes().trim_ascii_end();
                         if line.len() > self.max_message_bytes {
                             self.core.handle(now, Event::ClientLineTooLong { client });

@@ -1,14 +1,15 @@
 //! The core loop: everything that is neither a client nor the upstream's pipes.
 
 use std::cell::RefCell;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::time::Duration;
 
 use codexd_proto::core::Event;
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{State, StopSource};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::tasks::Tasks;
@@ -30,7 +31,7 @@ const EXTEND_BY: Duration = Duration::from_secs(20);
 
 /// What the core loop needs beside the hub.
 pub(crate) struct Run {
-    pub(crate) listener: UnixListener,
+    pub(crate) listener: AsyncFd<UnixListener>,
     pub(crate) process: Process,
     pub(crate) signals: SignalStream,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
