@@ -83,7 +83,7 @@ fn what_codexd_repeats_of_open_items_after_the_resume_is_for_the_client() {
     let delta = json!({"method": "item/agentMessage/delta",
                        "params": {"threadId": "t", "turnId": "u", "itemId": "m", "delta": "so far", "codexd": mark}});
     for line in [started, delta] {
-        assert_eq!(desk.daemon(&line), [line.clone()]);
+        assert_eq!(desk.daemon(&line), std::slice::from_ref(&line));
     }
     let goal = json!({"method": "thread/goal/cleared", "params": {"threadId": "t"}});
     assert_eq!(desk.daemon(&goal), [Value::Null; 0]);
