@@ -473,3 +473,21 @@ fn what_was_sent_before_a_loss_is_answered_also_if_it_was_not_read_yet() {
     fresh.recv_to_end();
     expect_end(&mut daemon, 1);
 }
+
+#[test]
+fn clients_that_connect_at_the_moment_of_the_loss_get_an_end_and_hold_nothing_up() {
+    // In which order the daemon learns of the end and of the connections is not given, so it is tried several times.
+    for _ in 0..8 {
+        let mut daemon = TestDaemon::fake("").ready();
+        let upstream = daemon.upstream_pid();
+        daemon.signal(Signal::SIGSTOP);
+        kill(Pid::from_raw(upstream), Signal::SIGKILL).unwrap();
+        let mut clients: Vec<TestClient> = ["one", "two", "three"].map(|name| daemon.raw_client(name)).into();
+        for client in &mut clients {
+            client.send_request("initialize", json!({"clientInfo": {"name": "late", "version": "1"}}));
+        }
+        daemon.signal(Signal::SIGCONT);
+        clients.iter_mut().for_each(|client| drop(client.recv_to_end()));
+        expect_end(&mut daemon, 1);
+    }
+}
