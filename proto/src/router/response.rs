@@ -91,7 +91,11 @@ impl Router {
                 opened = self.subscribed_aside(line, failed, body, client, thread);
             }
             PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
-            PendingKind::Unsubscribe { thread } => self.subscriptions.forget_open_items(thread),
+            PendingKind::Unsubscribe { thread } => {
+                // What is deferred for a later resume was sent before, and does not begin an item again.
+                self.release_leftovers(thread);
+                self.subscriptions.forget_open_items(thread);
+            }
             PendingKind::StartTurn { thread, review } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }

@@ -209,6 +209,19 @@ fn a_text_with_a_gap_is_not_kept() {
 }
 
 #[test]
+fn an_item_that_began_before_a_gap_is_not_kept_although_its_beginning_was_deferred() {
+    let (mut net, a, b, t) = running();
+    net.hush(&[a, b]);
+    let unsubscribe = net.forwarded(a, "thread/unsubscribe", &json!({"threadId": t}));
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    net.feed(&started(&t, "m", "agentMessage"));
+    net.reply(unsubscribe, &json!({"status": "unsubscribed"}));
+    // Between the two, the upstream has sent nothing of the thread.
+    net.reply(resume, &Net::thread_result(&t, "active"));
+    assert_eq!(methods(&net.got(b)), ["<result>"]);
+}
+
+#[test]
 fn an_opt_out_applies() {
     let (mut net, _, _, t) = running();
     net.feed(&started(&t, "m", "agentMessage"));
