@@ -837,6 +837,29 @@ fn a_sub_agent_without_subscribers_is_released() {
 }
 
 #[test]
+fn a_thread_that_ends_while_its_messages_are_deferred_is_not_taken_for_a_sub_agents() {
+    let mut net = Net::limited(Limits { remembered_threads: 1, ..Limits::default() });
+    let (a, b, c) = (net.join(), net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.hush(&[a, b, c]);
+    net.request(b, "r", "thread/resume", &json!({"threadId": t}));
+    net.hush(&[a]);
+    net.leave(a);
+    let archive = net.forwarded(b, "thread/archive", &json!({"threadId": t}));
+    // Nobody is subscribed, and somebody is about to be.
+    net.open_turn(&t, "u");
+    net.feed(&turn_completed(&t, "u"));
+    net.reply(archive, &json!({}));
+    // Other threads take its place.
+    for n in 2..5 {
+        net.start_thread(c, n);
+    }
+    net.leave(b);
+    net.pass(1_000_000);
+    assert!(net.got(c).iter().all(|line| line["method"] == "thread/status/changed"), "it is nobody's");
+}
+
+#[test]
 fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
