@@ -54,6 +54,13 @@ fn delta() -> String {
     )
 }
 
+/// The beginning of the item that the deltas are about.
+fn item_started() -> String {
+    format!(
+        r#"{{"method":"item/started","params":{{"item":{{"type":"agentMessage","id":"msg_0d1b2c3a4f","text":""}},"threadId":"{THREAD}","turnId":"0199a213-8201-7b91-a2f5-a3ecf1a0f3c4"}}}}"#
+    )
+}
+
 fn deltas(c: &mut Criterion) {
     let mut group = c.benchmark_group("delta");
     for subscribers in [1, 8] {
@@ -66,6 +73,7 @@ fn deltas(c: &mut Criterion) {
             let answer = format!(r#"{{"id":{id},"result":{{"thread":{{"id":"{THREAD}"}}}}}}"#);
             router.upstream_line(NOW, answer.as_bytes());
         }
+        router.upstream_line(NOW, item_started().as_bytes());
         flush(&mut router);
         let line = delta();
         router.upstream_line(NOW, line.as_bytes());

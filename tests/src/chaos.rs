@@ -19,7 +19,7 @@ mod director;
 pub mod fault;
 mod guest;
 pub mod plan;
-mod random;
+pub mod random;
 mod run;
 mod run_report;
 mod shared;

@@ -613,7 +613,7 @@ impl ConnectionState {
         let (Some((known, _)), Some(params)) = (self.routes.notification(method), params) else {
             return true;
         };
-        if known.meaning == Meaning::None {
+        if known.meaning.is_plain() {
             return true;
         }
         if known.meaning == Meaning::ProcessExited {

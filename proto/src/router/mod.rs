@@ -41,6 +41,7 @@ mod loss;
 mod methods;
 mod never_ran;
 mod notification;
+mod open_items;
 mod operator;
 mod orphaned_turns;
 mod pacing;

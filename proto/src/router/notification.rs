@@ -189,10 +189,11 @@ impl Router {
         params: Option<usize>,
     ) {
         // A delta with subscribers, the usual case, needs nothing else.
-        if let Some(state) = self.subscriptions.touch(thread, self.delivery.now())
-            && note.meaning == Meaning::None
+        if let Some((state, room)) = self.subscriptions.touch(thread, self.delivery.now())
+            && note.meaning.is_plain()
             && !state.subscribers.is_empty()
         {
+            state.open_items.heard(room, note, line, params);
             return self.delivery.notify_each(&state.subscribers, topic, line);
         }
         let id = ThreadId::new(thread);
@@ -200,15 +201,17 @@ impl Router {
             return;
         }
         if let Some(params) = params
-            && let Some(only) = self.record(line, note.meaning, &id, params)
+            && let Some(only) = self.record(line, note, &id, params)
         {
             return self.delivery.notify_each(&only, topic, line);
         }
         if note.meaning == Meaning::TokenUsage {
             self.attribution.usage_reported(id);
         }
-        let subscribers = self.subscriptions.of_thread(thread);
-        if subscribers.is_empty() {
+        let state = self.subscriptions.get(thread);
+        let subscribers = state.map_or(&[][..], |state| &state.subscribers);
+        // A thread that is kept has no subscriber on purpose.
+        if subscribers.is_empty() && !state.is_some_and(|state| state.kept) {
             self.counters.dropped_messages += 1;
         }
         self.delivery.notify_each(subscribers, topic, line);
@@ -218,12 +221,12 @@ impl Router {
     fn record(
         &mut self,
         line: &[u8],
-        meaning: Meaning,
+        note: &'static Notification,
         thread: &ThreadId,
         params: usize,
     ) -> Option<Vec<ClientId>> {
-        let state = self.subscriptions.get_mut(thread)?;
-        match meaning {
+        let (state, room) = self.subscriptions.with_room(thread)?;
+        match note.meaning {
             Meaning::TurnStarted => {
                 let turn = member(line, params, b"turn")?;
                 let id = text(line, member(line, turn.start, b"id")?)?;
@@ -234,6 +237,7 @@ impl Router {
             Meaning::TurnCompleted => {
                 let turn = member(line, params, b"turn")?;
                 let id = text(line, member(line, turn.start, b"id")?)?;
+                state.open_items.turn_ended(room);
                 if let Some(ended) = state.close_turn(&id) {
                     let status = member(line, turn.start, b"status").and_then(|status| text(line, status));
                     let end = (Outcome::of_status(&status.unwrap_or_default()), KnownBy::TerminalEvent);
@@ -241,9 +245,11 @@ impl Router {
                 }
                 self.server_requests.forget_unreported(thread);
                 self.attribution.forget_metered(thread);
+                self.release_kept(thread);
             }
             Meaning::ItemStarted => {
                 let item = member(line, params, b"item")?;
+                state.open_items.started(room, line, params, item);
                 let kind = member(line, item.start, b"type").and_then(|kind| text(line, kind));
                 state.phase = Phase::of_item(kind.as_deref().unwrap_or_default());
                 if let Some(turn) = &mut state.turn {
@@ -254,6 +260,9 @@ impl Router {
             }
             Meaning::ItemCompleted => {
                 let item = member(line, params, b"item")?;
+                if let Some(id) = member(line, item.start, b"id").and_then(|id| text(line, id)) {
+                    state.open_items.completed(room, &id);
+                }
                 if let Some(turn) = &mut state.turn {
                     turn.progress.item_completed(line, item);
                 }
@@ -284,6 +293,9 @@ impl Router {
                 let id = member(line, params, b"requestId").and_then(|v| parse_i64(v.of(line)))?;
                 self.note_request_ended(ServerRequestId(id), None);
                 self.server_requests.resolved(ServerRequestId(id));
+            }
+            Meaning::ItemText | Meaning::ItemSection => {
+                state.open_items.heard(room, note, line, Some(params));
             }
             Meaning::None
             | Meaning::StatusChanged
@@ -340,10 +352,15 @@ impl Router {
                     // loads it.
                     self.subscriptions.subscribe(client, &thread);
                 }
+                if unloaded {
+                    self.subscriptions.forget_open_items(&thread);
+                }
                 if let Some(state) = self.subscriptions.get_mut(&thread) {
                     let was_active = std::mem::replace(&mut state.active, active);
                     state.loaded = !unloaded;
-                    if !active && state.subscribers.is_empty() {
+                    // The end of a turn that is kept follows.
+                    let ends_unseen = !(state.kept && state.turn.is_some());
+                    if !active && state.subscribers.is_empty() && ends_unseen {
                         state.turn = None;
                         if state.running.is_empty() {
                             // A turn that began when no client was subscribed any more.
@@ -351,6 +368,7 @@ impl Router {
                         }
                         self.all_turns_ended(&thread);
                         self.forget_unsubscribed(&thread);
+                        self.release_kept(&thread);
                     }
                 }
                 self.delivery.notify_all(topic, line);

@@ -152,6 +152,8 @@ pub struct Accounting {
     pub unapproved: usize,
     /// Configuration warnings that wait for a response.
     pub warnings: usize,
+    /// Bytes that open items take.
+    pub open_item_bytes: usize,
     /// Turns that are open.
     pub turns: usize,
     /// Subscriptions, counted at the threads.

@@ -50,6 +50,7 @@ impl Router {
         let client = pending.origin.connected();
         let mut edits = Edits::new();
         let mut opened = None;
+        let mut repeated = Vec::new();
         match &pending.kind {
             PendingKind::Initialize => self.handshake_answered(line, failed, body),
             PendingKind::Ping => self.actions.push_back(Action::PingAnswered),
@@ -68,6 +69,9 @@ impl Router {
                     self.adopt_if_older(thread, upstream_id);
                 }
                 let replay = pending.origin.client().map(|to| Replay { to, usage: *replays });
+                if let (PendingKind::Resume { .. }, Some(client)) = (&pending.kind, client) {
+                    repeated = self.open_items_for(client, line, body);
+                }
                 opened = self.opened(line, body, client, replay);
                 if let (PendingKind::Resume { .. }, Some(thread)) = (&pending.kind, &opened)
                     && let Some(state) = self.subscriptions.get_mut(thread)
@@ -87,6 +91,11 @@ impl Router {
                 opened = self.subscribed_aside(line, failed, body, client, thread);
             }
             PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
+            PendingKind::Unsubscribe { thread } => {
+                // What is deferred for a later resume was sent before, and does not begin an item again.
+                self.release_leftovers(thread);
+                self.subscriptions.forget_open_items(thread);
+            }
             PendingKind::StartTurn { thread, review } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }
@@ -125,6 +134,9 @@ impl Router {
                     edits.write(line, out);
                 }
             });
+        }
+        if let Some(client) = client {
+            self.repeat(client, repeated);
         }
         match &pending.kind {
             PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),

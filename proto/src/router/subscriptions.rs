@@ -6,6 +6,7 @@
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::open_items::Room;
 use super::thread::{OpenTurn, Thread};
 use crate::capture;
 use crate::id::{ClientId, ThreadId};
@@ -16,6 +17,8 @@ use crate::time::Time;
 pub(super) struct Subscriptions {
     threads: FxHashMap<ThreadId, Thread>,
     clients: FxHashMap<ClientId, FxHashSet<ThreadId>>,
+    /// Room for the open items of all threads.
+    room: Room,
 }
 
 /// What was running on a thread when the upstream was lost.
@@ -73,7 +76,9 @@ impl Subscriptions {
         let Some(state) = self.threads.get_mut(thread) else { return };
         state.loaded = false;
         state.active = false;
+        state.kept = false;
         state.turn = None;
+        state.open_items.clear(&mut self.room);
         state.replay = None;
         state.goals_due = 0;
         for client in std::mem::take(&mut state.subscribers) {
@@ -88,16 +93,29 @@ impl Subscriptions {
         self.threads.get(thread)
     }
 
-    /// Records that the upstream has sent something about a thread. Returns the thread.
+    /// Records that the upstream has sent something about a thread. Returns the thread, and the room for its open items.
     #[inline]
-    pub(super) fn touch(&mut self, thread: &[u8], now: Time) -> Option<&Thread> {
+    pub(super) fn touch(&mut self, thread: &[u8], now: Time) -> Option<(&mut Thread, &mut Room)> {
         let state = self.threads.get_mut(thread)?;
         state.last_event = Some(now);
-        Some(state)
+        Some((state, &mut self.room))
     }
 
     pub(super) fn get_mut(&mut self, thread: &ThreadId) -> Option<&mut Thread> {
         self.threads.get_mut(thread)
+    }
+
+    /// Returns a thread, and the room for its open items.
+    pub(super) fn with_room(&mut self, thread: &ThreadId) -> Option<(&mut Thread, &mut Room)> {
+        Some((self.threads.get_mut(thread)?, &mut self.room))
+    }
+
+    /// Forgets the open items of a thread: the upstream sends no more of them.
+    pub(super) fn forget_open_items(&mut self, thread: &ThreadId) {
+        if let Some(state) = self.threads.get_mut(thread) {
+            state.kept = false;
+            state.open_items.clear(&mut self.room);
+        }
     }
 
     /// Adds a thread. If more than `most` are known, removes those that nothing depends on.
@@ -159,6 +177,8 @@ impl Subscriptions {
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
+            thread.kept = false;
+            thread.open_items.clear(&mut self.room);
             let active = std::mem::take(&mut thread.active);
             let turn = thread.turn.take();
             if active || turn.is_some() {
@@ -188,6 +208,7 @@ impl Subscriptions {
 
     /// Adds the number of things kept here.
     pub(super) fn account(&self, kept: &mut super::Accounting) {
+        kept.open_item_bytes = self.room.taken();
         kept.turns = self.threads.values().filter(|t| t.is_busy()).count();
         kept.subscribers = self.threads.values().map(|t| t.subscribers.len()).sum();
         kept.subscriptions = self.clients.values().map(FxHashSet::len).sum();

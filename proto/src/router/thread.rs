@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::open_items::OpenItems;
 use super::phase::Phase;
 use super::silent_turns::Silence;
 use crate::capture::{self, Meter, Progress};
@@ -30,6 +31,12 @@ pub(crate) struct Thread {
     pub(crate) last_turn: Option<Box<[u8]>>,
     /// The client that gets what the upstream repeats after a resume or fork. If it disconnects, no client gets it.
     pub(crate) replay: Option<Replay>,
+    /// What has been said of the items that are not complete.
+    pub(crate) open_items: OpenItems,
+    /// Whether it has no subscriber and the upstream sends its messages nevertheless, until its turn has ended.
+    pub(crate) kept: bool,
+    /// Whether messages of it are deferred. If it were forgotten meanwhile, they would look like those of a sub-agent.
+    pub(crate) has_deferred: bool,
     /// What its turn is doing.
     pub(crate) phase: Phase,
     /// When the upstream last sent something about it.
@@ -200,6 +207,10 @@ impl Thread {
 
     /// Returns whether the thread can be removed without losing anything.
     pub(crate) fn is_forgettable(&self) -> bool {
-        self.subscribers.is_empty() && !self.loaded && !self.is_busy() && self.running.is_empty()
+        self.subscribers.is_empty()
+            && !self.loaded
+            && !self.has_deferred
+            && !self.is_busy()
+            && self.running.is_empty()
     }
 }

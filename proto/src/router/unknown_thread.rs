@@ -22,6 +22,9 @@ impl Router {
     }
 
     pub(super) fn defer(&mut self, thread: ThreadId, line: &[u8], unloads: bool) {
+        if let Some(state) = self.subscriptions.get_mut(&thread) {
+            state.has_deferred = true;
+        }
         self.attribution.defer(Deferred {
             thread,
             line: line.into(),
@@ -72,7 +75,11 @@ impl Router {
 
     /// Handles the deferred messages of a thread that is known now.
     pub(super) fn release_deferred(&mut self, thread: &ThreadId) {
-        for deferred in self.attribution.take_of(thread) {
+        let deferred = self.attribution.take_of(thread);
+        if let Some(state) = self.subscriptions.get_mut(thread) {
+            state.has_deferred = false;
+        }
+        for deferred in deferred {
             self.route_known(&deferred.line);
         }
     }
@@ -85,7 +92,12 @@ impl Router {
         if !state.subscribers.is_empty() {
             return;
         }
-        for deferred in self.attribution.take_leftovers(thread, state.loaded) {
+        let leftovers = self.attribution.take_leftovers(thread, state.loaded);
+        let more = self.attribution.first_of(thread).is_some();
+        if let Some(state) = self.subscriptions.get_mut(thread) {
+            state.has_deferred = more;
+        }
+        for deferred in leftovers {
             self.route_known(&deferred.line);
         }
     }

@@ -82,15 +82,30 @@ impl Router {
         self.attribution.is_resuming(thread) || !self.subscriptions.of_thread(thread.as_bytes()).is_empty()
     }
 
-    /// Ends the upstream's subscription to a thread without subscribers, so that it can be unloaded.
+    /// Ends the upstream's subscription to a thread without subscribers, so that it can be unloaded: at once, or when its
+    /// turn has ended. Until then, a client that comes back gets the whole text of [open items](super::open_items).
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
         if !self.is_wanted(thread) {
+            if let Some(state) = self.subscriptions.get_mut(thread) {
+                state.kept = state.turn.is_some();
+                if state.kept {
+                    return;
+                }
+            }
             let kind = PendingKind::Unsubscribe { thread: thread.clone() };
             self.send_own("thread/unsubscribe", kind, |out| {
                 out.extend_from_slice(b"{\"threadId\":");
                 write_text(out, thread.as_bytes());
                 out.push(b'}');
             });
+        }
+    }
+
+    /// Releases a thread that was kept until its turn had ended.
+    pub(super) fn release_kept(&mut self, thread: &ThreadId) {
+        let kept = self.subscriptions.get_mut(thread).is_some_and(|state| std::mem::take(&mut state.kept));
+        if kept {
+            self.release_thread(thread);
         }
     }
 

@@ -310,6 +310,10 @@ pub enum Meaning {
     ItemStarted,
     /// An item is complete; perhaps the final answer.
     ItemCompleted,
+    /// A text of an item goes on, with the string `params.delta`.
+    ItemText,
+    /// Another text of an item begins.
+    ItemSection,
     /// A thread is active, idle or not loaded any more.
     StatusChanged,
     /// A thread has no subscribers any more.
@@ -350,6 +354,14 @@ impl Notification {
     const fn means(mut self, meaning: Meaning) -> Notification {
         self.meaning = meaning;
         self
+    }
+}
+
+impl Meaning {
+    /// Returns whether the subscribers are all that depends on it, and the text of open items.
+    #[inline]
+    pub(crate) fn is_plain(self) -> bool {
+        matches!(self, Meaning::None | Meaning::ItemText | Meaning::ItemSection)
     }
 }
 

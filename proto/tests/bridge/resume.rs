@@ -70,6 +70,26 @@ fn what_codex_repeats_after_the_resume_is_not_for_the_client() {
 }
 
 #[test]
+fn what_codexd_repeats_of_open_items_after_the_resume_is_for_the_client() {
+    let mut desk = moved();
+    desk.status("t", "active");
+    assert_eq!(desk.daemon_takes_all(), [resume(1, "t")]);
+    let thread = json!({"id": "t", "status": {"type": "active"}, "turns": []});
+    desk.daemon(&json!({"id": "codexd-connect-1", "result": {"thread": thread}}));
+    let mark = json!({"synthetic": true, "reason": "resumed", "generation": 2});
+    let item = json!({"type": "agentMessage", "id": "m", "text": ""});
+    let started = json!({"method": "item/started",
+                         "params": {"item": item, "threadId": "t", "turnId": "u", "codexd": mark}});
+    let delta = json!({"method": "item/agentMessage/delta",
+                       "params": {"threadId": "t", "turnId": "u", "itemId": "m", "delta": "so far", "codexd": mark}});
+    for line in [started, delta] {
+        assert_eq!(desk.daemon(&line), std::slice::from_ref(&line));
+    }
+    let goal = json!({"method": "thread/goal/cleared", "params": {"threadId": "t"}});
+    assert_eq!(desk.daemon(&goal), [Value::Null; 0]);
+}
+
+#[test]
 fn a_thread_that_is_gone_is_asked_for_once_and_then_codex_answers() {
     let mut desk = moved();
     desk.client(&turn_start(2, "t", None));

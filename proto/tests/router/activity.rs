@@ -130,8 +130,8 @@ fn a_turn_without_subscribers_counts_when_it_ends() {
     let id = net.forwarded(a, "turn/start", &json!({"threadId": t}));
     net.reply(id, &json!({"turn": {"id": "u", "status": "inProgress"}}));
     net.open_turn(&t, "u");
-    net.leave(a);
-    net.hush(&[b]);
+    net.request(a, "x", "thread/unsubscribe", &json!({"threadId": t}));
+    net.hush(&[a, b]);
     net.pass(40);
     // The upstream does not send the turn's end.
     net.feed(&status(&t, "idle"));

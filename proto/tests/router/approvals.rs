@@ -157,7 +157,8 @@ fn a_server_request_without_subscribers_is_forgotten_with_its_turn() {
         let t = net.start_thread(a, 1);
         net.open_turn(&t, "u");
         net.feed(&approval(0, &t));
-        net.leave(a);
+        net.request(a, "x", "thread/unsubscribe", &json!({"threadId": t}));
+        net.hush(&[a]);
         if answered {
             net.send(b, &answer(0, "accept"));
         }

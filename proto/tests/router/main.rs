@@ -10,6 +10,7 @@ mod handshake;
 mod listing;
 mod loss;
 mod net;
+mod open_items;
 mod operator;
 mod orphans;
 mod pacing;

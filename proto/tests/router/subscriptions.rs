@@ -1,6 +1,7 @@
 //! Which clients are subscribed to which thread.
 
 use codexd_proto::router::Limits;
+use codexd_proto::status::StatusReport;
 use serde_json::{Value, json};
 
 use crate::net::{Net, approval, delta, methods, note, status, thread, turn_completed, turn_started};
@@ -706,12 +707,52 @@ fn a_turn_without_subscribers_ends_with_the_threads_status() {
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
-    net.leave(a);
-    net.hush(&[b]);
+    net.request(a, "x", "thread/unsubscribe", &json!({"threadId": t}));
+    let sent = net.sent();
+    net.hush(&[a, b]);
+    net.reply(sent[0]["id"].as_i64().unwrap(), &json!({"status": "unsubscribed"}));
     assert!(!net.router.is_quiet(), "it goes on");
     // No client is subscribed any more, so the upstream does not send the turn's end.
     net.feed(&status(&t, "idle"));
     assert!(net.router.is_quiet());
+}
+
+#[test]
+fn a_thread_whose_last_client_has_left_is_released_when_its_turn_has_ended() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    net.feed(&delta(&t, 1));
+    let mut report = StatusReport::default();
+    net.router.fill_status(net.now, &mut report);
+    assert_eq!(report.counters.dropped_messages, 0, "nobody is there on purpose");
+    net.feed(&status(&t, "idle"));
+    assert!(!net.router.is_quiet(), "the end of the turn follows");
+    assert_eq!(net.sent_raw(), NONE);
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+    // One on which nothing runs is released at once.
+    let b = net.join();
+    let _ = net.start_thread(b, 2);
+    net.leave(b);
+    assert_eq!(methods(&net.sent()), ["thread/unsubscribe"]);
+}
+
+#[test]
+fn a_thread_that_is_kept_is_not_released_when_a_client_has_come_back() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    let b = net.join();
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    net.reply(resume, &Net::thread_result(&t, "active"));
+    net.feed(&turn_completed(&t, "u"));
+    assert_eq!(net.sent_raw(), NONE);
+    assert_eq!(net.got_methods(b), ["<result>", "turn/completed"]);
 }
 
 #[test]
@@ -796,17 +837,41 @@ fn a_sub_agent_without_subscribers_is_released() {
 }
 
 #[test]
+fn a_thread_that_ends_while_its_messages_are_deferred_is_not_taken_for_a_sub_agents() {
+    let mut net = Net::limited(Limits { remembered_threads: 1, ..Limits::default() });
+    let (a, b, c) = (net.join(), net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.hush(&[a, b, c]);
+    net.request(b, "r", "thread/resume", &json!({"threadId": t}));
+    net.hush(&[a]);
+    net.leave(a);
+    let archive = net.forwarded(b, "thread/archive", &json!({"threadId": t}));
+    // Nobody is subscribed, and somebody is about to be.
+    net.open_turn(&t, "u");
+    net.feed(&turn_completed(&t, "u"));
+    net.reply(archive, &json!({}));
+    // Other threads take its place.
+    for n in 2..5 {
+        net.start_thread(c, n);
+    }
+    net.leave(b);
+    net.pass(1_000_000);
+    assert!(net.got(c).iter().all(|line| line["method"] == "thread/status/changed"), "it is nobody's");
+}
+
+#[test]
 fn what_is_left_over_from_an_earlier_subscription_is_not_for_the_next_subscriber() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());
     let t = net.start_thread(a, 1);
     net.open_turn(&t, "u");
-    net.leave(a);
-    net.hush(&[b]);
+    let unsubscribe = net.forwarded(a, "thread/unsubscribe", &json!({"threadId": t}));
+    net.hush(&[a, b]);
     let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
     // Sent before the upstream had read the first client's unsubscribe.
     net.feed(&delta(&t, 1));
     net.feed(&approval(0, &t));
+    net.reply(unsubscribe, &json!({"status": "unsubscribed"}));
     // And these while no client was subscribed.
     net.feed(&status(&t, "idle"));
     net.reply(resume, &Net::thread_result(&t, "idle"));

@@ -43,8 +43,31 @@ pub(crate) struct View {
     /// The upstream was lost before it answered the unsubscribe: the client may have been subscribed, or not.
     uncertain: bool,
     pub(crate) gone: bool,
+    /// The texts of open items that it has from their beginning.
+    texts: BTreeMap<String, String>,
+    /// The texts that it is to have before anything else of the thread comes, after the response that subscribed it.
+    repeats: Option<BTreeMap<String, String>>,
     /// A message of it has come.
     pub(crate) seen: bool,
+}
+
+impl View {
+    /// A message that is not repeated has come: everything that is repeated came before.
+    fn all_is_repeated(&mut self) {
+        if let Some(expected) = self.repeats.take() {
+            assert_eq!(self.texts, expected, "the open items after a resume");
+        }
+    }
+
+    /// An item has begun or goes on.
+    fn text(&mut self, method: &str, params: &Value) {
+        if method == "item/started" {
+            let item = params["item"]["id"].as_str().unwrap().to_owned();
+            assert_eq!(self.texts.insert(item, String::new()), None, "an item has begun twice");
+        } else if let Some(text) = self.texts.get_mut(params["itemId"].as_str().unwrap()) {
+            text.push_str(params["delta"].as_str().unwrap());
+        }
+    }
 }
 
 pub(crate) struct Client {
@@ -145,6 +168,20 @@ impl Client {
             (Some(_), Some(id)) => self.server_request(id.as_i64().unwrap(), params, coverage),
             (Some(method), None) => {
                 assert!(self.joined, "{method} before initialize");
+                if params["codexd"]["reason"] == "resumed" {
+                    return self.repeated(method, params, coverage);
+                }
+                if let Some(thread) = params["threadId"].as_str() {
+                    self.view(thread).all_is_repeated();
+                }
+                // The number of a delta is not among its parameters.
+                if method == "item/agentMessage/delta" {
+                    self.numbered(
+                        params["threadId"].as_str().unwrap(),
+                        line["emittedAtMs"].as_u64().unwrap(),
+                    );
+                    coverage.numbered += 1;
+                }
                 self.notification(method, params, coverage);
             }
             (None, None) => panic!("no message: {line}"),
@@ -277,6 +314,12 @@ impl Client {
                 view.open.clear();
             }
         }
+        if request.method == "thread/resume" && view.next.is_none() {
+            let open = result["open"].as_object().unwrap();
+            let texts = open.iter().map(|(item, text)| (item.clone(), text.as_str().unwrap().to_owned()));
+            view.texts.clear();
+            view.repeats = Some(texts.collect());
+        }
         view.early.clear();
         view.next = Some(next);
         for turn in result["thread"]["turns"].as_array().unwrap() {
@@ -287,6 +330,15 @@ impl Client {
                 *view.repeated.entry(ask.as_i64().unwrap()).or_default() += 1;
             }
         }
+    }
+
+    /// What is repeated of an open item after a resume.
+    fn repeated(&mut self, method: &str, params: &Value, coverage: &mut Coverage) {
+        let thread = params["threadId"].as_str().unwrap();
+        let view = self.view(thread);
+        assert!(view.repeats.is_some(), "{thread}: {method} is repeated without a resume");
+        view.text(method, params);
+        coverage.repeated_items += u64::from(method == "item/started");
     }
 
     // ---- messages of threads -----------------------------------------------------------------------
@@ -337,6 +389,14 @@ impl Client {
             coverage.numbered += 1;
         }
         match method {
+            "item/started" | "item/agentMessage/delta" => self.view(&thread).text(method, params),
+            "item/completed" => {
+                let item = params["item"]["id"].as_str().unwrap_or_default();
+                if let Some(text) = self.view(&thread).texts.remove(item) {
+                    assert_eq!(params["item"]["text"], text, "{item}: its deltas are another text");
+                    coverage.whole_texts += 1;
+                }
+            }
             "turn/started" => {
                 let turn = params["turn"]["id"].as_str().unwrap().to_owned();
                 self.view(&thread).open.insert(turn);

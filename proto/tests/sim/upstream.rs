@@ -29,6 +29,15 @@ pub(crate) struct Thread {
 pub(crate) struct Turn {
     pub(crate) id: String,
     final_answer: bool,
+    /// Items that have begun and are not complete.
+    open: BTreeMap<String, OpenItem>,
+}
+
+struct OpenItem {
+    /// Its text so far.
+    text: String,
+    /// Whether all of it was sent.
+    sent: bool,
 }
 
 struct Todo {
@@ -231,6 +240,21 @@ impl Upstream {
         }
     }
 
+    /// A delta. Its number is not among the parameters: these differ in the text only.
+    fn delta(&mut self, at: usize, turn: &str, item: &str, text: &str) {
+        let thread = &mut self.threads[at];
+        let seq = thread.seq;
+        thread.seq += 1;
+        if thread.subscribed {
+            let (name, text) = (&thread.name, json!(text));
+            let params =
+                format!(r#"{{"threadId":"{name}","turnId":"{turn}","itemId":"{item}","delta":{text}}}"#);
+            self.write(&format!(
+                r#"{{"method":"item/agentMessage/delta","params":{params},"emittedAtMs":{seq}}}"#
+            ));
+        }
+    }
+
     fn status(&mut self, at: usize, status: &str) {
         let thread = &mut self.threads[at];
         let params = json!({
@@ -358,6 +382,11 @@ impl Upstream {
         let turns: Vec<Value> =
             thread.turn.iter().map(|t| json!({"id": t.id, "items": [], "status": "inProgress"})).collect();
         let status = if thread.turn.is_some() { "active" } else { "idle" };
+        let open: BTreeMap<&String, &String> = (thread.turn.iter())
+            .flat_map(|turn| {
+                turn.open.iter().filter(|(_, item)| item.sent).map(|(id, item)| (id, &item.text))
+            })
+            .collect();
         let asks: Vec<i64> = thread.asks.keys().copied().collect();
         let replays: Vec<String> = thread.asks.values().cloned().collect();
         let result = json!({
@@ -365,6 +394,7 @@ impl Upstream {
             "before": before,
             "next": thread.seq,
             "asks": asks,
+            "open": open,
         });
         self.reply(line, result);
         if line["method"] != "thread/start" && line["params"]["excludeTurns"] != true {
@@ -399,7 +429,11 @@ impl Upstream {
             },
             "thread/unsubscribe" => {
                 let status = match loaded {
-                    Some(at) if std::mem::take(&mut self.threads[at].subscribed) => "unsubscribed",
+                    Some(at) if std::mem::take(&mut self.threads[at].subscribed) => {
+                        let open = self.threads[at].turn.iter_mut().flat_map(|turn| turn.open.values_mut());
+                        open.for_each(|item| item.sent = false);
+                        "unsubscribed"
+                    }
                     Some(_) => "notSubscribed",
                     None => "notLoaded",
                 };
@@ -496,7 +530,7 @@ impl Upstream {
 
     fn begin_turn(&mut self, at: usize, id: String) {
         let turn = json!({"id": id, "items": [], "status": "inProgress", "error": null});
-        self.threads[at].turn = Some(Turn { id, final_answer: false });
+        self.threads[at].turn = Some(Turn { id, final_answer: false, open: BTreeMap::new() });
         self.status(at, "active");
         self.thread_note(at, "turn/started", json!({"turn": turn}));
     }
@@ -577,6 +611,27 @@ impl Upstream {
         !running.is_empty() || !commands.is_empty()
     }
 
+    /// One of two items begins, says something, or is complete.
+    fn speak(&mut self, at: usize, turn: &str, random: &mut Random) {
+        let item = format!("{turn}-{}", random.below(2));
+        let sent = self.threads[at].subscribed;
+        let open = &mut self.threads[at].turn.as_mut().unwrap().open;
+        let Some(known) = open.get_mut(&item) else {
+            open.insert(item.clone(), OpenItem { text: String::new(), sent });
+            let object = json!({"type": "agentMessage", "id": item, "text": ""});
+            return self.thread_note(at, "item/started", json!({"turnId": turn, "item": object}));
+        };
+        if random.one_in(10) {
+            let text = open.remove(&item).unwrap().text;
+            let object = json!({"type": "agentMessage", "id": item, "text": text});
+            return self.thread_note(at, "item/completed", json!({"turnId": turn, "item": object}));
+        }
+        let text = ["x", "\n", "\"", "\\", "é"][random.below(5)].repeat(random.below(60));
+        known.text.push_str(&text);
+        known.sent &= sent;
+        self.delta(at, turn, &item, &text);
+    }
+
     fn advance(&mut self, at: usize, random: &mut Random, winding_down: bool) -> bool {
         // A turn that has asked something waits for the answer.
         if !self.threads[at].asks.is_empty() {
@@ -610,10 +665,7 @@ impl Upstream {
                     self.write(&line);
                 }
             }
-            _ => {
-                let pad = "x".repeat(random.below(60));
-                self.thread_note(at, "item/agentMessage/delta", json!({"turnId": id, "delta": pad}));
-            }
+            _ => self.speak(at, &id, random),
         }
         true
     }

@@ -46,6 +46,7 @@ coverage! {
     refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,
     killed, operator_interrupts, interrupts_too_early,
     upgrades, upgrades_too_late, upgrades_called_off, upgrades_overtaken, refused_for_upgrades,
+    repeated_items, whole_texts,
 }
 
 const MAX_CLIENTS: usize = 6;

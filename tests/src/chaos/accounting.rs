@@ -314,9 +314,14 @@ impl ClientAccounting {
         match method {
             "notifications/broker/shuttingDown" => self.shutdown_notices += 1,
             "item/agentMessage/delta" => {
-                let text = params["delta"].as_str().unwrap_or_default().to_owned();
+                let text = params["delta"].as_str().unwrap_or_default();
+                let repeated = params["codexd"]["reason"] == "resumed";
                 if let Some(turn) = self.turn_of(method, thread, &params["turnId"]) {
-                    turn.seen.push(text);
+                    if repeated {
+                        turn.seen.extend(parts(text));
+                    } else {
+                        turn.seen.push(text.to_owned());
+                    }
                 }
             }
             "turn/completed" => {
@@ -724,6 +729,13 @@ impl Turn {
         }
         None
     }
+}
+
+/// Returns the deltas of which a text was made.
+fn parts(text: &str) -> Vec<String> {
+    let (words, echo) = text.split_at(text.find("| echo: ").unwrap_or(text.len()));
+    let parts = words.split_inclusive(' ').chain(Some(echo).filter(|echo| !echo.is_empty()));
+    parts.map(str::to_owned).collect()
 }
 
 fn short(value: &Value) -> String {

@@ -151,6 +151,10 @@ fn view(record: &Record, names: &mut Names) -> View {
     let mut sequences: BTreeMap<Lane, Vec<Value>> = BTreeMap::new();
     let messages = lanes::without_repeated_unload(lanes::without_usage_of_interrupted(&record.received));
     for message in messages {
+        if message["params"]["codexd"]["reason"] == "resumed" {
+            // What codexd repeats of open items (`docs/protocol.md`): codex repeats nothing of them.
+            continue;
+        }
         if !message["method"].is_null() {
             sequences.entry(lanes::lane(message)).or_default().push(message.clone());
             continue;

@@ -15,17 +15,17 @@ use crate::world::{Bridge, World};
 
 /// How a daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Death {
+pub(crate) enum Death {
     Codex,
     Codexd,
     Stop,
 }
 
-const DEATHS: [Death; 3] = [Death::Codex, Death::Codexd, Death::Stop];
+pub(crate) const DEATHS: [Death; 3] = [Death::Codex, Death::Codexd, Death::Stop];
 
 impl Death {
     /// Ends the daemon, and waits until it is gone.
-    fn happens(self, world: &World) {
+    pub(crate) fn happens(self, world: &World) {
         let daemon = world.daemon();
         match self {
             Death::Codex => world.kill9_codex(),

@@ -127,17 +127,24 @@ fn an_interrupted_turn_has_ended_when_the_command_has() {
 }
 
 #[test]
-fn a_turn_without_subscribers_is_interrupted_and_its_end_is_said_to_be_unknown() {
-    let Some(builder) = TestDaemon::real(Version::Current) else { return };
-    let daemon = builder.ready();
-    let mut client = daemon.client("one");
-    let thread = client.start_thread(json!({"cwd": daemon.home().project()}));
-    let turn = client.start_turn(&thread, "[[hang]]");
-    drop(client);
-    wait::until("nobody is connected", || list(&daemon, "clients").is_empty());
-    let output = daemon.ctl(&["interrupt", &turn]).expect_code(0);
-    assert!(output.stdout.contains("codex does not say how"), "{output}");
-    assert!(list(&daemon, "turns").is_empty());
+fn a_turn_without_subscribers_is_interrupted_and_its_end_is_said_as_far_as_it_is_known() {
+    for unsubscribes in [false, true] {
+        let Some(builder) = TestDaemon::real(Version::Current) else { return };
+        let daemon = builder.ready();
+        let mut client = daemon.client("one");
+        let thread = client.start_thread(json!({"cwd": daemon.home().project()}));
+        let turn = client.start_turn(&thread, "[[hang]]");
+        if unsubscribes {
+            // Then codex sends codexd nothing more of the thread. Of a client that has gone, codexd cannot know whether
+            // it comes back.
+            client.request("thread/unsubscribe", json!({"threadId": thread}));
+        }
+        drop(client);
+        wait::until("nobody is connected", || list(&daemon, "clients").is_empty());
+        let output = daemon.ctl(&["interrupt", &turn]).expect_code(0);
+        assert_eq!(output.stdout.contains("codex does not say how"), unsubscribes, "{output}");
+        assert!(list(&daemon, "turns").is_empty());
+    }
 }
 
 #[test]
