@@ -3,13 +3,14 @@
 use std::os::fd::AsFd as _;
 use std::task::{Context, Poll, Waker};
 
-use codexd_proto::core::{Event, Framing};
+use codexd_proto::core::{Core, Event, Framing};
 use codexd_proto::frame::Frame;
 use codexd_proto::id::ClientId;
 use codexd_proto::time::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::long_message::{LongMessage, SLICE_BYTES};
+use super::monitor::Monitors;
 use super::{Hub, SharedHub};
 use crate::logging::roles::{self, log_client};
 use crate::os::peer::Peer;
@@ -74,7 +75,7 @@ impl Hub {
         }
         if !io.full {
             if let Err(error) = io.socket.relax() {
-                tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                log_client!(warn, self.client(client), %error, "cannot watch a client's socket");
                 self.disconnect(client);
             }
         } else {
@@ -190,10 +191,7 @@ impl Hub {
                     while let Some(frame) = decoder.decode(&mut chunk) {
                         match frame {
                             Frame::Line(line) => {
-                                if let Some(monitors) = &mut self.monitors {
-                                    monitors.show_from_client(client, line);
-                                }
-                                self.core.handle(now, Event::ClientLine { client, line });
+                                message(&mut self.core, &mut self.monitors, now, client, line)
                             }
                             Frame::Long(line) => {
                                 io.long = Some(LongMessage::line(line, chunk));
@@ -205,16 +203,10 @@ impl Hub {
                     return;
                 }
                 Wire::WebSocket(socket) => match socket.read(&mut chunk) {
+                    // Its length has two bytes at the most, so it is not longer than any limit on messages (`settings/limits.rs`).
                     Some(Input::Text(text)) => {
                         let line = text.trim_ascii_end();
-                        if line.len() > self.max_message_bytes {
-                            self.core.handle(now, Event::ClientLineTooLong { client });
-                        } else {
-                            if let Some(monitors) = &mut self.monitors {
-                                monitors.show_from_client(client, line);
-                            }
-                            self.core.handle(now, Event::ClientLine { client, line });
-                        }
+                        message(&mut self.core, &mut self.monitors, now, client, line);
                     }
                     Some(Input::LongText(text)) => {
                         let line = text.as_bytes().trim_ascii_end();
@@ -224,10 +216,7 @@ impl Hub {
                             io.long = Some(LongMessage::web_socket(text, chunk));
                             return;
                         } else {
-                            if let Some(monitors) = &mut self.monitors {
-                                monitors.show_from_client(client, line);
-                            }
-                            self.core.handle(now, Event::ClientLine { client, line });
+                            message(&mut self.core, &mut self.monitors, now, client, line);
                         }
                     }
                     Some(Input::Closed) => return self.end_websocket(client, None),
@@ -322,6 +311,14 @@ impl Hub {
         let client = u32::try_from(client).ok()?;
         self.clients.get(&ClientId(client)).map(|io| io.peer)
     }
+}
+
+/// Handles a message of a client.
+fn message(core: &mut Core, monitors: &mut Option<Box<Monitors>>, now: Time, client: ClientId, line: &[u8]) {
+    if let Some(monitors) = monitors {
+        monitors.show_from_client(client, line);
+    }
+    core.handle(now, Event::ClientLine { client, line });
 }
 
 /// Whether the other end is closed both ways (`POLLHUP`, `poll(2)`), so that the peer reads nothing more.
