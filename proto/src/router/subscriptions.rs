@@ -58,7 +58,9 @@ impl Subscriptions {
     pub(super) fn subscribe(&mut self, client: ClientId, thread: &ThreadId) {
         let Some(threads) = self.clients.get_mut(&client) else { return };
         if threads.insert(thread.clone()) {
-            self.threads.entry(thread.clone()).or_default().subscribers.push(client);
+            let state = self.threads.entry(thread.clone()).or_default();
+            state.subscribers.push(client);
+            state.kept = false;
         }
     }
 
