@@ -44,6 +44,7 @@ impl Router {
             let state = self.subscriptions.remember(thread, self.config.limits.remembered_threads);
             state.sub_agent = true;
             state.loaded = true;
+            state.is_sent = true;
             for client in self.sessions.active_before(joined_before) {
                 self.subscriptions.subscribe(client, thread);
             }
