@@ -309,6 +309,10 @@ pub(crate) struct ServeArgs {
     /// Print every setting with where it comes from, and start nothing: exit 78 if they cannot be used
     #[arg(long, conflicts_with_all = ["auto_spawned", "codex_args_on_stdin"])]
     pub(crate) check_config: bool,
+
+    /// Print as JSON whether this codexd and its codex would serve, and start no daemon
+    #[arg(long, hide = true, conflicts_with = "check_config")]
+    pub(crate) trial: bool,
 }
 
 /// Which service manager, and whether only to look.
@@ -430,6 +434,8 @@ pub(crate) enum Verb {
     Logs(LogsArgs),
     /// Take no new work and end when the running turns have; does not wait: exit 0 begun, 3 not running
     Drain,
+    /// Change to the codex and codexd on disk as soon as nothing runs: exit 0 done, 1 not done, 69 they do not run
+    Upgrade(UpgradeArgs),
     /// Show how the last daemon ended: exit 0 shown, 1 no record
     LastExit,
     /// Stop it and wait for its exit: exit 0 stopped, 1 still running, 3 was not running
@@ -604,6 +610,18 @@ pub(crate) struct LogLevelArgs {
     /// off, error, warn, info, debug or trace; more after a comma, as `info,TARGET=debug`
     #[arg(value_name = "LEVEL")]
     pub(crate) filter: LogFilter,
+}
+
+/// Flags of `ctl upgrade`.
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// How long running turns can go on; if they do, nothing happens and the exit is 1 [default: never]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) within: Option<TimeLimit>,
+
+    /// Restart it also if nothing has changed on disk
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Flags of `ctl stop`.

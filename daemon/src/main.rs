@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Command, ServeArgs};
 use crate::commands::{
-    check_config, completions, connect, ctl, doctor, install, jobs, man, run as run_turn, shim,
+    check_config, completions, connect, ctl, doctor, install, jobs, man, run as run_turn, shim, trial,
 };
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
@@ -58,12 +58,13 @@ fn run() -> ExitCode {
         Err(error) => return misread(&error),
     };
     let environment = Environment::of_process();
-    let serves = matches!(&cli.command, Command::Serve(args) if !args.check_config);
+    let serves = matches!(&cli.command, Command::Serve(args) if !args.check_config && !args.trial);
     if !serves {
         signals::release();
     }
     match cli.command {
         Command::Serve(args) if args.check_config => finish(check_config::run(&args, &environment)),
+        Command::Serve(args) if args.trial => finish(trial::run(&args, &environment)),
         Command::Completions(args) => finish(completions::run(args)),
         Command::Man(args) => finish(man::run(&args)),
         Command::Serve(args) => serve(&args, &environment),
@@ -104,7 +105,7 @@ fn misread(error: &clap::Error) -> ExitCode {
         let args = ServeArgs { instance: cli::instance_in(std::env::args_os()), ..ServeArgs::default() };
         Attempt::new(&args, &Environment::of_process()).failed(&error);
         note_end(ServeExit::Usage, false, "the command line is wrong");
-        journal::wait_until_read();
+        journal::wait_until_stderr_is_read();
         refuse_waiting(&error);
         return ExitCode::from(ServeExit::Usage.number());
     }
@@ -136,14 +137,14 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     let mut successor = None;
     let result = activation::take().and_then(|inherited| {
         waiting = inherited.as_ref().and_then(activation::Inherited::keep);
-        let args = &with_given_arguments(args)?;
+        let args = &start::with_given_arguments(args)?;
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
         let (log, _flush) = logging::start(&settings.log, settings.log_format, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        let ended = serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)?;
-        successor = ended.successor.then(|| args.clone());
+        let mut ended = serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)?;
+        successor = ended.successor.take().map(|successor| (args.clone(), successor));
         Ok(ended)
     });
     let (code, failure) = match result {
@@ -161,14 +162,14 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
             (error.exit_code(), activation::Failure::of(&error))
         }
     };
-    journal::wait_until_read();
+    journal::wait_until_stderr_is_read();
     // Where the start failed before anybody handled signals, they still wait.
     signals::release();
     if let Some(waiting) = waiting.filter(|_| code.is_permanent()) {
         waiting.refuse(&failure);
     }
-    if let Some(args) = successor {
-        start::succeed(&args, environment);
+    if let Some((args, successor)) = successor {
+        start::succeed(&args, environment, successor);
     }
     if permanent_exit_zero && code.is_permanent() {
         return ExitCode::SUCCESS;
@@ -176,21 +177,12 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
     ExitCode::from(code.number())
 }
 
-/// Returns the flags, with the arguments for codex that the starting process has passed beside them.
-fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
-    let mut args = args.clone();
-    if args.codex_args_on_stdin {
-        args.codex_arg = start::take_codex_args()?;
-    }
-    Ok(args)
-}
-
 /// Logs the daemon's exit code and its reason, as its last line.
 fn note_end(code: ServeExit, permanent_exit_zero: bool, because: &str) {
     let (number, word) = (code.number(), code.word());
     let instead = if permanent_exit_zero && code.is_permanent() { "0 instead of " } else { "" };
     let text = format!("codexd: exits with {instead}{number} ({word}), because {because}");
-    if code == ServeExit::Stopped { note(&text) } else { note_failure(&text) }
+    if matches!(code, ServeExit::Stopped | ServeExit::Upgrade) { note(&text) } else { note_failure(&text) }
 }
 
 fn finish(result: Result<ServeExit, Error>) -> ExitCode {

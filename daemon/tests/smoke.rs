@@ -256,6 +256,10 @@ fn bash_completes_commands_verbs_and_flags() {
     assert_eq!(completes(&["codexd", "ctl", "stat"]).unwrap(), ["status"]);
     assert_eq!(completes(&["codexd", "serve", "--drain"]).unwrap(), ["--drain-timeout"]);
     assert_eq!(completes(&["codexd", "completions", "f"]).unwrap(), ["fish"]);
+    // What the help does not show.
+    for hidden in [&["codexd", "serve", "--auto"][..], &["codexd", "connect", "--pat"], &["codexd", "ma"]] {
+        assert_eq!(completes(hidden).unwrap(), [""], "{hidden:?}");
+    }
     for (shell, word) in [("zsh", "#compdef codexd"), ("fish", "complete -c codexd")] {
         assert!(place.codexd(&["completions", shell]).stdout.contains(word), "{shell}");
     }

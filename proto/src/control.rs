@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::listing::{RequestStatus, TurnStatus};
 use crate::status::DaemonState;
 
 /// A state of the daemon, sent when it is entered.
@@ -108,4 +109,89 @@ pub struct ReloadReceipt {
     pub needs_restart: Vec<String>,
     /// Why nothing was changed, if the settings cannot be used.
     pub error: Option<String>,
+}
+
+/// How to upgrade a daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UpgradeRequest {
+    /// Milliseconds for running turns to end, or nothing is done; `None`: no limit.
+    pub within_ms: Option<u64>,
+    /// Whether to do it also if nothing has changed on disk.
+    pub force: bool,
+    /// The codexd that asks. It is the next one where clients start the daemon.
+    pub codexd: Option<String>,
+}
+
+/// The versions of both programs; `None` where one is not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Versions {
+    /// Of codexd.
+    pub codexd: Option<String>,
+    /// Of codex.
+    pub codex: Option<String>,
+}
+
+/// What a codexd finds when it is tried as the next daemon: `codexd serve --trial` prints it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrialReport {
+    /// The versions: its own, and that of its codex, which has answered.
+    pub versions: Versions,
+    /// Why it could not serve; absent if it could.
+    pub error: Option<String>,
+    /// What to type or do next.
+    pub hint: Option<String>,
+}
+
+/// One step of an upgrade. All but [`Trying`](UpgradeStep::Trying) and [`Waiting`](UpgradeStep::Waiting) are the last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum UpgradeStep {
+    /// What the next daemon would run is tried.
+    Trying {
+        /// What runs.
+        running: Versions,
+    },
+    /// What the next daemon would run is what runs already.
+    NothingNew {
+        /// What runs.
+        running: Versions,
+    },
+    /// What the next daemon would run does not run. Nothing has happened.
+    CandidateRefused {
+        /// Why, in its own words.
+        reason: String,
+        /// What to type or do next.
+        hint: Option<String>,
+    },
+    /// The daemon cannot be upgraded now. Nothing has happened.
+    NotPossible {
+        /// Why.
+        reason: String,
+        /// What to type or do next.
+        hint: Option<String>,
+    },
+    /// This is waited for. Sent again when it changes.
+    Waiting {
+        /// What the next daemon runs.
+        next: Versions,
+        /// Turns that run.
+        turns: Vec<TurnStatus>,
+        /// Requests of clients that codex has not answered.
+        requests: Vec<RequestStatus>,
+    },
+    /// Something still ran when the time was over. The daemon goes on.
+    TimedOut,
+    /// It was called off, for this reason. The daemon goes on, unless the reason is its end.
+    CalledOff {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing runs any more: the daemon ends, and the next one takes its place.
+    HandsOver {
+        /// What the next daemon runs.
+        next: Versions,
+    },
 }

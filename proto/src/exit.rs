@@ -1,7 +1,7 @@
 //! Exit codes of `codexd serve`: the one place that defines the numbers.
 //!
-//! Values from 64 up are those of `sysexits.h` (BSD, `sysexits(3)`); the unit files tell the
-//! supervisor which of them are permanent. The table for people is in `docs/operations.md`.
+//! Values from 64 to 78 are those of `sysexits.h` (BSD, `sysexits(3)`), and 79 is the first one after them; the unit
+//! files tell the supervisor which of them are permanent. The table for people is in `docs/operations.md`.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +31,13 @@ pub enum ExitCode {
     Unsafe,
     /// 78: the configuration is wrong.
     Config,
+    /// 79: the next daemon is to take its place, with another codex or codexd (`codexd ctl upgrade`).
+    Upgrade,
 }
 
 impl ExitCode {
     /// All codes, in ascending order of their number.
-    pub const ALL: [ExitCode; 11] = [
+    pub const ALL: [ExitCode; 12] = [
         ExitCode::Stopped,
         ExitCode::UpstreamLost,
         ExitCode::Usage,
@@ -47,6 +49,7 @@ impl ExitCode {
         ExitCode::Protocol,
         ExitCode::Unsafe,
         ExitCode::Config,
+        ExitCode::Upgrade,
     ];
 
     /// Returns the number the process exits with.
@@ -63,6 +66,7 @@ impl ExitCode {
             ExitCode::Protocol => 76,
             ExitCode::Unsafe => 77,
             ExitCode::Config => 78,
+            ExitCode::Upgrade => 79,
         }
     }
 
@@ -80,6 +84,7 @@ impl ExitCode {
             ExitCode::Protocol => "protocol",
             ExitCode::Unsafe => "unsafe",
             ExitCode::Config => "config",
+            ExitCode::Upgrade => "upgrade",
         }
     }
 

@@ -15,7 +15,8 @@ pub struct FeedEvent {
     /// When, in milliseconds since the Unix epoch.
     pub at_unix_ms: u64,
     /// `stateChanged`, `clientConnected`, `clientLeft`, `turnStarted`, `turnEnded`, `turnSilent`,
-    /// `silentTurnInterrupted`, `approvalRequested`, `approvalAnswered`, `approvalWithdrawn`, `interruptRefused`, `warningRaised`, `warningCleared`, or `missed`.
+    /// `silentTurnInterrupted`, `approvalRequested`, `approvalAnswered`, `approvalWithdrawn`, `interruptRefused`, `warningRaised`, `warningCleared`,
+    /// `upgradeWaiting`, `upgradeCalledOff`, `upgradeRefused`, `upgrading`, or `missed`.
     pub kind: String,
     /// The state that was entered, in the words of the status.
     #[serde(skip_serializing_if = "Option::is_none")]

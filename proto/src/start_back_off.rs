@@ -43,7 +43,7 @@ impl EarlyEnds {
     ) -> EarlyEnds {
         match code {
             _ if uptime_ms >= EARLY_MS => EarlyEnds::default(),
-            ExitCode::Stopped => EarlyEnds::default(),
+            ExitCode::Stopped | ExitCode::Upgrade => EarlyEnds::default(),
             _ if !auto_spawned => self.clone(),
             _ => EarlyEnds {
                 count: self.count.saturating_add(1),
@@ -96,6 +96,7 @@ mod tests {
         assert_eq!(failed(&twice, true, ExitCode::UpstreamLost, 0), 3);
         assert_eq!(failed(&twice, true, ExitCode::UpstreamLost, 5_000), 0);
         assert_eq!(failed(&twice, true, ExitCode::Stopped, 0), 0);
+        assert_eq!(failed(&twice, true, ExitCode::Upgrade, 0), 0);
         assert_eq!(failed(&twice, false, ExitCode::UpstreamLost, 0), 2);
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::listing::{RequestStatus, TurnStatus};
+use crate::listing::{ClientName, RequestStatus, TurnStatus};
 
 /// Version of the control protocol and of these types. It grows when a member changes its meaning.
 pub const CONTROL_PROTOCOL: u32 = 1;
@@ -93,6 +93,12 @@ pub struct StatusReport {
     pub upstream: UpstreamStatus,
     /// Connected clients.
     pub clients: usize,
+    /// The clients that have been connected longest, at most eight.
+    pub oldest_clients: Vec<ClientName>,
+    /// What an upgrade waits for; absent while none waits.
+    pub upgrade: Option<UpgradeStatus>,
+    /// The codexd that the next daemon would run, if it is another one than that which runs.
+    pub installed: Option<InstalledStatus>,
     /// Clients that can be connected at the same time, by the settings and the limit on open files.
     pub max_clients: usize,
     /// Threads that are known to be loaded upstream.
@@ -175,13 +181,27 @@ pub struct UpstreamStatus {
     pub unknown_methods: Vec<String>,
 }
 
-/// A codex on disk that differs from the running one.
+/// An upgrade that waits until nothing runs. New work is refused meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UpgradeStatus {
+    /// For how long it has waited.
+    pub since_ms: u64,
+    /// After how long it is called off; absent without a limit.
+    pub left_ms: Option<u64>,
+    /// The turns that run. One whose approval no connected client can answer is not waited for.
+    pub turns: Vec<TurnStatus>,
+    /// The requests of clients that codex has not answered.
+    pub requests: Vec<RequestStatus>,
+}
+
+/// A codex or codexd on disk that differs from the running one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InstalledStatus {
-    /// Its program; absent if there is no codex any more.
+    /// Its program; absent if there is none any more.
     pub executable: Option<String>,
-    /// Its version, if its npm package has one.
+    /// Its version, if the npm package of codex has one, or the program of codexd.
     pub version: Option<String>,
 }
 

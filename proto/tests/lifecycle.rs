@@ -24,6 +24,7 @@ fn way_to(state: State) -> &'static [LifecycleEvent] {
         State::Starting => &[],
         State::Handshaking => &[E::Spawned],
         State::Serving => &[E::Spawned, E::HandshakeDone],
+        State::Upgrading => &[E::Spawned, E::HandshakeDone, E::UpgradeRequested(None)],
         State::Draining => &[E::Spawned, E::HandshakeDone, STOP],
         State::Interrupting => &[E::Spawned, E::HandshakeDone, STOP, E::TimerFired(LifecycleTimer::Drain)],
         State::Reaping => &[E::Spawned, E::HandshakeDone, E::UpstreamEof],
@@ -69,6 +70,7 @@ fn name_of(event: LifecycleEvent) -> String {
 fn intent_words(intent: &Intent) -> String {
     match intent {
         Intent::Stop(_) => "stop".to_owned(),
+        Intent::Upgrade => "upgrade".to_owned(),
         Intent::UpstreamLost(kind) => format!("upstream lost: {kind:?}"),
         Intent::SpawnFailed(_) => "spawn failed".to_owned(),
         Intent::HandshakeRefused => "handshake refused".to_owned(),
@@ -140,7 +142,7 @@ fn the_documentation_has_a_paragraph_for_each_state() {
 
 #[test]
 fn an_upstream_that_exits_0_unasked_does_not_make_the_daemon_exit_0() {
-    for state in [State::Handshaking, State::Serving] {
+    for state in [State::Handshaking, State::Serving, State::Upgrading] {
         let mut life = led_to(state);
         feed(&mut life, &[EXIT_0]);
         assert_eq!(life.state(), State::Flushing);
@@ -263,6 +265,57 @@ fn a_drain_without_a_deadline_ends_by_quiet_or_by_a_second_signal() {
 }
 
 #[test]
+fn an_upgrade_ends_the_daemon_when_nothing_runs_with_a_code_of_its_own() {
+    let mut life = led_to(State::Serving);
+    let waits = feed(&mut life, &[LifecycleEvent::UpgradeRequested(Some(1_000))]);
+    assert_eq!(
+        waits,
+        [LifecycleEffect::RefuseNewWork, LifecycleEffect::Arm(LifecycleTimer::Upgrade)],
+        "clients stay, and others can connect"
+    );
+    assert_eq!((life.intent(), life.poll_timeout()), (None, Some(Time::from_millis(1_000))));
+    let ends = feed(&mut life, &[LifecycleEvent::Quiet]);
+    assert!(ends.contains(&LifecycleEffect::StopListening), "{ends:?}");
+    feed(&mut life, &[LifecycleEvent::Quiet, EXIT_0, LifecycleEvent::Flushed]);
+    assert_eq!(life.exit_code().map(ExitCode::number), Some(79));
+}
+
+#[test]
+fn an_upgrade_that_is_called_off_or_too_late_leaves_the_daemon_as_it_was() {
+    let timer = LifecycleEvent::TimerFired(LifecycleTimer::Upgrade);
+    for end in [LifecycleEvent::UpgradeCalledOff, timer] {
+        let mut life = led_to(State::Upgrading);
+        let effects = feed(&mut life, &[end]);
+        assert_eq!(effects, [LifecycleEffect::AcceptNewWork, LifecycleEffect::Disarm]);
+        assert_eq!((life.state(), life.intent(), life.poll_timeout()), (State::Serving, None, None));
+        // The next one has a time of its own.
+        feed(&mut life, &[LifecycleEvent::UpgradeRequested(None)]);
+        assert_eq!((life.state(), life.poll_timeout()), (State::Upgrading, None));
+    }
+}
+
+#[test]
+fn a_stop_of_an_operator_goes_before_an_upgrade_and_that_of_a_client_does_not() {
+    use StopSource as S;
+    for (by, code) in [
+        (S::Control, ExitCode::Stopped),
+        (S::Terminate, ExitCode::Stopped),
+        (S::Client, ExitCode::Upgrade),
+        (S::Idle, ExitCode::Upgrade),
+    ] {
+        let mut life = led_to(State::Upgrading);
+        feed(&mut life, &[LifecycleEvent::Quiet, LifecycleEvent::StopRequested(by)]);
+        feed(&mut life, &[LifecycleEvent::Quiet, EXIT_0, LifecycleEvent::Flushed]);
+        assert_eq!(life.exit_code(), Some(code), "{by:?}");
+        // While it still waits, each of them is a stop.
+        let mut life = led_to(State::Upgrading);
+        feed(&mut life, &[LifecycleEvent::StopRequested(by), LifecycleEvent::Quiet, EXIT_0]);
+        feed(&mut life, &[LifecycleEvent::Flushed]);
+        assert_eq!(life.exit_code(), Some(ExitCode::Stopped), "{by:?}");
+    }
+}
+
+#[test]
 fn a_timer_does_not_fire_before_its_time_nor_twice() {
     let mut life = led_to(State::Handshaking);
     let at = life.poll_timeout().unwrap();
@@ -322,9 +375,10 @@ impl Random {
 /// What the first event that ends the daemon makes it exit with.
 fn verdict(state: State, event: LifecycleEvent) -> Option<ExitCode> {
     use LifecycleEvent as E;
-    let up = matches!(state, State::Handshaking | State::Serving);
+    let up = matches!(state, State::Handshaking | State::Serving | State::Upgrading);
     match event {
         E::StopRequested(_) | E::InterruptRequested(_) | E::KillRequested(_) => Some(ExitCode::Stopped),
+        E::Quiet if state == State::Upgrading => Some(ExitCode::Upgrade),
         E::SpawnFailed(code) if state == State::Starting => Some(code),
         E::HandshakeRefused if state == State::Handshaking => Some(ExitCode::Protocol),
         E::TimerFired(LifecycleTimer::Handshake) if state == State::Handshaking => {
@@ -373,7 +427,21 @@ impl Run {
         let before = self.life.state();
         self.spawned |= event == LifecycleEvent::Spawned;
         self.gone |= matches!(event, LifecycleEvent::UpstreamExited(_));
+        if let LifecycleEvent::StopRequested(by)
+        | LifecycleEvent::InterruptRequested(by)
+        | LifecycleEvent::KillRequested(by) = event
+            && self.verdict == Some(ExitCode::Upgrade)
+            && by.is_of_an_operator()
+            && before != State::Exited
+        {
+            self.verdict = None;
+        }
         self.verdict = self.verdict.or_else(|| verdict(before, event));
+        if let LifecycleEvent::UpgradeRequested(within_ms) = event
+            && before == State::Serving
+        {
+            self.timeouts.upgrade_ms = within_ms;
+        }
         let effects = self.life.handle(self.now, event);
         self.took(before, event, &effects);
     }
@@ -437,6 +505,9 @@ fn random_event(random: &mut Random, run: &Run) -> Option<LifecycleEvent> {
         LifecycleEvent::UpstreamExited(_) => LifecycleEvent::UpstreamExited(statuses[random.below(3)]),
         // A timer fires when it runs; firing what does not run is the table's business.
         LifecycleEvent::TimerFired(_) => return None,
+        LifecycleEvent::UpgradeRequested(_) => {
+            LifecycleEvent::UpgradeRequested((random.below(2) == 0).then(|| random.below(500) as u64))
+        }
         other => other,
     };
     // A process ends once, and only if it began; it begins only while it is waited for.

@@ -31,6 +31,7 @@ pub mod model;
 pub mod native;
 pub mod notify;
 pub mod output;
+pub mod place;
 pub mod process;
 pub mod pty;
 pub mod skip;

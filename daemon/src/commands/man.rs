@@ -143,6 +143,7 @@ const fn meaning(code: ExitCode) -> &'static str {
         ExitCode::Protocol => "codex refused the handshake",
         ExitCode::Unsafe => "a directory, socket or owner is not safe",
         ExitCode::Config => "the configuration is wrong",
+        ExitCode::Upgrade => "the next daemon takes its place, with another codex or codexd: `ctl upgrade`",
     }
 }
 

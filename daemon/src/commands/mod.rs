@@ -12,3 +12,4 @@ pub(crate) mod man;
 mod reference;
 pub(crate) mod run;
 pub(crate) mod shim;
+pub(crate) mod trial;

@@ -4,7 +4,8 @@
 //! and never changed.
 
 use codexd_proto::control::{
-    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, View,
+    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, UpgradeRequest,
+    UpgradeStep, View,
 };
 use codexd_proto::feed::{FeedEvent, FrameFilter, Frames};
 use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
@@ -78,6 +79,13 @@ pub(crate) trait Control {
     /// occupies no slot of the connections without one.
     #[subscription(name = "subscribeState" => "state", unsubscribe = "unsubscribeState", item = StateChange, with_extensions)]
     async fn subscribe_state(&self) -> SubscriptionResult;
+
+    /// Has the next daemon take the place of this one as soon as nothing runs, and sends each step. The end of the
+    /// subscription calls it off, until it hands over.
+    ///
+    /// For connections and slots, see `subscribe_state`.
+    #[subscription(name = "subscribeUpgrade" => "upgrade", unsubscribe = "unsubscribeUpgrade", item = UpgradeStep, with_extensions)]
+    async fn subscribe_upgrade(&self, request: UpgradeRequest) -> SubscriptionResult;
 
     /// Begins an intended stop, and returns what the daemon found. Does not wait for the end.
     #[method(name = "stop")]

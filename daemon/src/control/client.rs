@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use codexd_proto::control::{
-    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, View,
+    InterruptReceipt, KillReceipt, ReloadReceipt, StateChange, StopMode, StopReceipt, UpgradeRequest,
+    UpgradeStep, View,
 };
 use codexd_proto::exit::ExitCode;
 use codexd_proto::feed::{FeedEvent, FrameFilter, Frames};
@@ -198,6 +199,19 @@ impl ControlConnection {
     /// [`Unreachable`].
     pub(crate) async fn states(&self) -> Result<States, Unreachable> {
         self.client.subscribe_state().await.map(States).map_err(|error| self.failed(error))
+    }
+
+    /// Has the daemon replaced by the next one, and subscribes to the steps of that. Dropping the subscription, or the
+    /// connection, calls it off.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreachable`].
+    pub(crate) async fn upgrade(
+        &self,
+        request: UpgradeRequest,
+    ) -> Result<Subscription<UpgradeStep>, Unreachable> {
+        self.client.subscribe_upgrade(request).await.map_err(|error| self.failed(error))
     }
 
     /// Stops the daemon. Returns when the stop has begun.

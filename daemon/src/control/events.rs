@@ -108,7 +108,7 @@ pub(super) async fn monitor(service: &Service, mut written: Written, sink: &Subs
 }
 
 /// Sends one item. Returns whether there is still a subscriber.
-async fn item(sink: &SubscriptionSink, item: &impl Serialize) -> bool {
+pub(super) async fn item(sink: &SubscriptionSink, item: &impl Serialize) -> bool {
     let Ok(text) = to_raw_value(item) else { return true };
     sink.send(SubscriptionMessage::from(text)).await.is_ok()
 }

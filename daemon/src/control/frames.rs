@@ -7,7 +7,7 @@ use codexd_proto::id::ClientId;
 use codexd_proto::message::UpstreamMessage;
 use codexd_proto::secrets::{MASK, is_secret_variable};
 use rustc_hash::FxHashMap;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -36,7 +36,7 @@ enum Request {
 }
 
 /// What a message is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Head {
     id: Option<String>,
     method: Option<String>,

@@ -8,10 +8,12 @@
 //! A client that waits for a state subscribes to the states ([`states`]), and occupies no slot of the clients that
 //! send requests ([`slots`]).
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use codexd_proto::control::{InterruptReceipt, KillReceipt};
+use codexd_proto::core::{CannotUpgrade, UpgradeOutcome};
 use codexd_proto::feed::FeedEvent;
 use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport};
@@ -23,6 +25,7 @@ use crate::logging::filter::LogFilter;
 use crate::turn::TurnRequest;
 
 pub(crate) mod api;
+pub(crate) mod candidate;
 pub(crate) mod client;
 mod events;
 mod frames;
@@ -32,6 +35,7 @@ pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod states;
 pub(crate) mod surroundings;
+mod upgrade;
 mod views;
 
 pub(crate) use codexd_proto::control::{ReloadReceipt, StopMode, StopReceipt};
@@ -82,6 +86,24 @@ pub(crate) enum Command {
         filter: LogFilter,
         /// The change is made.
         reply: oneshot::Sender<()>,
+    },
+    /// Return whether the daemon can be upgraded now.
+    CanUpgrade(oneshot::Sender<Result<(), CannotUpgrade>>),
+    /// Wait until nothing runs, and end for the next daemon.
+    Upgrade {
+        /// Milliseconds for that; `None`: no limit.
+        within_ms: Option<u64>,
+        /// The codexd of the next daemon, where this one starts it.
+        program: Option<PathBuf>,
+        /// The number of this upgrade, or why it cannot begin.
+        reply: oneshot::Sender<Result<u64, CannotUpgrade>>,
+        /// How the wait ended.
+        ended: oneshot::Sender<UpgradeOutcome>,
+    },
+    /// Go on as before if this upgrade still waits.
+    CallOffUpgrade {
+        /// Its number.
+        number: u64,
     },
     /// Stop, as an operator intends. A second request skips to the next step.
     Stop {

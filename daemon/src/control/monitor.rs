@@ -1,24 +1,32 @@
-//! A monitor's queue of messages, bounded in bytes: the core puts in and never waits, a thread of its own takes out.
+//! A monitor's queue of messages: a ring of bytes, into which the core copies what passes, and out of which a thread of its
+//! own reads.
 //!
-//! The core copies what passes, and nothing else: reading it, choosing, masking secrets and writing JSON are done by that
-//! thread, which has the lowest priority. So a monitor takes what the stream leaves of the machine.
+//! The core never waits, allocates nothing, wakes nobody, and reads no message: it adds what has passed with when and where,
+//! or, if the ring is full, counts what does not fit. Reading it, choosing, masking secrets and writing JSON are done by the
+//! thread, which has a low priority and looks for more every few milliseconds. So a monitor takes what the stream leaves
+//! of the machine.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use codexd_proto::feed::{Direction, FrameFilter, Frames};
+use codexd_proto::feed::{Direction, Frame, FrameFilter, Frames};
 use codexd_proto::id::ClientId;
+use memchr::memchr_iter;
+use rtrb::{Consumer, Producer, RingBuffer};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::mpsc;
 
-use super::frames::{FrameReader, Head};
+use super::frames::{FrameReader, Head, Place};
 use super::surroundings::Surroundings;
 use crate::os::priority;
 use crate::os::unix_time::unix_ms;
 
-/// Bytes that may wait for a monitor.
-const MAX_WAITING_BYTES: usize = 32 << 20;
+/// Bytes of the ring where bodies are not shown. It is small, because memory that is written again and again stays in the
+/// caches of the processor.
+const RING_BYTES: usize = 4 << 20;
+/// Bytes of the ring of a monitor that shows bodies, and has to be whole.
+const BODIES_RING_BYTES: usize = 16 << 20;
 /// Bytes of the longest message that is shown with its body.
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bytes of the longest message that is copied where bodies are not shown; of a longer one, the core reads what it is.
@@ -29,10 +37,12 @@ const MAX_COPIED_AT_ONCE: usize = 64 << 10;
 const AT_ONCE_BYTES: usize = 256 << 10;
 /// What a frame counts for there beside its texts, in bytes.
 const FRAME_BYTES: usize = 160;
-/// What a piece counts for beside its bytes.
-const PIECE_BYTES: usize = size_of::<Piece>();
 /// Messages of JSON that wait to be written to the subscriber.
 const WRITTEN_AHEAD: usize = 2;
+/// Time between looks into an empty ring.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How far the clock of the day can be from that of the frames before the latter is set again, in milliseconds.
+const MAX_DRIFT_MS: u64 = 1_000;
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -40,20 +50,16 @@ const STACK_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(crate) struct Monitor {
     wanted: Wanted,
-    batch: Batch,
-    batches: mpsc::UnboundedSender<Batch>,
-    shared: Arc<Shared>,
-    /// Bytes of messages that are on their way, bodies included: a record of them has to be whole.
+    ring: Producer<u8>,
+    /// When it began. Times in the ring are counted from here.
+    began: Instant,
+    /// When what passes now has passed: it is the same for everything between two [`goes_on`](Monitor::goes_on).
+    now_ns: Option<u64>,
+    /// Messages since the last record for which the ring had no room.
+    missed: u32,
+    /// There was no room, and what is written has to be whole.
     overflown: bool,
-}
-
-/// What both ends know.
-#[derive(Debug, Default)]
-struct Shared {
-    /// Bytes in the queue.
-    waiting: AtomicUsize,
-    /// The subscriber has gone.
-    gone: AtomicBool,
+    gone: Arc<AtomicBool>,
 }
 
 /// What of the filter the core can decide without reading a message.
@@ -67,50 +73,50 @@ struct Wanted {
     bodies: bool,
 }
 
-/// Messages that have passed, in their order.
-#[derive(Debug, Default)]
-struct Batch {
-    pieces: Vec<Piece>,
-    bytes: Vec<u8>,
-    /// Messages before these for which the queue had no room.
-    missed: u64,
-}
-
-/// One or more messages that have passed the same place at the same time.
-#[derive(Debug)]
-struct Piece {
-    at: Instant,
-    at_unix_ms: u64,
-    direction: Direction,
+/// What stands in the ring before each payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Header {
+    at_ns: u64,
+    /// Bytes of the payload.
+    length: u32,
     client: Option<ClientId>,
-    /// Where it ends in the bytes of the batch.
-    end: usize,
+    /// Messages before this for which there was no room.
+    missed: u32,
+    direction: Direction,
     form: Form,
 }
 
-#[derive(Debug)]
+/// What a payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     /// Lines, each with its end.
     Lines,
     /// One message, which may have line breaks in it.
     Message,
-    /// One message that was too long to be copied, with its length and what it is.
-    Head { bytes: usize, head: Option<Box<Head>> },
+    /// One message that was too long to be copied: its length and what it is, as JSON.
+    Head,
 }
 
 /// The other end: reads what was copied.
 #[derive(Debug)]
 struct Received {
-    batches: mpsc::UnboundedReceiver<Batch>,
-    shared: Arc<Shared>,
+    ring: Consumer<u8>,
+    began: Instant,
+    /// The time of day at `began`, in milliseconds since the Unix epoch.
+    began_unix_ms: u64,
+    gone: Arc<AtomicBool>,
     reader: FrameReader,
+    payload: Vec<u8>,
+    frames: Frames,
+    /// What they count for.
+    size: usize,
 }
 
 /// What the subscriber gets, as JSON. Dropping it ends the monitor.
 #[derive(Debug)]
 pub(super) struct Written {
     frames: mpsc::Receiver<Box<RawValue>>,
-    shared: Arc<Shared>,
+    gone: Arc<AtomicBool>,
 }
 
 /// Starts the thread of a monitor, and returns the core's end of its queue and what it writes.
@@ -124,19 +130,27 @@ pub(super) fn start(
 ) -> std::io::Result<(Monitor, Written)> {
     let (monitor, received) = queue(filter);
     let (frames, written) = mpsc::channel(WRITTEN_AHEAD);
-    let shared = Arc::clone(&monitor.shared);
+    let gone = Arc::clone(&monitor.gone);
     std::thread::Builder::new().name("monitor".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         priority::give_way();
         received.write_all(&|text| surroundings.mask(text), |frames_written| {
             frames.blocking_send(frames_written).is_ok()
         });
     })?;
-    Ok((monitor, Written { frames: written, shared }))
+    Ok((monitor, Written { frames: written, gone }))
 }
 
 fn queue(filter: FrameFilter) -> (Monitor, Received) {
-    let (batches, received) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::default());
+    let (mut ring, mut received) =
+        RingBuffer::new(if filter.bodies { BODIES_RING_BYTES } else { RING_BYTES });
+    if !filter.bodies {
+        // Has the system find memory for it now, and not page by page while the core copies.
+        let mut whole = vec![0; RING_BYTES];
+        let _ = ring.push_entire_slice(&whole);
+        let _ = received.pop_entire_slice(&mut whole);
+    }
+    let gone = Arc::new(AtomicBool::new(false));
+    let began = Instant::now();
     let any = |of: [Direction; 2]| {
         filter.directions.is_empty() || filter.directions.iter().any(|direction| of.contains(direction))
     };
@@ -147,75 +161,104 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         bodies: filter.bodies,
     };
     let monitor =
-        Monitor { wanted, batch: Batch::default(), batches, shared: Arc::clone(&shared), overflown: false };
-    (monitor, Received { batches: received, shared, reader: FrameReader::new(filter) })
+        Monitor { wanted, ring, began, now_ns: None, missed: 0, overflown: false, gone: Arc::clone(&gone) };
+    let received = Received {
+        ring: received,
+        began,
+        began_unix_ms: unix_ms(),
+        gone,
+        reader: FrameReader::new(filter),
+        payload: Vec::new(),
+        frames: Frames::default(),
+        size: 0,
+    };
+    (monitor, received)
 }
 
 impl Monitor {
     /// Keeps a message that passes, if it may be wanted.
     pub(crate) fn push(&mut self, direction: Direction, client: Option<ClientId>, message: &[u8]) {
-        if !self.wanted.passes(direction, client) || !self.has_room(message.len(), || 1) {
-            return;
+        if self.wanted.passes(direction, client) {
+            self.keep_message(direction, client, message);
         }
-        let longest = if self.wanted.bodies { MAX_BODY_BYTES } else { MAX_COPIED_BYTES };
-        let form = if message.len() <= longest {
-            self.batch.bytes.extend_from_slice(message);
-            Form::Message
-        } else {
-            Form::Head { bytes: message.len(), head: Head::read(direction, message).map(Box::new) }
-        };
-        self.keep(direction, client, form);
     }
 
     /// Keeps messages that pass together, each with a line end behind it, if they may be wanted.
-    pub(crate) fn push_lines(&mut self, direction: Direction, client: Option<ClientId>, lines: &[u8]) {
+    pub(crate) fn push_lines(&mut self, direction: Direction, client: Option<ClientId>, mut lines: &[u8]) {
         if lines.is_empty() || !self.wanted.passes(direction, client) {
             return;
         }
-        if lines.len() > MAX_COPIED_AT_ONCE {
-            for line in whole_lines(lines) {
-                self.push(direction, client, line);
+        while lines.len() > MAX_COPIED_AT_ONCE {
+            match memchr::memrchr(b'\n', &lines[..MAX_COPIED_AT_ONCE]) {
+                Some(end) => {
+                    self.keep_lines(direction, client, &lines[..=end]);
+                    lines = &lines[end + 1..];
+                }
+                // A line that is longer than that; what follows the last end is none.
+                None => {
+                    let Some(end) = memchr::memchr(b'\n', lines) else { return };
+                    self.keep_message(direction, client, &lines[..end]);
+                    lines = &lines[end + 1..];
+                }
             }
-        } else if self.has_room(lines.len(), || whole_lines(lines).count() as u64) {
-            self.batch.bytes.extend_from_slice(lines);
-            self.keep(direction, client, Form::Lines);
+        }
+        if !lines.is_empty() {
+            self.keep_lines(direction, client, lines);
         }
     }
 
-    fn keep(&mut self, direction: Direction, client: Option<ClientId>, form: Form) {
-        let (at, at_unix_ms, end) = (Instant::now(), unix_ms(), self.batch.bytes.len());
-        self.batch.pieces.push(Piece { at, at_unix_ms, direction, client, end, form });
-    }
-
-    /// Whether there is room in the queue; if not, the messages are counted.
-    fn has_room(&mut self, bytes: usize, messages: impl FnOnce() -> u64) -> bool {
-        let waiting = self.shared.waiting.load(Ordering::Relaxed) + self.batch.size();
-        // The first one has room, however long it is.
-        let room = waiting == 0 || waiting + bytes <= MAX_WAITING_BYTES;
-        if !room {
-            self.batch.missed += messages();
-            self.overflown |= self.wanted.bodies;
-        }
-        room
-    }
-
-    /// Sends what was kept. Returns whether the monitor goes on: not if it has gone, or too much waits for a monitor that
-    /// shows bodies, since what it writes may be a record that has to be whole.
-    pub(crate) fn send(&mut self) -> bool {
-        if self.shared.gone.load(Ordering::Relaxed) {
+    /// Ends what has passed at the same time. Returns whether the monitor goes on: not if the subscriber has gone, or if the
+    /// ring of a monitor that shows bodies was full, since what it writes may be a record that has to be whole.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        self.now_ns = None;
+        if self.gone.load(Ordering::Relaxed) {
             return false;
         }
         if self.overflown {
             tracing::warn!("a monitor is dropped: it does not read as fast as messages come");
+        }
+        !self.overflown
+    }
+
+    fn keep_lines(&mut self, direction: Direction, client: Option<ClientId>, lines: &[u8]) {
+        if !self.write(direction, client, Form::Lines, lines) {
+            self.miss(memchr_iter(b'\n', lines).count());
+        }
+    }
+
+    fn keep_message(&mut self, direction: Direction, client: Option<ClientId>, message: &[u8]) {
+        let longest = if self.wanted.bodies { MAX_BODY_BYTES } else { MAX_COPIED_BYTES };
+        let kept = if message.len() <= longest {
+            self.write(direction, client, Form::Message, message)
+        } else {
+            let head = serde_json::to_vec(&(message.len(), Head::read(direction, message)));
+            head.is_ok_and(|head| self.write(direction, client, Form::Head, &head))
+        };
+        if !kept {
+            self.miss(1);
+        }
+    }
+
+    /// Writes a record, if there is room for it.
+    fn write(&mut self, direction: Direction, client: Option<ClientId>, form: Form, payload: &[u8]) -> bool {
+        let whole = Header::BYTES + payload.len();
+        // What the other end has read since the last time is looked up only where it matters.
+        if self.ring.cached_slots() < whole && self.ring.slots() < whole {
             return false;
         }
-        if self.batch.pieces.is_empty() {
-            // What was missed is reported with the next message.
-            return true;
-        }
-        let batch = std::mem::take(&mut self.batch);
-        self.shared.waiting.fetch_add(batch.size(), Ordering::Relaxed);
-        self.batches.send(batch).is_ok()
+        let began = self.began;
+        let at_ns =
+            *self.now_ns.get_or_insert_with(|| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let missed = std::mem::take(&mut self.missed);
+        let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let header = Header { at_ns, length, client, missed, direction, form }.to_bytes();
+        // INVARIANT: both have room. The other end waits for the payload of a header.
+        self.ring.push_entire_slice(&header).is_ok() && self.ring.push_entire_slice(payload).is_ok()
+    }
+
+    fn miss(&mut self, messages: usize) {
+        self.missed = self.missed.saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
+        self.overflown |= self.wanted.bodies;
     }
 }
 
@@ -230,73 +273,149 @@ impl Wanted {
     }
 }
 
-impl Batch {
-    /// What it counts for.
-    fn size(&self) -> usize {
-        self.bytes.len() + self.pieces.len() * PIECE_BYTES
+impl Header {
+    const BYTES: usize = 24;
+    const DIRECTIONS: [Direction; 4] =
+        [Direction::FromClient, Direction::ToCodex, Direction::FromCodex, Direction::ToClient];
+    const FORMS: [Form; 3] = [Form::Lines, Form::Message, Form::Head];
+
+    fn to_bytes(self) -> [u8; Header::BYTES] {
+        let mut bytes = [0; Header::BYTES];
+        bytes[..8].copy_from_slice(&self.at_ns.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.length.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.client.map_or(0, |client| client.0).to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.missed.to_le_bytes());
+        bytes[20] = u8::from(self.client.is_some());
+        bytes[21] = self.direction as u8;
+        bytes[22] = self.form as u8;
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Header::BYTES]) -> Header {
+        let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        Header {
+            at_ns: u64::from(number(0)) | u64::from(number(4)) << 32,
+            length: number(8),
+            client: (bytes[20] == 1).then(|| ClientId(number(12))),
+            missed: number(16),
+            direction: Header::DIRECTIONS[usize::from(bytes[21])],
+            form: Header::FORMS[usize::from(bytes[22])],
+        }
     }
 }
 
 /// Iterates over lines without their ends; what follows the last end is left out.
 fn whole_lines(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
-    lines.split_inclusive(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\n"))
+    let mut begin = 0;
+    memchr_iter(b'\n', lines).map(move |end| {
+        let line = &lines[begin..end];
+        begin = end + 1;
+        line
+    })
 }
 
 impl Received {
     /// Reads everything, and writes it until `write` returns that nobody wants it or the core has dropped the monitor.
     fn write_all(mut self, mask: &impl Fn(&str) -> String, mut write: impl FnMut(Box<RawValue>) -> bool) {
-        while let Some(batch) = self.batches.blocking_recv() {
-            if !self.write_batch(&batch, mask, &mut write) {
+        loop {
+            // To be looked up first: what was written before it is read.
+            let ended = self.ring.is_abandoned();
+            while let Some(header) = self.next() {
+                if !self.add(header, mask, &mut write) {
+                    return;
+                }
+            }
+            if (!self.frames.frames.is_empty() || self.frames.missed > 0) && !self.send(&mut write) {
                 return;
             }
-            self.shared.waiting.fetch_sub(batch.size(), Ordering::Relaxed);
-        }
-        if !self.shared.gone.load(Ordering::Relaxed) {
-            send(&mut Frames { dropped: true, ..Frames::default() }, &mut write);
+            if self.gone.load(Ordering::Relaxed) {
+                return;
+            }
+            if ended {
+                self.frames.dropped = true;
+                self.send(&mut write);
+                return;
+            }
+            std::thread::park_timeout(LOOK_EVERY);
+            self.set_clock();
         }
     }
 
-    fn write_batch(
+    /// Takes the next record; `None` if there is none.
+    fn next(&mut self) -> Option<Header> {
+        let mut bytes = [0; Header::BYTES];
+        self.ring.pop_entire_slice(&mut bytes).ok()?;
+        let header = Header::from_bytes(bytes);
+        self.payload.resize(header.length as usize, 0);
+        while self.ring.pop_entire_slice(&mut self.payload).is_err() {
+            if self.ring.is_abandoned() && self.ring.slots() < self.payload.len() {
+                // The core was stopped between the two, by a panic.
+                return None;
+            }
+            std::thread::yield_now();
+        }
+        Some(header)
+    }
+
+    fn add(
         &mut self,
-        batch: &Batch,
+        header: Header,
         mask: &impl Fn(&str) -> String,
         write: &mut impl FnMut(Box<RawValue>) -> bool,
     ) -> bool {
-        let mut frames = Frames { missed: batch.missed, ..Frames::default() };
-        let (mut size, mut begin) = (0, 0);
-        for piece in &batch.pieces {
-            let bytes = &batch.bytes[begin..piece.end];
-            begin = piece.end;
-            let place = (piece.at, piece.at_unix_ms, piece.direction, piece.client);
-            let mut add = |frame: Option<codexd_proto::feed::Frame>| {
-                let Some(frame) = frame else { return true };
-                let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-                size += FRAME_BYTES + length(&frame.method) + length(&frame.id) + length(&frame.body);
-                frames.frames.push(frame);
-                if size < AT_ONCE_BYTES {
-                    return true;
+        let since = Duration::from_nanos(header.at_ns);
+        let at_unix_ms = self.began_unix_ms + u64::try_from(since.as_millis()).unwrap_or_default();
+        let place: Place = (self.began + since, at_unix_ms, header.direction, header.client);
+        // Between the frames before and these, and a frame cannot say so.
+        let goes_on = header.missed == 0 || self.frames.frames.is_empty() || self.send(write);
+        self.frames.missed += u64::from(header.missed);
+        let payload = std::mem::take(&mut self.payload);
+        let goes_on = goes_on
+            && match header.form {
+                Form::Lines => whole_lines(&payload).all(|line| {
+                    let frame = self.reader.message(place, line, mask);
+                    self.add_frame(frame, write)
+                }),
+                Form::Message => {
+                    let frame = self.reader.message(place, &payload, mask);
+                    self.add_frame(frame, write)
                 }
-                size = 0;
-                send(&mut frames, write)
+                Form::Head => match serde_json::from_slice(&payload) {
+                    Ok((bytes, head)) => {
+                        let frame = self.reader.head(place, bytes, head);
+                        self.add_frame(frame, write)
+                    }
+                    Err(_) => true,
+                },
             };
-            let goes_on = match &piece.form {
-                Form::Lines => whole_lines(bytes).all(|line| add(self.reader.message(place, line, mask))),
-                Form::Message => add(self.reader.message(place, bytes, mask)),
-                Form::Head { bytes, head } => add(self.reader.head(place, *bytes, head.as_deref().cloned())),
-            };
-            if !goes_on {
-                return false;
-            }
-        }
-        (frames.frames.is_empty() && frames.missed == 0) || send(&mut frames, write)
+        self.payload = payload;
+        goes_on
     }
-}
 
-/// Writes some frames, and takes them away.
-fn send(frames: &mut Frames, write: &mut impl FnMut(Box<RawValue>) -> bool) -> bool {
-    let written = to_raw_value(frames);
-    *frames = Frames::default();
-    written.map_or(true, write)
+    fn add_frame(&mut self, frame: Option<Frame>, write: &mut impl FnMut(Box<RawValue>) -> bool) -> bool {
+        let Some(frame) = frame else { return true };
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        self.size += FRAME_BYTES + length(&frame.method) + length(&frame.id) + length(&frame.body);
+        self.frames.frames.push(frame);
+        self.size < AT_ONCE_BYTES || self.send(write)
+    }
+
+    /// Writes the frames that there are, and takes them away.
+    fn send(&mut self, write: &mut impl FnMut(Box<RawValue>) -> bool) -> bool {
+        let written = to_raw_value(&self.frames);
+        self.frames.frames.clear();
+        (self.frames.missed, self.size) = (0, 0);
+        written.map_or(true, write)
+    }
+
+    /// Keeps the time of day right when that clock is set or the machine was suspended.
+    fn set_clock(&mut self) {
+        let now = unix_ms();
+        let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or_default();
+        if now.abs_diff(self.began_unix_ms + elapsed) > MAX_DRIFT_MS {
+            self.began_unix_ms = now.saturating_sub(elapsed);
+        }
+    }
 }
 
 impl Written {
@@ -308,7 +427,7 @@ impl Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
-        self.shared.gone.store(true, Ordering::Relaxed);
+        self.gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -329,6 +448,11 @@ mod tests {
             true
         });
         all
+    }
+
+    /// Bytes of the ring that are not read.
+    fn used(monitor: &Monitor) -> usize {
+        monitor.ring.buffer().capacity() - monitor.ring.slots()
     }
 
     fn line(bytes: usize) -> Vec<u8> {
@@ -352,8 +476,8 @@ mod tests {
         monitor.push_lines(Direction::ToClient, client, &many);
         // A message of a WebSocket can have line breaks.
         monitor.push(Direction::FromClient, client, b"{\"id\":1,\n\"method\":\"c\"}");
-        assert!(monitor.batch.bytes.len() < MAX_COPIED_AT_ONCE, "a long message was copied");
-        assert!(monitor.send());
+        assert!(used(&monitor) < MAX_COPIED_AT_ONCE, "a long message was copied");
+        assert!(monitor.goes_on());
         let frames: Vec<_> = written(monitor, received).into_iter().flat_map(|it| it.frames).collect();
         let sizes: Vec<u64> = frames.iter().map(|frame| frame.bytes).collect();
         assert_eq!(sizes, [40, 50, MAX_COPIED_BYTES as u64 + 1, 60, MAX_COPIED_AT_ONCE as u64, 45, 22]);
@@ -372,25 +496,27 @@ mod tests {
         let (mut monitor, mut received) = queue(FrameFilter::default());
         let lines = [line(1000), b"\n".to_vec()].concat().repeat(60);
         let mut pushed: u64 = 0;
-        while monitor.batch.missed < 120 {
+        while monitor.missed < 120 {
             monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines);
             pushed += 60;
-            assert!(monitor.send() && pushed < 1_000_000);
+            assert!(monitor.goes_on() && pushed < 1_000_000);
         }
-        let mut got = 0;
-        while let Ok(batch) = received.batches.try_recv() {
-            assert_eq!(batch.missed, 0);
-            received.shared.waiting.fetch_sub(batch.size(), Ordering::Relaxed);
-            received.write_batch(&batch, &str::to_owned, &mut |text| {
-                got += serde_json::from_str::<Frames>(text.get()).unwrap().frames.len() as u64;
-                true
-            });
+        let mut all: Vec<Frames> = Vec::new();
+        let mut write = |text: Box<RawValue>| {
+            all.push(serde_json::from_str(text.get()).unwrap());
+            true
+        };
+        while let Some(header) = received.next() {
+            assert!(received.add(header, &str::to_owned, &mut write));
         }
+        // There is room again.
         monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines);
-        assert!(monitor.send());
-        let last = written(monitor, received);
-        assert_eq!((last[0].missed, last[0].frames.len()), (120, 60));
-        assert_eq!(pushed, got + 120);
+        all.extend(written(monitor, received));
+        let shown = |frames: &[Frames]| frames.iter().map(|it| it.frames.len() as u64).sum::<u64>();
+        let missed: Vec<usize> = (0..all.len()).filter(|at| all[*at].missed > 0).collect();
+        let [at] = missed[..] else { panic!("missed at {missed:?}") };
+        assert_eq!((all[at].missed, shown(&all[at..])), (120, 60));
+        assert_eq!(shown(&all[..at]), pushed - 120);
     }
 
     #[test]
@@ -399,13 +525,13 @@ mod tests {
         let mut sent = 0;
         loop {
             monitor.push(Direction::FromCodex, None, &line(1 << 20));
-            if !monitor.send() {
+            if !monitor.goes_on() {
                 break;
             }
             sent += 1;
             assert!(sent < 100);
         }
-        assert!(sent >= (MAX_WAITING_BYTES >> 20) - 1, "{sent}");
+        assert!(sent >= (BODIES_RING_BYTES >> 20) - 1, "{sent}");
         let all = written(monitor, received);
         assert_eq!(all.iter().map(|it| it.frames.len()).sum::<usize>(), sent);
         assert!(all.last().unwrap().dropped);
@@ -418,19 +544,59 @@ mod tests {
             for _ in 0..10 {
                 monitor.push(Direction::FromCodex, None, &line(100_000));
             }
-            assert!(monitor.send());
+            assert!(monitor.goes_on());
         }
         monitor.push(Direction::FromCodex, None, &line(MAX_BODY_BYTES + 1));
-        assert!(monitor.send());
-        let shared = Arc::clone(&received.shared);
+        assert!(monitor.goes_on());
         let all = written(monitor, received);
         for frames in &all {
             assert!(frames.frames.len() <= 3, "{}", frames.frames.len());
         }
         let frames: Vec<_> = all.into_iter().flat_map(|it| it.frames).collect();
-        assert_eq!((frames.len(), shared.waiting.load(Ordering::Relaxed)), (101, 0));
+        assert_eq!(frames.len(), 101);
         assert_eq!(frames[0].body.as_ref().map(String::len), Some(100_000));
         assert_eq!((frames[100].body.as_ref(), &*frames[100].kind), (None, "notification"));
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        for direction in Header::DIRECTIONS {
+            for form in Header::FORMS {
+                for client in [None, Some(ClientId(0)), Some(ClientId(u32::MAX))] {
+                    let header =
+                        Header { at_ns: u64::MAX - 3, length: 4 << 20, client, missed: 7, direction, form };
+                    assert_eq!(Header::from_bytes(header.to_bytes()), header);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_ring_goes_round_and_nothing_is_torn() {
+        let (mut monitor, mut received) = queue(FrameFilter::default());
+        let (mut sizes, mut read) = (Vec::new(), Vec::new());
+        let mut write = |text: Box<RawValue>| {
+            let frames: Frames = serde_json::from_str(text.get()).unwrap();
+            assert_eq!(frames.missed, 0);
+            read.extend(frames.frames.into_iter().map(|frame| frame.bytes));
+            true
+        };
+        // Three times the ring, in pieces that do not divide it.
+        for n in 0..(3 * RING_BYTES / 50_000) {
+            let lines: Vec<Vec<u8>> = (0..50).map(|at| line(900 + (n * 7 + at) % 200)).collect();
+            sizes.extend(lines.iter().map(|line| line.len() as u64));
+            monitor.push_lines(
+                Direction::ToClient,
+                Some(ClientId(1)),
+                &[lines.join(&b'\n'), b"\n".to_vec()].concat(),
+            );
+            assert!(monitor.goes_on());
+            while let Some(header) = received.next() {
+                assert!(received.add(header, &str::to_owned, &mut write));
+            }
+        }
+        assert!(received.send(&mut write));
+        assert_eq!(read, sizes);
     }
 
     #[test]
@@ -442,19 +608,19 @@ mod tests {
         });
         monitor.push(Direction::FromCodex, None, b"{}");
         monitor.push_lines(Direction::ToClient, Some(ClientId(4)), b"{}\n");
-        assert_eq!(monitor.batch.size(), 0);
+        assert_eq!(used(&monitor), 0);
         // The request of a response that is wanted.
         monitor.push(Direction::FromClient, Some(ClientId(3)), b"{}");
-        assert_eq!(monitor.batch.bytes, b"{}");
+        assert_eq!(used(&monitor), Header::BYTES + 2);
     }
 
     #[test]
     fn a_subscriber_that_goes_ends_the_monitor() {
         let (mut monitor, mut written) = start(FrameFilter::default(), Arc::default()).unwrap();
         monitor.push(Direction::FromCodex, None, &line(100));
-        assert!(monitor.send());
+        assert!(monitor.goes_on());
         assert!(written.frames.blocking_recv().is_some());
         drop(written);
-        assert!(!monitor.send());
+        assert!(!monitor.goes_on());
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use codexd_proto::control::{InterruptReceipt, KillReceipt, ReloadReceipt, StopMode, StopReceipt, View};
+use codexd_proto::control::{
+    InterruptReceipt, KillReceipt, ReloadReceipt, StopMode, StopReceipt, UpgradeRequest, View,
+};
 use codexd_proto::feed::FrameFilter;
 use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport, Warning};
@@ -23,7 +25,7 @@ use super::api::{CORE_NOT_RESPONDING, ControlServer as _, JOB_REFUSED, TOO_MANY_
 use super::gate::Gate;
 use super::slots::{MAX_SUBSCRIBED, MAX_UNSUBSCRIBED, Slot, Slots, Subscribed};
 use super::surroundings::Surroundings;
-use super::{Command, Handle, JobCommand, events, monitor, states, views};
+use super::{Command, Handle, JobCommand, events, monitor, states, upgrade, views};
 use crate::error::Error;
 use crate::ledger::Update;
 use crate::logging::filter::LogFilter;
@@ -187,7 +189,7 @@ pub(super) struct Service {
 
 impl Service {
     /// Sends a command to the core and waits a limited time for the answer.
-    async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+    pub(super) async fn request<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.handle.commands.send(command(reply)).ok()?;
         tokio::select! {
@@ -340,6 +342,21 @@ impl super::api::ControlServer for Service {
         };
         let sink = pending.accept().await?;
         events::send(self, &sink).await;
+        Ok(())
+    }
+
+    async fn subscribe_upgrade(
+        &self,
+        pending: PendingSubscriptionSink,
+        extensions: &Extensions,
+        request: UpgradeRequest,
+    ) -> SubscriptionResult {
+        let Some(_subscribed) = subscribed(extensions) else {
+            pending.reject(too_many_subscribed()).await;
+            return Ok(());
+        };
+        let sink = pending.accept().await?;
+        upgrade::send(self, request, &sink).await;
         Ok(())
     }
 

@@ -5,15 +5,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use codexd_proto::control::TrialReport;
 use codexd_proto::secrets::Secrets;
 use codexd_proto::status::{InstalledStatus, MemoryStatus, StatusReport, Warning};
 use serde::Deserialize;
 
+use super::candidate::{Origin, Refused};
 use crate::instance::failed_start;
-use crate::os::process;
+use crate::os::{process, program_mark};
 
 /// Directories above a program that are searched for the `package.json` of its npm package: `vendor/TRIPLE/bin/codex`.
 const PACKAGE_ABOVE: usize = 5;
+
+/// What to do about a program that was replaced.
+const CHANGE_TO_IT: &str = "`codexd ctl upgrade` changes to what is installed as soon as no turn runs";
 
 /// Finds the codex that the next daemon would run.
 type Find = Box<dyn Fn() -> Option<PathBuf> + Send + Sync>;
@@ -23,8 +28,19 @@ type Find = Box<dyn Fn() -> Option<PathBuf> + Send + Sync>;
 pub(crate) struct Surroundings {
     codex: Option<(PathBuf, Identity)>,
     codexd: Option<(PathBuf, Identity)>,
+    /// The program that a supervisor starts; `None` if none does.
+    supervised: Option<PathBuf>,
     find: Option<Find>,
     secrets: Secrets,
+    origin: Option<Origin>,
+}
+
+/// The programs that the next daemon would run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    pub(super) codexd: Option<PathBuf>,
+    codexd_file: Option<Identity>,
+    codex: Option<(PathBuf, Option<Identity>)>,
 }
 
 /// Identifies a file, so that a replacement is noticed.
@@ -60,8 +76,52 @@ impl Surroundings {
         Surroundings {
             codex: known(codex.to_owned()),
             codexd: std::env::current_exe().ok().and_then(known),
+            supervised: None,
             find: Some(Box::new(find)),
             secrets,
+            origin: None,
+        }
+    }
+
+    /// Records how the daemon was started. A supervisor starts the `supervised` program again; without one, the client
+    /// that asks for the next daemon names it, or it is that of this process.
+    #[must_use]
+    pub(crate) fn started(self, supervised: Option<PathBuf>, origin: Origin) -> Surroundings {
+        Surroundings { supervised, origin: Some(origin), ..self }
+    }
+
+    /// Returns the programs that the next daemon would run, if `asking` is the codexd that asks for it.
+    pub(super) fn candidate(&self, asking: Option<&Path>) -> Candidate {
+        let own = || self.codexd.as_ref().map(|(path, _)| path.clone());
+        let codexd = self.supervised.clone().or_else(|| asking.map(Path::to_owned)).or_else(own);
+        let codex = self.find.as_ref().and_then(|find| find());
+        Candidate {
+            codexd_file: codexd.as_deref().and_then(Identity::of),
+            codexd,
+            codex: codex.map(|path| (path.clone(), Identity::of(&path))),
+        }
+    }
+
+    /// Returns whether these programs are those that run.
+    pub(super) fn runs(&self, candidate: &Candidate) -> bool {
+        let codexd = self.codexd.as_ref().map(|(_, identity)| *identity);
+        let codex = self.codex.as_ref().map(|(path, identity)| (path.clone(), Some(*identity)));
+        codexd.is_some() && candidate.codexd_file == codexd && codex.is_some() && candidate.codex == codex
+    }
+
+    /// Tries a codexd, and the codex that it finds. Blocks until that has ended or `cancelled` returns true.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not serve.
+    pub(super) fn attempt(
+        &self,
+        codexd: &Path,
+        cancelled: impl Fn() -> bool,
+    ) -> Result<TrialReport, Refused> {
+        match &self.origin {
+            Some(origin) => origin.attempt(codexd, cancelled),
+            None => Err(Refused { reason: "cannot tell how the daemon was started".to_owned(), hint: None }),
         }
     }
 
@@ -77,16 +137,18 @@ impl Surroundings {
         report.warnings.extend(memory_warning(report));
         report.upstream.installed = self.other_codex();
         report.warnings.extend(codex_warning(report));
-        if let Some((path, identity)) = &self.codexd
-            && Identity::of(path).as_ref() != Some(identity)
-        {
-            report.warnings.push(Warning {
-                code: "codexdReplaced".to_owned(),
-                message: format!("`{}` was replaced since this daemon started from it", path.display()),
-                hint: "`codexd ctl drain` ends it when its turns have; the next start runs the new one"
-                    .to_owned(),
-            });
-        }
+        report.installed = self.other_codexd();
+        report.warnings.extend(codexd_warning(report));
+    }
+
+    /// Returns the codexd on disk, if it is not the running one.
+    fn other_codexd(&self) -> Option<InstalledStatus> {
+        let (_, identity) = self.codexd.as_ref()?;
+        let Candidate { codexd, codexd_file, .. } = self.candidate(None);
+        (codexd_file.as_ref() != Some(identity)).then(|| InstalledStatus {
+            version: codexd.as_deref().and_then(program_mark::version),
+            executable: codexd.filter(|_| codexd_file.is_some()).map(|path| path.display().to_string()),
+        })
     }
 
     /// Returns the codex on disk, if it is not the running one.
@@ -138,12 +200,18 @@ fn codex_warning(report: &StatusReport) -> Option<Warning> {
         (_, Some(path)) => format!("codex {runs} is running, and `{path}` was replaced since it started"),
         (_, None) => format!("codex {runs} is running, and is not installed any more"),
     };
-    Some(Warning {
-        code: "codexReplaced".to_owned(),
-        message,
-        hint: "`codexd ctl drain` ends it when its turns have; the next start runs what is installed"
-            .to_owned(),
-    })
+    Some(Warning { code: "codexReplaced".to_owned(), message, hint: CHANGE_TO_IT.to_owned() })
+}
+
+fn codexd_warning(report: &StatusReport) -> Option<Warning> {
+    let installed = report.installed.as_ref()?;
+    let runs = &report.version;
+    let message = match (&installed.version, &installed.executable) {
+        (Some(version), _) if version != runs => format!("codexd {runs} is running, {version} is installed"),
+        (_, Some(path)) => format!("`{path}` was replaced since this daemon started from it"),
+        (_, None) => format!("codexd {runs} is running, and is not installed any more"),
+    };
+    Some(Warning { code: "codexdReplaced".to_owned(), message, hint: CHANGE_TO_IT.to_owned() })
 }
 
 /// Returns the version of a program's npm package. The version of a package for one platform ends with the platform

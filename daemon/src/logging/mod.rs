@@ -1,13 +1,16 @@
-//! The log: lines on stderr, which the service manager or the terminal takes from there.
+//! The log: lines on stderr for people or, with `log_format = "json"`, for programs; entries of the journal, where that
+//! is at the other end of stderr. The fields are the same in all three.
 
 pub(crate) mod file;
 pub(crate) mod filter;
 pub(crate) mod format;
-mod priority;
+mod journal;
+pub(crate) mod roles;
 mod writer;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
 use tracing_subscriber::filter::Targets;
@@ -21,8 +24,13 @@ use crate::terminal::stderr_is_journal;
 use file::BoundedLog;
 use filter::LogFilter;
 use format::LogFormat;
-use priority::Prioritized;
+use journal::Journal;
 use writer::Flush;
+
+/// How long the last lines may take at the end, since nobody may read them.
+const LAST_LINES_WITHIN: Duration = Duration::from_millis(200);
+/// The same, of the journal.
+const LAST_ENTRIES_WITHIN: Duration = Duration::from_millis(1_000);
 
 /// Changes what is logged while the daemon runs.
 #[derive(Clone, Debug)]
@@ -41,8 +49,8 @@ impl LogControl {
 /// Starts logging to stderr. If that is `file`, codexd limits its size: no other program does.
 ///
 /// Lines have colours where stderr is a terminal that shows them and the environment does not forbid them
-/// (`NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). For the journal, they begin with their priority and have
-/// no time stamps: it makes them itself.
+/// (`NO_COLOR`, `CLICOLOR`, `CLICOLOR_FORCE`, `TERM=dumb`). Where it is the journal, they are sent to the journal's own
+/// socket, with their fields.
 ///
 /// # Errors
 ///
@@ -57,25 +65,22 @@ pub(crate) fn start(
     let colours = file.is_none() && !journal && AutoStream::choice(&std::io::stderr()) != ColorChoice::Never;
     let target: Box<dyn Write + Send> = match file.and_then(BoundedLog::of_stderr) {
         Some(file) => Box::new(file),
+        None if journal => {
+            let life = std::env::var("INVOCATION_ID").ok();
+            Box::new(Journal::new(Path::new(journal::SOCKET), format, std::io::stderr()).of_life(life))
+        }
         None => Box::new(std::io::stderr()),
     };
-    let loss_prefix = if journal { "<4>" } else { "" };
-    let (writer, flush) = writer::start(target, loss_prefix).map_err(|error| failed().because(error))?;
+    // The journal reads, and each line until its last has to be read while this process is there.
+    let within = if journal { LAST_ENTRIES_WITHIN } else { LAST_LINES_WITHIN };
+    let (writer, flush) = writer::start(target, within).map_err(|error| failed().because(error))?;
     let (targets, reload) = reload::Layer::new(filter.to_targets());
     let lines = fmt::layer().with_writer(writer).with_ansi(colours);
     let registry = tracing_subscriber::registry().with(targets);
     match (journal, format) {
-        (true, LogFormat::Text) => {
-            let inner = fmt::format().compact().without_time().with_ansi(false);
-            registry.with(lines.event_format(Prioritized { inner })).try_init()
-        }
-        (true, LogFormat::Json) => {
-            let inner = fmt::format().json().with_ansi(false);
-            let lines = lines.fmt_fields(fmt::format::JsonFields::new());
-            registry.with(lines.event_format(Prioritized { inner })).try_init()
-        }
         (false, LogFormat::Text) => registry.with(lines.compact()).try_init(),
-        (false, LogFormat::Json) => registry.with(lines.json()).try_init(),
+        // The journal gets its fields from there, too.
+        (true, _) | (false, LogFormat::Json) => registry.with(lines.json()).try_init(),
     }
     .map_err(|error| failed().because(error))?;
     Ok((LogControl { reload }, flush))

@@ -15,9 +15,6 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Lines that wait at the most.
 const WAITING_LINES: usize = 1024;
 
-/// How long the last lines may take at the end.
-const LAST_LINES_WITHIN: Duration = Duration::from_millis(200);
-
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 64 << 10;
 
@@ -32,6 +29,8 @@ pub(crate) struct LogWriter {
 #[derive(Debug)]
 pub(crate) struct Flush {
     queue: SyncSender<Entry>,
+    /// How long that may take.
+    within: Duration,
 }
 
 #[derive(Debug)]
@@ -41,14 +40,14 @@ enum Entry {
     Flush(Sender<()>),
 }
 
-/// Starts the thread that writes to `target`; the line that reports lost ones begins with `loss_prefix`.
+/// Starts the thread that writes to `target`: one call for each line. At the end, the last lines may take `within`.
 ///
 /// # Errors
 ///
 /// When the system refuses the thread.
 pub(crate) fn start(
     target: impl io::Write + Send + 'static,
-    loss_prefix: &'static str,
+    within: Duration,
 ) -> io::Result<(LogWriter, Flush)> {
     let (queue, entries) = sync_channel(WAITING_LINES);
     let lost = Arc::new(AtomicU64::new(0));
@@ -56,23 +55,24 @@ pub(crate) fn start(
     std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || write_all(&entries, &counter, target, loss_prefix))?;
-    Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue }))
+        .spawn(move || write_all(&entries, &counter, target))?;
+    Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue, within }))
 }
 
-fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write, loss_prefix: &str) {
+fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write) {
     while let Ok(entry) = entries.recv() {
         // There is no other place to report that the log cannot be written.
         match entry {
             Entry::Line(line) => drop(target.write_all(&line)),
-            Entry::Flush(done) => drop(done.send(())),
+            Entry::Flush(done) => {
+                let _ = target.flush();
+                let _ = done.send(());
+            }
         }
         let lost = lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let _ = writeln!(
-                target,
-                "{loss_prefix}({lost} lines of the log were lost here: they were not read in time)"
-            );
+            let line = format!("({lost} lines of the log were lost here: they were not read in time)\n");
+            let _ = target.write_all(line.as_bytes());
         }
     }
 }
@@ -103,7 +103,7 @@ impl Drop for Flush {
         let (done, written) = channel();
         if self.queue.try_send(Entry::Flush(done)).is_ok() {
             // Nobody may be reading: the end must not depend on it.
-            let _ = written.recv_timeout(LAST_LINES_WITHIN);
+            let _ = written.recv_timeout(self.within);
         }
     }
 }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn lines_come_in_order_and_the_last_ones_are_written_before_the_end() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (mut writer, flush) = start(target, "").unwrap();
+        let (mut writer, flush) = start(target, Duration::from_millis(200)).unwrap();
         for n in 0..100 {
             writeln!(writer, "{n}").unwrap();
         }
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn writing_never_blocks_and_the_lost_lines_are_counted() {
         let (mut reader, target) = io::pipe().unwrap();
-        let (writer, flush) = start(target, "").unwrap();
+        let (writer, flush) = start(target, Duration::from_millis(200)).unwrap();
         let line = vec![b'x'; 10_000];
         for _ in 0..2 * WAITING_LINES {
             // As the log does: one call for a line.

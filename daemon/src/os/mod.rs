@@ -9,6 +9,7 @@ pub(crate) mod plain_file;
 pub(crate) mod priority;
 pub(crate) mod private_dir;
 pub(crate) mod process;
+pub(crate) mod program_mark;
 pub(crate) mod service_manager;
 pub(crate) mod signals;
 #[cfg(test)]

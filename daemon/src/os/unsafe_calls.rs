@@ -22,9 +22,14 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
-/// What every build of codexd has among the first bytes of its file, see
-/// [`is_codexd`](crate::serve::upstream::identity::is_codexd).
+/// What every build of codexd has among the first bytes of its file, see [`program_mark`](super::program_mark).
 pub(crate) const PROGRAM_MARK: &str = "__codexd_program";
+
+/// Bytes for the version after the mark; the rest of them is 0.
+pub(crate) const VERSION_BYTES: usize = 32;
+
+/// Bytes of the mark and the version.
+const DESCRIPTION_BYTES: usize = PROGRAM_MARK.len() + VERSION_BYTES;
 
 /// A note of ELF, as `elf(5)` lays it out.
 #[repr(C)]
@@ -33,7 +38,7 @@ struct Note {
     description_bytes: u32,
     kind: u32,
     name: [u8; 8],
-    description: [u8; 16],
+    description: [u8; DESCRIPTION_BYTES],
 }
 
 // SAFETY: nothing is called or replaced by these names. A section `.note.*` is of the type SHT_NOTE, which linkers
@@ -43,11 +48,24 @@ struct Note {
 #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__TEXT,__codexd_program"))]
 static PROGRAM: Note = Note {
     name_bytes: 7,
-    description_bytes: 16,
+    description_bytes: DESCRIPTION_BYTES as u32,
     kind: 1,
     name: *b"codexd\0\0",
-    description: *b"__codexd_program",
+    description: description(),
 };
+
+/// Returns the mark and the version behind it.
+const fn description() -> [u8; DESCRIPTION_BYTES] {
+    let (mark, version) = (PROGRAM_MARK.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes());
+    assert!(version.len() < VERSION_BYTES);
+    let mut bytes = [0; DESCRIPTION_BYTES];
+    let mut at = 0;
+    while at < mark.len() + version.len() {
+        bytes[at] = if at < mark.len() { mark[at] } else { version[at - mark.len()] };
+        at += 1;
+    }
+    bytes
+}
 
 /// A program with its arguments and its environment, ready to be run: what [`Image::exec`] needs is all here, so
 /// that it may be called between fork and exec.
@@ -228,7 +246,7 @@ pub(crate) fn launch_activate_socket(name: &std::ffi::CStr) -> Result<Vec<OwnedF
     }
 }
 
-/// Returns how many bytes that were written to a Unix stream socket its other end has not read (`unix(7)`, SIOCOUTQ);
+/// Returns how many bytes that were written to a Unix socket its other end has not read (`unix(7)`, SIOCOUTQ);
 /// `None` where the system does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn unread_bytes(socket: impl AsFd) -> Option<usize> {

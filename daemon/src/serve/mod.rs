@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use codexd_proto::core::{Core, CoreConfig};
+use codexd_proto::core::{Core, CoreConfig, Restart};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::lifecycle::{ChildStatus, Timeouts};
 use codexd_proto::router::{Config, Identity};
@@ -24,6 +24,7 @@ use codexd_proto::thread_book::ThreadBook;
 use codexd_proto::time::Time;
 use tokio::task::LocalSet;
 
+use crate::control::candidate::Origin;
 use crate::control::client::ask_status;
 use crate::control::surroundings::Surroundings;
 use crate::control::{self, ControlServer};
@@ -34,6 +35,7 @@ use crate::instance::lock::InstanceLock;
 use crate::instance::record::Record;
 use crate::instance::threads;
 use crate::ledger::{self, Ledger, Retention, Update, Writer};
+use crate::logging::roles::log_upstream;
 use crate::os::open_files::OpenFiles;
 use crate::os::private_dir;
 use crate::os::signals::{SignalStream, Terminal};
@@ -44,7 +46,7 @@ use crate::settings::fingerprint;
 use crate::settings::reloader::Reloader;
 use crate::settings::secrets;
 use crate::settings::version;
-use crate::start::StartupNotifier;
+use crate::start::{self, StartupNotifier, Successor};
 use crate::terminal::{stderr_is_journal, stderr_target};
 use activation::Inherited;
 use hub::Hub;
@@ -127,9 +129,12 @@ pub(crate) fn run(
     if sweep::rest() {
         record.forget_this_life();
     }
-    let result = result.and_then(|ended| or_refused(ended, start, &program)).map_err(name);
-    match &result {
+    let mut result = result.and_then(|ended| or_refused(ended, start, &program)).map_err(name);
+    match &mut result {
         Ok(ended) => {
+            if let Some(Successor::AfterUpgrade(_, reserved)) = &mut ended.successor {
+                *reserved = start::reserve(paths);
+            }
             let record = record.with_stderr(ended.stderr.clone());
             record.finish(ended.code, ended.cause.as_str(), ended.upstream.clone());
             start.failed(ended.code, &ended.reason, None);
@@ -249,7 +254,8 @@ fn serve(
         let ledger = context.ledger.clone();
         let runner = Runner::start(record.generation(), ledger.clone(), commands_of_jobs, job_connections)?;
         let secrets = secrets::known(&settings.codex_args, std::env::vars_os());
-        let surroundings = surroundings(settings, program, secrets.clone());
+        let surroundings = surroundings(settings, program, secrets.clone())
+            .started(restarted_program(settings.restart(sockets.inherited)), origin(settings, context.life));
         let control =
             ControlServer::spawn(control_listener, handle.with_jobs(job_commands, ledger), surroundings)?;
 
@@ -270,8 +276,9 @@ fn serve(
             secrets,
         })?;
         base_status.upstream.pid = Some(process.pid());
-        tracing::info!(
-            upstream.pid = process.pid(),
+        log_upstream!(
+            info,
+            process.pid(),
             upstream.executable = %program.executable.display(),
             files.limit = context.files.limit,
             "started codex app-server"
@@ -327,6 +334,27 @@ fn surroundings(settings: &Settings, program: &Program, secrets: Secrets) -> Sur
     Surroundings::at_start(&program.executable, secrets, move || {
         locate::locate(&codex, path.as_deref()).ok().map(|program| program.executable)
     })
+}
+
+/// Returns the program that a supervisor starts again after this daemon; `None` if none does.
+fn restarted_program(restart: Restart) -> Option<PathBuf> {
+    if matches!(restart, Restart::Never | Restart::BySuccessor) {
+        return None;
+    }
+    // systemd and launchd give the path that they were told, whatever it leads to by now.
+    std::env::args_os().next().map(PathBuf::from).filter(|path| path.is_absolute() && path.exists())
+}
+
+/// Returns how this daemon was started.
+fn origin(settings: &Settings, life: Token) -> Origin {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let given = arguments.iter().any(|argument| argument == "--codex-args-on-stdin");
+    Origin {
+        stdin: given.then(|| serde_json::to_vec(settings.codex_args.words()).unwrap_or_default()),
+        arguments,
+        marks: vec![(life::LIFE, OsString::from(life.to_string()))],
+        start: Box::new(|command| Ok(Box::new(sweep::Helper::start(command)?))),
+    }
 }
 
 fn core_config(settings: &Settings, record: &Record, context: &Context, inherited: bool) -> CoreConfig {

@@ -162,6 +162,7 @@ fn origin(key: &str, args: &ServeArgs, environment: &Environment, file_keys: &[S
         log_level,
         log_format,
         check_config: _,
+        trial: _,
     } = args;
     let (given, flag, variable) = match key {
         "socket" => (socket.is_some(), "--socket", Some("CODEXD_SOCKET")),

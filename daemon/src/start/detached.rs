@@ -11,6 +11,7 @@ use codexd_proto::exit::ExitCode;
 use super::environment::OF_ONE_CLIENT;
 use super::startup_status::StartupStatus;
 use super::{Target, startup_status};
+use crate::cli::ServeArgs;
 use crate::error::Error;
 use crate::instance::life;
 use crate::logging;
@@ -54,7 +55,10 @@ pub(super) fn spawn(target: &Target<'_>) -> Result<(), Error> {
 /// Starts the process; returns it and the pipe on which it reports its startup status.
 fn launch(target: &Target<'_>, log_path: &Path) -> Result<(Child, io::PipeReader), Error> {
     let settings = target.settings;
-    let program = own_program()?;
+    let program = match target.codexd {
+        Some(program) => program.to_owned(),
+        None => own_program()?,
+    };
     let log = logging::file::open(log_path).map_err(|error| {
         Error::new(ExitCode::CannotCreate, format!("cannot write the log `{}`", log_path.display()))
             .because(error)
@@ -113,6 +117,11 @@ fn own_program() -> Result<PathBuf, Error> {
     Ok(in_its_place(path))
 }
 
+/// As text, the program that a daemon would run that this process starts; `None` where that has no name.
+pub(crate) fn own_program_text() -> Option<String> {
+    own_program().ok()?.into_os_string().into_string().ok()
+}
+
 /// Linux marks the name of a file that was removed, or replaced by another one (`proc_pid_exe(5)`).
 fn in_its_place(path: PathBuf) -> PathBuf {
     match path.to_str().and_then(|name| name.strip_suffix(" (deleted)")) {
@@ -140,13 +149,26 @@ pub(crate) fn detach() {
     }
 }
 
+/// Returns the flags, with the arguments for codex that the starting process has passed beside them.
+///
+/// # Errors
+///
+/// With exit code 64 when there is anything else than arguments; with 71 when they cannot be read.
+pub(crate) fn with_given_arguments(args: &ServeArgs) -> Result<ServeArgs, Error> {
+    let mut args = args.clone();
+    if args.codex_args_on_stdin {
+        args.codex_arg = take_codex_args()?;
+    }
+    Ok(args)
+}
+
 /// Returns the arguments of codex that the client has written to standard input, a JSON array of texts, and gives
 /// standard input up.
 ///
 /// # Errors
 ///
 /// With exit code 64 when there is anything else; with 71 when it cannot be read.
-pub(crate) fn take_codex_args() -> Result<Vec<String>, Error> {
+fn take_codex_args() -> Result<Vec<String>, Error> {
     let mut text = Vec::new();
     io::stdin().lock().read_to_end(&mut text).map_err(|error| {
         Error::os("cannot read the arguments of codex from standard input").because(error)

@@ -8,7 +8,8 @@
 //! get the reason too, instead of trying the same again.
 //!
 //! A daemon that lost codex while clients were connected goes the same way to start the one that follows it
-//! ([`succeed`]): a client that connects again by itself starts none.
+//! ([`succeed`]): a client that connects again by itself starts none. So does one that is upgraded, which takes the start
+//! lock before it lets go of the instance ([`reserve`]): no client starts another program meanwhile.
 //!
 //! Only the instance lock decides whether a daemon runs. Only the holder of the start lock checks it, because the
 //! check takes it for an instant.
@@ -24,7 +25,7 @@ pub(crate) mod unit;
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::exit::ExitCode;
@@ -39,9 +40,9 @@ use crate::os::unix_time::unix_ms;
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
 
-pub(crate) use detached::{detach, take_codex_args};
+pub(crate) use detached::{detach, own_program_text, with_given_arguments};
 pub(crate) use startup_status::StartupNotifier;
-pub(crate) use successor::succeed;
+pub(crate) use successor::{Successor, reserve, succeed};
 
 use lock::StartLock;
 
@@ -55,6 +56,8 @@ pub(crate) struct Target<'a> {
     pub(crate) codex_args: &'a CodexArgs,
     /// Whether one may be started.
     pub(crate) may_spawn: bool,
+    /// The program of the daemon, where no service manager starts it; `None` for that of this process.
+    pub(crate) codexd: Option<&'a Path>,
 }
 
 /// What became of an attempt to start.
@@ -88,7 +91,21 @@ pub(crate) fn attempt(
         return Ok(Attempt::Wait);
     }
     private_dir::ensure_own(&paths.runtime_dir)?;
-    let Some(mut lock) = StartLock::try_acquire(&paths.start_lock())? else { return Ok(Attempt::Wait) };
+    match StartLock::try_acquire(&paths.start_lock())? {
+        Some(lock) => attempt_locked(target, lock, since_unix_ms, listening),
+        None => Ok(Attempt::Wait),
+    }
+}
+
+/// As [`attempt`], with the start lock held.
+fn attempt_locked(
+    target: &Target<'_>,
+    mut lock: StartLock,
+    since_unix_ms: u64,
+    listening: impl Fn() -> bool,
+) -> Result<Attempt, Error> {
+    let paths = &target.settings.paths;
+    let taken = |path: &PathBuf| !instance_lock::is_free(path);
     if listening() {
         return Ok(Attempt::Started);
     }

@@ -40,6 +40,8 @@ pub(super) struct Queue {
     bytes: usize,
     /// Bytes of the first entry that are written.
     pub(super) written: usize,
+    /// The first entry goes on with a line whose beginning is written.
+    within_line: bool,
 }
 
 impl Queue {
@@ -57,6 +59,23 @@ impl Queue {
         }
     }
 
+    /// Puts requests, in their order, before all others of which nothing is written.
+    pub(super) fn push_requests_first(&mut self, places: Vec<u64>) {
+        let begun = self.written > 0 || self.within_line;
+        let is_end = |entry: &Entry| !matches!(entry, Entry::Piece { last: false, .. });
+        let mut at = match self.entries.iter().position(is_end) {
+            Some(end) if begun => end + 1,
+            None => self.entries.len(),
+            Some(_) => 0,
+        };
+        while matches!(self.entries.get(at), Some(Entry::Handshake { .. })) {
+            at += 1;
+        }
+        for (index, place) in places.into_iter().enumerate() {
+            self.entries.insert(at + index, Entry::Request(place));
+        }
+    }
+
     pub(super) fn front(&self) -> Option<&Entry> {
         self.entries.front()
     }
@@ -66,12 +85,14 @@ impl Queue {
         self.written = 0;
         let entry = self.entries.pop_front()?;
         self.bytes -= entry.bytes();
+        self.within_line = matches!(entry, Entry::Piece { last: false, .. });
         Some(entry)
     }
 
     /// Removes everything; returns how much of the first entry was written.
     pub(super) fn take(&mut self) -> (VecDeque<Entry>, usize) {
         self.bytes = 0;
+        self.within_line = false;
         (std::mem::take(&mut self.entries), std::mem::take(&mut self.written))
     }
 

@@ -17,7 +17,8 @@ use crate::json::scan::{Members, member, member_at};
 use crate::json::{Span, is_text, text};
 use crate::message::{ClientMessage, Params, UpstreamMessage};
 use crate::router::{
-    CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd, UPSTREAM_LOST,
+    CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd,
+    UPGRADE_CALLED_OFF, UPGRADING_REASON, UPSTREAM_LOST,
 };
 use crate::routes::{self, Audience, Meaning, RequestEffect, Resource, Route, Routes};
 
@@ -56,6 +57,8 @@ pub struct ConnectionState {
     deferred: bool,
     /// The rest of a long line from the client is on its way.
     client_line_open: bool,
+    /// What a daemon has refused is to be sent again when that rest has come.
+    returned_wait: bool,
     /// That rest is for nobody.
     drops_client_line: bool,
     /// The rest of a long line from the daemon is not for the client.
@@ -122,6 +125,7 @@ impl ConnectionState {
             connected: true,
             deferred: false,
             client_line_open: false,
+            returned_wait: false,
             drops_client_line: false,
             drops_daemon_line: false,
             attached: false,
@@ -250,6 +254,9 @@ impl ConnectionState {
         self.drops_client_line = drops && !last;
         if !drops {
             self.queue.push(Entry::Piece { bytes, request: None, last });
+        }
+        if last && self.returned_wait {
+            self.send_returned_again();
         }
     }
 
@@ -514,6 +521,11 @@ impl ConnectionState {
         if !error.is_of_the_end() {
             return false;
         }
+        let bytes = request.line.as_ref().map_or(0, Vec::len);
+        if error.is_upgrading && self.queue.bytes() + self.requests.waiting_bytes() + bytes >= WAITING_BYTES {
+            // The daemon goes on, and so do turns that may need the client: it must be read.
+            return false;
+        }
         let kept = request.line.is_some();
         if kept && (!error.delivered || request.repeatable) {
             if error.delivered {
@@ -585,6 +597,10 @@ impl ConnectionState {
                 reason.map(|reason| Announced { reason, intended: member("intended") == Some(b"true") });
             return true;
         }
+        if *method == *UPGRADE_CALLED_OFF {
+            self.send_returned_again();
+            return true;
+        }
         if *method == *CLOSING {
             let why = params.and_then(|params| member_at(line, params, &["message"]));
             let why = why.and_then(|why| serde_json::from_slice(why.of(line)).ok());
@@ -620,6 +636,35 @@ impl ConnectionState {
             self.resume(&thread);
         }
         delivers
+    }
+
+    /// Sends again what a daemon has refused that was about to be upgraded, before what the client has sent since: it goes
+    /// on after all.
+    fn send_returned_again(&mut self) {
+        self.returned_wait = self.client_line_open;
+        if self.returned_wait {
+            // Nothing comes between the parts of a line.
+            return;
+        }
+        let mut first = Vec::new();
+        for place in self.requests.places() {
+            let Some(request) = self.requests.get(place).filter(|it| it.progress == Progress::Returned)
+            else {
+                continue;
+            };
+            let thread = request.thread.clone().filter(|_| request.needs_thread);
+            let state = thread.and_then(|thread| self.threads.get_mut(&thread));
+            let waits = state.is_some_and(|state| {
+                matches!(state.link, Link::Lost | Link::Resuming) || !state.waiting.is_empty()
+            });
+            self.requests.set(place, Progress::Waiting);
+            if waits {
+                self.route(place);
+            } else {
+                first.push(place);
+            }
+        }
+        self.queue.push_requests_first(first);
     }
 
     fn own_answered(&mut self, own: Own, line: &[u8], failed: bool, body: Span) {
@@ -804,6 +849,7 @@ impl ConnectionState {
         let intended = self.announced.as_ref().is_some_and(|announced| announced.intended);
         self.connected = false;
         self.deferred = false;
+        self.returned_wait = false;
         self.drops_daemon_line = false;
         self.own.clear();
         let (entries, written) = self.queue.take();
@@ -1035,12 +1081,13 @@ struct OwnError {
     delivered: bool,
     retryable: bool,
     is_draining: bool,
+    is_upgrading: bool,
 }
 
 impl OwnError {
-    /// Whether the daemon gives it because it ends.
+    /// Whether the daemon gives it because it ends, or is about to.
     fn is_of_the_end(&self) -> bool {
-        self.code == UPSTREAM_LOST || self.code == OVERLOADED && self.is_draining
+        self.code == UPSTREAM_LOST || self.code == OVERLOADED && (self.is_draining || self.is_upgrading)
     }
 }
 
@@ -1053,6 +1100,7 @@ fn own_error(line: &[u8], body: Span) -> Option<OwnError> {
         delivered: !value(b"delivered").is_some_and(|it| is_text(line, it, b"no")),
         retryable: value(b"retryable").is_some_and(|it| it.of(line) == b"true"),
         is_draining: value(b"reason").is_some_and(|it| is_text(line, it, b"draining")),
+        is_upgrading: value(b"reason").is_some_and(|it| is_text(line, it, UPGRADING_REASON.as_bytes())),
     })
 }
 

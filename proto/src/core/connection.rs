@@ -120,6 +120,20 @@ impl Connections {
         self.deadlines.extend(deadline.map(|at| (at, client)));
     }
 
+    /// Returns the oldest connections of clients, at most `most`.
+    pub(super) fn oldest(&self, most: usize) -> Vec<ClientId> {
+        let of_clients =
+            |c: &Connection| matches!(c.stage, Stage::New | Stage::Open(_) | Stage::HalfClosed(_));
+        let all = self.connections.iter().filter(|(_, c)| of_clients(c));
+        let mut all: Vec<(u64, ClientId)> = all.map(|(client, c)| (c.number, *client)).collect();
+        if all.len() > most {
+            all.select_nth_unstable(most);
+            all.truncate(most);
+        }
+        all.sort_unstable();
+        all.into_iter().map(|(_, client)| client).collect()
+    }
+
     /// Returns the half-closed connections.
     pub(super) fn half_closed(&self) -> Vec<ClientId> {
         let half_closed = self.connections.iter().filter(|(_, c)| matches!(c.stage, Stage::HalfClosed(_)));
@@ -141,5 +155,28 @@ impl Connections {
         }
         self.set_deadline(client, None);
         Some((client, self.stage(client)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_connections_of_clients_come_first_and_pages_are_none() {
+        let mut connections = Connections::default();
+        // Not in the order of their ids.
+        let ids = [7, 3, 9, 1, 5].map(ClientId);
+        for id in ids {
+            connections.add(id, None);
+        }
+        let now = Time::from_millis(0);
+        connections.enter(now, ids[0], Stage::Head);
+        connections.enter(now, ids[1], Stage::Open(Framing::Lines));
+        connections.enter(now, ids[3], Stage::Ending);
+        assert_eq!(connections.oldest(8), [ids[1], ids[2], ids[4]]);
+        assert_eq!(connections.oldest(2), [ids[1], ids[2]]);
+        connections.remove(ids[1]);
+        assert_eq!(connections.oldest(2), [ids[2], ids[4]]);
     }
 }

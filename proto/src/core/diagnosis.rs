@@ -60,7 +60,7 @@ impl Core {
     pub fn upstream_lines(&self) -> Vec<String> {
         match self.lifecycle.intent() {
             Some(Intent::UpstreamLost(_) | Intent::HandshakeRefused) => {}
-            Some(Intent::Stop(_) | Intent::SpawnFailed(_)) | None => return Vec::new(),
+            Some(Intent::Stop(_) | Intent::Upgrade | Intent::SpawnFailed(_)) | None => return Vec::new(),
         }
         let Diagnosis { lines, refusal, odd_line, .. } = &self.diagnosis;
         let odd_line = odd_line.iter().map(|line| format!("on stdout: {line}"));

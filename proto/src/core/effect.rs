@@ -1,5 +1,6 @@
 //! What the shell is to do.
 
+use super::UpgradeOutcome;
 use crate::id::{ClientId, ThreadId};
 use crate::lifecycle::State;
 use crate::router::CloseReason;
@@ -65,6 +66,8 @@ pub enum Effect {
     Sweep,
     /// Record the permissions of a thread for later daemons.
     Remember(Entry),
+    /// Report to the process that asked for the upgrade how its wait has ended.
+    UpgradeWaitEnded(UpgradeOutcome),
     /// Log a fact. Nothing else is to be done.
     Log(Fact),
 }
@@ -102,6 +105,11 @@ pub enum Fact {
     HealthCheck,
     /// The upstream has not answered a health check for this many milliseconds.
     UpstreamUnresponsive(u64),
+    /// An upgrade waits until nothing runs.
+    UpgradeWaits {
+        /// For at most so many milliseconds.
+        within_ms: Option<u64>,
+    },
     /// The socket file was removed or replaced, and no client is connected. The daemon stops.
     SocketLost,
     /// Codex uses this many bytes, and the daemon is unused. It stops, so that the next one starts with a new codex.

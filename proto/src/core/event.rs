@@ -115,6 +115,14 @@ pub enum Event<'a> {
     InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
+    /// The next daemon is to take the place of this one as soon as nothing runs. Means nothing unless
+    /// [`Core::can_upgrade`](super::Core::can_upgrade).
+    UpgradeRequested {
+        /// Milliseconds that this can take, or it is called off; `None`: no limit.
+        within_ms: Option<u64>,
+    },
+    /// The daemon is not to be replaced after all. Means nothing unless an upgrade waits.
+    UpgradeCalledOff,
     /// Codex and its commands use more memory than `memory_recycle_bytes`.
     MemoryHigh {
         /// Bytes that they use.

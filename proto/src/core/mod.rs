@@ -26,6 +26,7 @@ mod refusal;
 mod report;
 mod succession;
 mod timer;
+mod upgrade;
 
 use std::collections::VecDeque;
 
@@ -52,6 +53,7 @@ pub use effect::{Effect, Fact};
 pub use event::{Event, Framing};
 pub use refusal::Refusal;
 pub use timer::Timer;
+pub use upgrade::{CannotUpgrade, UpgradeOutcome};
 
 use connection::{Connections, Stage};
 use diagnosis::Diagnosis;
@@ -77,7 +79,7 @@ pub enum Restart {
     /// The next client, by socket activation.
     OnDemand,
     /// The next client, because it starts a daemon when it finds none; or this daemon, if it loses its upstream while
-    /// clients are connected.
+    /// clients are connected, and for an upgrade.
     BySuccessor,
 }
 
@@ -130,6 +132,8 @@ pub enum Room {
 #[derive(Debug)]
 enum Step {
     Effect(Effect),
+    RefuseNewWork,
+    AcceptNewWork,
     SendShutdownNotice,
     InterruptTurns,
     Resolve,
@@ -303,6 +307,10 @@ impl Core {
                 self.events.push_back(LifecycleEvent::InterruptRequested(by));
             }
             Event::KillRequested(by) => self.events.push_back(LifecycleEvent::KillRequested(by)),
+            Event::UpgradeRequested { within_ms } => {
+                self.events.push_back(LifecycleEvent::UpgradeRequested(within_ms));
+            }
+            Event::UpgradeCalledOff => self.events.push_back(LifecycleEvent::UpgradeCalledOff),
             Event::SocketLost => {
                 if self.idle.is_idle() {
                     self.steps.push_back(Effect::Log(Fact::SocketLost).into());
@@ -336,6 +344,7 @@ impl Core {
                 let from = self.lifecycle.state();
                 let effects = self.lifecycle.handle(now, event);
                 self.succession.observe(event, self.lifecycle.intent(), || self.connections.attached());
+                self.observe_upgrade(from, Some(event));
                 self.follow(from, effects);
             } else {
                 let unused = self.lifecycle.state() == State::Serving && self.router.is_unused();
@@ -350,7 +359,9 @@ impl Core {
     /// Returns the event that the current state waits for, if it has occurred.
     fn reached(&self) -> Option<LifecycleEvent> {
         match self.lifecycle.state() {
-            State::Draining | State::Interrupting if self.router.is_quiet() => Some(LifecycleEvent::Quiet),
+            State::Upgrading | State::Draining | State::Interrupting if self.router.is_quiet() => {
+                Some(LifecycleEvent::Quiet)
+            }
             State::Flushing if !self.has_unwritten() => Some(LifecycleEvent::Flushed),
             _ => None,
         }
@@ -368,6 +379,8 @@ impl Core {
                 LifecycleEffect::Ready => Effect::NotifyReady.into(),
                 LifecycleEffect::NotifyStopping => Effect::NotifyStopping.into(),
                 LifecycleEffect::StopListening => Effect::StopListening.into(),
+                LifecycleEffect::RefuseNewWork => Step::RefuseNewWork,
+                LifecycleEffect::AcceptNewWork => Step::AcceptNewWork,
                 LifecycleEffect::SendShutdownNotice => Step::SendShutdownNotice,
                 LifecycleEffect::InterruptTurns => Step::InterruptTurns,
                 LifecycleEffect::ResolveClients => {
@@ -405,12 +418,19 @@ impl Core {
                 }
                 return Some(effect);
             }
+            Step::RefuseNewWork => {
+                let left_ms = self.lifecycle.poll_timeout().map(|at| at.since(now));
+                self.router.refuse_new_work(now, left_ms);
+            }
+            Step::AcceptNewWork => self.router.accept_new_work(now),
             Step::SendShutdownNotice => {
                 let reason = self.reason();
-                let draining = self.lifecycle.state() == State::Draining;
-                let deadline_ms = if draining { self.lifecycle.drain_ms() } else { Some(0) };
+                // For an upgrade, nothing runs any more.
+                let waits = self.lifecycle.state() == State::Draining && !self.is_upgrade();
+                let deadline_ms = if waits { self.lifecycle.drain_ms() } else { Some(0) };
                 let retry_after_ms = self.retry_after_ms();
-                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms, intended: true };
+                let intended = !self.is_upgrade();
+                let notice = ShutdownNotice { reason: &reason, deadline_ms, retry_after_ms, intended };
                 self.router.begin_drain(now, &notice);
             }
             Step::InterruptTurns => self.router.interrupt_turns(now),
@@ -426,6 +446,11 @@ impl Core {
             }
         }
         None
+    }
+
+    /// Returns whether the daemon ends for an upgrade.
+    fn is_upgrade(&self) -> bool {
+        self.lifecycle.intent() == Some(&Intent::Upgrade)
     }
 
     /// Returns the milliseconds after which a client can connect again; `None` if nothing starts codexd again.
@@ -576,6 +601,11 @@ impl Core {
         reason.describe(self.router.queued_bytes(client))
     }
 
+    /// Returns the name in a client's `initialize`, shortened as in an [`Activity`].
+    pub fn client_name(&self, client: ClientId) -> Option<String> {
+        self.router.name_of(client)
+    }
+
     /// Interrupts a turn on behalf of an operator, see [`Router::interrupt`].
     ///
     /// # Errors
@@ -666,7 +696,7 @@ impl Core {
     pub fn is_stopping(&self) -> bool {
         !matches!(
             self.lifecycle.state(),
-            State::Starting | State::Handshaking | State::Serving | State::Exited
+            State::Starting | State::Handshaking | State::Serving | State::Upgrading | State::Exited
         )
     }
 

@@ -3,7 +3,7 @@
 use super::Core;
 use crate::id::ClientId;
 use crate::lifecycle::State;
-use crate::listing::{RequestStatus, ThreadStatus, TurnStatus};
+use crate::listing::{ClientName, RequestStatus, ThreadStatus, TurnStatus};
 use crate::router::CONFIG_WARNING;
 use crate::statistics::Statistics;
 use crate::status::{ClientStatus, DaemonState, StatusReport, Warning};
@@ -13,13 +13,16 @@ use crate::time::Time;
 /// milliseconds (measured).
 const SILENT_MS: u64 = 1_000;
 
+/// Clients that the status names at the most.
+const NAMED_CLIENTS: usize = 8;
+
 impl From<State> for DaemonState {
     fn from(state: State) -> DaemonState {
         match state {
             State::Starting => DaemonState::Starting,
             State::Handshaking => DaemonState::Handshaking,
             State::Serving => DaemonState::Serving,
-            State::Draining | State::Interrupting => DaemonState::Draining,
+            State::Upgrading | State::Draining | State::Interrupting => DaemonState::Draining,
             State::Reaping | State::ClosingInput | State::Terminating | State::Killing | State::Flushing => {
                 DaemonState::Stopping
             }
@@ -38,6 +41,7 @@ impl Core {
         report.state = self.lifecycle.state().into();
         report.state_since_ms = now.since(self.lifecycle.since());
         report.ready = self.lifecycle.state() == State::Serving;
+        report.upgrade = self.upgrade_status(now);
         report.uptime_ms = now.as_millis();
         report.upstream.uptime_ms = self.lifecycle.child().is_none().then_some(now.as_millis());
         if self.lifecycle.child().is_some() {
@@ -50,6 +54,9 @@ impl Core {
         report.upstream.unanswered_probe_ms = self.health.waited_ms(now).filter(|_| self.checks_health());
         report.warnings.extend(report.upstream.unanswered_probe_ms.and_then(silence));
         report.max_clients = self.max_clients();
+        let oldest = self.connections.oldest(NAMED_CLIENTS).into_iter();
+        report.oldest_clients =
+            oldest.map(|id| ClientName { id: u64::from(id.0), name: self.router.name_of(id) }).collect();
         report.warnings.extend(self.full_warning(report));
     }
 
@@ -91,6 +98,7 @@ impl Core {
                 None => "serving".to_owned(),
             },
             State::Starting | State::Handshaking => "waiting for codex app-server".to_owned(),
+            State::Upgrading => "waiting until nothing runs, to be upgraded then".to_owned(),
             _ => self.reason(),
         }
     }

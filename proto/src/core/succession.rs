@@ -1,4 +1,4 @@
-//! Whether a daemon that lost codex starts the next one itself.
+//! Whether a daemon that lost codex, or is upgraded, starts the next one itself.
 
 use super::Restart;
 use crate::lifecycle::{Intent, LifecycleEvent};
@@ -6,13 +6,14 @@ use crate::lifecycle::{Intent, LifecycleEvent};
 /// What decides whether a daemon has a successor.
 ///
 /// A terminal interface connects again by itself, but starts no daemon. So where no supervisor and no socket unit starts
-/// the next one, the daemon that ends does, if it lost codex while clients were connected. It does not if somebody asked
-/// it to stop, even after the loss.
+/// the next one, the daemon that ends does, if it lost codex while clients were connected, and after an upgrade in any
+/// case. It does not if somebody asked it to stop, even after the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Succession {
     /// Clients that were connected when codex was lost; `None` while it is not.
     clients_at_loss: Option<usize>,
     stop_requested: bool,
+    is_upgrade: bool,
 }
 
 impl Succession {
@@ -29,6 +30,7 @@ impl Succession {
                 | LifecycleEvent::InterruptRequested(_)
                 | LifecycleEvent::KillRequested(_)
         );
+        self.is_upgrade = intent == Some(&Intent::Upgrade);
         if matches!(intent, Some(Intent::UpstreamLost(_))) && self.clients_at_loss.is_none() {
             self.clients_at_loss = Some(clients());
         }
@@ -37,8 +39,8 @@ impl Succession {
     /// Whether this daemon starts the next one when it has ended.
     pub(super) fn is_due(self, restart: Restart) -> bool {
         restart == Restart::BySuccessor
-            && self.clients_at_loss.is_some_and(|clients| clients > 0)
-            && !self.stop_requested
+            && (self.is_upgrade
+                || self.clients_at_loss.is_some_and(|clients| clients > 0) && !self.stop_requested)
     }
 }
 
@@ -73,6 +75,17 @@ mod tests {
         assert!(due(Restart::BySuccessor, &left));
         let none = [(EXIT, Some(&LOST), 0), (LifecycleEvent::Flushed, Some(&LOST), 1)];
         assert!(!due(Restart::BySuccessor, &none));
+    }
+
+    #[test]
+    fn an_upgrade_has_a_successor_also_without_clients_unless_a_stop_follows() {
+        let upgrade = Intent::Upgrade;
+        let over = (LifecycleEvent::Quiet, Some(&upgrade), 0);
+        assert!(due(Restart::BySuccessor, &[over]));
+        assert!(!due(Restart::OnFailure, &[over]), "its supervisor starts the next one");
+        let stop = Intent::Stop(StopSource::Control);
+        let stopped = (LifecycleEvent::StopRequested(StopSource::Control), Some(&stop), 0);
+        assert!(!due(Restart::BySuccessor, &[over, stopped]));
     }
 
     #[test]

@@ -52,6 +52,7 @@ impl Core {
     pub fn handle_timeout(&mut self, now: Time) {
         let from = self.lifecycle.state();
         let effects = self.lifecycle.handle_timeout(now);
+        self.observe_upgrade(from, None);
         self.follow(from, effects);
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
             self.router.handle_timeout(now);
@@ -84,7 +85,10 @@ impl Core {
 
     /// Returns whether the upstream is expected to answer health checks.
     pub(super) fn checks_health(&self) -> bool {
-        matches!(self.lifecycle.state(), State::Serving | State::Draining | State::Interrupting)
+        matches!(
+            self.lifecycle.state(),
+            State::Serving | State::Upgrading | State::Draining | State::Interrupting
+        )
     }
 
     fn check_health(&mut self, now: Time) {

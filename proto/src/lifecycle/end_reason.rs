@@ -14,6 +14,11 @@ pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
             reason: "stopped",
             message: format!("codexd was stopped ({}) before this was finished", by.word()),
         },
+        Some(Intent::Upgrade) => Loss {
+            reason: "upgraded",
+            message: "codexd was replaced by the next daemon (ctl upgrade) before this was finished"
+                .to_owned(),
+        },
         Some(Intent::UpstreamLost(kind)) => {
             let reason = match kind {
                 LossKind::Exited | LossKind::OutputEnded => "upstreamLost",
@@ -37,6 +42,7 @@ pub fn loss(intent: Option<&Intent>, child: Option<ChildStatus>) -> Loss {
 pub fn reason(intent: Option<&Intent>, child: Option<ChildStatus>) -> String {
     match intent {
         Some(Intent::Stop(by)) => format!("codexd is stopping ({})", by.word()),
+        Some(Intent::Upgrade) => "codexd ends, and the next daemon takes its place (ctl upgrade)".to_owned(),
         other => loss(other, child).message,
     }
 }

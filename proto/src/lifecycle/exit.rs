@@ -53,6 +53,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 pub fn exit_code(intent: Option<&Intent>, _child: Option<ChildStatus>) -> ExitCode {
     match intent {
         Some(Intent::Stop(_)) => ExitCode::Stopped,
+        Some(Intent::Upgrade) => ExitCode::Upgrade,
         Some(Intent::UpstreamLost(_)) => ExitCode::UpstreamLost,
         Some(Intent::SpawnFailed(code)) => *code,
         Some(Intent::HandshakeRefused) => ExitCode::Protocol,

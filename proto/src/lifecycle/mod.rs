@@ -33,6 +33,8 @@ pub enum State {
     Handshaking,
     /// Clients are served.
     Serving,
+    /// Clients are served, but for new work: when running turns have ended, the daemon ends for the next one.
+    Upgrading,
     /// No new work; what runs may finish until the deadline.
     Draining,
     /// Running turns are interrupted; their ends are awaited for a moment.
@@ -51,11 +53,14 @@ pub enum State {
     Exited,
 }
 
-/// Why the daemon ends. Recorded once; a later reason does not replace it.
+/// Why the daemon ends. Recorded once; a later reason does not replace it, but for [`Intent::Upgrade`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Intent {
     /// It was requested.
     Stop(StopSource),
+    /// The next daemon takes its place, with another codex or codexd (`codexd ctl upgrade`). A stop that an operator
+    /// requests before the exit replaces this: then no daemon follows.
+    Upgrade,
     /// The upstream ended, or its stream did, without a request to stop.
     UpstreamLost(LossKind),
     /// The upstream could not be started.
@@ -89,6 +94,11 @@ impl StopSource {
     /// ([`LifecycleEvent::KillRequested`]).
     pub const fn insists(self) -> bool {
         matches!(self, StopSource::Terminate | StopSource::Interrupt | StopSource::Hangup)
+    }
+
+    /// Returns whether a person or the supervisor has requested the stop.
+    pub const fn is_of_an_operator(self) -> bool {
+        !matches!(self, StopSource::Client | StopSource::Idle)
     }
 
     /// Returns the word used in shutdown notices and records.
@@ -144,6 +154,11 @@ pub enum LifecycleEvent {
     InterruptRequested(StopSource),
     /// The daemon is to end at once.
     KillRequested(StopSource),
+    /// The next daemon is to take the place of this one as soon as nothing runs, within so many milliseconds or not at
+    /// all; `None`: no limit.
+    UpgradeRequested(Option<u64>),
+    /// The daemon is not to be replaced after all.
+    UpgradeCalledOff,
     /// No turn and no request runs any more.
     Quiet,
     /// All pending replies are written, or their clients are gone.
@@ -157,6 +172,8 @@ pub enum LifecycleEvent {
 pub enum LifecycleTimer {
     /// The upstream has to answer `initialize`.
     Handshake,
+    /// Running turns have to finish before an upgrade, or it is called off.
+    Upgrade,
     /// Running turns have to finish.
     Drain,
     /// Interrupted turns have to report their end.
@@ -182,6 +199,10 @@ pub enum LifecycleEffect {
     StopListening,
     /// Notify the supervisor that the daemon is stopping.
     NotifyStopping,
+    /// Refuse new work until [`LifecycleEffect::AcceptNewWork`], and notify clients of that.
+    RefuseNewWork,
+    /// Accept new work again, and notify clients of that.
+    AcceptNewWork,
     /// Refuse new work and send the shutdown notice: until when running turns can go on.
     SendShutdownNotice,
     /// Interrupt running turns.
@@ -209,6 +230,8 @@ pub enum LifecycleEffect {
 pub struct Timeouts {
     /// [`LifecycleTimer::Handshake`].
     pub handshake_ms: u64,
+    /// [`LifecycleTimer::Upgrade`], of the request; `None` waits for ever.
+    pub upgrade_ms: Option<u64>,
     /// [`LifecycleTimer::Drain`]; `None` waits for ever.
     pub drain_ms: Option<u64>,
     /// [`LifecycleTimer::Interrupt`].
@@ -229,6 +252,7 @@ impl Default for Timeouts {
     fn default() -> Timeouts {
         Timeouts {
             handshake_ms: 30_000,
+            upgrade_ms: None,
             drain_ms: Some(30_000),
             interrupt_ms: 5_000,
             reap_ms: 250,
@@ -245,6 +269,7 @@ impl Timeouts {
     pub const fn of(&self, timer: LifecycleTimer) -> Option<u64> {
         match timer {
             LifecycleTimer::Handshake => Some(self.handshake_ms),
+            LifecycleTimer::Upgrade => self.upgrade_ms,
             LifecycleTimer::Drain => self.drain_ms,
             LifecycleTimer::Interrupt => Some(self.interrupt_ms),
             LifecycleTimer::Reap => Some(self.reap_ms),
@@ -346,9 +371,23 @@ impl Lifecycle {
         if let LifecycleEvent::UpstreamExited(status) = event {
             self.child = Some(status);
         }
+        if let LifecycleEvent::UpgradeRequested(within_ms) = event
+            && self.state == State::Serving
+        {
+            self.timeouts.upgrade_ms = within_ms;
+        }
         let table::Step { next, intent, effects } = table::step(self.state, event, self.child.is_some());
         if self.intent.is_none() {
             self.intent = intent;
+        }
+        if let LifecycleEvent::StopRequested(by)
+        | LifecycleEvent::InterruptRequested(by)
+        | LifecycleEvent::KillRequested(by) = event
+            && self.intent == Some(Intent::Upgrade)
+            && self.state != State::Exited
+            && by.is_of_an_operator()
+        {
+            self.intent = Some(Intent::Stop(by));
         }
         if let Some(next) = next {
             self.state = next;

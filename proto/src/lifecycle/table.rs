@@ -128,6 +128,8 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(_),
@@ -149,16 +151,30 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
         }
 
         // ---- Serving -------------------------------------------------------------------------------
-        (S::Serving, LifecycleEvent::StopRequested(by)) => {
+        (S::Serving, LifecycleEvent::UpgradeRequested(_)) => {
+            Step::go(S::Upgrading, &[LifecycleEffect::RefuseNewWork, LifecycleEffect::Arm(T::Upgrade)])
+        }
+        (S::Serving | S::Upgrading, LifecycleEvent::StopRequested(by)) => {
             Step::go(S::Draining, &[LifecycleEffect::SendShutdownNotice, LifecycleEffect::Arm(T::Drain)])
                 .after(&STOP_ACCEPTING)
                 .because(Intent::Stop(by))
         }
 
-        (S::Serving, LifecycleEvent::InterruptRequested(by)) => interrupt()
+        (S::Serving | S::Upgrading, LifecycleEvent::InterruptRequested(by)) => interrupt()
             .after(&[LifecycleEffect::SendShutdownNotice])
             .after(&STOP_ACCEPTING)
             .because(Intent::Stop(by)),
+
+        // ---- Upgrading: the daemon waits until nothing runs ------------------------------------------
+        // Draining keeps the threads that never ran, and takes the time that their requests need.
+        (S::Upgrading, LifecycleEvent::Quiet) => {
+            Step::go(S::Draining, &[LifecycleEffect::SendShutdownNotice, LifecycleEffect::Arm(T::Drain)])
+                .after(&STOP_ACCEPTING)
+                .because(Intent::Upgrade)
+        }
+        (S::Upgrading, LifecycleEvent::UpgradeCalledOff | LifecycleEvent::TimerFired(T::Upgrade)) => {
+            Step::go(S::Serving, &[LifecycleEffect::AcceptNewWork, LifecycleEffect::Disarm])
+        }
 
         // ---- Draining ------------------------------------------------------------------------------
         (S::Draining, LifecycleEvent::Quiet) => close_input(),
@@ -173,19 +189,19 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
         (S::Interrupting, LifecycleEvent::StopRequested(by)) if by.insists() => close_input(),
 
         // ---- The upstream is lost while it is needed -----------------------------------------------
-        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamExited(_)) => {
+        (S::Handshaking | S::Serving | S::Upgrading, LifecycleEvent::UpstreamExited(_)) => {
             flush().after(&STOP_ACCEPTING).because(lost(LossKind::Exited))
         }
-        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamEof) => {
+        (S::Handshaking | S::Serving | S::Upgrading, LifecycleEvent::UpstreamEof) => {
             Step::go(S::Reaping, &[LifecycleEffect::CloseInput, LifecycleEffect::Arm(T::Reap)])
                 .after(&STOP_ACCEPTING)
                 .because(lost(LossKind::OutputEnded))
         }
-        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamMalformed) => terminate()
+        (S::Handshaking | S::Serving | S::Upgrading, LifecycleEvent::UpstreamMalformed) => terminate()
             .after(&[LifecycleEffect::ResolveClients])
             .after(&STOP_ACCEPTING)
             .because(lost(LossKind::Malformed)),
-        (S::Handshaking | S::Serving, LifecycleEvent::UpstreamUnresponsive) => terminate()
+        (S::Handshaking | S::Serving | S::Upgrading, LifecycleEvent::UpstreamUnresponsive) => terminate()
             .after(&[LifecycleEffect::ResolveClients])
             .after(&STOP_ACCEPTING)
             .because(lost(LossKind::Unresponsive)),
@@ -200,7 +216,7 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
         ) => terminate().after(&[LifecycleEffect::ResolveClients]),
 
         // ---- At once -------------------------------------------------------------------------------
-        (S::Handshaking | S::Serving, LifecycleEvent::KillRequested(by)) => {
+        (S::Handshaking | S::Serving | S::Upgrading, LifecycleEvent::KillRequested(by)) => {
             kill().after(&STOP_ACCEPTING).because(Intent::Stop(by))
         }
         (
@@ -257,10 +273,12 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             S::Handshaking,
             LifecycleEvent::Spawned
             | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
+                T::Upgrade | T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -269,9 +287,29 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::SpawnFailed(_)
             | LifecycleEvent::HandshakeDone
             | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(_),
+        ) => Step::nothing(),
+        (
+            S::Upgrading,
+            LifecycleEvent::Spawned
+            | LifecycleEvent::SpawnFailed(_)
+            | LifecycleEvent::HandshakeDone
+            | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::Flushed
+            | LifecycleEvent::TimerFired(
+                T::Handshake
+                | T::Drain
+                | T::Interrupt
+                | T::Reap
+                | T::Input
+                | T::Terminate
+                | T::Kill
+                | T::Flush,
+            ),
         ) => Step::nothing(),
         (
             S::Draining,
@@ -279,9 +317,18 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::SpawnFailed(_)
             | LifecycleEvent::HandshakeDone
             | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
+                T::Upgrade
+                | T::Handshake
+                | T::Interrupt
+                | T::Reap
+                | T::Input
+                | T::Terminate
+                | T::Kill
+                | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -290,9 +337,11 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::SpawnFailed(_)
             | LifecycleEvent::HandshakeDone
             | LifecycleEvent::HandshakeRefused
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
+                T::Upgrade | T::Handshake | T::Drain | T::Reap | T::Input | T::Terminate | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -304,10 +353,19 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Interrupt | T::Input | T::Terminate | T::Kill | T::Flush,
+                T::Upgrade
+                | T::Handshake
+                | T::Drain
+                | T::Interrupt
+                | T::Input
+                | T::Terminate
+                | T::Kill
+                | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -319,10 +377,19 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Terminate | T::Kill | T::Flush,
+                T::Upgrade
+                | T::Handshake
+                | T::Drain
+                | T::Interrupt
+                | T::Reap
+                | T::Terminate
+                | T::Kill
+                | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -334,10 +401,12 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Kill | T::Flush,
+                T::Upgrade | T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Kill | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -349,10 +418,19 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Flush,
+                T::Upgrade
+                | T::Handshake
+                | T::Drain
+                | T::Interrupt
+                | T::Reap
+                | T::Input
+                | T::Terminate
+                | T::Flush,
             ),
         ) => Step::nothing(),
         (
@@ -365,9 +443,18 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::UpstreamEof
             | LifecycleEvent::UpstreamMalformed
             | LifecycleEvent::UpstreamUnresponsive
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::TimerFired(
-                T::Handshake | T::Drain | T::Interrupt | T::Reap | T::Input | T::Terminate | T::Kill,
+                T::Upgrade
+                | T::Handshake
+                | T::Drain
+                | T::Interrupt
+                | T::Reap
+                | T::Input
+                | T::Terminate
+                | T::Kill,
             ),
         ) => Step::nothing(),
         (
@@ -383,6 +470,8 @@ pub(super) fn step(state: State, event: LifecycleEvent, gone: bool) -> Step {
             | LifecycleEvent::StopRequested(_)
             | LifecycleEvent::InterruptRequested(_)
             | LifecycleEvent::KillRequested(_)
+            | LifecycleEvent::UpgradeRequested(_)
+            | LifecycleEvent::UpgradeCalledOff
             | LifecycleEvent::Quiet
             | LifecycleEvent::Flushed
             | LifecycleEvent::TimerFired(_),
@@ -402,10 +491,11 @@ impl Step {
 }
 
 /// Every state, for tests and for the table in the documentation.
-pub const STATES: [State; 11] = [
+pub const STATES: [State; 12] = [
     State::Starting,
     State::Handshaking,
     State::Serving,
+    State::Upgrading,
     State::Draining,
     State::Interrupting,
     State::Reaping,
@@ -417,7 +507,7 @@ pub const STATES: [State; 11] = [
 ];
 
 /// Every event once, with an example where it carries a value.
-pub const EVENTS: [LifecycleEvent; 22] = [
+pub const EVENTS: [LifecycleEvent; 25] = [
     LifecycleEvent::Spawned,
     LifecycleEvent::SpawnFailed(ExitCode::Unavailable),
     LifecycleEvent::HandshakeDone,
@@ -430,9 +520,12 @@ pub const EVENTS: [LifecycleEvent; 22] = [
     LifecycleEvent::StopRequested(StopSource::Control),
     LifecycleEvent::InterruptRequested(StopSource::Control),
     LifecycleEvent::KillRequested(StopSource::Control),
+    LifecycleEvent::UpgradeRequested(None),
+    LifecycleEvent::UpgradeCalledOff,
     LifecycleEvent::Quiet,
     LifecycleEvent::Flushed,
     LifecycleEvent::TimerFired(LifecycleTimer::Handshake),
+    LifecycleEvent::TimerFired(LifecycleTimer::Upgrade),
     LifecycleEvent::TimerFired(LifecycleTimer::Drain),
     LifecycleEvent::TimerFired(LifecycleTimer::Interrupt),
     LifecycleEvent::TimerFired(LifecycleTimer::Reap),
@@ -459,6 +552,7 @@ pub fn describe() -> String {
             let next = step.next.map_or("(stays)".to_owned(), |s| format!("{s:?}"));
             let intent = match step.intent {
                 Some(Intent::Stop(_)) => "stop".to_owned(),
+                Some(Intent::Upgrade) => "upgrade".to_owned(),
                 Some(Intent::UpstreamLost(kind)) => format!("upstream lost: {kind:?}"),
                 Some(Intent::SpawnFailed(_)) => "spawn failed".to_owned(),
                 Some(Intent::HandshakeRefused) => "handshake refused".to_owned(),
@@ -480,6 +574,7 @@ fn event_name(event: LifecycleEvent) -> String {
         LifecycleEvent::StopRequested(_) => "StopRequested otherwise".to_owned(),
         LifecycleEvent::InterruptRequested(_) => "InterruptRequested".to_owned(),
         LifecycleEvent::KillRequested(_) => "KillRequested".to_owned(),
+        LifecycleEvent::UpgradeRequested(_) => "UpgradeRequested".to_owned(),
         LifecycleEvent::TimerFired(timer) => format!("{timer:?} timer"),
         other => format!("{other:?}"),
     }

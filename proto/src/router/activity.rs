@@ -245,7 +245,7 @@ impl Router {
         by.map(|client| (client, self.name_of(client)))
     }
 
-    pub(super) fn name_of(&self, client: ClientId) -> Option<String> {
+    pub(crate) fn name_of(&self, client: ClientId) -> Option<String> {
         self.sessions.get(client)?.declared().map(|declared| shortened(&declared.name))
     }
 }

@@ -85,11 +85,16 @@ impl Handshake {
         self.sticky.iter().filter(particular).filter_map(|kept| config_warning(&kept.method, &kept.line))
     }
 
-    /// Returns the version in the upstream's user agent: `NAME/VERSION (...)`.
+    /// Returns the version in the upstream's user agent.
     pub(super) fn version(&self) -> Option<&str> {
-        let (_, rest) = self.user_agent.as_deref()?.split_once('/')?;
-        rest.split([' ', '(']).next().filter(|v| !v.is_empty())
+        version_of(self.user_agent.as_deref()?)
     }
+}
+
+/// Returns the version in a user agent of the upstream: `NAME/VERSION (...)`.
+pub fn version_of(user_agent: &str) -> Option<&str> {
+    let (_, rest) = user_agent.split_once('/')?;
+    rest.split([' ', '(']).next().filter(|v| !v.is_empty())
 }
 
 #[derive(Deserialize)]

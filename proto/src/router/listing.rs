@@ -96,7 +96,7 @@ impl Router {
     }
 
     /// Describes the requests of clients without an answer, the oldest first.
-    pub(super) fn client_request_statuses(&self, now: Time) -> Vec<RequestStatus> {
+    pub fn client_request_statuses(&self, now: Time) -> Vec<RequestStatus> {
         let mut requests: Vec<_> = self.pacing.of_clients().collect();
         requests.sort_unstable_by_key(|(id, _)| *id);
         requests

@@ -63,6 +63,7 @@ mod timer;
 mod turn_end;
 mod unknown_thread;
 mod unsubscribe;
+mod upgrade;
 mod warnings;
 
 use std::collections::VecDeque;
@@ -81,7 +82,7 @@ pub use answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERRO
 pub use closing_notice::CLOSING;
 pub use config::{ClientShutdown, Config, Identity, OrphanedTurns};
 pub use delivery::Outbox;
-pub use handshake::config_warning;
+pub use handshake::{config_warning, version_of};
 pub use limits::Limits;
 pub use loss::Loss;
 pub use operator::{CannotInterrupt, Interrupting};
@@ -91,6 +92,7 @@ pub use report::CONFIG_WARNING;
 pub use session::SessionState;
 pub use shutdown_notice::ShutdownNotice;
 pub use timer::RouterTimer;
+pub use upgrade::{UPGRADE_CALLED_OFF, UPGRADING_REASON};
 
 pub(crate) use response::running_turn;
 pub(crate) use server_request::resolved;
@@ -116,7 +118,9 @@ enum Phase {
     Starting,
     /// Requests are forwarded.
     Serving,
-    /// Requests are forwarded, except those that start something.
+    /// Requests are forwarded, except those that start something. This can end.
+    Upgrading,
+    /// Requests are forwarded, except those that start something. No more clients are initialized.
     Draining,
     /// There is no upstream any more. Requests are answered with this error.
     Lost(Loss),
@@ -288,7 +292,7 @@ impl Router {
     /// Running turns, their approvals, interrupts and requests that only read continue.
     pub fn begin_drain(&mut self, now: Time, notice: &ShutdownNotice<'_>) {
         self.delivery.at(now);
-        if matches!(self.phase, Phase::Starting | Phase::Serving) {
+        if matches!(self.phase, Phase::Starting | Phase::Serving | Phase::Upgrading) {
             self.phase = Phase::Draining;
             self.keep_all_that_never_ran();
         }

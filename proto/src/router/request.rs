@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST, OVERLOADED, PARSE_ERROR, UPSTREAM_LOST};
 use super::pacing::{Origin, Part, Pending, PendingKind};
 use super::params::Params;
+use super::upgrade::UPGRADING;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
 use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
@@ -203,8 +204,15 @@ impl Router {
             return self.refuse_native(incoming.client, &incoming.id, &message);
         }
         let Some(incoming) = self.after_restoration(incoming, known) else { return };
-        if self.phase == Phase::Draining && self.is_new_work(known, &incoming) {
-            return self.refuse(incoming.client, Some(&incoming.id), &DRAINING);
+        let refusal = match self.phase {
+            Phase::Draining => Some(&DRAINING),
+            Phase::Upgrading => Some(&UPGRADING),
+            Phase::Starting | Phase::Serving | Phase::Lost(_) => None,
+        };
+        if let Some(refusal) = refusal
+            && self.is_new_work(known, &incoming)
+        {
+            return self.refuse(incoming.client, Some(&incoming.id), refusal);
         }
         match known.map_or(Route::Forward, |r| r.route) {
             Route::Forward | Route::Local => self.forward(incoming, known),
@@ -393,7 +401,7 @@ impl Router {
         let state = match &self.phase {
             Phase::Starting => "handshaking",
             Phase::Serving => "serving",
-            Phase::Draining => "draining",
+            Phase::Upgrading | Phase::Draining => "draining",
             Phase::Lost(_) => "stopping",
         };
         let identity = &self.config.identity;

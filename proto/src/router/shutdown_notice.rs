@@ -12,7 +12,8 @@ pub struct ShutdownNotice<'a> {
     pub deadline_ms: Option<u64>,
     /// Milliseconds after which a client can connect again; `None` if nothing starts codexd again.
     pub retry_after_ms: Option<u64>,
-    /// Whether somebody asked for the end: then a client has no reason to start codexd again at once.
+    /// Whether somebody asked for the end: then a client has no reason to start codexd again at once. False for an
+    /// upgrade, after which the next daemon follows at once.
     pub intended: bool,
 }
 

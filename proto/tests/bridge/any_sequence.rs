@@ -29,6 +29,8 @@ enum Step {
     Kill,
     /// The next daemon is there.
     Connect,
+    /// The daemon begins to wait for an upgrade, or the upgrade is called off.
+    Upgrade,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -42,6 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(|intended| Step::End { intended }),
         2 => Just(Step::Kill),
         3 => Just(Step::Connect),
+        2 => Just(Step::Upgrade),
     ]
 }
 
@@ -59,9 +62,22 @@ struct Daemon {
     latest: BTreeMap<String, u64>,
     /// Server requests that are open, by their thread.
     open: Vec<(i64, String)>,
+    /// New work is refused.
+    upgrades: bool,
 }
 
 impl Daemon {
+    /// Whether a request is refused before an upgrade: it starts something, and is no input for a turn that runs.
+    fn refuses(&self, message: &Value) -> bool {
+        let thread = message["params"]["threadId"].as_str().unwrap_or_default();
+        self.upgrades
+            && match message["method"].as_str() {
+                Some("thread/start" | "command/exec") => true,
+                Some("turn/start") => !self.turns.contains_key(thread),
+                _ => false,
+            }
+    }
+
     /// Requests that change a thread come in the client's order.
     fn check_order(&mut self, message: &Value) {
         let changes = matches!(message["method"].as_str(), Some("turn/start" | "thread/name/set"));
@@ -147,6 +163,7 @@ impl World {
             self.state.daemon_took(length);
             bytes -= length;
         }
+        let mut refused = Vec::new();
         let Some(daemon) = &mut self.daemon else { return };
         while let Some(end) = daemon.received.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = daemon.received.drain(..=end).collect();
@@ -155,11 +172,31 @@ impl World {
                 assert!(!daemon.initialized, "a daemon is greeted once");
                 daemon.initialized = true;
                 daemon.pending.insert(0, message);
+            } else if daemon.refuses(&message) {
+                refused.push(message["id"].clone());
             } else if message["method"].is_string() && !message["id"].is_null() {
                 daemon.check_order(&message);
                 daemon.pending.push(message);
             }
         }
+        for id in refused {
+            let own = json!({"reason": "upgrading", "delivered": "no", "retryable": true});
+            self.say(
+                &json!({"id": id, "error": {"code": -32001, "message": "later", "data": {"codexd": own}}}),
+            );
+        }
+    }
+
+    fn upgrade(&mut self) {
+        // What is on its way at that moment is refused or not, and overtakes what was refused before.
+        let Some(daemon) = self.daemon.as_mut().filter(|it| it.initialized && it.received.is_empty()) else {
+            return;
+        };
+        daemon.upgrades = !daemon.upgrades;
+        let method = if daemon.upgrades { "upgradeWaiting" } else { "upgradeCalledOff" };
+        // What has waited comes after what was passed meanwhile.
+        daemon.latest.clear();
+        self.say(&json!({"method": format!("notifications/broker/{method}"), "params": {}}));
     }
 
     fn say(&mut self, message: &Value) {
@@ -335,6 +372,7 @@ impl World {
             Step::End { intended } => self.end(intended),
             Step::Kill => self.kill(),
             Step::Connect => self.connect(),
+            Step::Upgrade => self.upgrade(),
         }
     }
 }
@@ -348,6 +386,10 @@ proptest! {
         }
         // At last there is a daemon that does its work, or there is none for ever.
         world.connect();
+        world.take(usize::MAX);
+        if world.daemon.as_ref().is_some_and(|daemon| daemon.upgrades) {
+            world.upgrade();
+        }
         for _ in 0..400 {
             world.take(usize::MAX);
             world.answer(false, false);

@@ -115,6 +115,104 @@ fn what_the_ending_daemon_did_not_carry_out_is_sent_to_the_next_one_in_order() {
     assert_eq!(desk.daemon(&json!({"id": 5, "error": error(-32001, own("no", "overloaded"))})).len(), 1);
 }
 
+/// The daemon's refusal of new work before an upgrade.
+fn upgrading(id: i64) -> Value {
+    let own = json!({"reason": "upgrading", "delivered": "no", "retryable": true});
+    json!({"id": id, "error": {"code": -32001, "message": "m", "data": {"codexd": own}}})
+}
+
+#[test]
+fn new_work_waits_while_an_upgrade_does_and_goes_on_with_the_next_daemon() {
+    let mut desk = Desk::initialized();
+    desk.client(&json!({"id": 1, "method": "thread/start", "params": {"cwd": "/x"}}));
+    desk.daemon_takes_all();
+    assert!(desk.daemon(&upgrading(1)).is_empty());
+    // What only reads passes meanwhile.
+    desk.client(&json!({"id": 2, "method": "thread/list"}));
+    assert_eq!(desk.daemon_takes_all().len(), 1);
+    assert_eq!(desk.daemon(&json!({"id": 2, "result": {"data": []}})).len(), 1);
+    let reason = json!({"reason": "ctl upgrade", "intended": false});
+    desk.daemon(&json!({"method": "notifications/broker/shuttingDown", "params": reason}));
+    assert!(desk.lost().is_empty());
+    assert!(desk.state.wants_daemon());
+    assert_eq!(desk.next_daemon().last().unwrap()["method"], "thread/start");
+}
+
+#[test]
+fn new_work_that_waited_is_sent_again_in_its_order_when_the_upgrade_is_called_off() {
+    let mut desk = Desk::initialized();
+    for id in [1, 2] {
+        desk.client(&json!({"id": id, "method": "thread/start", "params": {"cwd": "/x"}}));
+        desk.daemon_takes_all();
+        assert!(desk.daemon(&upgrading(id)).is_empty());
+    }
+    assert!(desk.daemon_takes_all().is_empty());
+    // What the client has sent since comes after it.
+    desk.client(&json!({"id": 3, "method": "thread/start", "params": {"cwd": "/x"}}));
+    let called_off = json!({"method": "notifications/broker/upgradeCalledOff", "params": {"generation": 7}});
+    assert_eq!(desk.daemon(&called_off).len(), 1, "the client gets it, too");
+    let ids: Vec<Value> = desk.daemon_takes_all().iter().map(|it| it["id"].clone()).collect();
+    assert_eq!(ids, [json!(1), json!(2), json!(3)]);
+    assert_eq!(desk.daemon(&json!({"id": 1, "result": {"thread": {"id": "t"}}})).len(), 1);
+    assert!(desk.daemon(&called_off).len() == 1 && desk.daemon_takes_all().is_empty(), "each of them once");
+}
+
+#[test]
+fn new_work_that_waited_is_never_sent_within_another_line() {
+    let mut desk = Desk::initialized();
+    desk.client(&json!({"id": 1, "method": "thread/start", "params": {"cwd": "/x"}}));
+    desk.daemon_takes_all();
+    assert!(desk.daemon(&upgrading(1)).is_empty());
+    desk.state.client_start(br#"{"id":2,"method":"thread/list","params":{"x":""#.to_vec());
+    let called_off = json!({"method": "notifications/broker/upgradeCalledOff", "params": {"generation": 7}});
+    desk.daemon(&called_off);
+    desk.state.client_more(b"\"}}\n".to_vec());
+    let ids: Vec<Value> = desk.daemon_takes_all().iter().map(|it| it["id"].clone()).collect();
+    assert_eq!(ids, [json!(1), json!(2)], "whole lines");
+    // Also when its beginning is written already.
+    desk.client(&json!({"id": 3, "method": "thread/start", "params": {"cwd": "/x"}}));
+    desk.daemon_takes_all();
+    assert!(desk.daemon(&upgrading(3)).is_empty());
+    desk.state.client_start(br#"{"id":4,"method":"thread/list","params":{"x":""#.to_vec());
+    let begun = desk.state.to_daemon().unwrap().to_vec();
+    desk.state.daemon_took(begun.len());
+    desk.state.client_more(b"\"}}\n".to_vec());
+    desk.daemon(&called_off);
+    let mut text = begun;
+    while let Some(bytes) = desk.state.to_daemon() {
+        let length = bytes.len();
+        text.extend_from_slice(bytes);
+        desk.state.daemon_took(length);
+    }
+    let lines: Vec<Value> = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let ids: Vec<&Value> = lines.iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, [&json!(4), &json!(3)]);
+}
+
+#[test]
+fn new_work_that_is_too_long_to_wait_is_refused_so_that_its_client_is_read() {
+    let mut desk = Desk::initialized();
+    let long = "x".repeat(600 << 10);
+    desk.client(
+        &json!({"id": 1, "method": "thread/start", "params": {"cwd": "/x", "baseInstructions": long}}),
+    );
+    desk.daemon_takes_all();
+    assert_eq!(desk.daemon(&upgrading(1))[0]["error"]["data"]["codexd"]["reason"], "upgrading");
+    assert!(desk.state.reads_client(0));
+    // One that ends keeps it for the next: nothing of it goes on.
+    desk.client(
+        &json!({"id": 2, "method": "thread/start", "params": {"cwd": "/x", "baseInstructions": long}}),
+    );
+    desk.daemon_takes_all();
+    let own = json!({"reason": "draining", "delivered": "no", "retryable": true});
+    let draining = json!({"id": 2, "error": {"code": -32001, "message": "m", "data": {"codexd": own}}});
+    assert!(desk.daemon(&draining).is_empty());
+}
+
 #[test]
 fn a_turn_whose_answer_was_seen_has_completed() {
     let mut desk = Desk::initialized();

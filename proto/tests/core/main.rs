@@ -4,3 +4,4 @@
 mod connections;
 mod shell;
 mod shutdown;
+mod upgrade;

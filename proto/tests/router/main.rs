@@ -21,5 +21,6 @@ mod silent_turns;
 mod slow;
 mod subscriptions;
 mod unanswered;
+mod upgrade;
 mod warnings;
 mod wire;

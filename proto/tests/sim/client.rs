@@ -98,6 +98,8 @@ pub(crate) struct Client {
     /// Server requests that are sent to every client.
     pub(crate) calls: BTreeSet<i64>,
     pub(crate) shutdown_notices: usize,
+    /// Whether an upgrade waits, as far as it was notified.
+    upgrade_waits: Option<bool>,
     /// Answers with the error that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
     pub(crate) requests: usize,
@@ -130,6 +132,7 @@ impl Client {
             next_broadcast: None,
             calls: BTreeSet::new(),
             shutdown_notices: 0,
+            upgrade_waits: None,
             lost: Vec::new(),
             requests: 0,
             synthetic: None,
@@ -274,7 +277,13 @@ impl Client {
                     view.uncertain = true;
                 }
             }
-            -32001 => coverage.refused += 1,
+            -32001 => {
+                coverage.refused += 1;
+                if data["codexd"]["reason"] == "upgrading" {
+                    assert_ne!(self.upgrade_waits, Some(false), "refused although it was called off");
+                    coverage.refused_for_upgrades += 1;
+                }
+            }
             _ => coverage.errors += 1,
         }
     }
@@ -480,6 +489,12 @@ impl Client {
                     "a broadcast is missing or doubled"
                 );
                 self.next_broadcast = Some(n + 1);
+            }
+            "notifications/broker/upgradeWaiting" => {
+                assert_ne!(self.upgrade_waits.replace(true), Some(true), "two upgrades at once");
+            }
+            "notifications/broker/upgradeCalledOff" => {
+                assert_ne!(self.upgrade_waits.replace(false), Some(false), "called off twice");
             }
             "notifications/broker/shuttingDown" => self.shutdown_notices += 1,
             "serverRequest/resolved" if synthetic => {

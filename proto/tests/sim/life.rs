@@ -3,7 +3,7 @@
 //! Effects of the core are carried out as the daemon's hub does. The upstream's process leaves, is asked
 //! to leave and does not, freezes, and writes what is no message.
 
-use codexd_proto::core::{Effect, Event, Fact, Timer};
+use codexd_proto::core::{Effect, Event, Fact, Timer, UpgradeOutcome};
 use codexd_proto::exit::ExitCode;
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::{ChildStatus, LifecycleTimer, State, StopSource, Timeouts};
@@ -38,6 +38,8 @@ pub(crate) enum Ending {
     Frozen,
     Stop,
     StopAtOnce,
+    /// The next daemon is to take its place.
+    Upgrade,
     Refusal,
     /// It never answers the handshake.
     SlowStart,
@@ -45,7 +47,7 @@ pub(crate) enum Ending {
     Idle,
 }
 
-const ENDINGS: [Ending; 17] = [
+const ENDINGS: [Ending; 18] = [
     Ending::Quiescent,
     Ending::Quiescent,
     Ending::Quiescent,
@@ -60,6 +62,7 @@ const ENDINGS: [Ending; 17] = [
     Ending::Stop,
     Ending::Stop,
     Ending::StopAtOnce,
+    Ending::Upgrade,
     Ending::Refusal,
     Ending::SlowStart,
     Ending::Idle,
@@ -85,6 +88,8 @@ pub(crate) struct Plan {
     pub(crate) loses_socket: bool,
     /// Something that asks over HTTP how the daemon is comes by.
     pub(crate) visits: bool,
+    /// An operator asks for upgrades, and calls them off.
+    pub(crate) upgrades: bool,
     /// Clients write to their sockets, and codexd reads later.
     pub(crate) buffers: bool,
     pub(crate) timeouts: Timeouts,
@@ -103,9 +108,11 @@ impl Plan {
             idle_exit_ms: (ending == Ending::Idle).then(|| 300 + random.below(20_000) as u64),
             loses_socket: random.one_in(3),
             visits: random.one_in(4),
+            upgrades: random.one_in(6),
             buffers: random.one_in(2),
             timeouts: Timeouts {
                 handshake_ms: if ending == Ending::SlowStart { 300 } else { 10_000_000 },
+                upgrade_ms: None,
                 drain_ms: Some(if patient { 10_000_000 } else { 300 }),
                 interrupt_ms: 150,
                 reap_ms: 20,
@@ -171,13 +178,19 @@ impl World {
 
     /// No end was requested, and nothing is lost.
     pub(crate) fn is_up(&self) -> bool {
-        matches!(self.state(), State::Handshaking | State::Serving)
+        matches!(self.state(), State::Handshaking | State::Serving | State::Upgrading)
     }
 
     /// Reports something to the core and carries out what follows.
     pub(crate) fn happened(&mut self, event: Event<'_>) {
         match event {
-            Event::StopRequested(_) | Event::InterruptRequested(_) | Event::KillRequested(_) => {
+            Event::StopRequested(by) | Event::InterruptRequested(by) | Event::KillRequested(by) => {
+                if self.cause == Some(ExitCode::Upgrade)
+                    && by.is_of_an_operator()
+                    && self.state() != State::Exited
+                {
+                    self.cause = Some(ExitCode::Stopped);
+                }
                 self.caused(ExitCode::Stopped);
             }
             Event::UpstreamExited(_) | Event::UpstreamEof => self.caused(ExitCode::UpstreamLost),
@@ -303,12 +316,22 @@ impl World {
                     self.process.leaving = Some(ChildStatus::Signal(9));
                 }
             }
+            Effect::UpgradeWaitEnded(outcome) => match outcome {
+                UpgradeOutcome::HandsOver => {
+                    assert_eq!(self.cause, None, "something else had ended it before");
+                    self.cause = Some(ExitCode::Upgrade);
+                    self.coverage.upgrades += 1;
+                }
+                UpgradeOutcome::TimedOut => self.coverage.upgrades_too_late += 1,
+                UpgradeOutcome::CalledOff => self.coverage.upgrades_called_off += 1,
+                UpgradeOutcome::Ends(_) => self.coverage.upgrades_overtaken += 1,
+            },
             Effect::Log(fact) => self.fact(&fact),
         }
     }
 
     fn state_changed(&mut self, from: State, to: State) {
-        let was_up = matches!(from, State::Handshaking | State::Serving);
+        let was_up = matches!(from, State::Handshaking | State::Serving | State::Upgrading);
         if was_up && !self.is_up() && self.ends_since.is_none() {
             self.ends_since = Some(self.now);
             self.late_ms = 0;
@@ -334,7 +357,8 @@ impl World {
             Fact::HandshakeRefused(_) if self.state() == State::Handshaking => {
                 self.caused(ExitCode::Protocol);
             }
-            Fact::PermissionsNotRestored { .. }
+            Fact::UpgradeWaits { .. }
+            | Fact::PermissionsNotRestored { .. }
             | Fact::HandshakeRefused(_)
             | Fact::SocketLost
             | Fact::MemoryHigh(_)
@@ -417,7 +441,7 @@ impl World {
 
     /// Something small goes wrong, from which the daemon recovers.
     pub(crate) fn trouble(&mut self) {
-        match self.random.below(7) {
+        match self.random.below(if self.plan.upgrades { 8 } else { 7 }) {
             0 if self.plan.freezes => {
                 self.process.reads = false;
                 self.coverage.reads_nothing += 1;
@@ -457,6 +481,13 @@ impl World {
                 let note = format!("an operator kills {:?}", client.id);
                 self.note(note);
             }
+            7 if self.plan.idle_exit_ms.is_none() => match self.state() {
+                State::Serving => {
+                    let within_ms = self.random.one_in(2).then(|| self.random.below(2_000) as u64);
+                    self.happened(Event::UpgradeRequested { within_ms });
+                }
+                _ => self.happened(Event::UpgradeCalledOff),
+            },
             // Few: they overtake the window, whose bound is checked.
             6 if self.coverage.operator_interrupts < 4 => {
                 let threads = &self.upstream.threads;
@@ -534,6 +565,7 @@ impl World {
                 self.coverage.stops_at_once += 1;
                 self.happened(Event::KillRequested(StopSource::Control));
             }
+            Ending::Upgrade => self.happened(Event::UpgradeRequested { within_ms: None }),
             Ending::Idle => {
                 while !self.clients.is_empty() {
                     self.leave(0);

@@ -44,7 +44,9 @@ coverage! {
     sleeps, half_closes, stops, stops_at_once, signals_again, exits, eofs, torn, malformed, too_long, frozen,
     idle_exits, timed_out_requests, checked_connections, checked_sockets, visits, buffered, replied,
     refused_handshakes, slow_starts, overloads, retried, reading_paused, notifications, calls, failed_calls, long_floods,
-    killed, operator_interrupts, interrupts_too_early, repeated_items, whole_texts,
+    killed, operator_interrupts, interrupts_too_early,
+    upgrades, upgrades_too_late, upgrades_called_off, upgrades_overtaken, refused_for_upgrades,
+    repeated_items, whole_texts,
 }
 
 const MAX_CLIENTS: usize = 6;

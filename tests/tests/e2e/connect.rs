@@ -12,6 +12,7 @@ use std::process::Command;
 use codexd_tests::binary;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::output::Output;
+use codexd_tests::place;
 use codexd_tests::process;
 use codexd_tests::wait;
 use nix::sys::signal::{Signal, kill};
@@ -283,11 +284,7 @@ fn an_idle_client_does_not_notice_that_daemons_come_and_go() {
 fn a_client_outlives_an_update_of_codexd() {
     let world = World::fake("");
     let installed = world.home().root().join("codexd");
-    let install = || {
-        let new = world.home().root().join("new");
-        std::fs::copy(binary::codexd(), &new).unwrap();
-        std::fs::rename(new, &installed).unwrap();
-    };
+    let install = || place::copy(&binary::codexd(), &installed);
     install();
     let like = world.command(&["connect"]);
     let mut command = world.home().command(&installed);
@@ -455,7 +452,7 @@ fn a_daemon_with_another_environment_is_pointed_out() {
     assert!(!said.contains("secret") && !said.contains("PATH"), "{said}");
     // Another codex.
     let other = world.home().root().join("other-codex");
-    std::fs::copy(binary::fake_codex(), &other).unwrap();
+    place::copy(&binary::fake_codex(), &other);
     let mut command = world.command(&["connect"]);
     let said = warned("codex", command.env("CODEXD_CODEX", &other));
     assert!(said.contains(&format!("and not `{}`", other.display())), "{said}");

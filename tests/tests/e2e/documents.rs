@@ -11,7 +11,11 @@ use codexd_tests::skip;
 use codexd_tests::wait;
 
 /// Commands that are not run by these tests: how they begin, and why.
-const NOT_RUN: [(&str, &str); 30] = [
+const NOT_RUN: [(&str, &str); 32] = [
+    (
+        "codexd ctl upgrade",
+        "replaces the daemon, and that of this test has no supervisor; `upgrade::` runs it",
+    ),
     ("cargo install --locked --path daemon", "`cargo package` in .ci/run builds the same from a clean copy"),
     ("cargo install cargo-fuzz", "network, and another toolchain"),
     ("cargo demo", "`demo::` runs the program of the alias"),
@@ -37,6 +41,7 @@ const NOT_RUN: [(&str, &str); 30] = [
     ("tests/systemd-lab/systemd-lab", "`units::` run it"),
     ("codexd install --systemd", "systemd: `install::` runs it dry, `units::` for real"),
     ("codexd uninstall --systemd", "the same"),
+    ("journalctl --user -u codexd", "needs a service of systemd: `units::journal` asks for the same fields"),
     ("codexd install --launchd", "macOS: `install::` runs it dry"),
     ("codexd uninstall --launchd", "macOS: `install::` runs it dry"),
     ("codexd run", "turns need a model: `run::` runs each flag"),

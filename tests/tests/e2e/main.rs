@@ -52,6 +52,7 @@ mod telling;
 mod tui;
 mod turn_ledger;
 mod units;
+mod upgrade;
 mod upstream;
 mod web_page;
 mod websocket;

@@ -9,6 +9,7 @@ use codexd_tests::client::TestClient;
 use codexd_tests::codex::Version;
 use codexd_tests::daemon::TestDaemon;
 use codexd_tests::home::Home;
+use codexd_tests::place;
 use codexd_tests::terminal::Terminal;
 use codexd_tests::wait;
 use serde_json::{Value, json};
@@ -309,11 +310,14 @@ fn one_screen_shows_who_is_there_what_runs_and_what_is_wrong() {
     });
     let terminal = Terminal::run(daemon.home(), &in_terminal(&daemon, "status --watch --every 100ms"));
     let screen = terminal.wait_for("[memoryHigh]");
-    assert!(screen.starts_with("state        serving for "), "{screen}");
+    let (first, _) = screen.split_once('\n').unwrap();
+    assert!(first.starts_with("state        serving for "), "{screen}");
+    assert!(first.contains(", ready, ") && first.trim_end().ends_with(" warnings"), "{screen}");
     let shows = |text: &str| assert!(screen.contains(text), "no `{text}` in\n{screen}");
     shows("6 connected, 4 threads loaded, 4 turns open");
+    shows("alice (1), bob (2), carol (3), dave (4), erin (5), deaf (");
     shows("and 1 more: `codexd ctl turns`");
-    shows("item/commandExecution/requestApproval for the turn of alice (1) waits for alice (1), since ");
+    shows("item/commandExecution/requestApproval for the turn of alice (1) waits for alice (1), for ");
     shows(", by alice (1), in ");
     shows("(deaf) does not read fast enough");
     shows("`codexd ctl kill ");
@@ -324,6 +328,8 @@ fn one_screen_shows_who_is_there_what_runs_and_what_is_wrong() {
     let oldest = now["oldestTurns"].as_array().unwrap();
     assert_eq!((oldest.len(), &oldest[0]["by"]["name"]), (3, &json!("alice")), "{now:#}");
     assert_eq!(now["oldestApprovals"][0]["client"]["name"], "alice");
+    let named: Vec<&Value> = now["oldestClients"].as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(named, ["alice", "bob", "carol", "dave", "erin", "deaf"]);
     let memory = &now["memory"];
     assert!(memory["daemonBytes"].as_u64() > Some(1 << 20), "{memory}");
     assert!(memory["codexBytes"].as_u64() > Some(1 << 20), "{memory}");
@@ -336,7 +342,7 @@ fn a_codex_that_was_replaced_on_disk_is_a_warning_with_what_to_type() {
     let bin = home.root().join("bin");
     std::fs::create_dir(&bin).unwrap();
     let codex = bin.join("codex");
-    std::fs::copy(binary::fake_codex(), &codex).unwrap();
+    place::copy(&binary::fake_codex(), &codex);
     let daemon = TestDaemon::program(&codex).home(home).ready();
     let replaced = || {
         let now = status(&daemon);
@@ -346,13 +352,12 @@ fn a_codex_that_was_replaced_on_disk_is_a_warning_with_what_to_type() {
     };
     assert_eq!(replaced(), (Value::Null, None));
     std::fs::write(bin.join("package.json"), r#"{"version": "9.9.9-linux-x64"}"#).unwrap();
-    std::fs::copy(binary::fake_codex(), bin.join("new")).unwrap();
-    std::fs::rename(bin.join("new"), &codex).unwrap();
+    place::copy(&binary::fake_codex(), &codex);
     let (installed, warning) = replaced();
     assert_eq!(installed, json!({"executable": codex, "version": "9.9.9"}));
     let warning = warning.unwrap();
     assert_eq!(warning["message"], "codex 0.0.0-fake is running, 9.9.9 is installed");
-    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl drain"), "{warning}");
+    assert!(warning["hint"].as_str().unwrap().contains("codexd ctl upgrade"), "{warning}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use codexd_tests::codex::{Codex, Version};
 use codexd_tests::home::{CodexConfig, Home};
 use codexd_tests::model::MockModel;
 use codexd_tests::output::Output;
+use codexd_tests::place;
 use codexd_tests::process;
 use codexd_tests::wait;
 use nix::sys::signal::{Signal, kill};
@@ -433,7 +434,7 @@ fn settings_before_app_server_lead_to_a_daemon_that_has_them() {
 fn a_copy_or_a_hard_link_called_codex_is_a_shim_as_well() {
     let user = User::fake();
     std::fs::create_dir_all(&user.bin).unwrap();
-    std::fs::copy(binary::codexd(), user.shim()).unwrap();
+    place::copy(&binary::codexd(), &user.shim());
     let version = Output::of(&mut user.codex(&["--version"])).expect_code(0);
     assert_eq!(version.stdout, "codex-cli 0.0.0-fake\n");
     // Its daemon is started from a file that is called codex, and is codexd.

@@ -1,6 +1,7 @@
 //! What the log and the status contain: clients, turns, why codex ended; and what they never contain, prompts and
 //! secrets.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use codexd_tests::codex::Version;
@@ -219,6 +220,86 @@ fn a_bridge_says_why_the_daemon_was_lost() {
         "the connection to codexd was lost (codex app-server exited with code 4: fatal: out of it)";
     assert!(said.contains(reported), "{said}");
     expect_end(&mut daemon, 1);
+}
+
+#[test]
+fn every_event_about_a_client_names_it_and_every_event_about_a_turn_has_its_thread() {
+    let mut daemon = TestDaemon::fake("")
+        .config("silent_turn_warning = \"100ms\"\n")
+        .args(["--log-level", "trace", "--log-format", "json"])
+        .ready();
+    let mut first = daemon.client("the-first");
+    let mut second = daemon.websocket_client("the-second");
+    let mut third = daemon.client("the-third");
+    let thread = first.start_thread(json!({}));
+    let turn = first.start_turn(&thread, "[[approve]]");
+    let approval = first.take("the approval", |message| message.is_server_request());
+    first.answer(&approval, json!({"decision": "accept"}));
+    assert_eq!(first.finish_turn(&thread, &turn).status, "completed");
+    let other_thread = second.start_thread(json!({}));
+    let other_turn = second.start_turn(&other_thread, "[[hang]]");
+    wait::until("the turn is silent", || daemon.stderr().contains("codex sends nothing about a turn"));
+    let _ = daemon.ctl(&["interrupt", &other_turn]).expect_code(0);
+    // One is closed by an operator, one ends itself inside a line, one is closed because the daemon stops.
+    let _ = daemon.ctl(&["kill", "the-third"]).expect_code(0);
+    third.recv_to_end();
+    second.finish_turn(&other_thread, &other_turn);
+    first.send_bytes(b"{\"id\":1").unwrap();
+    drop(first);
+    wait::until("the client has left", || daemon.stderr().contains("connection ended inside a line"));
+    assert_eq!(daemon.stop(), 0);
+
+    let log = daemon.stderr();
+    let events: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let mut seen = BTreeSet::new();
+    let mut names = BTreeMap::new();
+    for event in &events {
+        assert!(event.get("span").is_none() && event.get("spans").is_none(), "{event}");
+        let fields = event["fields"].as_object().unwrap();
+        let message = fields["message"].as_str().unwrap();
+        if let Some(id) = fields.get("client.id") {
+            if message == "client connected" {
+                names.insert(id.to_string(), fields["client.name"].clone());
+            }
+            assert_eq!(fields.get("client.name"), names.get(&id.to_string()), "{event}");
+            assert_eq!(fields["client.pid"], std::process::id(), "{event}");
+            seen.insert(message);
+        }
+        for client_only in ["client.name", "client.pid"] {
+            assert!(!fields.contains_key(client_only) || fields.contains_key("client.id"), "{event}");
+        }
+        if fields.contains_key("turn.id") || message.contains("turn") || fields.contains_key("request.id") {
+            let known = [(&thread, &turn), (&other_thread, &other_turn)]
+                .iter()
+                .any(|(thread, turn)| fields["thread.id"] == ***thread && fields["turn.id"] == ***turn);
+            assert!(known, "{event}");
+            seen.insert(message);
+        }
+        if message.contains("codex app-server") && !message.contains("leftover process") {
+            assert!(fields["upstream.pid"].is_u64(), "{event}");
+            seen.insert(message);
+        }
+    }
+    assert_eq!(names.len(), 3, "{log}");
+    for message in [
+        "connection accepted",
+        "client connected",
+        "turn started",
+        "codex asks its clients",
+        "codex asks its clients no longer",
+        "turn ended",
+        "codex sends nothing about a turn",
+        "an operator interrupts a turn",
+        "closing a client's connection",
+        "connection ended inside a line",
+        "closing a WebSocket",
+        "client left",
+        "connection ended",
+        "started codex app-server",
+        "codex app-server has ended",
+    ] {
+        assert!(seen.contains(message), "`{message}` was not logged:\n{log}");
+    }
 }
 
 #[test]

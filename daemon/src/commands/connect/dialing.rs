@@ -46,8 +46,13 @@ impl Dialing {
         std::thread::Builder::new().spawn(move || {
             let _other = other;
             std::thread::park_timeout(pause);
-            let target =
-                Target { settings: &settings, environment: &environment, codex_args: &codex_args, may_spawn };
+            let target = Target {
+                settings: &settings,
+                environment: &environment,
+                codex_args: &codex_args,
+                may_spawn,
+                codexd: None,
+            };
             let client_gone = || gone.load(Ordering::Relaxed) || client_gone();
             let found = if Instant::now() < until {
                 dial::obtain(&target, &Wait { until, since_unix_ms, client_gone: &client_gone })

@@ -94,8 +94,13 @@ pub(crate) fn run(
     };
     let settings = if own.is_empty() { shared } else { separate(shared, &own, environment)? };
     let codex_args = settings.codex_args.with(&own);
-    let target =
-        Target { settings: &settings, environment, codex_args: &codex_args, may_spawn: !args.no_spawn };
+    let target = Target {
+        settings: &settings,
+        environment,
+        codex_args: &codex_args,
+        may_spawn: !args.no_spawn,
+        codexd: None,
+    };
     let patience = args.patience.and_then(TimeLimit::as_duration).unwrap_or(PATIENCE);
     let wait = Wait {
         until: Instant::now() + PATIENCE,

@@ -71,6 +71,15 @@ fn line(event: &FeedEvent) -> String {
         }
         "warningRaised" => format!("warning: {}", warning(event)),
         "warningCleared" => format!("warning is over: {}", warning(event)),
+        "upgradeWaiting" => "an upgrade waits until nothing runs; new work is refused".to_owned(),
+        "upgradeCalledOff" => {
+            format!("the upgrade is called off: {}", event.message.as_deref().unwrap_or("no reason is known"))
+        }
+        "upgradeRefused" => {
+            let why = event.message.as_deref().unwrap_or("no reason is known");
+            format!("the upgrade is refused, because what is on disk does not run: {why}")
+        }
+        "upgrading" => "the daemon ends, and the next one takes its place".to_owned(),
         "missed" => format!("{} events were not read in time", event.missed.unwrap_or_default()),
         other => other.to_owned(),
     };

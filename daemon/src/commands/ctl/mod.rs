@@ -43,6 +43,7 @@ mod table;
 mod threads;
 mod top;
 mod turns;
+mod upgrade;
 mod wait;
 mod watch;
 
@@ -205,6 +206,7 @@ pub(crate) fn run(args: &CtlArgs, environment: &Environment) -> Result<ExitCode,
             Verb::Top(args) => top::run(&context, args).await,
             Verb::Logs(args) => logs::run(&context, args).await,
             Verb::Drain => stop::drain(&context).await,
+            Verb::Upgrade(args) => upgrade::run(&context, args).await,
             Verb::LastExit => last_exit::run(&context).await,
             Verb::Stop(args) => stop::run(&context, args).await,
             Verb::Reload => reload::run(&context).await,

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use codexd_proto::listing::ClientName;
-use codexd_proto::status::{FailedStart, LastExit, StatusReport, UpstreamStatus};
+use codexd_proto::listing::{ClientName, RequestStatus, TurnStatus};
+use codexd_proto::status::{
+    FailedStart, InstalledStatus, LastExit, StatusReport, UpgradeStatus, UpstreamStatus,
+};
 
 use crate::os::unix_time::unix_ms;
 
@@ -32,10 +34,14 @@ fn screen(report: &StatusReport) -> Screen {
     screen.line(
         "state",
         &format!(
-            "{} for {}, {}",
+            "{} for {}, {}, {}",
             report.state.word(),
             duration(report.state_since_ms),
-            if report.ready { "ready" } else { "not ready" }
+            if report.ready { "ready" } else { "not ready" },
+            match report.warnings.len() {
+                0 => "no warnings".to_owned(),
+                some => count(some, "warning"),
+            }
         ),
     );
     screen.line(
@@ -52,7 +58,16 @@ fn screen(report: &StatusReport) -> Screen {
     screen.ranked(FIXED, "instance", &format!("{}, CODEX_HOME {}", report.instance, report.codex_home));
     screen.ranked(FIXED, "socket", &report.socket);
     screen.ranked(FIXED, "control", &report.control_socket);
+    if let Some(other) = &report.installed {
+        installed(&mut screen, "codexd", other);
+    }
     upstream(&mut screen, &report.upstream);
+    if let Some(other) = &report.upstream.installed {
+        installed(&mut screen, "codex", other);
+    }
+    if let Some(waiting) = &report.upgrade {
+        upgrade(&mut screen, waiting);
+    }
     if let Some(memory) = &report.memory {
         let mut line = format!("codexd {}", bytes(memory.daemon_bytes));
         if let (Some(used), Some(processes)) = (memory.codex_bytes, memory.codex_processes) {
@@ -124,22 +139,16 @@ fn work(screen: &mut Screen, report: &StatusReport) {
             count(report.open_turns, "turn")
         ),
     );
-    for turn in &report.oldest_turns {
-        let mut line = turn.id.as_deref().map_or_else(|| "a turn".to_owned(), id);
-        if let Some(age) = turn.age_ms {
-            let _ = write!(line, " for {}", duration(age));
+    if !report.oldest_clients.is_empty() {
+        let mut names = clients(&report.oldest_clients);
+        let more = report.clients.saturating_sub(report.oldest_clients.len());
+        if more > 0 {
+            let _ = write!(names, " and {more} more: `codexd ctl clients`");
         }
-        let _ = write!(line, ": {}", turn.phase);
-        if let Some(last) = turn.last_event_ms {
-            let _ = write!(line, ", last event {} ago", duration(last));
-        }
-        if let Some(by) = &turn.by {
-            let _ = write!(line, ", by {}", client(by));
-        }
-        if let Some(cwd) = &turn.cwd {
-            let _ = write!(line, ", in {cwd}");
-        }
-        screen.ranked(DETAIL, "", &line);
+        screen.ranked(DETAIL, "", &names);
+    }
+    for running in &report.oldest_turns {
+        screen.ranked(DETAIL, "", &turn(running));
     }
     screen.more(report.open_turns, report.oldest_turns.len(), "turns");
     let mut requests = format!("{} in flight", report.in_flight);
@@ -163,18 +172,76 @@ fn work(screen: &mut Screen, report: &StatusReport) {
         ),
     );
     for request in &report.oldest_approvals {
-        let mut line = request.method.clone().unwrap_or_else(|| "a server request".to_owned());
-        if let Some(by) = &request.client {
-            let _ = write!(line, " for the turn of {}", client(by));
-        }
-        let who = match request.seen_by.is_empty() {
-            true => "a client that resumes its thread".to_owned(),
-            false => clients(&request.seen_by),
-        };
-        let _ = write!(line, " waits for {who}, since {}", duration(request.age_ms));
-        screen.line("", &line);
+        screen.line("", &approval(request));
     }
     screen.more(report.pending_approvals, report.oldest_approvals.len(), "requests");
+}
+
+/// Renders which server request waits for whom.
+pub(super) fn approval(request: &RequestStatus) -> String {
+    let mut line = request.method.clone().unwrap_or_else(|| "a server request".to_owned());
+    if let Some(by) = &request.client {
+        let _ = write!(line, " for the turn of {}", client(by));
+    }
+    let who = match request.seen_by.is_empty() {
+        true => "a client that resumes its thread".to_owned(),
+        false => clients(&request.seen_by),
+    };
+    let _ = write!(line, " waits for {who}, for {}", duration(request.age_ms));
+    line
+}
+
+/// Renders a turn that runs: `b72 for 3.1s: command, last event 1.0s ago, by x (3), in /home/me`.
+pub(super) fn turn(turn: &TurnStatus) -> String {
+    let mut line = turn.id.as_deref().map_or_else(|| "a turn".to_owned(), id);
+    if let Some(age) = turn.age_ms {
+        let _ = write!(line, " for {}", duration(age));
+    }
+    let _ = write!(line, ": {}", turn.phase);
+    if let Some(last) = turn.last_event_ms {
+        let _ = write!(line, ", last event {} ago", duration(last));
+    }
+    if let Some(by) = &turn.by {
+        let _ = write!(line, ", by {}", client(by));
+    }
+    if let Some(cwd) = &turn.cwd {
+        let _ = write!(line, ", in {cwd}");
+    }
+    line
+}
+
+/// Renders what an upgrade waits for, as a number.
+pub(super) fn waited_for(turns: &[TurnStatus], requests: &[RequestStatus]) -> String {
+    match (turns.len(), requests.len()) {
+        (0, 0) => "the last steps of what ran".to_owned(),
+        (0, requests) => count(requests, "request"),
+        (turns, 0) => count(turns, "running turn"),
+        (turns, requests) => format!("{} and {}", count(turns, "running turn"), count(requests, "request")),
+    }
+}
+
+/// Shows what an upgrade waits for.
+fn upgrade(screen: &mut Screen, upgrade: &UpgradeStatus) {
+    let mut line = format!("waits for {}", waited_for(&upgrade.turns, &upgrade.requests));
+    let _ = write!(line, ", since {}", duration(upgrade.since_ms));
+    match upgrade.left_ms {
+        Some(left) => drop(write!(line, ", for {} at the most", duration(left))),
+        None => line.push_str(", without a limit"),
+    }
+    screen.line("upgrade", &line);
+    for running in &upgrade.turns {
+        screen.line("", &turn(running));
+    }
+}
+
+/// Shows a program on disk that is not the one that runs.
+fn installed(screen: &mut Screen, name: &str, installed: &InstalledStatus) {
+    let line = match (&installed.version, &installed.executable) {
+        (Some(version), Some(path)) => format!("{name} {version}, {path}"),
+        (None, Some(path)) => format!("another {name}, {path}"),
+        (_, None) => format!("no {name} any more"),
+    };
+    screen.line("on disk", &line);
 }
 
 fn upstream(screen: &mut Screen, upstream: &UpstreamStatus) {
@@ -426,7 +493,7 @@ mod tests {
         });
         assert!(screen.lines().count() <= 24, "{screen}");
         assert!(screen.lines().all(|line| line.as_bytes()[LABEL] == b' '), "{screen}");
-        assert!(screen.starts_with("state        serving for 0ms, ready\n"), "{screen}");
+        assert!(screen.starts_with("state        serving for 0ms, ready, 1 warning\n"), "{screen}");
         assert!(
             screen.ends_with(
                 "warning      the socket is [31mgone [socketReplaced]\n             -> restart it\n"

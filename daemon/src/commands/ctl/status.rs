@@ -105,8 +105,7 @@ fn add_skew(report: &mut StatusReport) {
         report.warnings.push(Warning {
             code: "versionSkew".to_owned(),
             message: format!("the daemon is codexd {}, this is {}", report.version, version::NUMBER),
-            hint: "`codexd ctl drain` ends the daemon when its turns have; the next start is this version"
-                .to_owned(),
+            hint: "`codexd ctl upgrade` changes to what is installed as soon as no turn runs".to_owned(),
         });
     }
 }
@@ -207,6 +206,8 @@ fn check_fields(fields: &[String]) -> Result<(), Error> {
         log: Some(codexd_proto::status::LogStatus::default()),
         latency: Some(codexd_proto::status::LatencyStatus::default()),
         memory: Some(codexd_proto::status::MemoryStatus::default()),
+        upgrade: Some(codexd_proto::status::UpgradeStatus::default()),
+        installed: Some(codexd_proto::status::InstalledStatus::default()),
         upstream: codexd_proto::status::UpstreamStatus {
             installed: Some(codexd_proto::status::InstalledStatus::default()),
             ..Default::default()
@@ -245,6 +246,8 @@ mod tests {
             "lastExit.code",
             "failedStart.code",
             "counters.clientsAccepted",
+            "installed.version",
+            "upgrade.sinceMs",
             "warnings",
         ] {
             check_fields(&[field.to_owned()]).unwrap();

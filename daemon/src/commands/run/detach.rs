@@ -46,8 +46,13 @@ pub(super) fn run(args: &RunArgs, environment: &Environment) -> Result<ExitCode,
     let environment = &environment.clone().without(STRIPPED_ENV);
     let settings =
         Settings::load(&ServeArgs { socket: args.socket.clone(), ..ServeArgs::default() }, environment)?;
-    let target =
-        Target { settings: &settings, environment, codex_args: &settings.codex_args, may_spawn: true };
+    let target = Target {
+        settings: &settings,
+        environment,
+        codex_args: &settings.codex_args,
+        may_spawn: true,
+        codexd: None,
+    };
     let wait = Wait { until: Instant::now() + PATIENCE, since_unix_ms: unix_ms(), client_gone: &|| false };
     // A daemon that serves clients also serves its control socket.
     drop(dial::obtain(&target, &wait).map_err(|error| unavailable(&error))?);

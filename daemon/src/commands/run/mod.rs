@@ -89,6 +89,7 @@ fn attempt(args: &RunArgs, environment: &Environment, show: &mut Show) -> Result
         environment,
         codex_args: &settings.codex_args,
         may_spawn: !args.no_spawn,
+        codexd: None,
     };
     let timeout = args.timeout.and_then(|timeout| timeout.as_duration());
     let bounds = Bounds { timeout, ..Bounds::default() };

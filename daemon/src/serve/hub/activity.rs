@@ -1,10 +1,11 @@
 //! The log of clients and turns: one line when each comes and goes.
 
-use codexd_proto::id::ClientId;
+use codexd_proto::id::{ClientId, ThreadId};
 use codexd_proto::router::Activity;
 
 use super::Hub;
 use crate::ledger::Update;
+use crate::logging::roles::{self, log_client, log_turn, log_upstream};
 use crate::os::unix_time::unix_ms;
 
 impl Hub {
@@ -16,6 +17,11 @@ impl Hub {
             self.feed_activity(&activity);
             if matches!(activity, Activity::ClientLeft { .. } | Activity::TurnEnded { .. }) {
                 self.check_memory = true;
+            }
+            if let Activity::ClientConnected { client, name, .. } = &activity
+                && let Some(io) = self.clients.get_mut(client)
+            {
+                io.name = Some(name.clone());
             }
             self.log_one(activity);
         }
@@ -75,77 +81,70 @@ impl Hub {
     }
 
     fn log_one(&self, activity: Activity) {
-        let pid = |client: ClientId| self.peer(u64::from(client.0)).and_then(|peer| peer.pid);
+        let client = |id: ClientId, name: Option<String>| roles::Client { name, ..self.client(id) };
+        let of = |client_and_name: Option<(ClientId, Option<String>)>| {
+            client_and_name.map(|(id, name)| client(id, name))
+        };
         match activity {
-            Activity::ClientConnected { client, name, version } => tracing::info!(
-                client.id = client.0,
-                client.name = name,
-                client.version = version,
-                client.pid = pid(client),
-                "client connected"
-            ),
-            Activity::ClientLeft { client, name, connected_ms } => tracing::info!(
-                client.id = client.0,
-                client.name = name,
-                client.pid = pid(client),
-                duration_ms = connected_ms,
-                "client left"
-            ),
+            Activity::ClientConnected { client: id, name, version } => {
+                log_client!(info, client(id, Some(name)), client.version = version, "client connected");
+            }
+            Activity::ClientLeft { client: id, name, connected_ms } => {
+                log_client!(info, client(id, Some(name)), duration_ms = connected_ms, "client left");
+            }
             Activity::TurnStarted { thread, turn, client, .. } => {
-                let (client, name) = client.unzip();
-                tracing::info!(
-                    thread.id = %thread,
-                    turn.id = turn,
-                    client.id = client.map(|client| client.0),
-                    client.name = name.flatten(),
-                    "turn started"
-                );
+                let thread = thread.to_string();
+                let role = roles::Turn { thread: Some(&thread), turn: Some(&turn), client: of(client) };
+                log_turn!(info, role, "turn started");
             }
             Activity::TurnEnded { thread, turn, client, outcome, duration_ms, .. } => {
-                let (client, name) = client.unzip();
-                tracing::info!(
-                    thread.id = %thread,
-                    turn.id = turn,
-                    client.id = client.map(|client| client.0),
-                    client.name = name.flatten(),
-                    outcome = outcome.word(),
-                    duration_ms,
-                    "turn ended"
-                );
+                let thread = thread.to_string();
+                let role = roles::Turn { thread: Some(&thread), turn: Some(&turn), client: of(client) };
+                log_turn!(info, role, outcome = outcome.word(), duration_ms, "turn ended");
             }
             // Too many for a log; the ledger has them.
             Activity::TurnProgress { .. } => {}
-            Activity::ApprovalRequested { id, thread, method, .. } => tracing::debug!(
-                thread.id = thread.map(tracing::field::display),
-                rpc.method = method,
-                request.id = id.0,
-                "codex asks its clients"
-            ),
+            Activity::ApprovalRequested { id, thread, method, .. } => {
+                let turn = self.running_turn(thread.as_ref());
+                let thread = thread.map(|thread| thread.to_string());
+                let role = roles::Turn { thread: thread.as_deref(), turn: turn.as_deref(), client: None };
+                log_turn!(debug, role, rpc.method = method, request.id = id.0, "codex asks its clients");
+            }
             Activity::ApprovalEnded { id, thread, method, by, waited_ms } => {
-                let (client, name) = by.unzip();
-                tracing::debug!(
-                    thread.id = thread.map(tracing::field::display),
+                let turn = self.running_turn(thread.as_ref());
+                let thread = thread.map(|thread| thread.to_string());
+                let role = roles::Turn { thread: thread.as_deref(), turn: turn.as_deref(), client: of(by) };
+                log_turn!(
+                    debug,
+                    role,
                     rpc.method = method,
                     request.id = id.0,
-                    client.id = client.map(|client| client.0),
-                    client.name = name.flatten(),
                     duration_ms = waited_ms,
                     "codex asks its clients no longer"
                 );
             }
-            Activity::TurnSilent { thread, turn, silent_ms, interrupted } => tracing::warn!(
-                thread.id = %thread,
-                turn.id = turn,
-                duration_ms = silent_ms,
-                interrupted,
-                "codex sends nothing about a turn"
-            ),
+            Activity::TurnSilent { thread, turn, silent_ms, interrupted } => {
+                let thread = thread.to_string();
+                let role = roles::Turn { thread: Some(&thread), turn: Some(&turn), client: None };
+                let duration_ms = silent_ms;
+                log_turn!(warn, role, duration_ms, interrupted, "codex sends nothing about a turn");
+            }
             Activity::InterruptRefused { thread, message } => {
-                tracing::warn!(thread.id = %thread, error = %message, "codex refuses to interrupt a turn");
+                let turn = self.running_turn(Some(&thread));
+                let thread = thread.to_string();
+                let role = roles::Turn { thread: Some(&thread), turn: turn.as_deref(), client: None };
+                log_turn!(warn, role, error = %message, "codex refuses to interrupt a turn");
             }
             Activity::ConfigWarning { text } => {
-                tracing::warn!(warning = %text, "codex warns of its configuration");
+                let pid = self.base_status.upstream.pid;
+                log_upstream!(warn, pid, warning = %text, "codex warns of its configuration");
             }
         }
+    }
+
+    /// Returns the turn that runs on a thread. It looks through all turns, so it is for what is rare.
+    pub(super) fn running_turn(&self, thread: Option<&ThreadId>) -> Option<String> {
+        let thread = thread?.to_string();
+        self.core.turn_statuses(self.now()).into_iter().find(|turn| turn.thread_id == thread)?.id
     }
 }

@@ -12,7 +12,7 @@ impl Hub {
     /// Before clients are served this works as well, and the service manager is not notified: the start is not over.
     /// A daemon that is stopping reads nothing any more: the service manager must not be notified of a start.
     pub(super) fn reload(&mut self) -> ReloadReceipt {
-        let serving = self.core.state() == State::Serving;
+        let serving = matches!(self.core.state(), State::Serving | State::Upgrading);
         if !serving && !matches!(self.core.state(), State::Starting | State::Handshaking) {
             let error = "the daemon is stopping, and reads no settings any more".to_owned();
             tracing::warn!(error, "the settings were not read again");

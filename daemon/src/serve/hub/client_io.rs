@@ -11,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::long_message::{LongMessage, SLICE_BYTES};
 use super::{Hub, SharedHub};
+use crate::logging::roles::{self, log_client};
 use crate::os::peer::Peer;
 use crate::serve::connection::{Input, LONG_BYTES, Socket, Wire};
 
@@ -24,6 +25,8 @@ pub(super) struct ClientIo {
     pub(super) socket: Socket,
     pub(super) wire: Wire,
     peer: Peer,
+    /// The name in its `initialize`, for the log: the core forgets it before the connection ends.
+    pub(super) name: Option<String>,
     /// Wakes the client's task.
     pub(super) waker: Option<Waker>,
     /// The socket accepted less than there was to write: the task waits until it is writable again.
@@ -45,11 +48,13 @@ impl Hub {
     /// Adds a connection whose peer was checked.
     pub(super) fn connect(&mut self, socket: Socket, peer: Peer) -> ClientId {
         let client = self.core.connect(self.now());
-        tracing::debug!(client.id = client.0, client.pid = peer.pid, "connection accepted");
+        let role = roles::Client { id: client, name: None, pid: peer.pid };
+        log_client!(debug, role, "connection accepted");
         let io = ClientIo {
             socket,
             wire: Wire::Sniffing,
             peer,
+            name: None,
             waker: None,
             full: false,
             ended: false,
@@ -87,7 +92,7 @@ impl Hub {
                     }
                 }
                 Poll::Ready(Err(error)) => {
-                    tracing::warn!(client.id = client.0, %error, "cannot watch a client's socket");
+                    log_client!(warn, self.client(client), %error, "cannot watch a client's socket");
                     self.disconnect(client);
                 }
             }
@@ -126,7 +131,7 @@ impl Hub {
                 }
                 Poll::Ready(Ok(n)) => self.client_bytes(client, &scratch[..n]),
                 Poll::Ready(Err(error)) => {
-                    tracing::debug!(client.id = client.0, %error, "connection broke");
+                    log_client!(debug, self.client(client), %error, "connection broke");
                     self.disconnect(client);
                     break;
                 }
@@ -254,12 +259,11 @@ impl Hub {
     fn client_eof(&mut self, client: ClientId) {
         let Some(io) = self.clients.get_mut(&client) else { return };
         io.ended = true;
-        if let Wire::Lines(decoder) = &io.wire
-            && decoder.is_torn()
-        {
-            tracing::debug!(client.id = client.0, "connection ended inside a line");
-        }
+        let torn = matches!(&io.wire, Wire::Lines(decoder) if decoder.is_torn());
         let (hung_up, framing_waits) = (hung_up(&io.socket), io.wire.has_own_output());
+        if torn {
+            log_client!(debug, self.client(client), "connection ended inside a line");
+        }
         self.handle(Event::ClientEof { client, hung_up, framing_waits });
     }
 
@@ -299,11 +303,18 @@ impl Hub {
         let (bytes, full) = (written.taken, written.blocked);
         self.core.handle(now, Event::ClientWritten { client, bytes, full, framing_waits });
         if let Some(error) = written.broken {
-            tracing::debug!(client.id = client.0, %error, "connection broke");
+            log_client!(debug, self.client(client), %error, "connection broke");
             self.disconnect(client);
             return false;
         }
         more && !full && !self.core.pending(client).is_empty()
+    }
+
+    /// Returns what the log shows of a client.
+    pub(super) fn client(&self, id: ClientId) -> roles::Client {
+        let io = self.clients.get(&id);
+        let name = io.and_then(|io| io.name.clone()).or_else(|| self.core.client_name(id));
+        roles::Client { id, name, pid: io.and_then(|io| io.peer.pid) }
     }
 
     /// Returns what is known of a client's process.

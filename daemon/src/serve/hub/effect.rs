@@ -5,6 +5,7 @@ use codexd_proto::time::Time;
 
 use super::Hub;
 use super::client_io::hung_up;
+use crate::logging::roles::{self, log_client, log_turn, log_upstream};
 use crate::os::service_manager as notify;
 use crate::serve::connection::Response;
 use crate::serve::upstream::sweep;
@@ -25,11 +26,8 @@ impl Hub {
                 self.upstream.stderr().clients_are_served();
                 notify::ready(&self.status_line());
                 self.start.ready();
-                tracing::info!(
-                    socket.path = self.base_status.socket,
-                    upstream.pid = self.base_status.upstream.pid,
-                    "serving clients"
-                );
+                let pid = self.base_status.upstream.pid;
+                log_upstream!(info, pid, socket.path = self.base_status.socket, "serving clients");
             }
             Effect::NotifyStopping => notify::stopping(&self.core.reason()),
             Effect::StopListening => {
@@ -66,44 +64,53 @@ impl Hub {
                 sweep::sweep(None);
             }
             Effect::Remember(entry) => self.threads.remember(entry),
+            Effect::UpgradeWaitEnded(outcome) => self.upgrade_wait_ended(outcome),
             Effect::Log(fact) => self.log(&fact),
         }
     }
 
     fn log(&self, fact: &Fact) {
+        let pid = self.base_status.upstream.pid;
         match fact {
             Fact::HandshakeRefused(message) => {
-                tracing::error!(error = message, "codex app-server refused the handshake");
+                log_upstream!(error, pid, error = message, "codex app-server refused the handshake");
             }
             Fact::ShutdownRequested(client) => {
-                tracing::info!(client.id = client.0, "a client asked the daemon to stop");
+                log_client!(info, self.client(*client), "a client asked the daemon to stop");
             }
-            Fact::ClientTooSlow { client, name, queued_bytes, suppressed } => tracing::warn!(
-                client.id = client.0,
-                client.name = name,
-                client.pid = self.peer(u64::from(client.0)).and_then(|peer| peer.pid),
+            Fact::ClientTooSlow { client, name, queued_bytes, suppressed } => log_client!(
+                warn,
+                roles::Client { name: name.clone(), ..self.client(*client) },
                 queued_bytes,
                 suppressed,
                 "closing a client that does not read fast enough"
             ),
-            Fact::PermissionsNotRestored { thread, reason } => tracing::error!(
-                thread.id = %thread,
+            Fact::PermissionsNotRestored { thread, reason } => log_turn!(
+                error,
+                roles::Turn { thread: Some(&thread.to_string()), turn: None, client: None },
                 reason,
                 "the permissions of a thread were not restored: work on it is refused"
             ),
-            Fact::UpstreamMalformed => tracing::error!("codex app-server wrote something that is no message"),
+            Fact::UpstreamMalformed => {
+                log_upstream!(error, pid, "codex app-server wrote something that is no message");
+            }
             Fact::UpstreamLineTooLong => {
-                tracing::error!("codex app-server wrote a line that is too long to be kept");
+                log_upstream!(error, pid, "codex app-server wrote a line that is too long to be kept");
             }
-            Fact::HealthCheck => tracing::debug!("asking codex app-server whether it is alive"),
+            Fact::HealthCheck => log_upstream!(debug, pid, "asking codex app-server whether it is alive"),
             Fact::UpstreamUnresponsive(waited_ms) => {
-                tracing::error!(waited_ms, "codex app-server does not answer");
+                log_upstream!(error, pid, waited_ms, "codex app-server does not answer");
             }
-            Fact::MemoryHigh(bytes) => tracing::warn!(
-                upstream.pid = self.base_status.upstream.pid,
+            Fact::MemoryHigh(bytes) => log_upstream!(
+                warn,
+                pid,
                 memory_bytes = bytes,
                 "codex uses more memory than `memory_recycle_bytes`, and nobody uses the daemon: stopping"
             ),
+            Fact::UpgradeWaits { within_ms } => {
+                tracing::info!(within_ms, "an upgrade waits until nothing runs; new work is refused");
+                self.feed_upgrade("upgradeWaiting", None);
+            }
             Fact::SocketLost => tracing::warn!(
                 socket.path = self.base_status.socket,
                 "the socket was removed or replaced, and no client is connected: stopping"

@@ -11,6 +11,7 @@ use codexd_proto::router::CloseReason;
 use tungstenite::protocol::CloseFrame;
 
 use super::Hub;
+use crate::logging::roles::log_client;
 use crate::serve::connection::{
     Ending, Request, Response, WebSocket, Wire, close_frame, shutdown_close_frame,
 };
@@ -20,9 +21,10 @@ impl Hub {
     pub(super) fn close(&mut self, client: ClientId, reason: Option<CloseReason>) {
         match reason {
             // The core has reported the first of many.
-            Some(CloseReason::TooSlow) => tracing::debug!(client.id = client.0, "closing a slow client"),
+            Some(CloseReason::TooSlow) => log_client!(debug, self.client(client), "closing a slow client"),
             Some(reason) => {
-                tracing::info!(client.id = client.0, reason = reason.word(), "closing a client's connection");
+                let reason = reason.word();
+                log_client!(info, self.client(client), reason, "closing a client's connection");
             }
             None => {}
         }
@@ -65,7 +67,7 @@ impl Hub {
         };
         if let Some(frame) = &frame {
             let code = u16::from(frame.code);
-            tracing::debug!(client.id = client.0, websocket.code = code, "closing a WebSocket");
+            log_client!(debug, self.client(client), websocket.code = code, "closing a WebSocket");
         }
         socket.end(self.core.pending(client), frame)
     }
@@ -106,13 +108,14 @@ impl Hub {
 
     /// Ends a connection.
     pub(super) fn disconnect(&mut self, client: ClientId) {
+        // While it is known which client and process that was.
+        let role = self.client(client);
         if self.clients.contains_key(&client) {
             self.handle(Event::ClientDisconnected { client });
-            // While it is known which process that was.
             self.log_activity();
         }
         let Some(io) = self.clients.remove(&client) else { return };
-        tracing::debug!(client.id = client.0, "connection ended");
+        log_client!(debug, role, "connection ended");
         if let Some(waker) = io.waker {
             waker.wake();
         }

@@ -31,6 +31,13 @@ impl Hub {
         }
     }
 
+    /// Reports a step of an upgrade.
+    pub(super) fn feed_upgrade(&self, kind: &str, message: Option<String>) {
+        if self.publisher.has_subscribers() {
+            self.publisher.feed(FeedEvent { message, ..event(kind) });
+        }
+    }
+
     /// Reports what happened to clients, turns and approvals.
     pub(super) fn feed_activity(&self, activity: &Activity) {
         if self.publisher.has_subscribers()

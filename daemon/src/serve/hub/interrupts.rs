@@ -6,6 +6,7 @@ use codexd_proto::router::{Activity, CannotInterrupt};
 use tokio::sync::oneshot;
 
 use super::Hub;
+use crate::logging::roles::{self, log_turn};
 
 /// Who waits for the end of a turn.
 pub(super) struct Interrupted {
@@ -27,11 +28,9 @@ impl Hub {
             turn_id: Some(interrupting.turn),
             ..InterruptReceipt::default()
         };
-        tracing::info!(
-            thread.id = %interrupting.thread,
-            turn.id = begun.turn_id,
-            "an operator interrupts a turn"
-        );
+        let turn = begun.turn_id.as_deref();
+        let role = roles::Turn { thread: begun.thread_id.as_deref(), turn, client: None };
+        log_turn!(info, role, "an operator interrupts a turn");
         self.interrupted.retain(|waiting| !waiting.reply.is_closed());
         let (thread, receipt) = (interrupting.thread, begun.clone());
         self.interrupted.push(Interrupted { thread, begun: receipt, reply: ended });

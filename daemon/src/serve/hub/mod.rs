@@ -28,6 +28,7 @@ mod monitor;
 mod report;
 mod run;
 mod tasks;
+mod upgrade;
 mod upstream_io;
 
 use std::cell::RefCell;
@@ -89,6 +90,10 @@ pub(crate) struct Hub {
     monitors: Option<Box<monitor::Monitors>>,
     /// Who waits for the end of a turn that is being interrupted.
     interrupted: Vec<interrupts::Interrupted>,
+    /// The upgrade that waits, or for which the daemon ends.
+    upgrade: Option<upgrade::Upgrade>,
+    /// How many upgrades have begun to wait.
+    upgrades: u64,
     /// Since when something was read of which not everything that follows is written.
     read_at: Option<Instant>,
     /// When something was read last.
@@ -150,6 +155,8 @@ impl Hub {
             refused: 0,
             check_memory: false,
             monitors: None,
+            upgrade: None,
+            upgrades: 0,
             read_at: None,
             time: Time::ZERO,
             added_latency: Histogram::default(),
@@ -229,7 +236,7 @@ impl Hub {
             self.added_latency.observe_us(us);
         }
         self.log_activity();
-        self.send_to_monitors();
+        self.check_monitors();
         self.guard_memory();
         self.resume_reading();
         if let Some(due) = self.core.poll_timeout()

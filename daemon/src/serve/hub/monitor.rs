@@ -1,7 +1,7 @@
 //! Monitors: who looks at the messages of the data plane.
 //!
 //! While nobody does, each read and write costs one branch. While somebody does, what passes is copied into the monitor's
-//! queue, which is bounded. The data plane waits for none.
+//! ring, which is bounded. The data plane waits for none.
 
 use codexd_proto::core::Core;
 use codexd_proto::feed::Direction;
@@ -68,10 +68,10 @@ impl Hub {
         tracing::info!("a monitor looks at the messages");
     }
 
-    /// Sends the monitors what they were shown.
-    pub(super) fn send_to_monitors(&mut self) {
+    /// Ends what monitors were shown at the same time, and takes away those that do not go on.
+    pub(super) fn check_monitors(&mut self) {
         if let Some(monitors) = &mut self.monitors {
-            monitors.active.retain_mut(Monitor::send);
+            monitors.active.retain_mut(Monitor::goes_on);
             if monitors.active.is_empty() {
                 self.monitors = None;
                 tracing::info!("nobody looks at the messages any more");

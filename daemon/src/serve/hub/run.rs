@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use codexd_proto::core::Event;
 use codexd_proto::exit::ExitCode;
-use codexd_proto::lifecycle::{State, StopSource};
+use codexd_proto::lifecycle::{Intent, State, StopSource};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use super::tasks::Tasks;
+use super::upgrade::Upgrade;
 use super::{Hub, SharedHub, accept, metrics_port, upstream_io};
 use crate::control::{Command, StopMode, StopReceipt};
 use crate::error::Error;
 use crate::os::service_manager;
 use crate::os::signals::{SignalAction, SignalStream};
 use crate::serve::upstream::{Process, sweep};
+use crate::start::Successor;
 
 /// How long leftover processes of the upstream have to end, and how often they are looked for.
 const SWEEP_WITHIN: Duration = Duration::from_secs(2);
@@ -52,8 +54,8 @@ pub(crate) struct Ended {
     pub(crate) upstream: Option<String>,
     /// The last lines of its stderr, if its end was not requested.
     pub(crate) stderr: Vec<String>,
-    /// Whether this process is to start the next daemon.
-    pub(crate) successor: bool,
+    /// Why this process is to start the next daemon, if it is.
+    pub(crate) successor: Option<Successor>,
 }
 
 /// Runs the daemon until its life is over.
@@ -123,7 +125,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         tokio::time::sleep(SWEEP_EVERY).await;
     }
     tasks.finish().await;
-    let hub = hub.borrow();
+    let mut hub = hub.borrow_mut();
     hub.publish();
     Ok(Ended {
         code: hub.core.exit_code().unwrap_or(ExitCode::Software),
@@ -131,7 +133,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
         reason: hub.core.reason(),
         upstream: hub.core.upstream_end().map(str::to_owned),
         stderr: hub.core.upstream_lines(),
-        successor: hub.core.has_successor(),
+        successor: hub.successor(),
     })
 }
 
@@ -160,6 +162,15 @@ impl Hub {
         self.flush();
     }
 
+    /// Returns why this process is to start the next daemon, if it is.
+    fn successor(&mut self) -> Option<Successor> {
+        let upgrade = self.core.intent() == Some(&Intent::Upgrade);
+        self.core.has_successor().then(|| match self.upgrade.take() {
+            Some(Upgrade { program, .. }) if upgrade => Successor::AfterUpgrade(program, None),
+            _ => Successor::AfterLoss,
+        })
+    }
+
     fn command(&mut self, command: Command) {
         // A reply whose receiver is gone is no error.
         match command {
@@ -178,6 +189,11 @@ impl Hub {
                 self.reloader.set_log(&filter);
                 let _ = reply.send(());
             }
+            Command::CanUpgrade(reply) => drop(reply.send(self.core.can_upgrade())),
+            Command::Upgrade { within_ms, program, reply, ended } => {
+                drop(reply.send(self.upgrade(within_ms, program, ended)));
+            }
+            Command::CallOffUpgrade { number } => self.call_off_upgrade(number),
             Command::Stop { mode, reply } => {
                 let already_stopping = self.core.intent().is_some();
                 self.stop(StopSource::Control, mode);

@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 
 use super::long_message::SLICE_BYTES;
 use super::{Hub, SharedHub};
+use crate::logging::roles::log_upstream;
 use crate::serve::connection::LONG_BYTES;
 use crate::serve::upstream::process::{Pipes, SignalSender};
 use crate::serve::upstream::stderr::Stderr;
@@ -129,7 +130,8 @@ impl Hub {
                 }
                 Poll::Ready(ended) => {
                     if let Err(error) = ended {
-                        tracing::error!(%error, "cannot read from codex app-server");
+                        let pid = self.base_status.upstream.pid;
+                        log_upstream!(error, pid, %error, "cannot read from codex app-server");
                     }
                     self.upstream_eof();
                     flushed = false;
@@ -187,7 +189,8 @@ impl Hub {
     fn upstream_eof(&mut self) {
         if self.upstream.stdout.take().is_some() {
             if self.upstream.decoder.is_torn() {
-                tracing::error!("the output of codex app-server ended inside a line");
+                let pid = self.base_status.upstream.pid;
+                log_upstream!(error, pid, "the output of codex app-server ended inside a line");
             }
             self.handle(Event::UpstreamEof);
         }
@@ -215,13 +218,13 @@ impl Hub {
             }
         }
         self.scratch = scratch;
-        tracing::info!(upstream.status = %status, "codex app-server has ended");
+        let pid = self.base_status.upstream.pid;
+        log_upstream!(info, pid, upstream.status = %status, "codex app-server has ended");
         self.report_stderr();
         self.handle(Event::UpstreamExited(status));
         self.flush();
         for line in self.core.upstream_lines() {
-            let pid = self.base_status.upstream.pid;
-            tracing::error!(upstream.pid = pid, %line, "codex app-server wrote before it ended");
+            log_upstream!(error, pid, %line, "codex app-server wrote before it ended");
         }
     }
 
@@ -258,7 +261,8 @@ impl Hub {
                 }
                 Err(error) => {
                     // The report of its exit follows, with the reason.
-                    tracing::warn!(%error, "cannot write to codex app-server");
+                    let pid = self.base_status.upstream.pid;
+                    log_upstream!(warn, pid, %error, "cannot write to codex app-server");
                     broken = true;
                     break;
                 }

@@ -4,6 +4,7 @@ use codexd_proto::capture::Outcome;
 use serde_json::Value;
 
 use crate::ledger::{JobLine, JobRow, JobState, Ledger, Update};
+use crate::logging::roles::{self, log_turn};
 use crate::os::unix_time::unix_ms;
 use crate::turn::{Event, Failure, Finished, Stop, Watcher, plain, words_of};
 
@@ -62,13 +63,9 @@ impl Record {
         self.line(&line);
         self.save();
         self.ledger.flush();
-        tracing::info!(
-            job.id = self.row.id,
-            thread.id = self.row.thread_id,
-            turn.id = self.row.turn_id,
-            state = state.word(),
-            "job ended"
-        );
+        let (thread, turn) = (self.row.thread_id.as_deref(), self.row.turn_id.as_deref());
+        let role = roles::Turn { thread, turn, client: None };
+        log_turn!(info, role, job.id = self.row.id, state = state.word(), "job ended");
     }
 
     /// Records that it was cancelled before its turn began.

@@ -1,16 +1,10 @@
 //! Which program a file is, as far as that matters before it runs: codexd itself, or one for another machine.
 
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use crate::os::plain_file;
-use crate::os::unsafe_calls::PROGRAM_MARK;
-
-/// Bytes at the start of a program in which its mark stands: linkers put notes right after the headers of an ELF
-/// file, and in a Mach-O file the mark is the name of a section, which the headers hold.
-const HEAD_BYTES: u64 = 64 << 10;
+use crate::os::program_mark::{head, is_marked};
 
 /// Returns whether a file is codexd: the program of this process, also by another name (a symbolic or a hard
 /// link), or a copy of it or of another version.
@@ -22,16 +16,6 @@ pub(crate) fn is_codexd(path: &Path) -> bool {
         own.is_ok_and(|own| own.dev() == other.dev() && own.ino() == other.ino())
     };
     fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && (same(&metadata) || is_marked(path)))
-}
-
-fn is_marked(path: &Path) -> bool {
-    head(path).is_some_and(|head| memchr::memmem::find(&head, PROGRAM_MARK.as_bytes()).is_some())
-}
-
-fn head(path: &Path) -> Option<Vec<u8>> {
-    let mut head = Vec::new();
-    plain_file::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
-    Some(head)
 }
 
 /// Returns that a program is made for another machine, or that it is none; `None` where that is not known, or where
@@ -124,6 +108,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::os::unsafe_calls::PROGRAM_MARK;
 
     #[test]
     fn the_own_program_is_known_by_every_name_it_has() {
@@ -151,7 +136,7 @@ mod tests {
         let path = dir.path().join("codex");
         // As another build would: the rest of the file is another one.
         let mut program = fs::read(std::env::current_exe().unwrap()).unwrap();
-        program.truncate(usize::try_from(HEAD_BYTES).unwrap());
+        program.truncate(64 << 10);
         fs::write(&path, &program).unwrap();
         assert!(is_codexd(&path));
         let at = memchr::memmem::find(&program, PROGRAM_MARK.as_bytes()).unwrap();

@@ -22,6 +22,7 @@ use super::identity;
 use super::locate::{FOR_THIS_MACHINE, Program};
 use super::stderr::Stderr;
 use crate::error::Error;
+use crate::logging::roles::log_upstream;
 use crate::os::service_manager::STRIPPED_ENV;
 use crate::os::unsafe_calls::{Image, prepare_child};
 
@@ -129,7 +130,7 @@ impl Process {
             },
             Err(error) => {
                 // Somebody else waited for our child; it is gone all the same.
-                tracing::error!(%error, "cannot tell how codex app-server ended");
+                log_upstream!(error, self.pid(), %error, "cannot tell how codex app-server ended");
                 ChildStatus::Code(-1)
             }
         }
@@ -217,7 +218,7 @@ impl SignalSender {
         if !self.gone.get()
             && let Err(error) = signal(self.pid)
         {
-            tracing::warn!(upstream.pid = self.pid.as_raw(), %error, "cannot signal codex app-server");
+            log_upstream!(warn, self.pid.as_raw(), %error, "cannot signal codex app-server");
         }
     }
 }
@@ -232,7 +233,7 @@ fn take_pipes(child: &mut Child, shared: Stderr) -> io::Result<Pipes> {
         // Only a matter of speed: without the right to it (pipe-user-pages-soft) it stays small.
         let _ = nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     }
-    tokio::task::spawn_local(shared.clone().read(stderr));
+    tokio::task::spawn_local(shared.clone().read(stderr, child.id()));
     Ok(Pipes {
         stdin: pipe::Sender::from_owned_fd(stdin)?,
         stdout: pipe::Receiver::from_owned_fd(stdout)?,

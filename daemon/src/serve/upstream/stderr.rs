@@ -41,11 +41,11 @@ impl Stderr {
     ///
     /// At `debug`: the upstream quotes what it was sent in its errors, and people's prompts and code
     /// do not belong in a log unless asked for.
-    pub(super) async fn read(self, mut pipe: ChildStderr) {
+    pub(super) async fn read(self, mut pipe: ChildStderr, pid: Option<u32>) {
         let mut chunk = [0; READ_BYTES];
         while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
             self.shared.tail.borrow_mut().push(self.now(), &chunk[..length], |line| {
-                tracing::debug!(target: "codexd::upstream::stderr", line, "codex app-server");
+                tracing::debug!(target: "codexd::upstream::stderr", { upstream.pid = pid, line }, "codex app-server");
             });
         }
         self.shared.ended.set(true);
@@ -94,7 +94,7 @@ mod tests {
                 program.args(["-c", "read line; echo \"Error: $line\" >&2"]);
                 let mut child = program.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
                 let stderr = Stderr::new(Secrets::default());
-                tokio::task::spawn_local(stderr.clone().read(child.stderr.take().unwrap()));
+                tokio::task::spawn_local(stderr.clone().read(child.stderr.take().unwrap(), child.id()));
                 stderr.end(Duration::ZERO).await;
                 assert_eq!(stderr.lines(), [""; 0]);
                 child.stdin.take().unwrap().write_all(b"late\n").await.unwrap();

@@ -8,12 +8,16 @@
 //! leave children of their own. Those of codex have the [token](crate::instance::life) of this life in their
 //! environment. A child without any token belongs to codex if this process had no other children when it began.
 
+use std::io;
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 
 use super::leftovers;
+use crate::control::candidate;
 use crate::instance::life::{Belonging, Token};
 
 /// How long the last of what is left may take to die, and how often it is looked for.
@@ -22,6 +26,50 @@ const REST_EVERY: Duration = Duration::from_millis(5);
 
 /// What is known of the children of this process, of which there is one set as there is one process.
 static OURS: OnceLock<Ours> = OnceLock::new();
+
+/// Children that are waited for where they were started, so [`reap_ended`] leaves them.
+static HELPERS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// A child that does something for this daemon, and is no codex. It can be waited for although orphans are reaped.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    child: Child,
+}
+
+impl Helper {
+    /// Starts a child.
+    ///
+    /// # Errors
+    ///
+    /// Those of the system.
+    pub(crate) fn start(command: &mut Command) -> io::Result<Helper> {
+        // Locked until it is listed: it can end before that.
+        let mut helpers = HELPERS.lock();
+        let child = command.spawn()?;
+        helpers.push(pid(&child));
+        Ok(Helper { child })
+    }
+}
+
+impl candidate::Helper for Helper {
+    fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+/// What still runs is killed.
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // One that was waited for before is not signalled.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        HELPERS.lock().retain(|helper| *helper != pid(&self.child));
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
 
 /// Distinguishes children of codex from others.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +104,10 @@ pub(crate) fn adopt_orphans(life: Token) {
 pub(crate) fn sweep(except: Option<u32>) -> usize {
     let Some(ours) = OURS.get() else { return 0 };
     let mut left = 0;
+    let helpers = HELPERS.lock().clone();
     for child in children() {
-        if Some(child.as_raw().unsigned_abs()) == except || reap(child) || !ours.includes(child) {
+        let ended = || !helpers.contains(&child) && reap(child);
+        if Some(child.as_raw().unsigned_abs()) == except || ended() || !ours.includes(child) {
             continue;
         }
         tracing::info!(process.pid = child.as_raw(), "killing a leftover process of codex app-server");
@@ -96,10 +146,11 @@ pub(crate) fn rest() -> bool {
     true
 }
 
-/// Takes in adopted children that have ended by themselves.
+/// Takes in adopted children that have ended by themselves, and no [`Helper`].
 pub(crate) fn reap_ended(except: Option<u32>) {
+    let helpers = HELPERS.lock();
     for child in children() {
-        if Some(child.as_raw().unsigned_abs()) != except {
+        if Some(child.as_raw().unsigned_abs()) != except && !helpers.contains(&child) {
             reap(child);
         }
     }

@@ -16,7 +16,7 @@ use codexd_proto::codex_args::CodexArgs;
 use codexd_proto::json::scan::member_at;
 use codexd_proto::lifecycle::ChildStatus;
 use codexd_proto::message::UpstreamMessage;
-use codexd_proto::router::config_warning;
+use codexd_proto::router::{config_warning, version_of};
 use codexd_proto::secrets::Secrets;
 use codexd_proto::stderr::printable;
 use serde_json::json;
@@ -70,6 +70,8 @@ pub(crate) struct Tried {
     pub(crate) lines: Vec<String>,
     /// What it warns of in its configuration.
     pub(crate) warnings: Vec<String>,
+    /// Its version, if it answered and named it.
+    pub(crate) version: Option<String>,
 }
 
 /// The outcome of `initialize`.
@@ -85,6 +87,42 @@ pub(crate) enum Outcome {
     OutputEnded,
     /// It did not answer in time.
     Silent,
+}
+
+impl Outcome {
+    /// Says what went wrong, as the end of a sentence about codex, and what to do about it; `None` if nothing did. `config` is
+    /// the path of its configuration.
+    pub(crate) fn problem(&self, config: &dyn std::fmt::Display) -> Option<(String, String)> {
+        let fix = || {
+            format!(
+                "fix what it reports, usually in `{config}` or in `codex_args`, and run `codexd doctor` again"
+            )
+        };
+        Some(match self {
+            Outcome::Answered => return None,
+            Outcome::Refused(why) => (format!("refused the handshake: {why}"), fix()),
+            Outcome::NoMessage(line) => (
+                format!("wrote something that is no message: `{line}`"),
+                "name codex itself with `--codex PATH` or CODEXD_CODEX; a wrapper must write to stderr"
+                    .to_owned(),
+            ),
+            Outcome::Ended(status @ ChildStatus::Signal(_)) => (
+                status.to_string(),
+                "find out what killed it: `journalctl -k` or `dmesg` (memory?)".to_owned(),
+            ),
+            // The codes of shells and loaders for what cannot be run (`sh(1)`, `ld.so(8)`).
+            Outcome::Ended(status @ ChildStatus::Code(126 | 127)) => (
+                status.to_string(),
+                "install what it misses, or codex again: `npm install --global @openai/codex`".to_owned(),
+            ),
+            Outcome::Ended(status) => (status.to_string(), fix()),
+            Outcome::OutputEnded => ("closed its output".to_owned(), fix()),
+            Outcome::Silent => (
+                "did not answer the handshake in time".to_owned(),
+                "run `codex app-server` in a terminal and see what it waits for".to_owned(),
+            ),
+        })
+    }
 }
 
 impl Trial<'_> {
@@ -208,7 +246,7 @@ impl Trial<'_> {
             Outcome::NoMessage(text) => Outcome::NoMessage(self.secrets.mask(&text).into_owned()),
             other => other,
         };
-        Ok(Tried { outcome, took, lines: stderr.lines(), warnings })
+        Ok(Tried { outcome, took, lines: stderr.lines(), warnings, version: output.version() })
     }
 }
 
@@ -268,6 +306,18 @@ impl Output {
                 Some(Outcome::Refused(printable(text.as_bytes(), ODD_LINE_BYTES)))
             }
             Some(_) => None,
+        })
+    }
+
+    /// Returns the version in the answer to `initialize`.
+    fn version(&self) -> Option<String> {
+        self.lines().find_map(|line| {
+            let Some(UpstreamMessage::Response { failed: false, body, .. }) = UpstreamMessage::read(line)
+            else {
+                return None;
+            };
+            let agent = member_at(line, body.start, &["userAgent"])?;
+            version_of(&serde_json::from_slice::<String>(agent.of(line)).ok()?).map(str::to_owned)
         })
     }
 
@@ -338,5 +388,36 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_that_of_the_user_agent() {
+        let output = |line: &str| Output { bytes: format!("{line}\n").into_bytes() };
+        let answer = r#"{"id":0,"result":{"userAgent":"codexd/0.169.0 (Linux; x86_64) x"}}"#;
+        assert_eq!(output(answer).version().as_deref(), Some("0.169.0"));
+        for other in [r#"{"id":0,"result":{}}"#, r#"{"id":0,"error":{"message":"userAgent"}}"#, "x"] {
+            assert_eq!(output(other).version(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn every_outcome_but_an_answer_has_words_and_a_remedy() {
+        assert_eq!(Outcome::Answered.problem(&"c"), None);
+        for (outcome, says) in [
+            (Outcome::Refused("no".to_owned()), "refused the handshake: no"),
+            (Outcome::NoMessage("Usage:".to_owned()), "no message: `Usage:`"),
+            (Outcome::Ended(ChildStatus::Code(1)), "exited with code 1"),
+            (Outcome::Ended(ChildStatus::Signal(9)), "was killed by signal 9 (SIGKILL)"),
+            (Outcome::OutputEnded, "closed its output"),
+            (Outcome::Silent, "did not answer"),
+        ] {
+            let (what, fix) = outcome.problem(&"c").unwrap();
+            assert!(what.contains(says) && !fix.is_empty(), "{what}");
+        }
     }
 }

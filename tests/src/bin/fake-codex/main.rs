@@ -42,7 +42,7 @@
 //! | `[[slow:MS]]` | works on each message so many milliseconds later; of more than 128 waiting ones it complains |
 //! | `[[strict]]` | a complaint ends the process with exit code 97 |
 //!
-//! With `FAKE_CODEX_LOG`, every line received is appended to that file as it came, and what was not
+//! `FAKE_CODEX_VERSION` is its version. With `FAKE_CODEX_LOG`, every line received is appended to that file as it came, and what was not
 //! expected (a complaint) as a line that starts with `!!`.
 //!
 //! As the real one, it ends with exit code 0 on the end of input, on SIGTERM and on a line that is not UTF-8; drops
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("--version") => {
-            println!("codex-cli {}", env_version());
+            println!("codex-cli {}", version());
             ExitCode::SUCCESS
         }
         Some("app-server") => serve(),
@@ -102,8 +102,9 @@ fn serve() -> ExitCode {
     server::Server::new(behaviour, sender).run(&events)
 }
 
-fn env_version() -> &'static str {
-    "0.0.0-fake"
+/// Returns the version that this is, for tests of another one: that of the variable `FAKE_CODEX_VERSION`.
+fn version() -> String {
+    std::env::var("FAKE_CODEX_VERSION").unwrap_or_else(|_| "0.0.0-fake".to_owned())
 }
 
 /// How long a detached grandchild lives when it is not ended: longer than any test.

@@ -242,7 +242,7 @@ impl Server {
         };
         self.initialized = true;
         self.experimental = params["capabilities"]["experimentalApi"].as_bool().unwrap_or(false);
-        let agent = format!("{name}/0.0.0-fake (Fake 1.0; x86_64) unknown ({name}; {version})");
+        let agent = format!("{name}/{} (Fake 1.0; x86_64) unknown ({name}; {version})", crate::version());
         let home = std::env::var("CODEX_HOME").unwrap_or_default();
         let system = if cfg!(target_os = "macos") { "macos" } else { "linux" };
         // In one write: a client that has the answer has all that comes with it.

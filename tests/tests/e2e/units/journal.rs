@@ -14,9 +14,12 @@ type Entry = (String, String);
 /// Returns what the journal has of the last life of the service.
 fn journal(lab: &Lab) -> Vec<Entry> {
     let _ = lab.run_as_root(&["journalctl", "--sync"]).expect_code(0);
-    let life = format!("_SYSTEMD_INVOCATION_ID={}", lab.show(SERVICE, "InvocationID"));
-    let text =
-        lab.run_as_root(&["journalctl", "-q", "--no-pager", "-o", "json", &life]).expect_code(0).stdout;
+    // What the journal has seen itself, and what codexd has told it.
+    let life = lab.show(SERVICE, "InvocationID");
+    let (seen, told) = (format!("_SYSTEMD_INVOCATION_ID={life}"), format!("INVOCATION_ID={life}"));
+    let command =
+        ["journalctl", "-q", "--no-pager", "-o", "json", &seen, "+", &told, "SYSLOG_IDENTIFIER=codexd"];
+    let text = lab.run_as_root(&command).expect_code(0).stdout;
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .map(|entry: Value| (entry["PRIORITY"].as_str().unwrap().to_owned(), shown(&entry["MESSAGE"])))
@@ -78,18 +81,54 @@ as_both! {
         let entries = journal(&lab);
         for (words, priority) in [
             ("client connected", "6"),
-            ("client.name=\"the-client\"", "6"),
+            ("client.name=the-client", "6"),
             ("turn started", "6"),
-            ("outcome=\"completed\"", "6"),
+            ("outcome=completed", "6"),
             ("codex warns of its configuration", "4"),
             ("codexd: exits with 1 (upstreamLost), because codex app-server was killed by signal 9", "3"),
         ] {
             assert_eq!(find(&entries, words).0, priority, "{words}");
         }
         assert!(entries.iter().all(|(_, text)| !text.starts_with('<')), "{entries:#?}");
-        // The journal makes time stamps itself.
+        // The journal shows time stamps and priorities itself.
         let (_, connected) = find(&entries, "client connected");
-        assert!(connected.trim_start().starts_with("INFO "), "{connected}");
+        assert!(connected.starts_with("client connected client.id="), "{connected}");
+        assert!(connected.contains(" client.name=the-client"), "{connected}");
+    }
+
+    fn it_finds_lines_by_client_thread_and_turn(lab) {
+        lab.start();
+        let (mut first, mut second) = (lab.client("the-first"), lab.client("the-second"));
+        let thread = first.start_thread(json!({}));
+        let turn = first.start_turn(&thread, "hello");
+        assert_eq!(first.finish_turn(&thread, &turn).status, "completed");
+        second.turn_completes();
+        let upstream = status(&lab)["upstream"]["pid"].to_string();
+        lab.expect_systemctl(0, &["stop", SERVICE]);
+        let _ = lab.run_as_root(&["journalctl", "--sync"]).expect_code(0);
+        // As docs/operations.md has it. Root has no journal of its own: its lines are in that of the system.
+        let root = lab.run(&["id", "-u"]).expect_code(0).stdout.trim() == "0";
+        let unit: &[&str] = if root { &["--user-unit", "codexd"] } else { &["--user", "-u", "codexd"] };
+        let found = |field: &str| -> Vec<String> {
+            let command = [&["journalctl", "-q", "-o", "cat"], unit, &[field]].concat();
+            lab.run(&command).expect_code(0).stdout.lines().map(str::to_owned).collect()
+        };
+        let of = |lines: &[String]| -> Vec<String> {
+            let message = |line: &String| line.split(" client.id=").next().unwrap().split(" thread.id=").next().unwrap().to_owned();
+            lines.iter().map(message).collect()
+        };
+        let of_turn = ["turn started", "turn ended"];
+        assert_eq!(of(&found(&format!("CODEXD_TURN={turn}"))), of_turn);
+        assert_eq!(of(&found(&format!("CODEXD_THREAD={thread}"))), of_turn);
+        let of_client = ["client connected", "turn started", "turn ended"];
+        let lines = found("CODEXD_CLIENT_NAME=the-first");
+        assert!(of(&lines).starts_with(&of_client.map(str::to_owned)), "{lines:?}");
+        let (_, rest) = lines[0].split_once(" client.id=").unwrap();
+        let (number, _) = rest.split_once(' ').unwrap();
+        assert_eq!(found(&format!("CODEXD_CLIENT={number}")), lines);
+        let of_codex = found(&format!("CODEXD_UPSTREAM_PID={upstream}"));
+        assert!(of_codex[0].starts_with("started codex app-server"), "{of_codex:?}");
+        assert!(of_codex.iter().any(|line| line.starts_with("codex app-server has ended")), "{of_codex:?}");
     }
 
     fn it_says_why_codex_does_not_start(lab) {
@@ -133,8 +172,9 @@ as_both! {
             }
             if code == 1 {
                 assert_eq!(find(&entries, "codex app-server wrote before it ended").0, "3");
+                // A value with spaces is quoted.
                 let wrote = entries.iter().any(|(priority, text)| {
-                    priority == "3" && text.contains(" line=") && text.contains(words)
+                    priority == "3" && text.contains(" line=") && text.replace("\\\"", "\"").contains(words)
                 });
                 assert!(wrote, "{words}: {entries:#?}");
             }

@@ -65,6 +65,16 @@ fn facts(model: &Model) -> Vec<Line<'static>> {
         ));
     }
     lines.push(work);
+    if let Some(request) = status.oldest_approvals.first() {
+        let more = match status.pending_approvals.saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        lines.push(format!("approval{more}: {}", render::approval(request)));
+    }
+    if let Some(exit) = &status.last_exit {
+        lines.push(format!("last exit: {}", render::last_exit(exit)));
+    }
     if let Some(warning) = status.warnings.first() {
         let more = match status.warnings.len() - 1 {
             0 => String::new(),
@@ -162,16 +172,22 @@ mod tests {
             "warnings": [{"code": "a", "message": "first", "hint": "do this"}, {"code": "b", "message": "second"}],
             "memory": {"daemonBytes": 8 << 20, "codexBytes": 200 << 20, "codexProcesses": 3},
             "latency": {"addedP50Us": 100, "addedP99Us": 3000},
+            "pendingApprovals": 2,
+            "oldestApprovals": [{"method": "item/x", "client": {"id": 1, "name": "alice"},
+                "seenBy": [{"id": 2, "name": "bob"}], "ageMs": 5000}],
+            "lastExit": {"code": 1, "reason": "codex was lost"},
         }));
         model.set_turns(
             json!([{"id": "turn-1", "ageMs": 61_000, "phase": "command", "by": {"id": 1, "name": "alice"}}]),
         );
         model.set_clients(json!([{"id": 1, "name": "alice\u{1b}[31m", "pid": 77}]), Instant::now());
-        let screen = drawn(&model, 120, 24);
+        let screen = drawn(&model, 120, 26);
         for text in [
             "codexd 0.1.0 serving",
             "codex 200.0 MiB in 3",
             "added latency 100us (99 % 3ms)",
+            "approval (and 1 more): item/x for the turn of alice (1) waits for bob (2), for 5.0s",
+            "last exit: exit 1: codex was lost",
             "warning (and 1 more): first -> do this",
             "> 1 turn by age",
             "> turn-1",
