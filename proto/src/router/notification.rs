@@ -360,6 +360,7 @@ impl Router {
                     state.loaded = !unloaded;
                     // The end of a turn that is kept follows.
                     let ends_unseen = !(state.kept && state.turn.is_some());
+                    state.end_follows = !active && !ends_unseen;
                     if !active && state.subscribers.is_empty() && ends_unseen {
                         state.turn = None;
                         if state.running.is_empty() {
@@ -392,7 +393,7 @@ impl Router {
 
     /// Removes what is open on a thread without subscribers. The upstream reports only its status then, neither the
     /// end of its turn nor the resolution of its server requests.
-    fn forget_unsubscribed(&mut self, thread: &ThreadId) {
+    pub(super) fn forget_unsubscribed(&mut self, thread: &ThreadId) {
         self.server_requests.forget_thread(thread);
         self.attribution.forget_metered(thread);
     }

@@ -91,11 +91,7 @@ impl Router {
                 opened = self.subscribed_aside(line, failed, body, client, thread);
             }
             PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
-            PendingKind::Unsubscribe { thread } => {
-                // What is deferred for a later resume was sent before, and does not begin an item again.
-                self.release_leftovers(thread);
-                self.subscriptions.forget_open_items(thread);
-            }
+            PendingKind::Unsubscribe { thread } => self.upstream_unsubscribed(thread),
             PendingKind::StartTurn { thread, review } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }
@@ -180,6 +176,7 @@ impl Router {
         let mut running = None;
         if let Some(state) = self.subscriptions.get_mut(&id) {
             state.loaded = true;
+            state.is_sent = true;
             state.cwd = member_text(line, body, b"cwd").or(state.cwd.take());
             state.model = member_text(line, body, b"model").or(state.model.take());
             let status = member_at(line, thread.start, &["status", "type"]);
@@ -225,7 +222,9 @@ impl Router {
         if failed && !(self.subscriptions.is_loaded(thread) && understood()) {
             return None;
         }
-        self.subscriptions.remember(thread, self.config.limits.remembered_threads).loaded = true;
+        let state = self.subscriptions.remember(thread, self.config.limits.remembered_threads);
+        state.loaded = true;
+        state.is_sent = true;
         self.release_leftovers(thread);
         if let Some(client) = client {
             self.subscriptions.subscribe(client, thread);

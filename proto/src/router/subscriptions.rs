@@ -58,7 +58,9 @@ impl Subscriptions {
     pub(super) fn subscribe(&mut self, client: ClientId, thread: &ThreadId) {
         let Some(threads) = self.clients.get_mut(&client) else { return };
         if threads.insert(thread.clone()) {
-            self.threads.entry(thread.clone()).or_default().subscribers.push(client);
+            let state = self.threads.entry(thread.clone()).or_default();
+            state.subscribers.push(client);
+            state.kept = false;
         }
     }
 
@@ -77,6 +79,7 @@ impl Subscriptions {
         state.loaded = false;
         state.active = false;
         state.kept = false;
+        state.is_sent = false;
         state.turn = None;
         state.open_items.clear(&mut self.room);
         state.replay = None;
@@ -114,6 +117,7 @@ impl Subscriptions {
     pub(super) fn forget_open_items(&mut self, thread: &ThreadId) {
         if let Some(state) = self.threads.get_mut(thread) {
             state.kept = false;
+            state.is_sent = false;
             state.open_items.clear(&mut self.room);
         }
     }
@@ -178,6 +182,7 @@ impl Subscriptions {
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
             thread.kept = false;
+            thread.is_sent = false;
             thread.open_items.clear(&mut self.room);
             let active = std::mem::take(&mut thread.active);
             let turn = thread.turn.take();

@@ -35,6 +35,10 @@ pub(crate) struct Thread {
     pub(crate) open_items: OpenItems,
     /// Whether it has no subscriber and the upstream sends its messages nevertheless, until its turn has ended.
     pub(crate) kept: bool,
+    /// Whether the upstream sends its messages: it was opened, and no unsubscribe was answered since.
+    pub(crate) is_sent: bool,
+    /// Whether it was idle while it was kept: the end of its turn is to follow.
+    pub(crate) end_follows: bool,
     /// Whether messages of it are deferred. If it were forgotten meanwhile, they would look like those of a sub-agent.
     pub(crate) has_deferred: bool,
     /// What its turn is doing.

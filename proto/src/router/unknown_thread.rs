@@ -44,6 +44,7 @@ impl Router {
             let state = self.subscriptions.remember(thread, self.config.limits.remembered_threads);
             state.sub_agent = true;
             state.loaded = true;
+            state.is_sent = true;
             for client in self.sessions.active_before(joined_before) {
                 self.subscriptions.subscribe(client, thread);
             }
@@ -96,6 +97,9 @@ impl Router {
         let more = self.attribution.first_of(thread).is_some();
         if let Some(state) = self.subscriptions.get_mut(thread) {
             state.has_deferred = more;
+            // A client is about to subscribe, or the upstream's subscription has ended: the end of a turn among the
+            // leftovers is no reason to end it.
+            state.kept = false;
         }
         for deferred in leftovers {
             self.route_known(&deferred.line);

@@ -87,7 +87,7 @@ impl Router {
     pub(super) fn release_thread(&mut self, thread: &ThreadId) {
         if !self.is_wanted(thread) {
             if let Some(state) = self.subscriptions.get_mut(thread) {
-                state.kept = state.turn.is_some();
+                state.kept = state.is_sent && state.turn.is_some();
                 if state.kept {
                     return;
                 }
@@ -98,6 +98,20 @@ impl Router {
                 write_text(out, thread.as_bytes());
                 out.push(b'}');
             });
+        }
+    }
+
+    /// Handles that the upstream sends nothing more of a thread.
+    pub(super) fn upstream_unsubscribed(&mut self, thread: &ThreadId) {
+        // What is deferred for a later resume was sent before, and does not begin an item again.
+        self.release_leftovers(thread);
+        self.subscriptions.forget_open_items(thread);
+        let Some(state) = self.subscriptions.get_mut(thread) else { return };
+        if std::mem::take(&mut state.end_follows) && state.subscribers.is_empty() && state.turn.is_some() {
+            // The thread was kept while an unsubscribe was in flight: the end does not follow.
+            state.turn = None;
+            self.all_turns_ended(thread);
+            self.forget_unsubscribed(thread);
         }
     }
 

@@ -837,6 +837,57 @@ fn a_sub_agent_without_subscribers_is_released() {
 }
 
 #[test]
+fn a_thread_of_which_codex_sends_nothing_is_not_kept() {
+    let mut net = Net::limited(Limits { window: 1, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.hush(&[a, b]);
+    let unsubscribe = net.forwarded(a, "thread/unsubscribe", &json!({"threadId": t}));
+    net.reply(unsubscribe, &json!({"status": "unsubscribed"}));
+    // A resume that is never sent: its client leaves first.
+    net.forwarded(a, "thread/list", &json!({}));
+    net.request(b, "r", "thread/resume", &json!({"threadId": t}));
+    net.leave(b);
+    net.feed(&status(&t, "idle"));
+    assert_eq!(net.router.accounting().turns, 0, "nothing else tells of its end");
+}
+
+#[test]
+fn a_thread_whose_unsubscribe_is_in_flight_ends_although_it_is_kept() {
+    let mut net = Net::limited(Limits { window: 2, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.hush(&[a, b]);
+    let unsubscribe = net.forwarded(a, "thread/unsubscribe", &json!({"threadId": t}));
+    net.forwarded(a, "thread/list", &json!({}));
+    net.request(b, "r", "thread/resume", &json!({"threadId": t}));
+    net.leave(b);
+    net.feed(&status(&t, "idle"));
+    net.reply(unsubscribe, &json!({"status": "unsubscribed"}));
+    assert_eq!(net.router.accounting().turns, 0, "the end of the turn does not follow");
+}
+
+#[test]
+fn a_thread_that_is_kept_is_not_released_by_the_end_of_a_turn_that_was_deferred() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    net.leave(a);
+    let b = net.join();
+    let resume = net.forwarded(b, "thread/resume", &json!({"threadId": t}));
+    net.feed(&status(&t, "idle"));
+    net.feed(&turn_completed(&t, "u"));
+    net.reply(resume, &Net::thread_result(&t, "idle"));
+    assert_eq!(net.sent_raw(), NONE, "the new subscriber would get nothing");
+    net.got(b);
+    net.feed(&delta(&t, 1));
+    assert_eq!(net.got_raw(b), [delta(&t, 1)]);
+}
+
+#[test]
 fn a_thread_that_ends_while_its_messages_are_deferred_is_not_taken_for_a_sub_agents() {
     let mut net = Net::limited(Limits { remembered_threads: 1, ..Limits::default() });
     let (a, b, c) = (net.join(), net.join(), net.join());
