@@ -47,7 +47,7 @@ pub enum ClientMessage<'a> {
 pub struct Params {
     /// The value of `params`.
     pub span: Span,
-    named: Vec<(&'static str, Span)>,
+    named: Named,
     /// The values by position, cut off one above the longest order of any method.
     listed: Vec<Span>,
 }
@@ -60,7 +60,7 @@ impl Params {
     pub fn get(&self, name: &str, order: &[&str]) -> Option<Span> {
         debug_assert!(param(name.as_bytes()).is_some(), "`{name}` is not in `routes::params`");
         if self.listed.is_empty() {
-            return self.named.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            return self.named.get(name);
         }
         let at = order.iter().position(|other| *other == name)?;
         self.listed.get(at).copied()
@@ -69,6 +69,34 @@ impl Params {
     /// Returns whether more values are given by position than `order` has names.
     pub fn are_more_than(&self, order: &[&str]) -> bool {
         self.listed.len() > order.len()
+    }
+}
+
+/// Parameters by their names. Most requests have few that codexd reads: these take no allocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Named {
+    few: [Option<(&'static str, Span)>; 3],
+    more: Vec<(&'static str, Span)>,
+}
+
+impl Named {
+    fn get(&self, name: &str) -> Option<Span> {
+        let mut all = self.few.iter().flatten().chain(&self.more);
+        all.find(|(known, _)| *known == name).map(|(_, value)| *value)
+    }
+
+    /// Sets a value, in place of an earlier one with the same name.
+    fn set(&mut self, name: &'static str, value: Span) {
+        for place in &mut self.few {
+            match place {
+                Some((known, _)) if *known != name => {}
+                _ => return *place = Some((name, value)),
+            }
+        }
+        match self.more.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, last)) => *last = value,
+            None => self.more.push((name, value)),
+        }
     }
 }
 
@@ -233,7 +261,7 @@ struct Parts {
     /// The member whose value is being checked.
     inside: Part,
     /// Parameters by name.
-    named: Vec<(&'static str, Span)>,
+    named: Named,
     /// The first elements of `params`, `trace` and `error`, if they are arrays.
     listed: Vec<Span>,
     trace_listed: Vec<Span>,
@@ -330,10 +358,7 @@ impl Parts {
     #[inline]
     fn add_param(&mut self, line: &[u8], name: Name, value: Span) {
         let Some(name) = by_name(line, name, param) else { return };
-        match self.named.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, last)) => *last = value,
-            None => self.named.push((name, value)),
-        }
+        self.named.set(name, value);
     }
 
     /// Returns whether the upstream can read `value` as a `trace`: at most two strings, by name or by position.

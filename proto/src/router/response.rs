@@ -47,6 +47,12 @@ impl Router {
         if pending.kind != PendingKind::Initialize {
             self.handshake.has_started();
         }
+        if matches!(pending.kind, PendingKind::Plain) {
+            // The usual case: it changes nothing that codexd keeps track of.
+            self.reply_unedited(&pending.origin, line, id_span);
+            self.adopt_unexplained();
+            return self.pump();
+        }
         let client = pending.origin.connected();
         let mut edits = Edits::new();
         let mut opened = None;
@@ -110,25 +116,14 @@ impl Router {
                 self.delivery.notify(client, self.topic(b"configWarning"), &warning);
             }
         }
-        if let Origin::Client { client, .. } = &pending.origin
-            && edits.is_empty()
-            && self.delivery.is_shared(line)
-        {
-            // It contains the client's id already.
-            self.delivery.reply(*client, line);
+        if edits.is_empty() {
+            self.reply_unedited(&pending.origin, line, id_span);
         } else if let Origin::Client { client, id } = &pending.origin {
             self.delivery.reply_with(*client, |out| {
-                if edits.is_empty() {
-                    out.reserve(line.len() + 24);
-                    out.extend_from_slice(&line[..id_span.start]);
-                    id.write(out);
-                    out.extend_from_slice(&line[id_span.end..]);
-                } else {
-                    let mut text = Vec::new();
-                    id.write(&mut text);
-                    edits.replace_owned(id_span, text);
-                    edits.write(line, out);
-                }
+                let mut text = Vec::new();
+                id.write(&mut text);
+                edits.replace_owned(id_span, text);
+                edits.write(line, out);
             });
         }
         if let Some(client) = client {
@@ -158,6 +153,21 @@ impl Router {
         }
         self.adopt_unexplained();
         self.pump();
+    }
+
+    /// Sends a response to the client that is connected and gets it, with the client's own id.
+    fn reply_unedited(&mut self, origin: &Origin, line: &[u8], id_span: Span) {
+        let Origin::Client { client, id } = origin else { return };
+        if self.delivery.is_shared(line) {
+            // It contains the client's id already.
+            return self.delivery.reply(*client, line);
+        }
+        self.delivery.reply_with(*client, |out| {
+            out.reserve(line.len() + 24);
+            out.extend_from_slice(&line[..id_span.start]);
+            id.write(out);
+            out.extend_from_slice(&line[id_span.end..]);
+        });
     }
 
     /// Handles that a thread was started, forked or resumed by `client`, if that is still connected. `replay` is

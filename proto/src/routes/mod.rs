@@ -55,8 +55,8 @@ pub struct Request {
 impl Request {
     /// Returns whether it changes nothing, by its name.
     pub fn only_reads(&self) -> bool {
-        let verb = self.method.rsplit('/').next().unwrap_or_default();
-        self.route == Route::Forward && matches!(verb, "list" | "read" | "installed")
+        self.route == Route::Forward
+            && ["/list", "/read", "/installed"].iter().any(|verb| self.method.ends_with(verb))
     }
 
     /// Returns the class by which the time to its answer is counted.
