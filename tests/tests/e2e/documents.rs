@@ -11,7 +11,9 @@ use codexd_tests::skip;
 use codexd_tests::wait;
 
 /// Commands that are not run by these tests: how they begin, and why.
-const NOT_RUN: [(&str, &str); 32] = [
+const NOT_RUN: [(&str, &str); 34] = [
+    ("tests/bench/count", "takes a release build; a step of .ci/run runs it"),
+    ("tests/bench/soak", "takes ten minutes and a release build"),
     (
         "codexd ctl upgrade",
         "replaces the daemon, and that of this test has no supervisor; `upgrade::` runs it",
