@@ -182,7 +182,13 @@ impl Up {
                 } else {
                     "notLoaded"
                 };
-                self.result(id, &format!("{{\"status\":\"{s}\"}}"))
+                self.result(id, &format!("{{\"status\":\"{s}\"}}"));
+                if had.is_some() {
+                    // The real one does that, too, some time later.
+                    self.put(&format!(
+                        "{{\"method\":\"thread/closed\",\"params\":{{\"threadId\":\"{th}\"}}}}\n"
+                    ));
+                }
             }
             b"thread/loaded/list" => {
                 let l: Vec<String> = self.loaded.iter().map(|x| format!("\"{x}\"")).collect();
