@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::serve::upstream::locate;
 use crate::serve::upstream::trial::Trial;
 use crate::settings::environment::Environment;
-use crate::settings::{Settings, secrets, version};
+use crate::settings::{Settings, version};
 use crate::start;
 
 /// Tries it and prints the result.
@@ -41,16 +41,7 @@ fn attempt(args: &ServeArgs, environment: &Environment, versions: &mut Versions)
     let args = start::with_given_arguments(args)?;
     let settings = Settings::load(&args, environment)?;
     let program = locate::locate(&settings.codex, environment.value("PATH").map(|path| path.as_os_str()))?;
-    let tried = Trial {
-        program: &program,
-        arguments: &settings.codex_args,
-        codex_home: &settings.codex_home,
-        is_named: environment.value("CODEX_HOME").is_some(),
-        client_name: &settings.client_name,
-        secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
-        environment,
-    }
-    .run()?;
+    let tried = Trial::new(&settings, environment, &program).run()?;
     versions.codex.clone_from(&tried.version);
     let config = settings.codex_home.join("config.toml");
     match tried.outcome.problem(&config.display()) {

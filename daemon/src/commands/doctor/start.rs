@@ -7,7 +7,6 @@ use crate::serve::upstream::Program;
 use crate::serve::upstream::trial::{Trial, Tried};
 use crate::settings::Settings;
 use crate::settings::environment::Environment;
-use crate::settings::secrets;
 
 /// Starts codex for one `initialize`, with a copy of its configuration. `serves` is true if the daemon has a working
 /// codex: then a failure concerns only the next start.
@@ -17,16 +16,7 @@ pub(super) fn check(
     program: &Program,
     serves: bool,
 ) -> Vec<Finding> {
-    let trial = Trial {
-        program,
-        arguments: &settings.codex_args,
-        codex_home: &settings.codex_home,
-        is_named: environment.value("CODEX_HOME").is_some(),
-        client_name: &settings.client_name,
-        secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
-        environment,
-    };
-    match trial.run() {
+    match Trial::new(settings, environment, program).run() {
         Ok(tried) => findings(settings, tried, serves),
         Err(error) => vec![Finding::error("codexStart", &error)],
     }

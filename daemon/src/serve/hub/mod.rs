@@ -31,7 +31,7 @@ mod tasks;
 mod upgrade;
 mod upstream_io;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -96,8 +96,8 @@ pub(crate) struct Hub {
     upgrades: u64,
     /// Since when something was read of which not everything that follows is written.
     read_at: Option<Instant>,
-    /// When something was read last.
-    time: Time,
+    /// The last reading of the clock. The core must not see the time go back.
+    time: Cell<Time>,
     /// How long that took.
     added_latency: Histogram,
     /// Limits the lines about them in the log.
@@ -158,7 +158,7 @@ impl Hub {
             upgrade: None,
             upgrades: 0,
             read_at: None,
-            time: Time::ZERO,
+            time: Cell::new(Time::ZERO),
             added_latency: Histogram::default(),
             interrupted: Vec::new(),
             refusals: RateLimit::new(1, 60_000),
@@ -183,15 +183,16 @@ impl Hub {
 
     fn time_at(&self, at: Instant) -> Time {
         let since = at.saturating_duration_since(self.clock);
-        Time::from_millis(since.as_secs() * 1_000 + u64::from(since.subsec_millis()))
+        let time = Time::from_millis(since.as_secs() * 1_000 + u64::from(since.subsec_millis()));
+        self.time.set(time);
+        time
     }
 
     /// Records that something was read just now. Returns the time.
     fn read_now(&mut self) -> Time {
         let at = Instant::now();
         self.read_at.get_or_insert(at);
-        self.time = self.time_at(at);
-        self.time
+        self.time_at(at)
     }
 
     /// Reports something to the core. [`Hub::flush`] does what follows.
@@ -222,7 +223,7 @@ impl Hub {
     /// To be called at the end of every call from outside.
     fn flush(&mut self) {
         // What was read was read just now.
-        let now = if self.read_at.is_some() { self.time } else { self.now() };
+        let now = if self.read_at.is_some() { self.time.get() } else { self.now() };
         loop {
             self.write_clients(now);
             self.write_upstream(now);

@@ -30,6 +30,7 @@ use super::sweep;
 use crate::error::Error;
 use crate::instance::life::{self, Purpose, Token};
 use crate::settings::environment::Environment;
+use crate::settings::{Settings, secrets};
 
 /// How long codex may take to answer: ten times what it takes on a slow machine (measured).
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
@@ -49,15 +50,34 @@ const LOGIN: &str = "auth.json";
 /// What is tried.
 #[derive(Debug)]
 pub(crate) struct Trial<'a> {
-    pub(crate) program: &'a Program,
-    pub(crate) arguments: &'a CodexArgs,
+    program: &'a Program,
+    arguments: &'a CodexArgs,
     /// CODEX_HOME, and whether it was named: codex makes the default one itself.
-    pub(crate) codex_home: &'a Path,
-    pub(crate) is_named: bool,
-    pub(crate) client_name: &'a str,
-    pub(crate) secrets: Secrets,
+    codex_home: &'a Path,
+    is_named: bool,
+    client_name: &'a str,
+    secrets: Secrets,
     /// Of this process.
-    pub(crate) environment: &'a Environment,
+    environment: &'a Environment,
+}
+
+impl<'a> Trial<'a> {
+    /// Tries `program` as the daemon with these settings would start it.
+    pub(crate) fn new(
+        settings: &'a Settings,
+        environment: &'a Environment,
+        program: &'a Program,
+    ) -> Trial<'a> {
+        Trial {
+            program,
+            arguments: &settings.codex_args,
+            codex_home: &settings.codex_home,
+            is_named: environment.value("CODEX_HOME").is_some(),
+            client_name: &settings.client_name,
+            secrets: secrets::known(&settings.codex_args, std::env::vars_os()),
+            environment,
+        }
+    }
 }
 
 /// What came of it.
