@@ -56,7 +56,7 @@ const fn string_stops(word: u64) -> u64 {
 
 /// Returns the offset at or after `at` of the first quote, backslash or control character.
 #[inline]
-pub(super) fn string_stop(line: &[u8], at: usize) -> Option<usize> {
+pub(crate) fn string_stop(line: &[u8], at: usize) -> Option<usize> {
     // Most strings are short.
     match word(line, at).map(string_stops) {
         Some(stops) if stops != 0 => Some(at + first_mark(stops)),

@@ -3,6 +3,8 @@
 //! The format is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without the `jsonrpc`
 //! member. Unknown members pass through.
 
+mod head;
+
 use std::borrow::Cow;
 
 use crate::id::{RequestId, ServerRequestId, parse_i64, parse_u64};
@@ -140,7 +142,20 @@ impl Reader {
 
     /// Reads about `bytes` more bytes of `line`, which must be the same in each call. Returns whether it is complete.
     pub fn advance(&mut self, line: &[u8], bytes: usize) -> bool {
+        if self.check.is_new() {
+            self.read_head(line);
+        }
         self.check.advance(line, bytes, &mut self.parts)
+    }
+
+    /// Reads the members before `params` if they are spelled in the usual way, see [`head`].
+    #[inline]
+    fn read_head(&mut self, line: &[u8]) {
+        if let Some(head) = head::read(line) {
+            self.parts.id.add(head.id);
+            self.parts.method.add(head.method);
+            self.check.begin_at(head.end);
+        }
     }
 
     /// Returns the message once the line is read to its end.
