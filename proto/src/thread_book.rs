@@ -7,6 +7,7 @@
 //! Only permissions are kept: no prompt, no path but those of the policy.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,10 @@ use crate::id::ThreadId;
 
 /// Threads that are remembered at the most; the one that was changed longest ago is forgotten first.
 pub const MAX_THREADS: usize = 2_000;
+
+/// Different permissions that are kept once for all threads that have them. A person has few; those of further threads are
+/// kept with each.
+const SHARED: usize = 32;
 
 /// What a thread is permitted to do, in the upstream's own form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +60,7 @@ pub struct Entry {
 /// What is known of one thread.
 #[derive(Clone, Debug)]
 struct Known {
-    permissions: Permissions,
+    permissions: Arc<Permissions>,
     /// Order of the last change.
     changed: u64,
     /// This codex has not loaded the thread: an earlier one had.
@@ -68,6 +73,8 @@ pub struct ThreadBook {
     threads: FxHashMap<ThreadId, Known>,
     by_change: BTreeMap<u64, ThreadId>,
     changes: u64,
+    /// Permissions that threads share: as a tree of values they take ten times what the rest of an entry does.
+    shared: Vec<Arc<Permissions>>,
 }
 
 impl ThreadBook {
@@ -91,7 +98,7 @@ impl ThreadBook {
     /// Returns all entries, oldest first.
     pub fn entries(&self) -> impl Iterator<Item = Entry> {
         self.by_change.values().filter_map(|thread| {
-            let permissions = Some(self.threads.get(thread)?.permissions.clone());
+            let permissions = Some(Permissions::clone(&self.threads.get(thread)?.permissions));
             Some(Entry { thread_id: thread.to_string(), permissions })
         })
     }
@@ -99,7 +106,7 @@ impl ThreadBook {
     /// Records the permissions of a thread that this codex has loaded; returns whether they are new.
     pub fn record(&mut self, thread: &ThreadId, permissions: Permissions) -> bool {
         if let Some(known) = self.threads.get_mut(thread)
-            && known.permissions == permissions
+            && *known.permissions == permissions
         {
             known.earlier = false;
             return false;
@@ -110,6 +117,7 @@ impl ThreadBook {
 
     fn put(&mut self, thread: &ThreadId, permissions: Permissions, earlier: bool) {
         self.changes += 1;
+        let permissions = self.share(permissions);
         let known = Known { permissions, changed: self.changes, earlier };
         if let Some(before) = self.threads.insert(thread.clone(), known) {
             self.by_change.remove(&before.changed);
@@ -120,6 +128,21 @@ impl ThreadBook {
         {
             self.threads.remove(&oldest);
         }
+    }
+
+    /// Returns these permissions, those of another thread if they are equal.
+    fn share(&mut self, permissions: Permissions) -> Arc<Permissions> {
+        if let Some(same) = self.shared.iter().find(|shared| ***shared == permissions) {
+            return Arc::clone(same);
+        }
+        let permissions = Arc::new(permissions);
+        if self.shared.len() >= SHARED {
+            self.shared.retain(|shared| Arc::strong_count(shared) > 1);
+        }
+        if self.shared.len() < SHARED {
+            self.shared.push(Arc::clone(&permissions));
+        }
+        permissions
     }
 
     /// Forgets a thread; returns whether it was known.
@@ -136,7 +159,7 @@ impl ThreadBook {
 
     /// Returns the permissions of a thread that an earlier codex had loaded, and this one has not.
     pub fn of_earlier_codex(&self, thread: &ThreadId) -> Option<&Permissions> {
-        self.threads.get(thread).filter(|known| known.earlier).map(|known| &known.permissions)
+        self.threads.get(thread).filter(|known| known.earlier).map(|known| &*known.permissions)
     }
 
     /// Returns the number of threads that are known.
@@ -188,6 +211,31 @@ mod tests {
         assert!(book.record(&thread("c"), permissions("workspaceWrite")));
         assert_eq!(book.of_earlier_codex(&thread("c")), None);
         assert!(book.forget(&thread("c")) && !book.forget(&thread("c")) && !book.is_empty());
+    }
+
+    #[test]
+    fn threads_with_the_same_permissions_share_them_and_the_rest_is_kept_too() {
+        let mut book = ThreadBook::default();
+        let name = |number: usize| thread(&number.to_string());
+        for number in 0..3 * SHARED {
+            book.record(&name(number), permissions("readOnly"));
+            book.record(&name(3 * SHARED + number), permissions(&number.to_string()));
+        }
+        assert!(Arc::ptr_eq(&book.threads[&name(0)].permissions, &book.threads[&name(1)].permissions));
+        assert_eq!(book.shared.len(), SHARED);
+        for number in 0..3 * SHARED {
+            assert_eq!(*book.threads[&name(number)].permissions, permissions("readOnly"));
+            assert_eq!(
+                *book.threads[&name(3 * SHARED + number)].permissions,
+                permissions(&number.to_string())
+            );
+        }
+        // What no thread has any more makes room.
+        for number in 0..3 * SHARED {
+            book.forget(&name(3 * SHARED + number));
+        }
+        book.record(&name(0), permissions("new"));
+        assert_eq!(book.shared.len(), 2);
     }
 
     #[test]

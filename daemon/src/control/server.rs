@@ -54,6 +54,8 @@ pub(super) const MAX_REQUEST_BYTES: u32 = 16 << 20;
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 512 << 10;
+/// Events that the runtime takes from the system at once: it has room for as many all the time.
+const EVENTS: usize = 64;
 
 /// The running server. It ends with [`ControlServer::stop`] or when dropped.
 #[derive(Debug)]
@@ -74,10 +76,12 @@ impl ControlServer {
         surroundings: Surroundings,
     ) -> Result<ControlServer, Error> {
         let stop = CancellationToken::new();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build().map_err(
-                |error| Error::os("cannot start the runtime of the control server").because(error),
-            )?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .max_io_events_per_tick(EVENTS)
+            .build()
+            .map_err(|error| Error::os("cannot start the runtime of the control server").because(error))?;
         let listener = {
             let _context = runtime.enter();
             tokio::net::UnixListener::from_std(listener)

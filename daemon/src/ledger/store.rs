@@ -17,6 +17,10 @@ use crate::os::plain_file;
 /// Time for another process to unlock the database.
 const BUSY: Duration = Duration::from_secs(1);
 
+/// KiB of the database that SQLite keeps in memory to write. It adds to the end of its tables and indexes, and needs few
+/// pages at a time; the default is 2 MB.
+const CACHE_KIB: i64 = 256;
+
 /// The steps from each version of the schema to the next. A new database goes through all of them. A released step is
 /// never changed.
 pub(super) const MIGRATIONS: [&str; 2] = [
@@ -100,12 +104,13 @@ impl StoreError {
     }
 }
 
+/// Device and inode of the file of a database.
+pub(super) type FileId = (u64, u64);
+
 /// The database, open for writing.
 pub(super) struct Store {
     connection: Connection,
-    path: PathBuf,
-    /// Device and inode of the file.
-    file: (u64, u64),
+    file: FileId,
     generation: u64,
 }
 
@@ -134,26 +139,27 @@ impl Store {
         })?;
         // SQLite would create it with the umask of the process.
         drop(std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY)?;
+        let mut connection = open_to_write(path)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // Nothing is lost if the process is killed. A loss of power can lose the last transactions.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
         migrate(&mut connection, path)?;
         let sound: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if sound != "ok" {
             return Err(StoreError::Damaged { path: path.display().to_string(), why: sound });
         }
         let file = identity(path)?;
-        let mut store = Store { connection, path: path.to_owned(), file, generation };
+        let mut store = Store { connection, file, generation };
         store.bury(now)?;
         Ok(store)
     }
 
-    /// Returns whether the path still leads to this database.
-    pub(super) fn is_in_place(&self) -> bool {
-        identity(&self.path).is_ok_and(|file| file == self.file)
+    /// Opens a database that this process has had open before, and that [is still there](is_at). It is not checked again.
+    pub(super) fn open_again(path: &Path, file: FileId, generation: u64) -> Result<Store, StoreError> {
+        Ok(Store { connection: open_to_write(path)?, file, generation })
+    }
+
+    /// Returns its file.
+    pub(super) fn file(&self) -> FileId {
+        self.file
     }
 
     /// Records that what ran under other generations has failed.
@@ -332,9 +338,26 @@ fn json(tokens: Option<Tokens>) -> Option<String> {
     serde_json::to_string(&tokens?).ok()
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+fn identity(path: &Path) -> io::Result<FileId> {
     let found = std::fs::symlink_metadata(path)?;
     Ok((found.dev(), found.ino()))
+}
+
+/// Returns whether the path still leads to the file of a database.
+pub(super) fn is_at(path: &Path, file: FileId) -> bool {
+    identity(path).is_ok_and(|found| found == file)
+}
+
+/// Opens the file of a database, which must exist.
+fn open_to_write(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    // Nothing is lost if the process is killed. A loss of power can lose the last transactions.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    // Negative: KiB and not pages.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    Ok(connection)
 }
 
 /// Renames a damaged database and the files that SQLite keeps for it. Returns its new name.

@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 
 use super::entry::Update;
 use super::retention::Retention;
-use super::store::{self, Store, StoreError};
+use super::store::{self, FileId, Store, StoreError};
+use crate::os::memory;
 use crate::os::unix_time::unix_ms;
 
 /// Updates that can be queued for the thread.
@@ -23,6 +24,9 @@ const KEPT: usize = 32_768;
 const BATCH: usize = 1_024;
 /// Time between attempts to write.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Time without an update after which the database is closed. An open one takes 300 KB of memory, and an idle daemon may
+/// have nothing to write for days.
+const QUIET: Duration = Duration::from_secs(5);
 /// Batches between removals of old entries.
 const PRUNE_EVERY: u32 = 256;
 /// Time for writing the last updates when the daemon ends.
@@ -129,8 +133,10 @@ impl Writer {
             path,
             generation,
             keep,
+            quiet: QUIET,
             shared: Arc::clone(&shared),
             store: None,
+            closed: None,
             waiting: Vec::new(),
             try_at: None,
             batches: 0,
@@ -170,8 +176,12 @@ struct Work {
     path: PathBuf,
     generation: u64,
     keep: Retention,
+    /// Time without an update after which the database is closed.
+    quiet: Duration,
     shared: Arc<Shared>,
     store: Option<Store>,
+    /// The file of the database that was closed because there was nothing to write.
+    closed: Option<FileId>,
     /// Not written yet.
     waiting: Vec<Update>,
     /// Earliest time of the next attempt.
@@ -183,13 +193,22 @@ impl Work {
     fn run(mut self, updates: &Receiver<Update>) {
         self.write();
         loop {
-            let wait = if self.waiting.is_empty() { Duration::from_secs(3_600) } else { AGAIN };
-            match updates.recv_timeout(wait) {
+            let received = match (self.waiting.is_empty(), &self.store) {
+                (false, _) => updates.recv_timeout(AGAIN),
+                (true, Some(_)) => updates.recv_timeout(self.quiet),
+                (true, None) => updates.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
                 Ok(update) => {
                     self.shared.queued.fetch_sub(1, Ordering::Relaxed);
                     self.keep(update);
                 }
+                Err(RecvTimeoutError::Timeout) if self.waiting.is_empty() => {
+                    self.close();
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) if self.waiting.is_empty() => return,
                 Err(RecvTimeoutError::Disconnected) => {
                     self.try_at = None;
                     return self.write();
@@ -213,6 +232,13 @@ impl Work {
         }
     }
 
+    /// Closes the database until there is something to write.
+    fn close(&mut self) {
+        self.closed = self.store.take().map(|store| store.file());
+        // What SQLite held is scattered over what this thread has.
+        memory::give_back_free();
+    }
+
     /// Writes the queued updates, if that is possible now.
     fn write(&mut self) {
         if self.try_at.is_some_and(|at| Instant::now() < at) {
@@ -226,7 +252,7 @@ impl Work {
             Err(error) => {
                 if !store::is_passing(&error) {
                     // Opening it again renames a damaged one.
-                    self.store = None;
+                    (self.store, self.closed) = (None, None);
                 }
                 self.try_at = Some(Instant::now() + AGAIN);
                 let path = self.path.display();
@@ -236,13 +262,19 @@ impl Work {
     }
 
     fn attempt(&mut self) -> Result<(), StoreError> {
-        if self.store.as_ref().is_some_and(|store| !store.is_in_place()) {
+        let file = self.store.as_ref().map(Store::file).or(self.closed);
+        if file.is_some_and(|file| !store::is_at(&self.path, file)) {
             tracing::warn!(path = %self.path.display(), "the turn ledger is gone, and is begun again");
-            self.store = None;
+            (self.store, self.closed) = (None, None);
         }
-        let store = match &mut self.store {
-            Some(store) => store,
-            none => {
+        let store = match (&mut self.store, self.closed) {
+            (Some(store), _) => store,
+            (none, Some(file)) => {
+                let store = Store::open_again(&self.path, file, self.generation)?;
+                self.closed = None;
+                none.insert(store)
+            }
+            (none, None) => {
                 let (mut store, aside) = Store::open(&self.path, self.generation, unix_ms())?;
                 if let Some(aside) = aside {
                     tracing::warn!(aside = %aside.display(), "the turn ledger was damaged; a new one is begun");
@@ -265,5 +297,74 @@ impl Work {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::os::file_name::with_suffix;
+
+    fn started(turn: &str) -> Update {
+        Update::Started {
+            thread: "t".to_owned(),
+            turn: turn.to_owned(),
+            client: None,
+            client_pid: None,
+            cwd: None,
+            sub_agent: false,
+            at: 1,
+        }
+    }
+
+    fn turns(path: &Path) -> i64 {
+        let reader = store::open_to_read(path).unwrap().unwrap();
+        reader.query_row("SELECT count(*) FROM turns", [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_database_that_was_closed_because_nothing_was_written_goes_on_and_a_deleted_one_is_begun_again() {
+        let dir = crate::os::test_dir::test_dir();
+        let path = dir.path().join("x.turns.db");
+        let work = Work {
+            path: path.clone(),
+            generation: 1,
+            keep: Retention { turns: 100, age_ms: u64::MAX },
+            quiet: Duration::from_millis(1),
+            shared: Arc::default(),
+            store: None,
+            closed: None,
+            waiting: Vec::new(),
+            try_at: None,
+            batches: 0,
+        };
+        let (sender, updates) = channel();
+        let ledger = Ledger { sender: Some(sender), shared: Arc::clone(&work.shared) };
+        // SQLite removes its journal when the last connection is closed.
+        let closed = || {
+            let until = Instant::now() + Duration::from_secs(60);
+            while with_suffix(&path, "-wal").exists() {
+                assert!(Instant::now() < until, "the database stays open");
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(move || work.run(&updates));
+            for turn in ["a", "b", "c"] {
+                ledger.record(started(turn));
+                assert!(ledger.flush());
+                closed();
+            }
+            assert_eq!(turns(&path), 3);
+            closed();
+            std::fs::remove_file(&path).unwrap();
+            ledger.record(started("d"));
+            assert!(ledger.flush());
+            assert_eq!(turns(&path), 1);
+            assert_eq!(ledger.warnings().len(), 0);
+            drop(ledger);
+        });
     }
 }

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -15,20 +15,31 @@ use tracing_subscriber::fmt::MakeWriter;
 /// Lines that wait at the most.
 const WAITING_LINES: usize = 1024;
 
+/// How long the thread waits after it has written everything. To wake it costs the core more than to make a line, and with
+/// many lines one after the other (each client that connects has two) it would be woken for each.
+const REST: Duration = Duration::from_millis(1);
+
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 64 << 10;
 
 /// Where the log writes its lines.
 #[derive(Clone, Debug)]
 pub(crate) struct LogWriter {
-    queue: SyncSender<Entry>,
+    queue: Queue,
     lost: Arc<AtomicU64>,
+}
+
+/// The sending side of the queue. Not a bounded channel: that one makes all its slots at once.
+#[derive(Clone, Debug)]
+struct Queue {
+    sender: Sender<Entry>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Writes the last lines when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Flush {
-    queue: SyncSender<Entry>,
+    queue: Queue,
     /// How long that may take.
     within: Duration,
 }
@@ -49,18 +60,32 @@ pub(crate) fn start(
     target: impl io::Write + Send + 'static,
     within: Duration,
 ) -> io::Result<(LogWriter, Flush)> {
-    let (queue, entries) = sync_channel(WAITING_LINES);
+    let (sender, entries) = channel();
+    let queue = Queue { sender, waiting: Arc::default() };
     let lost = Arc::new(AtomicU64::new(0));
-    let counter = Arc::clone(&lost);
+    let (waiting, counter) = (Arc::clone(&queue.waiting), Arc::clone(&lost));
     std::thread::Builder::new()
         .name("log".to_owned())
         .stack_size(STACK_BYTES)
-        .spawn(move || write_all(&entries, &counter, target))?;
+        .spawn(move || write_all(&entries, &waiting, &counter, target))?;
     Ok((LogWriter { queue: queue.clone(), lost }, Flush { queue, within }))
 }
 
-fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::Write) {
-    while let Ok(entry) = entries.recv() {
+impl Queue {
+    /// Adds an entry. Returns whether there was room and somebody takes it. Several threads may exceed the limit by one
+    /// each.
+    fn push(&self, entry: Entry) -> bool {
+        if self.waiting.load(Ordering::Relaxed) >= WAITING_LINES {
+            return false;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.sender.send(entry).is_ok()
+    }
+}
+
+fn write_all(entries: &Receiver<Entry>, waiting: &AtomicUsize, lost: &AtomicU64, mut target: impl io::Write) {
+    while let Some(entry) = next(entries) {
+        waiting.fetch_sub(1, Ordering::Relaxed);
         // There is no other place to report that the log cannot be written.
         match entry {
             Entry::Line(line) => drop(target.write_all(&line)),
@@ -77,9 +102,19 @@ fn write_all(entries: &Receiver<Entry>, lost: &AtomicU64, mut target: impl io::W
     }
 }
 
+/// Waits for the next entry; `None` when there will be none.
+fn next(entries: &Receiver<Entry>) -> Option<Entry> {
+    entries.try_recv().ok().or_else(|| {
+        // Who adds an entry meanwhile need not wake this thread.
+        #[allow(clippy::disallowed_methods, reason = "nothing is waited for but time")]
+        std::thread::sleep(REST);
+        entries.recv().ok()
+    })
+}
+
 impl io::Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.queue.try_send(Entry::Line(line.to_vec())).is_err() {
+        if !self.queue.push(Entry::Line(line.to_vec())) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -101,7 +136,7 @@ impl MakeWriter<'_> for LogWriter {
 impl Drop for Flush {
     fn drop(&mut self) {
         let (done, written) = channel();
-        if self.queue.try_send(Entry::Flush(done)).is_ok() {
+        if self.queue.push(Entry::Flush(done)) {
             // Nobody may be reading: the end must not depend on it.
             let _ = written.recv_timeout(self.within);
         }

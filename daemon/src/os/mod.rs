@@ -3,6 +3,7 @@
 pub(crate) mod end_watch;
 pub(crate) mod file_name;
 pub(crate) mod journal;
+pub(crate) mod memory;
 pub(crate) mod open_files;
 pub(crate) mod peer;
 pub(crate) mod plain_file;

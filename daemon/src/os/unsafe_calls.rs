@@ -277,6 +277,46 @@ pub(crate) fn give_back_long_buffers() {
     }
 }
 
+/// Bytes at the end of an arena from which on the allocator of glibc gives them back (`mallopt(3)`, its default).
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TRIMMED_BYTES: nix::libc::c_int = 128 << 10;
+
+/// Gives back to the system what the allocator of glibc keeps of freed memory (`malloc_trim(3)`), and what this thread's
+/// arena keeps at its end.
+pub(crate) fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use nix::libc::{M_TRIM_THRESHOLD, mallopt};
+        // SAFETY: both calls take integers, lock what they look at, and touch free memory only.
+        unsafe {
+            // `malloc_trim` leaves the end of all arenas but the first; freeing a chunk of more than 64 KiB
+            // (`FASTBIN_CONSOLIDATION_THRESHOLD` in malloc.c) looks at it.
+            mallopt(M_TRIM_THRESHOLD, 0);
+            drop(std::hint::black_box(Vec::<u8>::with_capacity(96 << 10)));
+            mallopt(M_TRIM_THRESHOLD, TRIMMED_BYTES);
+            nix::libc::malloc_trim(0);
+        }
+    }
+}
+
+/// Drops the pages in the ranges that `of` returns for the current stack pointer. Pages of a file are read from it again
+/// when they are needed, others are zero then (`madvise(2)`, MADV_DONTNEED).
+///
+/// The caller makes sure that a range has only code of a mapped file, or the stack of this thread at least 16 KiB below the
+/// stack pointer.
+#[cfg(target_os = "linux")]
+#[inline(never)]
+pub(crate) fn discard(of: impl FnOnce(usize) -> Vec<std::ops::Range<usize>>) {
+    let here = 0_u8;
+    for range in of(std::ptr::from_ref(&here).addr()) {
+        let start = std::ptr::with_exposed_provenance_mut(range.start);
+        // SAFETY: by the contract above, the pages are as their file has them, or belong to calls that have returned: below
+        // the stack pointer nothing lives but a red zone of 128 bytes and calls to come. The ranges were made before; this
+        // loop calls nothing that lies 16 KiB deeper. Where the range is not one, the call changes nothing.
+        let _ = unsafe { nix::libc::madvise(start, range.len(), nix::libc::MADV_DONTNEED) };
+    }
+}
+
 /// Accepts a connection, which does not block.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use codexd_proto::core::{Core, CoreConfig, Restart};
@@ -236,7 +237,8 @@ fn serve(
         .enable_all()
         .build()
         .map_err(|error| Error::os("cannot start the runtime").because(error))?;
-    LocalSet::new().block_on(&runtime, async {
+    // On the heap, and polled through a pointer: the frames of what is done only once at the start would stay on the stack.
+    let served: Pin<Box<dyn Future<Output = Result<hub::Ended, Error>>>> = Box::pin(async {
         let (listener, socket_file) = sockets.clients;
         let (control_listener, control_file) = sockets.control;
         let listener = unsafe_calls::watch_listener(listener)
@@ -312,7 +314,8 @@ fn serve(
         control.stop();
         runner.finish();
         ended
-    })
+    });
+    LocalSet::new().block_on(&runtime, served)
 }
 
 /// Returns what earlier daemons have remembered of threads. A file that cannot be read is said, and is no obstacle:

@@ -75,7 +75,7 @@ impl Default for Limits {
             deferral_ms: 10_000,
             orphaned_turn_grace_ms: 5_000,
             early_bytes: 1 << 20,
-            remembered_threads: 4096,
+            remembered_threads: 1024,
         }
     }
 }

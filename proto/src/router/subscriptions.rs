@@ -15,7 +15,8 @@ use crate::time::Time;
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
-    threads: FxHashMap<ThreadId, Thread>,
+    /// Boxed: most of them are only remembered, and a table that grows has room for twice as many.
+    threads: FxHashMap<ThreadId, Box<Thread>>,
     clients: FxHashMap<ClientId, FxHashSet<ThreadId>>,
     /// Room for the open items of all threads.
     room: Room,
@@ -84,6 +85,8 @@ impl Subscriptions {
         state.open_items.clear(&mut self.room);
         state.replay = None;
         state.goals_due = 0;
+        state.cwd = None;
+        state.model = None;
         for client in std::mem::take(&mut state.subscribers) {
             if let Some(threads) = self.clients.get_mut(&client) {
                 threads.remove(thread);
@@ -93,7 +96,7 @@ impl Subscriptions {
 
     #[inline]
     pub(super) fn get(&self, thread: &[u8]) -> Option<&Thread> {
-        self.threads.get(thread)
+        self.threads.get(thread).map(|state| &**state)
     }
 
     /// Records that the upstream has sent something about a thread. Returns the thread, and the room for its open items.
@@ -105,7 +108,7 @@ impl Subscriptions {
     }
 
     pub(super) fn get_mut(&mut self, thread: &ThreadId) -> Option<&mut Thread> {
-        self.threads.get_mut(thread)
+        self.threads.get_mut(thread).map(|state| &mut **state)
     }
 
     /// Returns a thread, and the room for its open items.
@@ -153,17 +156,17 @@ impl Subscriptions {
 
     /// Returns whether something runs on a thread.
     pub(super) fn is_busy(&self, thread: &ThreadId) -> bool {
-        self.threads.get(thread).is_some_and(Thread::is_busy)
+        self.threads.get(thread).is_some_and(|state| state.is_busy())
     }
 
     /// Iterates over all threads, to change them.
     pub(super) fn threads_mut(&mut self) -> impl Iterator<Item = (&ThreadId, &mut Thread)> {
-        self.threads.iter_mut()
+        self.threads.iter_mut().map(|(id, state)| (id, &mut **state))
     }
 
     /// Iterates over all threads.
     pub(super) fn threads(&self) -> impl Iterator<Item = (&ThreadId, &Thread)> {
-        self.threads.iter()
+        self.threads.iter().map(|(id, state)| (id, &**state))
     }
 
     /// Returns the clients that are subscribed to an active thread.
@@ -177,7 +180,7 @@ impl Subscriptions {
 
     /// Unloads all threads after the loss of the upstream. Returns what was running, by thread.
     pub(super) fn end_all(&mut self) -> Vec<Running> {
-        let complete = inferred_complete(self.threads.iter());
+        let complete = inferred_complete(self.threads());
         let mut running = Vec::new();
         for (id, thread) in &mut self.threads {
             thread.loaded = false;
@@ -188,7 +191,7 @@ impl Subscriptions {
             let turn = thread.turn.take();
             if active || turn.is_some() {
                 let complete = complete.contains(id);
-                running.push(Running { thread: id.clone(), active, turn, complete });
+                running.push(Running { thread: id.clone(), active, turn: turn.map(|turn| *turn), complete });
             }
         }
         running.sort_unstable_by(|a, b| a.thread.cmp(&b.thread));

@@ -22,7 +22,8 @@ pub(crate) struct Thread {
     pub(crate) active: bool,
     /// Whether another thread's turn created it, so that no response announced it.
     pub(crate) sub_agent: bool,
-    pub(crate) turn: Option<OpenTurn>,
+    /// Boxed: most threads that are remembered have none.
+    pub(crate) turn: Option<Box<OpenTurn>>,
     /// The turns that the log knows to run. While the report of an end is deferred, they are more than the open one.
     pub(crate) running: Vec<RunningTurn>,
     /// Resumes whose goal is still to be reported. The upstream sends it after the copy of the token usage (measured).
@@ -45,9 +46,9 @@ pub(crate) struct Thread {
     pub(crate) phase: Phase,
     /// When the upstream last sent something about it.
     pub(crate) last_event: Option<Time>,
-    /// Its directory, from the last response that started, resumed or forked it.
+    /// Its directory, from the last response that started, resumed or forked it; `None` again when it is unloaded.
     pub(crate) cwd: Option<Box<str>>,
-    /// Its model, from that response.
+    /// Its model, as `cwd`.
     pub(crate) model: Option<Box<str>>,
 }
 
@@ -142,7 +143,7 @@ impl Thread {
                 (KnownTo::Subscribers, KnownTo::Requesters(_)) => {}
             },
             (turn, known_to) => {
-                *turn = Some(OpenTurn {
+                *turn = Some(Box::new(OpenTurn {
                     id: id.into(),
                     ends_as: None,
                     begins_as_another: false,
@@ -150,7 +151,7 @@ impl Thread {
                     progress: Progress::default(),
                     error: None,
                     known_to,
-                });
+                }));
             }
         }
     }
@@ -182,7 +183,12 @@ impl Thread {
         self.last_turn = Some(id.into());
         self.turn.take_if(|turn| turn.is_called(id));
         let at = self.running.iter().position(|turn| *turn.id == *id)?;
-        Some(self.running.remove(at))
+        let ended = self.running.remove(at);
+        if self.running.is_empty() {
+            // It may be the last one of a thread that is remembered for long.
+            self.running = Vec::new();
+        }
+        Some(ended)
     }
 
     /// Returns the running turn that a notification is about.
@@ -190,7 +196,7 @@ impl Thread {
         let id = text(line, member(line, params, b"turnId")?)?;
         let id = &*id;
         // A review that runs under another id is recorded under the id with which it ends.
-        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, OpenTurn::ends_as);
+        let id = self.turn.as_ref().filter(|turn| turn.is_called(id)).map_or(id, |turn| turn.ends_as());
         self.running.iter_mut().find(|turn| *turn.id == *id)
     }
 

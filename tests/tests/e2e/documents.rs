@@ -11,9 +11,10 @@ use codexd_tests::skip;
 use codexd_tests::wait;
 
 /// Commands that are not run by these tests: how they begin, and why.
-const NOT_RUN: [(&str, &str); 34] = [
+const NOT_RUN: [(&str, &str); 35] = [
     ("tests/bench/count", "takes a release build; a step of .ci/run runs it"),
     ("tests/bench/soak", "takes ten minutes and a release build"),
+    ("tests/bench/bridge", "takes a minute and a release build"),
     (
         "codexd ctl upgrade",
         "replaces the daemon, and that of this test has no supervisor; `upgrade::` runs it",

@@ -1,8 +1,7 @@
 //! The loop that passes bytes between a client's standard streams and a row of daemons.
 //!
 //! One thread and `poll(2)`. The client's streams are left as they are, since their flags may be shared with other
-//! programs: a read is done when there is something, and a write of no more than a pipe takes without blocking
-//! (`PIPE_BUF`, `pipe(7)`). Of each direction at most [`HIGH_BYTES`] and one line wait; above that the source is not
+//! programs: a read is done when there is something, and a write takes no longer than the stream allows ([`Output`]). Of each direction at most [`HIGH_BYTES`] and one line wait; above that the source is not
 //! read. If the daemon closes the connection meanwhile, everything it has sent is still read: it can contain the
 //! reason, and the socket's buffer bounds it.
 //!
@@ -24,9 +23,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::dialing::Dialing;
 use super::lines::{FROM_CLIENT_BYTES, FROM_DAEMON_BYTES, Lines, Piece};
+use super::output::Output;
 use super::{compare, direct};
 use crate::error::Error;
 use crate::os::end_watch::EndWatch;
+use crate::os::memory;
 use crate::os::unix_time::unix_ms;
 use crate::start::{self, Target};
 use crate::terminal::{note, note_error};
@@ -35,14 +36,14 @@ use crate::terminal::{note, note_error};
 const HIGH_BYTES: usize = 512 << 10;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
-/// Bytes written to the client at once: what a pipe that is ready takes without blocking.
-const WRITE_BYTES: usize = 4096;
 /// How long a daemon may take to answer `initialize`: longer than codex may take to start.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(45);
 /// How long outstanding answers are waited for when the client has ended its input.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long the client has to read the last lines.
 const FLUSH_WITHIN: Duration = Duration::from_secs(5);
+/// How long after the start memory is given back that only the start needed.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -67,6 +68,7 @@ pub(super) struct Bridge<'a> {
     link: Option<Link>,
     from_client: Lines,
     from_daemon: Lines,
+    output: Output,
     to_client: Vec<u8>,
     to_client_written: usize,
     client_ended: bool,
@@ -78,6 +80,8 @@ pub(super) struct Bridge<'a> {
     noted_refusal: Option<String>,
     since_unix_ms: u64,
     compared: bool,
+    /// When memory is given back that only the start needed.
+    gives_back_at: Option<Instant>,
     scratch: Vec<u8>,
 }
 
@@ -130,6 +134,7 @@ impl<'a> Bridge<'a> {
             link: Some(Link::to(stream, None)),
             from_client: Lines::new(FROM_CLIENT_BYTES),
             from_daemon: Lines::new(FROM_DAEMON_BYTES),
+            output: Output::of_process(),
             to_client: Vec::new(),
             to_client_written: 0,
             client_ended: false,
@@ -138,6 +143,7 @@ impl<'a> Bridge<'a> {
             noted_refusal: None,
             since_unix_ms,
             compared: false,
+            gives_back_at: None,
             scratch: vec![0; READ_BYTES],
         }
     }
@@ -156,6 +162,9 @@ impl<'a> Bridge<'a> {
             }
             if event.is_none() {
                 self.finish_sending();
+                if self.output.never_waits() && !self.to_client.is_empty() && !self.write_client() {
+                    return 0;
+                }
                 let ready = self.wait();
                 if ready.client_gone || ready.client_takes && !self.write_client() {
                     // The client's output is closed: responses in flight have no reader.
@@ -168,6 +177,10 @@ impl<'a> Bridge<'a> {
                     event = self.read_daemon();
                 } else if ready.daemon_ends {
                     self.daemon_ended();
+                }
+                if self.gives_back_at.is_some_and(|at| at <= Instant::now()) {
+                    self.gives_back_at = None;
+                    memory::give_back_start();
                 }
                 if event.is_none() && self.overdue(self.handshake_since(), HANDSHAKE_WITHIN) {
                     event = Some(LinkEvent::NotServing);
@@ -239,6 +252,7 @@ impl<'a> Bridge<'a> {
         let deadlines = [
             self.handshake_since().map(|at| at + HANDSHAKE_WITHIN),
             self.link.as_ref().and_then(|link| link.shut_at).map(|at| at + ANSWERS_WITHIN),
+            self.gives_back_at,
         ];
         let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -452,8 +466,7 @@ impl<'a> Bridge<'a> {
 
     /// Writes as much as the client takes without blocking; false when it is gone.
     fn write_client(&mut self) -> bool {
-        let end = self.to_client.len().min(self.to_client_written + WRITE_BYTES);
-        match nix::unistd::write(io::stdout(), &self.to_client[self.to_client_written..end]) {
+        match self.output.write(&self.to_client[self.to_client_written..]) {
             Ok(length) => self.to_client_written += length,
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(_) => return false,
@@ -679,6 +692,7 @@ impl<'a> Bridge<'a> {
         }
         let client = compare::Client::of(self.target);
         std::thread::spawn(move || client.compare());
+        self.gives_back_at = Some(Instant::now() + GIVE_BACK_AFTER);
     }
 }
 

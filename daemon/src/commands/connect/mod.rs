@@ -14,6 +14,7 @@ pub(crate) mod dial;
 mod dialing;
 mod direct;
 mod lines;
+mod output;
 
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;

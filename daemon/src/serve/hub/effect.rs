@@ -26,6 +26,7 @@ impl Hub {
                 self.upstream.stderr().clients_are_served();
                 notify::ready(&self.status_line());
                 self.start.ready();
+                self.give_back_soon();
                 let pid = self.base_status.upstream.pid;
                 log_upstream!(info, pid, socket.path = self.base_status.socket, "serving clients");
             }

@@ -86,6 +86,10 @@ pub(crate) struct Hub {
     refused: u64,
     /// A client has left or a turn has ended since the memory of codex was looked at.
     check_memory: bool,
+    /// When memory is given back, if the daemon is unused then.
+    gives_back_at: Option<tokio::time::Instant>,
+    /// What only the start needed was not given back yet.
+    has_start: bool,
     /// Who looks at the messages, if somebody does.
     monitors: Option<Box<monitor::Monitors>>,
     /// Who waits for the end of a turn that is being interrupted.
@@ -154,6 +158,8 @@ impl Hub {
             accept_error: None,
             refused: 0,
             check_memory: false,
+            gives_back_at: None,
+            has_start: true,
             monitors: None,
             upgrade: None,
             upgrades: 0,

@@ -82,6 +82,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
     let mut child_ended = false;
     while hub.borrow().core.state() != State::Exited {
         let deadline = hub.borrow_mut().sleep_deadline();
+        let gives_back_at = hub.borrow().gives_back_at;
         tokio::select! {
             biased;
             action = run.signals.next() => match action {
@@ -106,6 +107,7 @@ pub(crate) async fn run(hub: Hub, mut run: Run) -> Result<Ended, Error> {
             () = wake.notified() => {}
             () = sleep_until(deadline) => {}
             () = sleep_until(extend_at) => {}
+            () = sleep_until(gives_back_at) => hub.borrow_mut().give_back(),
             () = sleep_until(watchdog_at) => {
                 if hub.borrow().core.is_alive() {
                     service_manager::watchdog();

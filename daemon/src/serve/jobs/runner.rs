@@ -20,6 +20,8 @@ use crate::turn::{self, Bounds, Failure, Introduction, Order, TurnRequest};
 
 /// Jobs that run at the same time. Further ones wait.
 const AT_ONCE: usize = 8;
+/// Events that the runtime takes from the system at once: it has room for as many all the time.
+const EVENTS: usize = 64;
 /// Jobs that can wait.
 const MAX_JOBS: usize = 1_000;
 /// Name and version in the `initialize` of a job.
@@ -51,6 +53,7 @@ impl Runner {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            .max_io_events_per_tick(EVENTS)
             .build()
             .map_err(|error| Error::os("cannot start the runtime for jobs").because(error))?;
         let (say_done, done) = sync_channel(1);

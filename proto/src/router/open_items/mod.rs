@@ -172,6 +172,10 @@ impl OpenItems {
                 self.remove(room, at);
             }
         }
+        if self.items.is_empty() {
+            // No part is without its item. The next turn may be long in coming.
+            self.clear(room);
+        }
     }
 
     /// Forgets everything: the thread was unloaded, or the upstream sends nothing about it any more.
