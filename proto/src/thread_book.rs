@@ -134,6 +134,16 @@ impl ThreadBook {
         self.threads.contains_key(thread)
     }
 
+    /// Returns the permissions of a thread.
+    pub fn of(&self, thread: &ThreadId) -> Option<&Permissions> {
+        self.threads.get(thread).map(|known| &known.permissions)
+    }
+
+    /// Whether there is a thread that an earlier codex had loaded, and this one has not.
+    pub fn has_earlier(&self) -> bool {
+        self.threads.values().any(|known| known.earlier)
+    }
+
     /// Returns the permissions of a thread that an earlier codex had loaded, and this one has not.
     pub fn of_earlier_codex(&self, thread: &ThreadId) -> Option<&Permissions> {
         self.threads.get(thread).filter(|known| known.earlier).map(|known| &known.permissions)

@@ -450,6 +450,7 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
             PendingKind::Resume {
                 target: if given("path") || given("history") { None } else { thread() },
                 replays: !is_true("excludeTurns"),
+                unnamed: None,
             }
         }
         RequestEffect::DropSubscriptions => {

@@ -131,6 +131,9 @@ impl Router {
         }
         match &pending.kind {
             PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            PendingKind::Resume { unnamed: Some(unnamed), .. } => {
+                self.unnamed_resumed(unnamed, opened.as_ref(), line, body);
+            }
             PendingKind::Resume { target: None, .. } | PendingKind::Fork { .. } | PendingKind::Start
                 if !failed =>
             {

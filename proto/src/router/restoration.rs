@@ -11,6 +11,12 @@
 //! 4. If the permissions cannot be restored, requests that start work on the thread are refused with the reason, unless
 //!    they give a sandbox policy themselves.
 //!
+//! A resume by `path` or with `history` names its thread in the response: codex ignores its `threadId` unless that thread
+//! is loaded (measured with 0.169; `history` makes a new thread). Codex names the file of a thread after it, so a resume by
+//! `path` gets the `sandbox` of the thread that the file's name says. Until the response has come, requests about all
+//! threads of an earlier codex wait, since any of them may be the one. If the response names another thread than the file,
+//! and nothing is known of it, its permissions count as not restored: they may be those of the other thread.
+//!
 //! Threads that this codex itself has unloaded are resumed without a change.
 
 use std::collections::BTreeMap;
@@ -18,7 +24,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST};
-use super::pacing::PendingKind;
+use super::pacing::{PendingKind, Unnamed};
 use super::params::Params;
 use super::request::{Incoming, QUEUE_FULL};
 use super::{Action, Router};
@@ -44,13 +50,20 @@ pub(super) struct Restoration {
     open: BTreeMap<ThreadId, Open>,
     /// Threads whose permissions could not be restored.
     failed: BTreeMap<ThreadId, Failed>,
+    /// Resumes without a response whose thread only the response says.
+    unnamed: usize,
+    /// Requests about threads of an earlier codex that wait for those resumes.
+    waiting: Waiting,
 }
+
+/// Requests that wait, with their clients.
+type Waiting = Vec<(ClientId, Box<[u8]>)>;
 
 /// A thread that is being resumed.
 #[derive(Debug)]
 struct Open {
     wanted: Permissions,
-    waiting: Vec<(ClientId, Box<[u8]>)>,
+    waiting: Waiting,
 }
 
 /// A thread whose permissions could not be restored.
@@ -67,32 +80,50 @@ impl Restoration {
         Restoration { book, ..Restoration::default() }
     }
 
+    fn all_waiting(&self) -> impl Iterator<Item = &(ClientId, Box<[u8]>)> {
+        self.open.values().flat_map(|open| &open.waiting).chain(&self.waiting)
+    }
+
     /// Returns how many requests of a client wait, and their bytes.
     fn waiting_of(&self, client: ClientId) -> (usize, usize) {
-        let lines = self.open.values().flat_map(|open| &open.waiting).filter(|(whose, _)| *whose == client);
+        let lines = self.all_waiting().filter(|(whose, _)| *whose == client);
         lines.fold((0, 0), |(count, bytes), (_, line)| (count + 1, bytes + line.len()))
+    }
+
+    /// Returns where a request about a thread has to wait; `None` if it need not.
+    fn place_to_wait(&mut self, thread: &ThreadId) -> Option<&mut Waiting> {
+        match self.open.get_mut(thread) {
+            Some(open) => Some(&mut open.waiting),
+            None if self.unnamed > 0 && self.book.of_earlier_codex(thread).is_some() => {
+                Some(&mut self.waiting)
+            }
+            None => None,
+        }
     }
 
     /// Removes the requests of a client that has disconnected.
     pub(super) fn forget_client(&mut self, client: ClientId) {
-        for open in self.open.values_mut() {
-            open.waiting.retain(|(whose, _)| *whose != client);
+        let all = self.open.values_mut().map(|open| &mut open.waiting).chain([&mut self.waiting]);
+        for waiting in all {
+            waiting.retain(|(whose, _)| *whose != client);
         }
     }
 
     /// Returns whether requests of a client wait.
     pub(super) fn has_waiting(&self, client: ClientId) -> bool {
-        self.open.values().flat_map(|open| &open.waiting).any(|(whose, _)| *whose == client)
+        self.all_waiting().any(|(whose, _)| *whose == client)
     }
 
     /// Returns how many requests wait.
     pub(super) fn waiting(&self) -> usize {
-        self.open.values().map(|open| open.waiting.len()).sum()
+        self.all_waiting().count()
     }
 
     /// Removes all waiting requests when the upstream is lost.
-    pub(super) fn take_waiting(&mut self) -> Vec<(ClientId, Box<[u8]>)> {
-        std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).collect()
+    pub(super) fn take_waiting(&mut self) -> Waiting {
+        self.unnamed = 0;
+        let others = std::mem::take(&mut self.waiting);
+        std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).chain(others).collect()
     }
 }
 
@@ -110,27 +141,27 @@ impl Router {
         known: Option<&Request>,
     ) -> Option<Incoming<'a>> {
         let restoration = &self.restoration;
-        if restoration.open.is_empty() && restoration.failed.is_empty() {
+        if restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0 {
             return Some(incoming);
         }
         let Some(known) = known else { return Some(incoming) };
         let params = incoming.params(known);
         let Some(thread) = params.and_then(|params| params.thread(known)) else { return Some(incoming) };
-        if restoration.open.contains_key(&thread) {
+        let (lines, bytes) = restoration.waiting_of(incoming.client);
+        if let Some(waiting) = self.restoration.place_to_wait(&thread) {
             let limits = &self.config.limits;
-            let (lines, bytes) = restoration.waiting_of(incoming.client);
             if lines >= limits.queued_requests_per_client
                 || bytes + incoming.line.len() > limits.queued_request_bytes_per_client
             {
                 self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
-            } else if let Some(open) = self.restoration.open.get_mut(&thread) {
-                open.waiting.push((incoming.client, incoming.line.into()));
+            } else {
+                waiting.push((incoming.client, incoming.line.into()));
             }
             return None;
         }
         let brings_own =
             |name| params.and_then(|params| params.json(name)).is_some_and(|json| json != b"null");
-        match restoration.failed.get(&thread) {
+        match self.restoration.failed.get(&thread) {
             Some(failed) if known.work && !brings_own("sandboxPolicy") && !brings_own("permissions") => {
                 let message = format!(
                     "codex was restarted, and the permissions that this thread had before could not be restored ({}); \
@@ -152,26 +183,75 @@ impl Router {
     }
 
     /// Sends a resume with the permissions that the thread had in an earlier codex.
-    pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: PendingKind, known: &'static Request) {
-        let params = incoming.params(known);
-        let wanted = match (&kind, params) {
-            (PendingKind::Resume { target: Some(thread), .. }, Some(params))
-                if !gives_permissions(params, &incoming.line) =>
-            {
-                let wanted = self.restoration.book.of_earlier_codex(thread);
-                wanted.map(|wanted| (thread.clone(), wanted.clone()))
-            }
-            _ => None,
-        };
+    pub(super) fn resume(&mut self, incoming: Incoming<'_>, mut kind: PendingKind, known: &'static Request) {
+        let params = incoming.params(known).filter(|params| !gives_permissions(*params, &incoming.line));
+        let book = &self.restoration.book;
         let mut edits = Edits::new();
-        if let Some((_, wanted)) = &wanted
-            && let (Some(mode), Some(params)) = (wanted.sandbox_mode(), params)
-        {
-            put_sandbox(&mut edits, params, mode);
+        let mut open = None;
+        let mut is_unnamed = false;
+        match (&mut kind, params) {
+            (PendingKind::Resume { target: Some(thread), .. }, Some(params)) => {
+                if let Some(wanted) = book.of_earlier_codex(thread) {
+                    if let Some(mode) = wanted.sandbox_mode() {
+                        put_sandbox(&mut edits, params, mode);
+                    }
+                    open = Some((thread.clone(), wanted.clone()));
+                }
+            }
+            (PendingKind::Resume { target: None, unnamed, .. }, Some(params)) if book.has_earlier() => {
+                let mut sandbox_of = None;
+                if let Some(thread) = thread_of_file(params)
+                    && let Some(mode) = book.of_earlier_codex(&thread).and_then(Permissions::sandbox_mode)
+                    && put_sandbox(&mut edits, params, mode)
+                {
+                    sandbox_of = Some(thread);
+                }
+                *unnamed = Some(Unnamed { sandbox_of });
+                is_unnamed = true;
+            }
+            _ => {}
         }
-        let sent = self.try_dispatch(incoming, kind, Some(known), edits);
-        if let Some((thread, wanted)) = wanted.filter(|_| sent) {
+        if !self.try_dispatch(incoming, kind, Some(known), edits) {
+            return;
+        }
+        self.restoration.unnamed += usize::from(is_unnamed);
+        if let Some((thread, wanted)) = open {
             self.restoration.open.insert(thread, Open { wanted, waiting: Vec::new() });
+        }
+    }
+
+    /// Handles the response to a resume by `path` or with `history`; `thread` is the one that it names, `None` if it is an
+    /// error.
+    pub(super) fn unnamed_resumed(
+        &mut self,
+        unnamed: &Unnamed,
+        thread: Option<&ThreadId>,
+        line: &[u8],
+        body: Span,
+    ) {
+        // If another resume of this thread is in flight, its response decides.
+        if let Some(thread) = thread.filter(|thread| !self.restoration.open.contains_key(*thread)) {
+            let book = &self.restoration.book;
+            let misnamed = unnamed.sandbox_of.as_ref().is_some_and(|named| named != thread);
+            let wanted = if misnamed { book.of(thread) } else { book.of_earlier_codex(thread) };
+            if let Some(wanted) = wanted.cloned() {
+                self.restoration.open.insert(thread.clone(), Open { wanted, waiting: Vec::new() });
+                self.resumed(thread, line, false, body);
+            } else if misnamed {
+                let actual = permissions(line, body).map_or(Value::Null, |it| it.sandbox_policy);
+                self.not_restored(thread, actual, "its file has the name of another thread");
+            } else {
+                self.remember(thread, line, body);
+            }
+        }
+        self.unnamed_resume_ended();
+    }
+
+    fn unnamed_resume_ended(&mut self) {
+        self.restoration.unnamed = self.restoration.unnamed.saturating_sub(1);
+        if self.restoration.unnamed == 0 {
+            let waiting = std::mem::take(&mut self.restoration.waiting);
+            self.handle_waiting(waiting);
         }
     }
 
@@ -245,7 +325,7 @@ impl Router {
     }
 
     /// Handles requests that waited.
-    pub(super) fn handle_waiting(&mut self, waiting: Vec<(ClientId, Box<[u8]>)>) {
+    pub(super) fn handle_waiting(&mut self, waiting: Waiting) {
         let now = self.now();
         for (client, line) in waiting {
             // It was counted when it came.
@@ -255,8 +335,12 @@ impl Router {
     }
 
     /// Handles that a resume will not be sent because its client has disconnected.
-    pub(super) fn resume_abandoned(&mut self, thread: &ThreadId) {
-        self.restored(thread);
+    pub(super) fn resume_abandoned(&mut self, resume: &PendingKind) {
+        match resume {
+            PendingKind::Resume { target: Some(thread), .. } => self.restored(thread),
+            PendingKind::Resume { unnamed: Some(_), .. } => self.unnamed_resume_ended(),
+            _ => {}
+        }
     }
 
     /// Records the permissions of a thread that was just opened. Returns whether the thread is ephemeral, so that
@@ -342,12 +426,25 @@ fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
     PERMISSIONS.iter().any(given) || by_config().is_some()
 }
 
-/// Puts `sandbox` into the parameters of a resume in which it is absent or null. To parameters by position, it
-/// cannot be added; then the update restores the sandbox.
-fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
+/// Returns the thread after which the file of a resume by `path` is named: `rollout-TIME-THREAD.jsonl`. With `history`,
+/// codex does not read it.
+fn thread_of_file(params: Params<'_>) -> Option<ThreadId> {
+    const ID_BYTES: usize = 36;
+    if params.json("history").is_some_and(|json| json != b"null") {
+        return None;
+    }
+    let path = params.text("path")?;
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let stem = name.split(|byte| *byte == b'.').next()?;
+    ThreadId::from_text(stem.get(stem.len().checked_sub(ID_BYTES)?..)?)
+}
+
+/// Puts `sandbox` into the parameters of a resume in which it is absent or null; returns whether it could. To parameters
+/// by position, it cannot be added; then the update restores the sandbox.
+fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) -> bool {
     match params.get("sandbox") {
         Some(null) => edits.replace_owned(null, format!("\"{mode}\"").into_bytes()),
-        None if params.by_position() => {}
+        None if params.by_position() => return false,
         None => {
             // The thread's id follows it.
             let open = params.span().start + 1;
@@ -355,4 +452,5 @@ fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
             edits.replace_owned(Span { start: open, end: open }, text);
         }
     }
+    true
 }

@@ -59,7 +59,8 @@ pub(in crate::router) enum PendingKind {
     /// Creates a thread from another one.
     Fork { replays: bool },
     /// Subscribes to an existing thread. Its id is not known beforehand if `path` or `history` is given.
-    Resume { target: Option<ThreadId>, replays: bool },
+    /// `unnamed`: then threads of an earlier codex wait for it.
+    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Unnamed> },
     /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
@@ -78,6 +79,13 @@ pub(in crate::router) enum PendingKind {
     WindowsSetup,
     /// Names a connection-scoped resource.
     Resource { resource: Resource, id: Box<[u8]>, part: Part },
+}
+
+/// A resume without a known thread, before whose response the permissions of no thread of an earlier codex are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::router) struct Unnamed {
+    /// The thread whose `sandbox` it was given.
+    pub(in crate::router) sandbox_of: Option<ThreadId>,
 }
 
 impl PendingKind {
