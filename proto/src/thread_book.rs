@@ -17,6 +17,18 @@ use crate::id::ThreadId;
 /// Threads that are remembered at the most; the one that was changed longest ago is forgotten first.
 pub const MAX_THREADS: usize = 2_000;
 
+/// Keys of `config`, also as the beginning of dotted ones, that give permissions.
+const CONFIG_KEYS: [&str; 4] =
+    ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
+
+/// Returns whether a key of `config` gives permissions.
+pub(crate) fn gives_permissions(key: &[u8]) -> bool {
+    CONFIG_KEYS.iter().any(|known| {
+        let rest = key.strip_prefix(known.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
+    })
+}
+
 /// What a thread is permitted to do, in the upstream's own form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

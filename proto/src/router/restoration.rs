@@ -34,14 +34,10 @@ use crate::json::edit::Edits;
 use crate::json::scan::{Members, member, member_at};
 use crate::json::text::decoded;
 use crate::routes::Request;
-use crate::thread_book::{Permissions, ThreadBook};
+use crate::thread_book::{self, Permissions, ThreadBook};
 
 /// Parameters of a resume with which its client gives permissions.
 const PERMISSIONS: [&str; 2] = ["sandbox", "permissions"];
-
-/// Keys of `config`, also as the beginning of dotted ones, with which its client gives permissions.
-const CONFIG_KEYS: [&str; 4] =
-    ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
@@ -206,7 +202,7 @@ impl Router {
                 {
                     sandbox_of = Some(thread);
                 }
-                *unnamed = Some(Unnamed { sandbox_of });
+                *unnamed = Some(Box::new(Unnamed { sandbox_of }));
                 is_unnamed = true;
             }
             _ => {}
@@ -413,15 +409,11 @@ fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
 /// Returns whether the parameters of a resume give permissions.
 fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
     let given = |name: &&str| params.json(name).is_some_and(|json| json != b"null");
-    let is_key = |key: &[u8]| {
-        CONFIG_KEYS.iter().any(|known| {
-            let rest = key.strip_prefix(known.as_bytes());
-            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
-        })
-    };
     let by_config = || {
         let config = params.get("config")?;
-        Members::new(line, config.start).any(|member| is_key(&decoded(member.key.of(line)))).then_some(())
+        Members::new(line, config.start)
+            .any(|member| thread_book::gives_permissions(&decoded(member.key.of(line))))
+            .then_some(())
     };
     PERMISSIONS.iter().any(given) || by_config().is_some()
 }

@@ -60,7 +60,7 @@ pub(in crate::router) enum PendingKind {
     Fork { replays: bool },
     /// Subscribes to an existing thread. Its id is not known beforehand if `path` or `history` is given.
     /// `unnamed`: then threads of an earlier codex wait for it.
-    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Unnamed> },
+    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Box<Unnamed>> },
     /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
