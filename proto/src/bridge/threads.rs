@@ -226,8 +226,12 @@ impl Threads {
             Meaning::TurnCompleted => {
                 let status = member_at(line, params, &["turn", "status"]);
                 let is_interrupted = status.is_some_and(|status| is_text(line, status, b"interrupted"));
-                thread.was_cut_off |= daemon_ends && is_interrupted && !thread.interrupt_asked;
-                thread.was_woken = false;
+                // The daemon has written the end of a turn that was lost with its codex.
+                let synthetic = member_at(line, params, &["codexd", "synthetic"]);
+                let is_lost = synthetic.is_some_and(|value| value.of(line) == b"true");
+                let cut_off = is_lost || daemon_ends && is_interrupted;
+                thread.was_cut_off |= cut_off && !thread.interrupt_asked;
+                thread.was_woken &= is_lost;
                 if let Some(id) = member_at(line, params, &["turn", "id"]).and_then(|id| text(line, id)) {
                     thread.state.close_turn(&id);
                 }

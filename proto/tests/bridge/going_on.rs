@@ -94,6 +94,29 @@ fn the_queue_of_a_turn_that_was_cut_off_goes_on() {
 }
 
 #[test]
+fn a_turn_that_the_daemon_fails_because_it_has_lost_codex_is_cut_off() {
+    let mut desk = experimental();
+    desk.thread(1, "t");
+    goal(&mut desk, "t", Some("active"));
+    for resumes in [1, 0] {
+        // Of its goal, so that the client has not asked for it.
+        let turn = json!({"id": "u", "items": [], "status": "inProgress", "error": null});
+        desk.status("t", "active");
+        desk.daemon(&json!({"method": "turn/started", "params": {"threadId": "t", "turn": turn}}));
+        desk.status("t", "systemError");
+        let turn = json!({"id": "u", "items": [], "status": "failed", "error": {"message": "killed"}});
+        let params = json!({"threadId": "t", "turn": turn, "codexd": {"synthetic": true}});
+        desk.daemon(&json!({"method": "turn/completed", "params": params}));
+        desk.lost();
+        let sent = desk.next_daemon();
+        assert_eq!(methods(&sent), vec!["thread/resume"; resumes], "no turn has ended by itself since");
+        if resumes == 1 {
+            assert_eq!(methods(&resumed(&mut desk, &sent, "idle")), ["thread/queue/start"]);
+        }
+    }
+}
+
+#[test]
 fn no_queue_is_started_where_something_runs_or_the_client_cannot_have_one() {
     let mut desk = experimental();
     desk.thread(1, "t");
