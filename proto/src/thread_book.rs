@@ -120,6 +120,13 @@ impl ThreadBook {
         true
     }
 
+    /// Records that this codex has loaded a thread, with whatever permissions.
+    pub fn loaded(&mut self, thread: &ThreadId) {
+        if let Some(known) = self.threads.get_mut(thread) {
+            known.earlier = false;
+        }
+    }
+
     fn put(&mut self, thread: &ThreadId, permissions: Permissions, earlier: bool) {
         self.changes += 1;
         let known = Known { permissions, changed: self.changes, earlier };

@@ -234,6 +234,10 @@ impl Router {
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
+        let kind = match known.and_then(|known| self.gives_permissions_to(&incoming, known)) {
+            Some(thread) => PendingKind::GivePermissions { thread },
+            None => kind,
+        };
         match known {
             Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
             _ => self.dispatch(incoming, kind, known, Edits::new()),

@@ -67,6 +67,7 @@ impl Router {
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
             PendingKind::KeepThread => self.never_ran.answered(),
+            PendingKind::GivePermissions { thread } if !failed => self.permissions_given(thread),
             PendingKind::Restore { thread, actual } => {
                 self.restore_answered(thread, actual, line, failed, body)
             }

@@ -161,7 +161,7 @@ impl Router {
             Some(failed) if known.work && !brings_own("sandboxPolicy") && !brings_own("permissions") => {
                 let message = format!(
                     "codex was restarted, and the permissions that this thread had before could not be restored ({}); \
-                     set its sandbox policy with thread/settings/update first",
+                     set its sandbox policy with thread/settings/update first, or give one with the turn (`sandboxPolicy`)",
                     failed.reason
                 );
                 let answer = ErrorAnswer {
@@ -281,6 +281,24 @@ impl Router {
         let kind = PendingKind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
         let params = Value::Object(params).to_string();
         self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
+    }
+
+    /// Returns the thread to which a request gives permissions because its own could not be restored.
+    pub(super) fn gives_permissions_to(&self, incoming: &Incoming<'_>, known: &Request) -> Option<ThreadId> {
+        if self.restoration.failed.is_empty() || known.method != "thread/settings/update" {
+            return None;
+        }
+        let params = incoming.params(known)?;
+        let thread = params.thread(known).filter(|thread| self.restoration.failed.contains_key(thread))?;
+        let given = |name| params.json(name).is_some_and(|json| json != b"null");
+        (given("sandboxPolicy") || given("permissions")).then_some(thread)
+    }
+
+    /// Handles that a client has given permissions to a thread whose own could not be restored: whatever they are, they
+    /// count. They are recorded when codex reports them, which is after its response.
+    pub(super) fn permissions_given(&mut self, thread: &ThreadId) {
+        self.restoration.failed.remove(thread);
+        self.restoration.book.loaded(thread);
     }
 
     /// Handles the response to the update that restores the permissions of a thread.

@@ -171,6 +171,37 @@ fn work_on_a_thread_whose_permissions_are_not_restored_is_refused() {
 }
 
 #[test]
+fn what_a_client_gives_instead_counts_as_soon_as_codex_has_accepted_it() {
+    for (given, accepted, ends) in [
+        (json!({"sandboxPolicy": {"type": "readOnly"}}), true, true),
+        // Also what the thread has already: then that is what the client wants.
+        (json!({"sandboxPolicy": full()}), true, true),
+        (json!({"permissions": "x"}), true, true),
+        (json!({"sandboxPolicy": full()}), false, false),
+        (json!({"sandboxPolicy": null, "model": "m"}), true, false),
+    ] {
+        let (mut net, name) = net(Limits::default());
+        let a = net.join();
+        let sent = resumed_with(&mut net, a, &name, &json!({"threadId": name}), &full());
+        net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+        let mut params = given.clone();
+        params["threadId"] = json!(name);
+        let id = net.forwarded(a, "thread/settings/update", &params);
+        if accepted {
+            net.reply(id, &json!({}));
+        } else {
+            net.fail(id, "no");
+        }
+        net.hush(&[a]);
+        // Codex reports the change later.
+        net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+        assert_eq!(net.sent().len(), usize::from(ends), "{given} {accepted}");
+        let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+        assert_eq!(net.router.thread_book().of_earlier_codex(&thread).is_none(), ends);
+    }
+}
+
+#[test]
 fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
     for (restored, params) in [(true, json!({})), (false, json!({"sandbox": "workspace-write"}))] {
         let (mut net, name) = net(Limits::default());

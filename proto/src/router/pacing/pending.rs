@@ -71,6 +71,8 @@ pub(in crate::router) enum PendingKind {
     StartTurn { thread: ThreadId, review: bool },
     /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
     Restore { thread: ThreadId, actual: Box<Value> },
+    /// Gives permissions to a thread whose own could not be restored.
+    GivePermissions { thread: ThreadId },
     /// Makes the upstream write the history of a thread without a turn.
     KeepThread,
     /// Reads a whole thread.
