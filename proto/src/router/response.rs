@@ -131,13 +131,11 @@ impl Router {
             self.repeat(client, repeated);
         }
         match &pending.kind {
-            PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
             PendingKind::Resume { unnamed: Some(unnamed), .. } => {
                 self.unnamed_resumed(unnamed, opened.as_ref(), line, body);
             }
-            PendingKind::Resume { target: None, .. } | PendingKind::Fork { .. } | PendingKind::Start
-                if !failed =>
-            {
+            PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            PendingKind::Fork { .. } | PendingKind::Start if !failed => {
                 if let Some(thread) = &opened {
                     let ephemeral = self.remember(thread, line, body);
                     if pending.kind == PendingKind::Start && !ephemeral {
@@ -153,6 +151,8 @@ impl Router {
         match (opened, pending.kind.subscribes_to()) {
             (Some(thread), _) if client.is_none() => self.release_thread(&thread),
             (None, Some(thread)) if failed => self.release_if_loaded(thread),
+            // The file of a resume by `path` was another thread's than its name says.
+            (Some(other), Some(thread)) if other != *thread => self.release_if_loaded(thread),
             _ => {}
         }
         self.adopt_unexplained();

@@ -186,7 +186,7 @@ impl Router {
         let mut open = None;
         let mut is_unnamed = false;
         match (&mut kind, params) {
-            (PendingKind::Resume { target: Some(thread), .. }, Some(params)) => {
+            (PendingKind::Resume { target: Some(thread), unnamed: None, .. }, Some(params)) => {
                 if let Some(wanted) = book.of_earlier_codex(thread) {
                     if let Some(mode) = wanted.sandbox_mode() {
                         put_sandbox(&mut edits, params, mode);
@@ -194,15 +194,16 @@ impl Router {
                     open = Some((thread.clone(), wanted.clone()));
                 }
             }
-            (PendingKind::Resume { target: None, unnamed, .. }, Some(params)) if book.has_earlier() => {
-                let mut sandbox_of = None;
-                if let Some(thread) = thread_of_file(params)
-                    && let Some(mode) = book.of_earlier_codex(&thread).and_then(Permissions::sandbox_mode)
+            (PendingKind::Resume { target, unnamed: Some(unnamed), .. }, Some(params))
+                if book.has_earlier() =>
+            {
+                if let Some(thread) = target
+                    && let Some(mode) = book.of_earlier_codex(thread).and_then(Permissions::sandbox_mode)
                     && put_sandbox(&mut edits, params, mode)
                 {
-                    sandbox_of = Some(thread);
+                    unnamed.sandbox_of = Some(thread.clone());
                 }
-                *unnamed = Some(Box::new(Unnamed { sandbox_of }));
+                unnamed.restores = true;
                 is_unnamed = true;
             }
             _ => {}
@@ -225,6 +226,12 @@ impl Router {
         line: &[u8],
         body: Span,
     ) {
+        if !unnamed.restores {
+            if let Some(thread) = thread {
+                self.remember(thread, line, body);
+            }
+            return;
+        }
         // If another resume of this thread is in flight, its response decides.
         if let Some(thread) = thread.filter(|thread| !self.restoration.open.contains_key(*thread)) {
             let book = &self.restoration.book;
@@ -351,8 +358,10 @@ impl Router {
     /// Handles that a resume will not be sent because its client has disconnected.
     pub(super) fn resume_abandoned(&mut self, resume: &PendingKind) {
         match resume {
-            PendingKind::Resume { target: Some(thread), .. } => self.restored(thread),
-            PendingKind::Resume { unnamed: Some(_), .. } => self.unnamed_resume_ended(),
+            PendingKind::Resume { unnamed: Some(unnamed), .. } if unnamed.restores => {
+                self.unnamed_resume_ended();
+            }
+            PendingKind::Resume { unnamed: None, target: Some(thread), .. } => self.restored(thread),
             _ => {}
         }
     }
@@ -434,19 +443,6 @@ fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
             .then_some(())
     };
     PERMISSIONS.iter().any(given) || by_config().is_some()
-}
-
-/// Returns the thread after which the file of a resume by `path` is named: `rollout-TIME-THREAD.jsonl`. With `history`,
-/// codex does not read it.
-fn thread_of_file(params: Params<'_>) -> Option<ThreadId> {
-    const ID_BYTES: usize = 36;
-    if params.json("history").is_some_and(|json| json != b"null") {
-        return None;
-    }
-    let path = params.text("path")?;
-    let name = path.rsplit(|byte| *byte == b'/').next()?;
-    let stem = name.split(|byte| *byte == b'.').next()?;
-    ThreadId::from_text(stem.get(stem.len().checked_sub(ID_BYTES)?..)?)
 }
 
 /// Puts `sandbox` into the parameters of a resume in which it is absent or null; returns whether it could. To parameters

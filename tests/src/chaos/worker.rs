@@ -137,7 +137,7 @@ impl<'a> Worker<'a> {
             shared.show_thread(self.index, thread);
         }
         for (thread, policy) in &self.policies {
-            if self.talk.accounting.has_ended_turn(thread) {
+            if self.talk.accounting.has_run(thread) {
                 shared.show_policy(thread, policy);
             }
         }

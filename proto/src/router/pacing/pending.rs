@@ -58,8 +58,9 @@ pub(in crate::router) enum PendingKind {
     Start,
     /// Creates a thread from another one.
     Fork { replays: bool },
-    /// Subscribes to an existing thread. Its id is not known beforehand if `path` or `history` is given.
-    /// `unnamed`: then threads of an earlier codex wait for it.
+    /// Subscribes to an existing thread. Its id is not known beforehand with `history`, and with a `path` it is only what the
+    /// file's name says.
+    /// Those have `unnamed`.
     Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Box<Unnamed>> },
     /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
@@ -83,9 +84,11 @@ pub(in crate::router) enum PendingKind {
     Resource { resource: Resource, id: Box<[u8]>, part: Part },
 }
 
-/// A resume without a known thread, before whose response the permissions of no thread of an earlier codex are known.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A resume whose thread only the response says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::router) struct Unnamed {
+    /// Whether the permissions of its thread are restored: then requests about all threads of an earlier codex wait.
+    pub(in crate::router) restores: bool,
     /// The thread whose `sandbox` it was given.
     pub(in crate::router) sandbox_of: Option<ThreadId>,
 }
