@@ -460,6 +460,7 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
                 target,
                 replays: !is_true("excludeTurns"),
                 unnamed: (given("path") || given("history")).then(Box::default),
+                gives: false,
             }
         }
         RequestEffect::DropSubscriptions => {

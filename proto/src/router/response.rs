@@ -134,6 +134,11 @@ impl Router {
             PendingKind::Resume { unnamed: Some(unnamed), .. } => {
                 self.unnamed_resumed(unnamed, opened.as_ref(), line, body);
             }
+            PendingKind::Resume { target: Some(thread), gives: true, .. } => {
+                if !failed {
+                    self.resumed_as_given(thread, line, body);
+                }
+            }
             PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
             PendingKind::Fork { .. } | PendingKind::Start if !failed => {
                 if let Some(thread) = &opened {

@@ -19,7 +19,7 @@
 //!
 //! Threads that this codex itself has unloaded are resumed without a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -48,8 +48,9 @@ pub(super) struct Restoration {
     failed: BTreeMap<ThreadId, Failed>,
     /// Resumes without a response whose thread only the response says.
     unnamed: usize,
-    /// Requests about threads of an earlier codex that wait for those resumes.
+    /// Requests that wait for those resumes, and the threads that they are about: such of an earlier codex.
     waiting: Waiting,
+    threads_of_waiting: BTreeSet<ThreadId>,
 }
 
 /// Requests that wait, with their clients.
@@ -88,9 +89,14 @@ impl Restoration {
 
     /// Returns where a request about a thread has to wait; `None` if it need not.
     fn place_to_wait(&mut self, thread: &ThreadId) -> Option<&mut Waiting> {
+        // Requests about a thread stay in their order, also if it is not one of an earlier codex any more.
+        if self.threads_of_waiting.contains(thread) {
+            return Some(&mut self.waiting);
+        }
         match self.open.get_mut(thread) {
             Some(open) => Some(&mut open.waiting),
             None if self.unnamed > 0 && self.book.of_earlier_codex(thread).is_some() => {
+                self.threads_of_waiting.insert(thread.clone());
                 Some(&mut self.waiting)
             }
             None => None,
@@ -118,6 +124,7 @@ impl Restoration {
     /// Removes all waiting requests when the upstream is lost.
     pub(super) fn take_waiting(&mut self) -> Waiting {
         self.unnamed = 0;
+        self.threads_of_waiting.clear();
         let others = std::mem::take(&mut self.waiting);
         std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).chain(others).collect()
     }
@@ -180,7 +187,11 @@ impl Router {
 
     /// Sends a resume with the permissions that the thread had in an earlier codex.
     pub(super) fn resume(&mut self, incoming: Incoming<'_>, mut kind: PendingKind, known: &'static Request) {
-        let params = incoming.params(known).filter(|params| !gives_permissions(*params, &incoming.line));
+        let given = incoming.params(known).is_some_and(|params| gives_permissions(params, &incoming.line));
+        if let PendingKind::Resume { gives, .. } = &mut kind {
+            *gives = given;
+        }
+        let params = incoming.params(known).filter(|_| !given);
         let book = &self.restoration.book;
         let mut edits = Edits::new();
         let mut open = None;
@@ -228,7 +239,7 @@ impl Router {
     ) {
         if !unnamed.restores {
             if let Some(thread) = thread {
-                self.remember(thread, line, body);
+                self.resumed_as_given(thread, line, body);
             }
             return;
         }
@@ -253,9 +264,21 @@ impl Router {
     fn unnamed_resume_ended(&mut self) {
         self.restoration.unnamed = self.restoration.unnamed.saturating_sub(1);
         if self.restoration.unnamed == 0 {
+            self.restoration.threads_of_waiting.clear();
             let waiting = std::mem::take(&mut self.restoration.waiting);
             self.handle_waiting(waiting);
         }
+    }
+
+    /// Handles the response to a resume whose client has given permissions itself. Where another resume of the thread is in
+    /// flight, they are what is right there, too.
+    pub(super) fn resumed_as_given(&mut self, thread: &ThreadId, line: &[u8], body: Span) {
+        if let Some(open) = self.restoration.open.get_mut(thread)
+            && let Some(given) = permissions(line, body)
+        {
+            open.wanted = given;
+        }
+        self.remember(thread, line, body);
     }
 
     /// Handles the response to a resume; `body` is its result.

@@ -129,6 +129,30 @@ fn what_a_client_says_itself_counts_and_is_remembered() {
 }
 
 #[test]
+fn what_a_client_says_itself_counts_for_a_resume_that_comes_after_it() {
+    for path in [None, Some(())] {
+        let (mut net, name) = net(Limits::default());
+        let (a, b) = (net.join(), net.join());
+        let mut params = json!({"threadId": name, "sandbox": "read-only"});
+        if path.is_some() {
+            params = json!({"threadId": "", "path": file_of(&name), "sandbox": "read-only"});
+        }
+        let (first, _) = resume(&mut net, a, &params);
+        let (second, _) = resume(&mut net, b, &json!({"threadId": name}));
+        // Codex carries them out in this order, and the second one changes nothing.
+        let read_only = json!({"type": "readOnly"});
+        net.reply(first, &result(&name, &read_only));
+        net.reply(second, &result(&name, &read_only));
+        assert_eq!(net.sent(), [] as [Value; 0]);
+        net.hush(&[a, b]);
+        net.forwarded(b, "turn/start", &json!({"threadId": name, "input": []}));
+        let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+        let permissions = Some(permissions(read_only));
+        assert_eq!(net.actions(), [Action::Remember { thread, permissions }]);
+    }
+}
+
+#[test]
 fn by_position_the_policy_is_restored_after_the_resume() {
     let (mut net, name) = net(Limits::default());
     let a = net.join();

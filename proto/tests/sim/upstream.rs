@@ -687,8 +687,10 @@ impl Upstream {
             && random.one_in(4)
         {
             self.threads[at].loaded = false;
-            // What it unloads itself, it resumes with the policy of the configuration.
-            self.threads[at].wanted = None;
+            // What it unloads itself, it resumes with the policy of the configuration; unless the policy was still to be
+            // restored.
+            let thread = &mut self.threads[at];
+            thread.wanted = thread.wanted.take().filter(|wanted| thread.sandbox != *wanted);
             self.status(at, "notLoaded");
             self.thread_broadcast(at, "thread/closed");
             return true;

@@ -60,8 +60,8 @@ pub(in crate::router) enum PendingKind {
     Fork { replays: bool },
     /// Subscribes to an existing thread. Its id is not known beforehand with `history`, and with a `path` it is only what the
     /// file's name says.
-    /// Those have `unnamed`.
-    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Box<Unnamed>> },
+    /// Those have `unnamed`. `gives`: its client gives permissions itself.
+    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Box<Unnamed>>, gives: bool },
     /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
