@@ -17,6 +17,8 @@
 //! threads of an earlier codex wait, since any of them may be the one. If the response names another thread than the file,
 //! and nothing is known of it, its permissions count as not restored: they may be those of the other thread.
 //!
+//! A turn on a thread that was not resumed is refused as codex refuses it: in a queue, a resume could overtake it.
+//!
 //! Threads that this codex itself has unloaded are resumed without a change.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +35,7 @@ use crate::json::Span;
 use crate::json::edit::Edits;
 use crate::json::scan::{Members, member, member_at};
 use crate::json::text::decoded;
-use crate::routes::Request;
+use crate::routes::{Request, RequestEffect};
 use crate::thread_book::{self, Permissions, ThreadBook};
 
 /// Parameters of a resume with which its client gives permissions.
@@ -144,10 +146,13 @@ impl Router {
         known: Option<&Request>,
     ) -> Option<Incoming<'a>> {
         let restoration = &self.restoration;
-        if restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0 {
+        let Some(known) = known else { return Some(incoming) };
+        let starts_turn = matches!(known.effect, RequestEffect::StartTurn | RequestEffect::StartReview);
+        let is_usual =
+            restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0;
+        if is_usual && !(starts_turn && !restoration.book.is_empty()) {
             return Some(incoming);
         }
-        let Some(known) = known else { return Some(incoming) };
         let params = incoming.params(known);
         let Some(thread) = params.and_then(|params| params.thread(known)) else { return Some(incoming) };
         let (lines, bytes) = restoration.waiting_of(incoming.client);
@@ -160,6 +165,16 @@ impl Router {
             } else {
                 waiting.push((incoming.client, incoming.line.into()));
             }
+            return None;
+        }
+        // Codex would say so, unless a resume overtakes it on its way there: then the turn would start before the permissions
+        // are restored.
+        if starts_turn
+            && self.restoration.book.of_earlier_codex(&thread).is_some()
+            && !self.subscriptions.is_loaded(&thread)
+        {
+            let message = format!("thread not found: {thread}");
+            self.refuse_native(incoming.client, &incoming.id, &message);
             return None;
         }
         let brings_own =

@@ -245,13 +245,28 @@ fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
 }
 
 #[test]
+fn a_turn_cannot_be_overtaken_by_the_resume_of_its_thread() {
+    let (mut net, name) = net(Limits { window: 1, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    net.forwarded(a, "thread/list", &json!({}));
+    // Codex has not loaded the thread; it would be asked when the in-flight window has room.
+    net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    let refused = net.got_one(a);
+    assert_eq!(refused["error"], json!({"code": -32600, "message": format!("thread not found: {name}")}));
+    net.request(b, 2, "turn/start", &json!({"threadId": thread(2), "input": []}));
+    assert!(net.router.has_pending_replies(b), "of another thread, codex knows more");
+}
+
+#[test]
 fn a_resume_that_fails_or_is_abandoned_holds_nobody_up() {
     let (mut net, name) = net(Limits::default());
     let (a, b) = (net.join(), net.join());
     let id = net.forwarded(a, "thread/resume", &json!({"threadId": name}));
     net.request(b, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    net.request(b, 2, "thread/read", &json!({"threadId": name}));
     net.fail(id, "no rollout found");
-    assert_eq!(methods(&net.sent()), ["turn/start"]);
+    assert_eq!(methods(&net.sent()), ["thread/read"]);
+    assert_eq!(net.got_one(b)["error"]["message"], format!("thread not found: {name}"));
 
     // It waits for the in-flight window when its client leaves.
     let (mut net, name) = self::net(Limits { window: 1, ..Limits::default() });
