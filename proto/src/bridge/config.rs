@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::member::put_if_absent;
 use crate::id::ThreadId;
-use crate::message::{ClientMessage, Params};
+use crate::message::{ClientMessage, Params, Reader};
 use crate::routes::REQUESTS;
 use crate::thread_book::gives_permissions;
 
@@ -88,12 +88,12 @@ impl Configs {
     /// nothing is known.
     pub(super) fn complete(&self, line: &[u8], thread: &ThreadId) -> Option<Vec<u8>> {
         let config = self.again(thread)?;
-        let Ok(Some(ClientMessage::Request { method, params: Some(params), .. })) = ClientMessage::read(line)
-        else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { method, params: Some(params), .. })) = reader.read(line) else {
             return None;
         };
         let order = REQUESTS.iter().find(|known| known.method.as_bytes() == &*method)?.order;
-        put_if_absent(line, &params, "config", order, config)
+        put_if_absent(line, params, "config", order, config)
     }
 
     /// Returns how many bytes are kept.
@@ -162,10 +162,11 @@ mod tests {
     fn permissions_and_what_is_too_long_are_not_read() {
         let read = |config: &str| {
             let line = format!(r#"{{"id":1,"method":"thread/start","params":{{"config":{config}}}}}"#);
-            let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+            let mut reader = Reader::default();
+            let Ok(Some(ClientMessage::Request { params, .. })) = reader.read(line.as_bytes()) else {
                 panic!("{line}")
             };
-            let text = given(line.as_bytes(), &params.unwrap(), &[])?;
+            let text = given(line.as_bytes(), params.unwrap(), &[])?;
             Some(String::from_utf8(text.into()).unwrap())
         };
         let mixed = r#"{"sandbox_mode":"read-only","sandbox_workspace_write.network_access":true,"x":1}"#;

@@ -22,7 +22,7 @@
 //! * [`resources`]: connection-scoped ids
 //!
 //! [`Router`] combines them, in one file per kind of message: [`request`], [`unsubscribe`], [`response`],
-//! [`notification`], [`server_request`]; and in [`unknown_thread`], [`departure`] and [`loss`] for what concerns more
+//! [`notification`] and [`next_delta`], [`server_request`]; and in [`unknown_thread`], [`departure`] and [`loss`] for what concerns more
 //! than one message.
 
 mod action;
@@ -40,6 +40,7 @@ mod listing;
 mod loss;
 mod methods;
 mod never_ran;
+mod next_delta;
 mod notification;
 mod open_items;
 mod operator;
@@ -104,6 +105,7 @@ use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
 use never_ran::NeverRan;
+use next_delta::LastDelta;
 use pacing::{Pacing, PendingKind};
 use resources::Resources;
 use restoration::Restoration;
@@ -142,6 +144,7 @@ pub struct Router {
     resources: Resources,
     restoration: Restoration,
     never_ran: NeverRan,
+    last_delta: LastDelta,
     /// Threads whose turns are interrupted unless a client subscribes before that time.
     orphans: VecDeque<(Time, ThreadId)>,
     /// Interrupts that the upstream has refused: when each is sent again, how often it was refused, and whether it
@@ -174,6 +177,7 @@ impl Router {
             resources: Resources::default(),
             restoration: Restoration::default(),
             never_ran: NeverRan::default(),
+            last_delta: LastDelta::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
             silent_turns_due: None,

@@ -150,7 +150,7 @@ impl Router {
         let starts_turn = matches!(known.effect, RequestEffect::StartTurn | RequestEffect::StartReview);
         let is_usual =
             restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0;
-        if is_usual && !(starts_turn && !restoration.book.is_empty()) {
+        if is_usual && (!starts_turn || restoration.book.is_empty()) {
             return Some(incoming);
         }
         let params = incoming.params(known);
