@@ -350,6 +350,12 @@ impl Router {
         self.sessions.len()
     }
 
+    /// Returns whether a client uses the next daemon if this one is lost. One that has not initialized does.
+    pub fn uses_next_daemon(&self, client: ClientId) -> bool {
+        let session = self.sessions.get(client);
+        session.is_some_and(|session| !session.declared().is_some_and(|declared| declared.ends_with_daemon))
+    }
+
     /// Returns whether a client has pending replies: queued bytes, or requests without a response.
     pub fn has_pending_replies(&self, client: ClientId) -> bool {
         self.pacing.unanswered(client) > 0
