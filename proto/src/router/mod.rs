@@ -40,6 +40,7 @@ mod listing;
 mod loss;
 mod methods;
 mod never_ran;
+mod next_turn;
 mod notification;
 mod open_items;
 mod operator;
@@ -104,6 +105,7 @@ use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
 use never_ran::NeverRan;
+use next_turn::NextTurn;
 use pacing::{Pacing, PendingKind};
 use resources::Resources;
 use restoration::Restoration;
@@ -142,6 +144,7 @@ pub struct Router {
     resources: Resources,
     restoration: Restoration,
     never_ran: NeverRan,
+    next_turn: NextTurn,
     /// Threads whose turns are interrupted unless a client subscribes before that time.
     orphans: VecDeque<(Time, ThreadId)>,
     /// Interrupts that the upstream has refused: when each is sent again, how often it was refused, and whether it
@@ -174,6 +177,7 @@ impl Router {
             resources: Resources::default(),
             restoration: Restoration::default(),
             never_ran: NeverRan::default(),
+            next_turn: NextTurn::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
             silent_turns_due: None,
@@ -332,6 +336,7 @@ impl Router {
             && self.pacing.of_clients().next().is_none()
             && self.restoration.waiting() == 0
             && self.never_ran.is_quiet()
+            && self.next_turn.is_quiet()
     }
 
     /// Returns whether a turn runs. A turn that waits for an unassigned approval does not count, since no connected
