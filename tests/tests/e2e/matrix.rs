@@ -88,7 +88,10 @@ fn check_probe(cell: Cell, place: &Place, name: &str, first: bool) {
     if first {
         works.get_or_init(|| {
             if wrote != (true, false) {
-                skip::say(&format!("the sandbox of codex does not work here ({:?}): {wrote:?}", cell.manager));
+                skip::say(&format!(
+                    "the sandbox of codex does not work here ({:?}): {wrote:?}",
+                    cell.manager
+                ));
             }
             wrote == (true, false)
         });

@@ -55,6 +55,8 @@ struct Open {
     child: Option<String>,
     /// An ephemeral thread.
     gone: Option<String>,
+    /// How many turns of a goal had begun when the daemon was gone.
+    goal_turns: usize,
     listener: Option<Bridge>,
 }
 
@@ -63,7 +65,7 @@ pub(super) fn run(cell: Cell) {
     let Some(mut client) = place.client(cell.way) else { return };
     let run = Run { cell, place };
     let mut open = run.prepare(&mut client);
-    let mut client = run.end(client, &open);
+    let mut client = run.end(client, &mut open);
     run.resume(&mut client, &open.thread);
     run.go_on(&mut client, &mut open);
     run.next_prompt(&mut client, &mut open);
@@ -99,7 +101,8 @@ impl Run {
             "ephemeral": ephemeral,
         }));
         if self.cell.way == Way::Plugin && !ephemeral {
-            client.request("thread/name/set", json!({"threadId": thread, "name": "Codex Companion Task: it"}));
+            client
+                .request("thread/name/set", json!({"threadId": thread, "name": "Codex Companion Task: it"}));
         }
         thread
     }
@@ -135,12 +138,9 @@ impl Run {
             Scene::Idle => {
                 self.completes(client, &thread, "[[deltas:3]] first");
                 self.check_permissions(client, &thread, "before", true);
-                // After a stop that somebody asked for, `connect` does nothing before its client says something.
-                if self.cell.death != Death::Stopped {
-                    let mut listener = self.place.bridge("listener");
-                    listener.request("thread/resume", json!({"threadId": thread}));
-                    open.listener = Some(listener);
-                }
+                let mut listener = self.place.bridge("listener");
+                listener.request("thread/resume", json!({"threadId": thread}));
+                open.listener = Some(listener);
             }
             Scene::Streaming => {
                 open.turns.push((thread.clone(), self.stream(client, &thread)));
@@ -183,7 +183,8 @@ impl Run {
                 self.place.model().hold(OF_GOAL);
                 set_goal(client, &thread, "active");
                 let started = client.take("a turn of the goal", |message| {
-                    message.method() == Some("turn/started") && message["params"]["threadId"] == thread.as_str()
+                    message.method() == Some("turn/started")
+                        && message["params"]["threadId"] == thread.as_str()
                 });
                 self.place.model().wait_for_prompt(OF_GOAL);
                 open.turns.push((thread.clone(), text(&started["params"]["turn"]["id"])));
@@ -232,19 +233,16 @@ impl Run {
     }
 
     /// The daemon ends. Returns the client of the next one.
-    fn end(&self, mut client: Talker, open: &Open) -> Talker {
-        let Cell { death, way, scene, .. } = self.cell;
+    fn end(&self, mut client: Talker, open: &mut Open) -> Talker {
+        let Cell { death, way, .. } = self.cell;
         let finish = || {
             if let Some(approval) = &open.approval {
                 client.answer(approval, json!({"decision": "accept"}));
             }
-            if scene == Scene::ActiveGoal {
-                // Codex would start the next turn of its goal at once.
-                set_goal(&mut client, &open.thread, "paused");
-            }
             let_go(&self.place);
         };
         self.place.happens(death, (!open.turns.is_empty()).then_some(finish));
+        open.goal_turns = goal_turns(&self.place);
         if let (Some(approval), true) = (&open.approval, way.is_kept() && death != Death::CodexUpgraded) {
             // Of somebody who does not know: the answer reaches nobody.
             client.answer(approval, json!({"decision": "accept"}));
@@ -307,8 +305,7 @@ impl Run {
     /// [`Run::check_sdk`], where the end of `Thread.run` may be among what was received already.
     #[track_caller]
     fn check_sdk_among(&self, client: &mut Talker, seen: &[Message], turn: &str, status: &str) {
-        let is_it =
-            |it: &Message| it.method() == Some("sdk/ended") && it["params"]["turnId"] == turn;
+        let is_it = |it: &Message| it.method() == Some("sdk/ended") && it["params"]["turnId"] == turn;
         let ended = match seen.iter().find(|it| is_it(it)) {
             Some(ended) => ended.clone(),
             None => client.take("the end of `Thread.run`", is_it),
@@ -362,7 +359,8 @@ impl Run {
             Scene::Ephemeral => {
                 let input = json!([{"type": "text", "text": "hello?"}]);
                 let params = json!({"threadId": open.gone.as_ref().unwrap(), "input": input});
-                let error = client.try_request("turn/start", params).expect_err("codex does not know it any more");
+                let error =
+                    client.try_request("turn/start", params).expect_err("codex does not know it any more");
                 assert!(
                     error.code == -32600 && error.data["codexd"].is_null(),
                     "{}: codex's own: {error:?}",
@@ -386,20 +384,16 @@ impl Run {
 
     /// The next codex goes on with the goal as soon as the thread is resumed.
     fn active_goal(&self, client: &mut Talker, open: &Open) {
-        match self.cell.death {
-            Death::CodexUpgraded => check_goal(client, &open.thread, "paused"),
-            _ => {
-                if self.cell.way.is_kept() {
-                    // Whatever its next request about the thread is.
-                    client.request("thread/goal/get", json!({"threadId": open.thread}));
-                }
-                wait::until("the next turn of the goal", || goal_turns(&self.place) >= 2);
-                check_goal(client, &open.thread, "active");
-                set_goal(client, &open.thread, "paused");
-                let_go(&self.place);
-                wait::until("nothing runs", || self.place.status("openTurns") == "0");
-            }
+        if self.cell.way.is_kept() {
+            // Whatever its next request about the thread is.
+            client.request("thread/goal/get", json!({"threadId": open.thread}));
         }
+        let before = open.goal_turns;
+        wait::until("the next turn of the goal", || goal_turns(&self.place) > before);
+        check_goal(client, &open.thread, "active");
+        set_goal(client, &open.thread, "paused");
+        let_go(&self.place);
+        wait::until("nothing runs", || self.place.status("openTurns") == "0");
     }
 
     /// The next prompt is answered, and heard by a client that never asked for anything since.
@@ -407,7 +401,8 @@ impl Run {
         let Some(listener) = &mut open.listener else {
             return self.completes(client, &open.thread, "[[deltas:3]] and next");
         };
-        // It is subscribed again once the thread's status has changed.
+        // It has the next daemon without having asked for it, and is subscribed again once the thread's status changes.
+        listener.take_method("notifications/broker/upstreamRestarted");
         let turn = client.start_turn(&open.thread, "[[deltas:3]][[gate:heard]] and next");
         listener.take("something of the turn", |message| {
             turn_id(message) == turn || message["params"]["turnId"] == turn.as_str()
@@ -428,11 +423,18 @@ impl Run {
     #[track_caller]
     fn check_record(&self, client: &TestClient) {
         let mut ends: HashMap<&str, usize> = HashMap::new();
-        client.record().iter().filter(|it| is_end(it)).for_each(|it| *ends.entry(turn_id(it)).or_default() += 1);
+        client
+            .record()
+            .iter()
+            .filter(|it| is_end(it))
+            .for_each(|it| *ends.entry(turn_id(it)).or_default() += 1);
         assert!(ends.values().all(|count| *count == 1), "{}: {ends:#?}", self.cell);
+        let cut = !self.cell.way.is_kept() && self.cell.death == Death::CodexdKilled;
+        let started = client.record().iter().filter(|it| it.method() == Some("turn/started")).map(turn_id);
+        let endless: Vec<_> = started.filter(|turn| !cut && !ends.contains_key(turn)).collect();
+        assert!(endless.is_empty(), "{}: turns without an end: {endless:#?}", self.cell);
         for id in 1..=client.last_id() {
             let count = client.record().iter().filter(|it| it.is_answer_to(id)).count();
-            let cut = !self.cell.way.is_kept() && self.cell.death == Death::CodexdKilled;
             assert!(count == 1 || count == 0 && cut, "{}: {count} answers to {id}", self.cell);
         }
         let answered = client.record().iter().filter(|it| it.method() == Some("sdk/answered"));

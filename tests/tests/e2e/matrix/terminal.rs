@@ -39,9 +39,9 @@ pub(super) fn run(cell: Cell) {
     terminal.wait_for(PROMPT);
     let run = Run { cell, place, terminal };
     let prompt = run.prepare();
-    run.end();
+    let before = run.end();
     run.is_back();
-    run.go_on(prompt);
+    run.go_on(prompt, before);
     run.ask("and next");
     run.ask(&probe("after"));
     check_probe(cell, &run.place, "after", false);
@@ -148,24 +148,24 @@ impl Run {
         });
     }
 
-    fn end(&self) {
+    /// Returns how many turns of a goal had begun when the daemon was gone.
+    fn end(&self) -> usize {
         let runs = !matches!(self.cell.scene, Scene::Idle | Scene::NeverRan | Scene::PausedGoal);
         let finish = || {
-            match self.cell.scene {
-                Scene::Approval => self.terminal.press("y"),
-                // Codex would start the next turn of its goal at once.
-                Scene::ActiveGoal => self.operate(|operator, thread| set_goal(operator, thread, "paused")),
-                _ => {}
+            if self.cell.scene == Scene::Approval {
+                self.terminal.press("y");
             }
             let_go(&self.place);
         };
         self.place.happens(self.cell.death, runs.then_some(finish));
+        let before = goal_turns(&self.place);
         // The interface starts no daemon.
         if self.cell.manager == Manager::AutoSpawn
             && matches!(self.cell.death, Death::CodexdKilled | Death::Stopped)
         {
             self.place.wake();
         }
+        before
     }
 
     /// It has connected again by itself, and shows so.
@@ -175,7 +175,7 @@ impl Run {
         self.terminal.wait_for(PROMPT);
     }
 
-    fn go_on(&self, prompt: Option<&str>) {
+    fn go_on(&self, prompt: Option<&str>, before: usize) {
         let upgraded = self.cell.death == Death::CodexUpgraded;
         match self.cell.scene {
             Scene::Command => wait::until("the command has ended", || !command_runs(&self.place)),
@@ -195,16 +195,22 @@ impl Run {
                 self.is_quiet();
                 // The interface asks the model things of its own, too: what counts is the history.
                 self.operate(|operator, thread| {
-                    let read = operator.request("thread/read", json!({"threadId": thread, "includeTurns": true}));
-                    assert_eq!(read.to_string().matches("\"clientId\":\"waits\"").count(), 1, "{}: {read}", self.cell);
+                    let read =
+                        operator.request("thread/read", json!({"threadId": thread, "includeTurns": true}));
+                    assert_eq!(
+                        read.to_string().matches("\"clientId\":\"waits\"").count(),
+                        1,
+                        "{}: {read}",
+                        self.cell
+                    );
                     assert_eq!(queue_length(operator, thread), 0, "{}", self.cell);
                 });
             }
             Scene::PausedGoal => {
                 self.operate(|operator, thread| check_goal(operator, thread, "paused"));
             }
-            Scene::ActiveGoal if !upgraded => {
-                wait::until("the next turn of the goal", || goal_turns(&self.place) >= 2);
+            Scene::ActiveGoal => {
+                wait::until("the next turn of the goal", || goal_turns(&self.place) > before);
                 self.operate(|operator, thread| set_goal(operator, thread, "paused"));
                 let_go(&self.place);
                 self.is_quiet();
