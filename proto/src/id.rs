@@ -126,9 +126,34 @@ impl fmt::Display for ThreadId {
     }
 }
 
+/// Digits of a number that fits into 63 bits, whatever they are.
+const SURE_DIGITS: usize = 18;
+
 /// Reads a decimal integer; `None` on anything else or above 64 bits.
+#[inline]
 pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
-    core::str::from_utf8(text).ok()?.parse().ok()
+    match parse_short(text) {
+        Some(number) => Some(number as i64),
+        None => core::str::from_utf8(text).ok()?.parse().ok(),
+    }
+}
+
+/// Reads a decimal integer without a minus sign; `None` on anything else or above 64 bits.
+#[inline]
+pub(crate) fn parse_u64(text: &[u8]) -> Option<u64> {
+    parse_short(text).or_else(|| core::str::from_utf8(text).ok()?.parse().ok())
+}
+
+/// Reads an integer of few digits, the usual case.
+#[inline]
+fn parse_short(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > SURE_DIGITS {
+        return None;
+    }
+    text.iter().try_fold(0, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
 }
 
 /// Appends an integer in decimal.
@@ -175,6 +200,35 @@ mod tests {
             &id.replacen('0', "g", 1),
         ] {
             assert_eq!(ThreadId::from_text(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_the_standard_library_reads_them() {
+        for text in [
+            "0",
+            "7",
+            "00",
+            "123456789012345678",
+            "999999999999999999",
+            "1234567890123456789",
+            "9223372036854775807",
+            "9223372036854775808",
+            "18446744073709551615",
+            "18446744073709551616",
+            "-1",
+            "-0",
+            "+1",
+            "-",
+            "",
+            "1.0",
+            " 1",
+            "1a",
+            "\u{660}",
+            ":",
+        ] {
+            assert_eq!(parse_u64(text.as_bytes()), text.parse().ok(), "{text}");
+            assert_eq!(parse_i64(text.as_bytes()), text.parse().ok(), "{text}");
         }
     }
 

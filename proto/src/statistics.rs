@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::routes::Class;
+
 /// Upper bounds of the buckets, in microseconds: from 10 us, which a message takes, to an hour, which a turn can take.
 pub const BOUNDS_US: [u64; 18] = [
     10,
@@ -77,10 +79,9 @@ pub type Counts = BTreeMap<&'static str, u64>;
 /// What is measured. The words are those of the status, of errors and of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// From a client's request to the upstream's answer, by the class of the method: `read`, `work` (starts
-    /// something), `long` (may take long for good reasons), `other`.
-    pub answers: BTreeMap<&'static str, Histogram>,
-    /// Answers of the upstream that were errors, by the same classes.
+    /// From a client's request to the upstream's answer, in the order of [`Class::ALL`].
+    answers: [Histogram; Class::ALL.len()],
+    /// Answers of the upstream that were errors, by the word of the class.
     pub errors: Counts,
     /// How long turns ran, as far as they were known.
     pub turns: Histogram,
@@ -98,11 +99,16 @@ pub struct Statistics {
 
 impl Statistics {
     /// Counts an answer of the upstream to a client's request.
-    pub(crate) fn answered(&mut self, class: &'static str, ms: u64, failed: bool) {
-        self.answers.entry(class).or_default().observe_ms(ms);
+    pub(crate) fn answered(&mut self, class: Class, ms: u64, failed: bool) {
+        self.answers[class as usize].observe_ms(ms);
         if failed {
-            *self.errors.entry(class).or_default() += 1;
+            *self.errors.entry(class.word()).or_default() += 1;
         }
+    }
+
+    /// Returns the times from a client's request to the upstream's answer, for each class of which there was one.
+    pub fn answers(&self) -> impl Iterator<Item = (Class, &Histogram)> {
+        Class::ALL.into_iter().zip(&self.answers).filter(|(_, times)| times.count() > 0)
     }
 
     /// Counts a turn that has ended.

@@ -23,16 +23,16 @@ pub(super) fn insert(line: &[u8], method: &[u8], params: Option<&Params>, cwd: &
 
 #[cfg(test)]
 mod tests {
-    use crate::message::ClientMessage;
+    use crate::message::{ClientMessage, Reader};
 
     use super::*;
 
     fn with(line: &str) -> Option<String> {
-        let Ok(Some(ClientMessage::Request { method, params, .. })) = ClientMessage::read(line.as_bytes())
-        else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { method, params, .. })) = reader.read(line.as_bytes()) else {
             panic!("{line}")
         };
-        let out = insert(line.as_bytes(), &method, params.as_ref(), "/a \"b\"")?;
+        let out = insert(line.as_bytes(), &method, params, "/a \"b\"")?;
         Some(String::from_utf8(out).unwrap())
     }
 

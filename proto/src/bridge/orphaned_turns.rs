@@ -15,15 +15,16 @@ pub(super) fn declare(line: &[u8], params: Option<&Params>, policy: OrphanedTurn
 
 #[cfg(test)]
 mod tests {
-    use crate::message::ClientMessage;
+    use crate::message::{ClientMessage, Reader};
 
     use super::*;
 
     fn with(line: &str) -> Option<String> {
-        let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { params, .. })) = reader.read(line.as_bytes()) else {
             panic!("{line}")
         };
-        let out = declare(line.as_bytes(), params.as_ref(), OrphanedTurns::Interrupt)?;
+        let out = declare(line.as_bytes(), params, OrphanedTurns::Interrupt)?;
         Some(String::from_utf8(out).unwrap())
     }
 

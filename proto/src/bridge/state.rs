@@ -15,7 +15,7 @@ use crate::id::{RequestId, ThreadId, write_u64};
 use crate::json::edit::write_string;
 use crate::json::scan::{Members, member, member_at};
 use crate::json::{Span, is_text, text};
-use crate::message::{ClientMessage, Params, UpstreamMessage};
+use crate::message::{ClientMessage, Params, Reader, UpstreamMessage};
 use crate::router::{
     CLOSING, Delivered, ErrorAnswer, Loss, OVERLOADED, OrphanedTurns, ShutdownNotice, TurnEnd,
     UPGRADE_CALLED_OFF, UPGRADING_REASON, UPSTREAM_LOST,
@@ -147,15 +147,14 @@ impl ConnectionState {
     pub fn client_line(&mut self, mut line: Vec<u8>) {
         self.place += 1;
         let place = self.place;
-        match ClientMessage::read(&line) {
+        match Reader::default().read(&line) {
             Ok(Some(ClientMessage::Request { id, method, params, .. })) => {
                 if *method == *b"initialize" && self.handshake.stage == Stage::None {
                     return self.initialize(line, id, place);
                 }
                 let known = self.routes.request(&method);
-                let mut request = describe(&line, id, &method, params.as_ref(), known);
-                let changed =
-                    self.cwd.as_deref().and_then(|cwd| cwd::insert(&line, &method, params.as_ref(), cwd));
+                let mut request = describe(&line, id, &method, params, known);
+                let changed = self.cwd.as_deref().and_then(|cwd| cwd::insert(&line, &method, params, cwd));
                 line = changed.unwrap_or(line);
                 request.line = Some(line);
                 self.requests.add(place, request);
@@ -183,10 +182,11 @@ impl ConnectionState {
     }
 
     fn initialize(&mut self, mut line: Vec<u8>, id: RequestId, place: u64) {
-        let Ok(Some(ClientMessage::Request { params, id_span, .. })) = ClientMessage::read(&line) else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { params, id_span, .. })) = reader.read(&line) else {
             return;
         };
-        let declared = self.orphaned_turns.and_then(|it| orphaned_turns::declare(&line, params.as_ref(), it));
+        let declared = self.orphaned_turns.and_then(|it| orphaned_turns::declare(&line, params, it));
         let Some(own) = Id::read(id_span.of(&line)) else { return };
         line = declared.unwrap_or(line);
         let capabilities = member_at(&line, 0, &["params", "capabilities"]);

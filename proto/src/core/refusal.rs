@@ -1,7 +1,7 @@
 //! The refusal of connections above the number of clients.
 
 use super::{Core, Room};
-use crate::message::{ClientMessage, Rejection};
+use crate::message::{ClientMessage, Reader, Rejection};
 use crate::router::{Delivered, ErrorAnswer, OVERLOADED};
 use crate::status::{StatusReport, Warning};
 
@@ -23,7 +23,7 @@ impl Refusal {
     ///
     /// A request gets -32001 with its id. A line that is not a message gets the same with a null id.
     pub fn answer(&self, line: &[u8], out: &mut Vec<u8>) -> bool {
-        let id = match ClientMessage::read(line) {
+        let id = match Reader::default().read(line) {
             Ok(Some(ClientMessage::Request { id, .. })) => Some(id),
             Ok(_) | Err(Rejection::BadAnswer) => return false,
             Err(Rejection::NotAMessage { id, .. }) => id,

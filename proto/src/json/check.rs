@@ -148,6 +148,18 @@ enum Place {
 }
 
 impl Check {
+    /// Begins in the object at the beginning of the line, at the member at `at`: what precedes it is known to be correct
+    /// except for its text, and the visitor gets nothing of it. The check must be new.
+    pub fn begin_at(&mut self, at: usize) {
+        self.pause = Pause { place: Place::Value, at, kinds: 1, depth: 1, ..self.pause };
+    }
+
+    /// Returns whether nothing was checked yet.
+    #[inline]
+    pub fn is_new(&self) -> bool {
+        self.seen == 0
+    }
+
     /// Checks about `bytes` more bytes, at least one. Returns whether the check is complete.
     ///
     /// `line` must be the same in each call.

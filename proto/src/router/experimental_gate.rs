@@ -53,13 +53,14 @@ fn counts(request: &Request, field: &str, value: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::ClientMessage;
+    use crate::message::{ClientMessage, Reader};
     use crate::routes::REQUESTS;
 
     fn verdict(method: &str, params: &str) -> Option<String> {
         let request = REQUESTS.iter().find(|r| r.method == method).unwrap();
         let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
-        let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { params, .. })) = reader.read(line.as_bytes()) else {
             panic!("{line}")
         };
         let line = line.as_bytes();

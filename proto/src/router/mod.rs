@@ -22,7 +22,7 @@
 //! * [`resources`]: connection-scoped ids
 //!
 //! [`Router`] combines them, in one file per kind of message: [`request`], [`unsubscribe`], [`response`],
-//! [`notification`], [`server_request`]; and in [`unknown_thread`], [`departure`] and [`loss`] for what concerns more
+//! [`notification`] and [`next_delta`], [`server_request`]; and in [`unknown_thread`], [`departure`] and [`loss`] for what concerns more
 //! than one message.
 
 mod action;
@@ -40,6 +40,7 @@ mod listing;
 mod loss;
 mod methods;
 mod never_ran;
+mod next_delta;
 mod next_turn;
 mod notification;
 mod open_items;
@@ -105,6 +106,7 @@ use attribution::Attribution;
 use delivery::{Delivery, Topic};
 use handshake::Handshake;
 use never_ran::NeverRan;
+use next_delta::LastDelta;
 use next_turn::NextTurn;
 use pacing::{Pacing, PendingKind};
 use resources::Resources;
@@ -144,6 +146,7 @@ pub struct Router {
     resources: Resources,
     restoration: Restoration,
     never_ran: NeverRan,
+    last_delta: LastDelta,
     next_turn: NextTurn,
     /// Threads whose turns are interrupted unless a client subscribes before that time.
     orphans: VecDeque<(Time, ThreadId)>,
@@ -177,6 +180,7 @@ impl Router {
             resources: Resources::default(),
             restoration: Restoration::default(),
             never_ran: NeverRan::default(),
+            last_delta: LastDelta::default(),
             next_turn: NextTurn::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),

@@ -27,6 +27,12 @@ impl Router {
         if !self.takes_upstream_line(now) {
             return;
         }
+        if self.next_delta(line) {
+            if self.delivery.has_overflowed() {
+                self.close_overflowed();
+            }
+            return;
+        }
         // Invalid UTF-8 would end the connection of every client that speaks WebSocket (RFC 6455, section 8.1). The
         // first check is faster for short lines, and nearly always sufficient.
         if line.is_ascii() || simdutf8::basic::from_utf8(line).is_ok() {
@@ -194,6 +200,11 @@ impl Router {
             && !state.subscribers.is_empty()
         {
             state.open_items.heard(room, note, line, params);
+            if note.meaning == Meaning::ItemText
+                && let Some(params) = params
+            {
+                self.last_delta.set(line, thread, params + THREAD_ID_FIRST.len() + 1, topic);
+            }
             return self.delivery.notify_each(&state.subscribers, topic, line);
         }
         let id = ThreadId::new(thread);
@@ -440,13 +451,16 @@ impl Router {
     }
 }
 
+/// How parameters begin of which `threadId` is the first one.
+const THREAD_ID_FIRST: &[u8] = br#"{"threadId":"#;
+
 /// Returns the text of `threadId`. That it comes first and is a UUID, the usual case, is recognised without a search.
 #[inline]
 fn thread_id(line: &[u8], params: Option<usize>) -> Option<Cow<'_, [u8]>> {
-    const FIRST: &[u8] = br#"{"threadId":"#;
     let usual = || {
         let params = params?;
-        line.get(params..)?.starts_with(FIRST).then(|| uuid_string(line, params + FIRST.len()))?
+        let first = line.get(params..)?.starts_with(THREAD_ID_FIRST);
+        first.then(|| uuid_string(line, params + THREAD_ID_FIRST.len()))?
     };
     if let Some(id) = usual() {
         return Some(Cow::Borrowed(id));

@@ -73,17 +73,18 @@ impl<'a> Params<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::ClientMessage;
+    use crate::message::{ClientMessage, Reader};
     use crate::routes::REQUESTS;
 
     /// Hands the parameters of a request to `look`.
     fn with<T>(method: &str, params: &str, look: impl Fn(Params<'_>) -> T) -> T {
         let known = REQUESTS.iter().find(|r| r.method == method).unwrap();
         let line = format!(r#"{{"id":1,"method":"{method}","params":{params}}}"#);
-        let Ok(Some(ClientMessage::Request { params, .. })) = ClientMessage::read(line.as_bytes()) else {
+        let mut reader = Reader::default();
+        let Ok(Some(ClientMessage::Request { params, .. })) = reader.read(line.as_bytes()) else {
             panic!("{line}")
         };
-        look(Params::new(line.as_bytes(), &params.unwrap(), known).unwrap())
+        look(Params::new(line.as_bytes(), params.unwrap(), known).unwrap())
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Incoming<'a> {
     pub(super) id_span: Span,
     /// The line. A long one is owned, so that it need not be copied.
     pub(super) line: Cow<'a, [u8]>,
-    pub(super) params: Option<message::Params>,
+    pub(super) params: Option<&'a message::Params>,
 }
 
 impl Router {
@@ -32,7 +32,8 @@ impl Router {
         if !self.takes_line(now, client, line) {
             return;
         }
-        let message = ClientMessage::read(line);
+        let mut reader = Reader::default();
+        let message = reader.read(line);
         // A line feed is white space in JSON and the end of a message to the upstream. A WebSocket message can
         // contain line feeds between its tokens.
         let flat: Vec<u8>;
@@ -56,7 +57,7 @@ impl Router {
 
     /// Handles one long message from a client that was read to its end. It is copied only if a connection-scoped id in it
     /// has to be replaced.
-    pub fn client_line_read(&mut self, now: Time, client: ClientId, mut line: Vec<u8>, reader: Reader) {
+    pub fn client_line_read(&mut self, now: Time, client: ClientId, mut line: Vec<u8>, mut reader: Reader) {
         if !self.takes_line(now, client, &line) {
             return;
         }
@@ -104,7 +105,7 @@ impl Router {
         &mut self,
         client: ClientId,
         line: &[u8],
-        message: Result<Option<ClientMessage<'_>>, Rejection>,
+        message: Result<Option<ClientMessage<'_, '_>>, Rejection>,
     ) {
         match message {
             Ok(Some(ClientMessage::Answer { id, decision })) => {
@@ -142,7 +143,7 @@ impl Router {
         let mut lines = self.sessions.take_early_of(client);
         lines.push(last.into());
         for line in lines {
-            if let Ok(Some(ClientMessage::Request { id, .. })) = ClientMessage::read(&line) {
+            if let Ok(Some(ClientMessage::Request { id, .. })) = Reader::default().read(&line) {
                 self.refuse(client, Some(&id), &TOO_EARLY);
             }
         }
@@ -476,7 +477,7 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
 impl Incoming<'_> {
     /// Returns the parameters of a request.
     pub(super) fn params(&self, known: &Request) -> Option<Params<'_>> {
-        Params::new(&self.line, self.params.as_ref()?, known)
+        Params::new(&self.line, self.params?, known)
     }
 }
 

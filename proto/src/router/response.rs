@@ -9,7 +9,7 @@ use crate::id::{ClientId, ThreadId, UpstreamId};
 use crate::json::edit::Edits;
 use crate::json::scan::{member, member_at};
 use crate::json::{Span, is_text, text};
-use crate::routes::Resource;
+use crate::routes::{Class, Resource};
 
 impl Router {
     pub(super) fn response(
@@ -41,7 +41,7 @@ impl Router {
         };
         if pending.origin.client().is_some() {
             let ms = self.delivery.now().since(pending.since);
-            self.statistics.answered(pending.known.map_or("other", |known| known.class()), ms, failed);
+            self.statistics.answered(pending.known.map_or(Class::Other, |known| known.class()), ms, failed);
         }
         self.attribution.done(upstream_id, &pending.kind);
         if pending.kind != PendingKind::Initialize {

@@ -50,22 +50,53 @@ pub struct Request {
     pub long: bool,
     /// Overtakes what waits of its client: a turn is not to run on because its client has asked for much else.
     pub urgent: bool,
+    /// Whether its name ends with the name of a read.
+    is_named_as_read: bool,
+}
+
+/// The class by which the time to the answer of a request is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may take long for good reasons.
+    Long,
+    /// Neither of the others.
+    Other,
+    /// It only reads.
+    Read,
+    /// It starts something.
+    Work,
+}
+
+impl Class {
+    /// All classes, in the order of their values.
+    pub const ALL: [Class; 4] = [Class::Long, Class::Other, Class::Read, Class::Work];
+
+    /// Returns the word for it, as in the metrics.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Class::Long => "long",
+            Class::Other => "other",
+            Class::Read => "read",
+            Class::Work => "work",
+        }
+    }
 }
 
 impl Request {
     /// Returns whether it changes nothing, by its name.
+    #[inline]
     pub fn only_reads(&self) -> bool {
-        self.route == Route::Forward
-            && ["/list", "/read", "/installed"].iter().any(|verb| self.method.ends_with(verb))
+        self.is_named_as_read && self.route == Route::Forward
     }
 
     /// Returns the class by which the time to its answer is counted.
-    pub fn class(&self) -> &'static str {
+    #[inline]
+    pub fn class(&self) -> Class {
         match self {
-            Request { long: true, .. } => "long",
-            Request { work: true, .. } => "work",
-            request if request.only_reads() => "read",
-            _ => "other",
+            Request { long: true, .. } => Class::Long,
+            Request { work: true, .. } => Class::Work,
+            request if request.only_reads() => Class::Read,
+            _ => Class::Other,
         }
     }
 
@@ -183,7 +214,20 @@ const fn forward(method: &'static str) -> Request {
         work: false,
         long: false,
         urgent: false,
+        is_named_as_read: ends_with(method, "/list")
+            || ends_with(method, "/read")
+            || ends_with(method, "/installed"),
     }
+}
+
+/// Returns whether `text` ends with `end`: `str::ends_with` cannot be called in constants.
+const fn ends_with(text: &str, end: &str) -> bool {
+    let (text, end) = (text.as_bytes(), end.as_bytes());
+    let mut left = end.len();
+    while left > 0 && left <= text.len() && text[text.len() - 1 - (end.len() - left)] == end[left - 1] {
+        left -= 1;
+    }
+    left == 0
 }
 
 const fn local(method: &'static str) -> Request {

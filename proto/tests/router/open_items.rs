@@ -340,6 +340,90 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Lines that begin as a delta of `m` does, and are something else or end in another way.
+fn like_deltas(t: &str) -> Vec<Vec<u8>> {
+    let usual = says(t, "m", "x");
+    let end = r#""x"},"emittedAtMs":7}"#;
+    let ends = [
+        r#""x"}}"#,
+        r#""x"},"emittedAtMs":12345678901234567890}"#,
+        r#""x"},"emittedAtMs":}"#,
+        r#""x"},"emittedAtMs":7,"id":5}"#,
+        r#""x"},"id":5}"#,
+        r#""x","threadId":"another"},"emittedAtMs":7}"#,
+        r#""x","itemId":"n"},"emittedAtMs":7}"#,
+        r#""x"} ,"emittedAtMs":7}"#,
+        r#""x"},"emittedAtMs":7} "#,
+        r#""x"},"emittedAtMs":7}}"#,
+        r#""x"},"emittedAtMs":7"#,
+        r#""x"}"#,
+        r#""x"#,
+        r#""x\\","emittedAtMs":7}}"#,
+        r#""\"},\"emittedAtMs\":7}"},"emittedAtMs":7}"#,
+        r#""\u20ac \"\\"},"emittedAtMs":7}"#,
+        r#""€ 😀"},"emittedAtMs":7}"#,
+        r#""x"},"result":{}}"#,
+        r#"null},"emittedAtMs":7}"#,
+    ];
+    let mut lines: Vec<Vec<u8>> = ends.iter().map(|other| usual.replace(end, other).into_bytes()).collect();
+    lines.push(usual.replace(r#":"u""#, r#":"v""#).into_bytes());
+    lines.push(usual.replace(t, "another").into_bytes());
+    lines.push(usual.replace("agentMessage", "plan").into_bytes());
+    for bad in [&b"\xff"[..], b"\xe2\x82", b"\xf0\x9f\x98"] {
+        let at = usual.find(end).unwrap() + 2;
+        lines.push([&usual.as_bytes()[..at], bad, &usual.as_bytes()[at..]].concat());
+    }
+    lines
+}
+
+#[test]
+fn a_line_after_a_delta_goes_where_it_goes_without_one_before() {
+    let (_, _, _, name) = running();
+    for line in like_deltas(&name) {
+        let outcomes = [true, false].map(|after_delta| {
+            let (mut net, a, b, t) = running();
+            net.feed(&started(&t, "c", "commandExecution"));
+            net.feed(&started(&t, "m", "agentMessage"));
+            net.feed(&says(&t, "m", "before "));
+            if !after_delta {
+                // Of another method, so that the line is not like the last delta.
+                net.feed(&prints(&t, "c", "out"));
+            }
+            net.hush(&[a, b]);
+            net.feed_bytes(&line);
+            let to_others = net.got_raw(b);
+            let to_subscriber = net.got_raw(a);
+            let actions = net.actions();
+            let text: Vec<Value> =
+                resume(&mut net, b, &t).into_iter().filter(|line| line["params"]["itemId"] == "m").collect();
+            (to_subscriber, to_others, actions, text)
+        });
+        assert_eq!(outcomes[0], outcomes[1], "{}", String::from_utf8_lossy(&line));
+    }
+}
+
+#[test]
+fn a_delta_like_the_last_one_is_for_those_who_are_subscribed_now() {
+    let (mut net, a, b, t) = running();
+    net.feed(&started(&t, "m", "agentMessage"));
+    net.feed(&says(&t, "m", "one "));
+    let opted = net.join_with(&json!({"optOutNotificationMethods": ["item/agentMessage/delta"]}));
+    resume(&mut net, b, &t);
+    resume(&mut net, opted, &t);
+    net.hush(&[a, b, opted]);
+    net.feed(&says(&t, "m", "two "));
+    assert_eq!([net.got_raw(a).len(), net.got_raw(b).len(), net.got_raw(opted).len()], [1, 1, 0]);
+    net.leave(a);
+    net.feed(&says(&t, "m", "three "));
+    assert_eq!(net.got_raw(b), [says(&t, "m", "three ")]);
+    net.leave(b);
+    net.leave(opted);
+    net.feed(&says(&t, "m", "four"));
+    let late = net.join();
+    let got = resume(&mut net, late, &t);
+    assert_eq!(got[1]["params"]["delta"], "one two three four");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

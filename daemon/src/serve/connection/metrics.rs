@@ -61,8 +61,8 @@ pub(super) fn text(measured: &Measured) -> String {
         Some("seconds"),
         "From a client's request to codex's answer, by the class of the method.",
     );
-    for (class, histogram) in &statistics.answers {
-        page.histogram("codexd_answer_seconds", &format!("class=\"{class}\""), histogram);
+    for (class, histogram) in statistics.answers() {
+        page.histogram("codexd_answer_seconds", &format!("class=\"{}\"", class.word()), histogram);
     }
     page.family(
         "codexd_turn_duration_seconds",

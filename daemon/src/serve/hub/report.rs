@@ -1,5 +1,6 @@
 //! What the daemon reports of itself.
 
+use codexd_proto::routes::Class;
 use codexd_proto::status::{ClientStatus, LatencyStatus, StatusReport, Warning};
 
 use super::Hub;
@@ -12,7 +13,8 @@ impl Hub {
         let mut report = self.base_status.clone();
         report.counters.clients_refused = self.refused;
         self.core.fill_status(self.now(), &mut report);
-        let answers = self.core.statistics().answers.get("read");
+        let answers = self.core.statistics().answers().find(|(class, _)| *class == Class::Read);
+        let answers = answers.map(|(_, times)| times);
         report.latency = Some(LatencyStatus {
             added_p50_us: self.added_latency.percentile_us(50),
             added_p99_us: self.added_latency.percentile_us(99),

@@ -15,7 +15,7 @@ mod repeat;
 
 use std::collections::VecDeque;
 
-use crate::json::scan::{Members, member, skip_string};
+use crate::json::scan::{Members, member, skip_digits, skip_string};
 use crate::json::{Span, text};
 use crate::routes::{Meaning, Notification};
 
@@ -210,6 +210,24 @@ impl OpenItems {
         }
     }
 
+    /// Appends the text of a line that differs from the last delta in its text only, and may differ in the time at its end.
+    /// Returns false and has done nothing if it is something else, its text is not UTF-8, or the chunk has no room.
+    #[inline]
+    pub(super) fn append_next(&mut self, line: &[u8]) -> bool {
+        let Some(part) = self.parts.get_mut(self.current).filter(|part| part.is_text) else { return false };
+        let Some(span) = part.text_in(line) else { return false };
+        let text = span.of(line);
+        let after_params = span.end + 1 + part.after.len() + 1;
+        if text.len() > part.last.capacity() - part.last.len()
+            || !ends_message(line, after_params)
+            || !(text.is_ascii() || simdutf8::basic::from_utf8(text).is_ok())
+        {
+            return false;
+        }
+        part.last.extend_from_slice(text);
+        true
+    }
+
     /// Appends a delta that belongs to another part than the last one, or for which the chunk has no room.
     fn append_elsewhere(&mut self, room: &mut Room, method: &'static str, line: &[u8], params: usize) {
         if !self.ignored.is_empty() && line.starts_with(&self.ignored) {
@@ -337,6 +355,17 @@ impl OpenItems {
         self.current = usize::MAX;
         self.give_back(room, freed);
     }
+}
+
+/// Returns whether nothing but the time of a notification comes behind its parameters, which end before `at`.
+#[inline]
+fn ends_message(line: &[u8], at: usize) -> bool {
+    const TIME: &[u8] = b",\"emittedAtMs\":";
+    let rest = &line[at..];
+    rest == b"}"
+        || (rest.starts_with(TIME)
+            && skip_digits(line, at + TIME.len()) == line.len() - 1
+            && rest.ends_with(b"}"))
 }
 
 /// Returns the offset after the object that begins at `at`.

@@ -3,18 +3,20 @@
 //! The format is that of the upstream (app-server README, section "Protocol"): JSON-RPC 2.0 without the `jsonrpc`
 //! member. Unknown members pass through.
 
+mod head;
+
 use std::borrow::Cow;
 
-use crate::id::{RequestId, ServerRequestId, parse_i64};
+use crate::id::{RequestId, ServerRequestId, parse_i64, parse_u64};
 use crate::json::Span;
 use crate::json::check::{self, Check, Name};
 use crate::json::scan::{Members, skip_space, string_inner};
 use crate::json::text::{decode_into, decoded, text};
 use crate::routes::{LONGEST_ORDER, LONGEST_PARAM, param};
 
-/// A checked line from a client.
+/// A checked line from a client. It refers to the line and to its [`Reader`].
 #[derive(Debug, PartialEq, Eq)]
-pub enum ClientMessage<'a> {
+pub enum ClientMessage<'a, 'r> {
     /// A request. It gets exactly one response.
     Request {
         /// Its id, to be echoed.
@@ -24,7 +26,7 @@ pub enum ClientMessage<'a> {
         /// The text of the method.
         method: Cow<'a, [u8]>,
         /// The parameters.
-        params: Option<Params>,
+        params: Option<&'r Params>,
     },
     /// A notification.
     Notification {
@@ -43,7 +45,7 @@ pub enum ClientMessage<'a> {
 /// The parameters of a request, and where those are that codexd reads.
 ///
 /// Parameters are given by name or by position; the upstream accepts both (measured).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params {
     /// The value of `params`.
     pub span: Span,
@@ -116,23 +118,8 @@ pub enum Rejection {
     BadAnswer,
 }
 
-impl<'a> ClientMessage<'a> {
-    /// Reads a line. Returns `Ok(None)` for a blank one.
-    ///
-    /// The upstream tries to parse a message as a request, a notification, a response and an error, in this order,
-    /// and uses the first that fits (measured). It would parse a request with a malformed `trace` as a notification,
-    /// and ignore it. Here that is still a request, and is rejected.
-    ///
-    /// # Errors
-    /// A [`Rejection`] for every line that the upstream would drop without an answer.
-    pub fn read(line: &'a [u8]) -> Result<Option<ClientMessage<'a>>, Rejection> {
-        let mut reader = Reader::default();
-        while !reader.advance(line, line.len()) {}
-        reader.finish(line)
-    }
-}
-
-/// Reads a client's message in slices, so that other clients can be served between the slices of a long line.
+/// Reads one message of a client: at once, or in slices, so that other clients can be served between the slices of a long
+/// line. It contains the parameters that the message refers to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reader {
     check: Check,
@@ -140,16 +127,42 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Reads a whole line. Returns `Ok(None)` for a blank one. The reader must be new.
+    ///
+    /// The upstream tries to parse a message as a request, a notification, a response and an error, in this order,
+    /// and uses the first that fits (measured). It would parse a request with a malformed `trace` as a notification,
+    /// and ignore it. Here that is still a request, and is rejected.
+    ///
+    /// # Errors
+    /// A [`Rejection`] for every line that the upstream would drop without an answer.
+    pub fn read<'a>(&mut self, line: &'a [u8]) -> Result<Option<ClientMessage<'a, '_>>, Rejection> {
+        while !self.advance(line, line.len()) {}
+        self.finish(line)
+    }
+
     /// Reads about `bytes` more bytes of `line`, which must be the same in each call. Returns whether it is complete.
     pub fn advance(&mut self, line: &[u8], bytes: usize) -> bool {
+        if self.check.is_new() {
+            self.read_head(line);
+        }
         self.check.advance(line, bytes, &mut self.parts)
+    }
+
+    /// Reads the members before `params` if they are spelled in the usual way, see [`head`].
+    #[inline]
+    fn read_head(&mut self, line: &[u8]) {
+        if let Some(head) = head::read(line) {
+            self.parts.id.add(head.id);
+            self.parts.method.add(head.method);
+            self.check.begin_at(head.end);
+        }
     }
 
     /// Returns the message once the line is read to its end.
     ///
     /// # Errors
-    /// As [`ClientMessage::read`]. Before the end of the line, always.
-    pub fn finish(self, line: &[u8]) -> Result<Option<ClientMessage<'_>>, Rejection> {
+    /// As [`Reader::read`]. Before the end of the line, always.
+    pub fn finish<'a>(&mut self, line: &'a [u8]) -> Result<Option<ClientMessage<'a, '_>>, Rejection> {
         if skip_space(line, 0) == line.len() {
             return Ok(None);
         }
@@ -162,7 +175,7 @@ impl Reader {
             _ => return not("a message is a JSON object", None),
         }
         let reserved = checked.reserved.is_some();
-        let Parts { id, method, params, result, error, trace, .. } = parts;
+        let Parts { id, method, params, result, error, trace, .. } = *parts;
         let legal = id.once().and_then(|span| RequestId::from_json(span.of(line)));
         if !method.is_there() {
             if !result.is_there() && !error.is_there() {
@@ -196,10 +209,12 @@ impl Reader {
             let what = "`trace` must be an object with the strings `traceparent` and `tracestate`, or null";
             return not(what, Some(id));
         }
-        let params = params.value.map(|span| Params {
-            span,
-            named: parts.named,
-            listed: if line[span.start] == b'[' { parts.listed } else { Vec::new() },
+        let params = params.value.map(|span| {
+            parts.given.span = span;
+            if line[span.start] != b'[' {
+                parts.given.listed.clear();
+            }
+            &parts.given
         });
         Ok(Some(ClientMessage::Request { id, id_span, method, params }))
     }
@@ -260,10 +275,9 @@ struct Parts {
     trace: Once,
     /// The member whose value is being checked.
     inside: Part,
-    /// Parameters by name.
-    named: Named,
-    /// The first elements of `params`, `trace` and `error`, if they are arrays.
-    listed: Vec<Span>,
+    /// The parameters.
+    given: Params,
+    /// The first elements of `trace` and `error`, if they are arrays.
     trace_listed: Vec<Span>,
     error_listed: Vec<Span>,
     /// Members of `trace`, in the order of [`TRACE`].
@@ -343,7 +357,7 @@ impl check::Visitor for Parts {
     #[inline]
     fn element(&mut self, value: Span) {
         let list = match self.inside {
-            Part::Params => &mut self.listed,
+            Part::Params => &mut self.given.listed,
             Part::Trace => &mut self.trace_listed,
             Part::Error => &mut self.error_listed,
             _ => return,
@@ -358,7 +372,7 @@ impl Parts {
     #[inline]
     fn add_param(&mut self, line: &[u8], name: Name, value: Span) {
         let Some(name) = by_name(line, name, param) else { return };
-        self.named.set(name, value);
+        self.given.named.set(name, value);
     }
 
     /// Returns whether the upstream can read `value` as a `trace`: at most two strings, by name or by position.
@@ -547,23 +561,24 @@ fn server_request_id(id: &RequestId) -> Option<ServerRequestId> {
     }
 }
 
-fn parse_u64(text: &[u8]) -> Option<u64> {
-    core::str::from_utf8(text).ok()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> ClientMessage<'_> {
-        match ClientMessage::read(line.as_bytes()) {
+    fn read_bytes(line: &[u8]) -> Result<Option<ClientMessage<'_, 'static>>, Rejection> {
+        // The parameters that a message refers to are in the reader.
+        Box::leak(Box::<Reader>::default()).read(line)
+    }
+
+    fn read(line: &str) -> ClientMessage<'_, 'static> {
+        match read_bytes(line.as_bytes()) {
             Ok(Some(message)) => message,
             other => panic!("{line}: {other:?}"),
         }
     }
 
     fn rejected(line: &str) -> (&'static str, Option<RequestId>) {
-        match ClientMessage::read(line.as_bytes()) {
+        match read_bytes(line.as_bytes()) {
             Err(Rejection::NotAMessage { what, id }) => (what, id),
             other => panic!("{line}: {other:?}"),
         }
@@ -571,7 +586,7 @@ mod tests {
 
     /// Whether a line is a request with the method `m`; else it must be refused with an answer.
     fn is_request(line: &str) -> bool {
-        match ClientMessage::read(line.as_bytes()) {
+        match read_bytes(line.as_bytes()) {
             Ok(Some(ClientMessage::Request { method, .. })) => {
                 assert_eq!(*method, *b"m", "{line}");
                 true
@@ -597,7 +612,7 @@ mod tests {
             read(r#"{"error":{"code":-1,"message":"no"},"id":0}"#),
             ClientMessage::Answer { id: Some(ServerRequestId(0)), decision: None }
         );
-        assert_eq!(ClientMessage::read(b" \t\r").unwrap(), None);
+        assert_eq!(read_bytes(b" \t\r").unwrap(), None);
     }
 
     #[test]
@@ -614,9 +629,9 @@ mod tests {
         };
         assert_eq!((a, &*m), (b.clone(), &*n));
         let given = |params: &Params, name| params.get(name, &[]);
-        assert!(given(&p, "threadId").is_some() && given(&p, "cwd").is_some() && given(&p, "path").is_none());
-        assert_eq!(given(&q, "threadId").map(|v| v.of(line.as_bytes())), Some(&br#""\u0078""#[..]));
-        assert_eq!(given(&q, "cwd").map(|v| v.of(line.as_bytes())), Some(&b"null"[..]));
+        assert!(given(p, "threadId").is_some() && given(p, "cwd").is_some() && given(p, "path").is_none());
+        assert_eq!(given(q, "threadId").map(|v| v.of(line.as_bytes())), Some(&br#""\u0078""#[..]));
+        assert_eq!(given(q, "cwd").map(|v| v.of(line.as_bytes())), Some(&b"null"[..]));
         // What is echoed is what the client wrote.
         let mut echoed = Vec::new();
         b.write(&mut echoed);
@@ -649,8 +664,8 @@ mod tests {
         assert_eq!(rejected(r#"{"id":1,"method":"n","trace":7}"#).1, Some(RequestId::Number(1)));
         // Of two ids, neither is the request's.
         assert_eq!(rejected(r#"{"id":1,"\u0069d":1,"method":"m"}"#), ("`id` is given twice", None));
-        assert!(matches!(ClientMessage::read(b"{\"id\":1"), Err(Rejection::NotJson(_))));
-        assert!(matches!(ClientMessage::read(b"{\"a\":\"\xff\"}"), Err(Rejection::NotJson(_))));
+        assert!(matches!(read_bytes(b"{\"id\":1"), Err(Rejection::NotJson(_))));
+        assert!(matches!(read_bytes(b"{\"a\":\"\xff\"}"), Err(Rejection::NotJson(_))));
     }
 
     /// What codex 0.169.0 and 0.142.2 answer and what they leave without an answer, found by experiment.
@@ -768,7 +783,7 @@ mod tests {
             r#"{"id":9,"error":[-1,"m",null]}"#,
             r#"{"id":9,"error":[-1,null,"m",1]}"#,
         ] {
-            assert_eq!(ClientMessage::read(dropped.as_bytes()), Err(Rejection::BadAnswer), "{dropped}");
+            assert_eq!(read_bytes(dropped.as_bytes()), Err(Rejection::BadAnswer), "{dropped}");
         }
     }
 
@@ -810,7 +825,7 @@ mod tests {
                 assert!(reader.clone().finish(line.as_bytes()).is_err());
                 slices += 1;
             }
-            assert_eq!(reader.finish(line.as_bytes()), ClientMessage::read(line.as_bytes()));
+            assert_eq!(reader.finish(line.as_bytes()), read_bytes(line.as_bytes()));
             assert!(slices + 1 >= (line.len() - 30) / bytes, "{bytes}: {slices}");
         }
     }
