@@ -69,6 +69,8 @@ pub struct ConnectionState {
     attached: bool,
     /// There was something that goes on with the next daemon, which is wanted at once.
     wants_next: bool,
+    /// The same after a stop that somebody asked for: the next daemon is not started for it, and joined once it serves.
+    joins_next: bool,
     generation: u64,
     /// The message of the last daemon that refused this client.
     refusal: Option<String>,
@@ -133,6 +135,7 @@ impl ConnectionState {
             drops_daemon_line: false,
             attached: false,
             wants_next: false,
+            joins_next: false,
             generation: 0,
             refusal: None,
             announced: None,
@@ -425,6 +428,12 @@ impl ConnectionState {
         self.wants_next
             || self.handshake.awaited().is_some()
             || self.queue.iter().any(|entry| !matches!(entry, Entry::Handshake { .. }))
+    }
+
+    /// Whether a daemon that somebody else starts is to be joined, though none is [wanted](ConnectionState::wants_daemon):
+    /// a client that only listens hears what goes on there.
+    pub fn joins_daemon(&self) -> bool {
+        self.joins_next
     }
 
     // ---- from the daemon -----------------------------------------------------------------------
@@ -932,7 +941,9 @@ impl ConnectionState {
         for (method, line) in lines {
             self.notify(method, &line);
         }
-        self.wants_next |= !intended && (ended || self.threads.any_lost() || self.resources.has_watches());
+        let goes_on = ended || self.threads.any_lost() || self.resources.has_watches();
+        self.wants_next |= goes_on && !intended;
+        self.joins_next |= goes_on && intended;
         // In the client's order.
         let mut waiting: Vec<(u64, Option<Vec<u8>>)> =
             others.into_iter().map(|(place, line)| (place, Some(line))).collect();
@@ -985,6 +996,7 @@ impl ConnectionState {
             *down = down_ms;
         }
         self.wants_next = false;
+        self.joins_next = false;
         let mut first = self.handshake.repeat();
         for watch in self.resources.watches() {
             let requests = &self.requests;

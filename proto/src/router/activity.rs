@@ -160,6 +160,7 @@ impl Router {
         if state.runs(now, turn, by) {
             let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
             self.never_ran.forget(thread);
+            self.next_turn.started(thread);
             let client = self.starter(by);
             let thread = thread.clone();
             self.activities.push_back(Activity::TurnStarted {
