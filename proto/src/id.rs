@@ -2,6 +2,7 @@
 
 use core::borrow::Borrow;
 use core::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -88,9 +89,9 @@ impl PartialEq for RequestId {
 
 impl Eq for RequestId {}
 
-/// The id of a thread: the text of its JSON string.
+/// The id of a thread: the text of its JSON string. Copies share it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ThreadId(Box<[u8]>);
+pub struct ThreadId(Arc<[u8]>);
 
 impl ThreadId {
     /// Makes an id of its text.

@@ -7,6 +7,7 @@
 //! * [`message`], [`frame`], [`json`]: lines, messages and spans, without building a tree.
 //! * [`capture`]: when a turn is over, and how.
 //! * [`status`], [`control`], [`exit`]: what is reported to people and supervisors.
+//! * [`feed`], [`flood`]: what is shown while it happens, and how much of it.
 //! * [`stderr`], [`secrets`]: the upstream's own output, without secrets.
 //! * [`thread_book`]: the permissions of threads, across lives of codex.
 //! * [`bridge`]: what `codexd connect` keeps of its client.
@@ -25,6 +26,7 @@ pub mod control;
 pub mod core;
 pub mod exit;
 pub mod feed;
+pub mod flood;
 pub mod frame;
 pub mod hash;
 pub mod health;

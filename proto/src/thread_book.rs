@@ -22,6 +22,18 @@ pub const MAX_THREADS: usize = 2_000;
 /// kept with each.
 const SHARED: usize = 32;
 
+/// Keys of `config`, also as the beginning of dotted ones, that give permissions.
+const CONFIG_KEYS: [&str; 4] =
+    ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
+
+/// Returns whether a key of `config` gives permissions.
+pub(crate) fn gives_permissions(key: &[u8]) -> bool {
+    CONFIG_KEYS.iter().any(|known| {
+        let rest = key.strip_prefix(known.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
+    })
+}
+
 /// What a thread is permitted to do, in the upstream's own form.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -115,6 +127,13 @@ impl ThreadBook {
         true
     }
 
+    /// Records that this codex has loaded a thread, with whatever permissions.
+    pub fn loaded(&mut self, thread: &ThreadId) {
+        if let Some(known) = self.threads.get_mut(thread) {
+            known.earlier = false;
+        }
+    }
+
     fn put(&mut self, thread: &ThreadId, permissions: Permissions, earlier: bool) {
         self.changes += 1;
         let permissions = self.share(permissions);
@@ -155,6 +174,16 @@ impl ThreadBook {
     /// Whether a thread is known.
     pub fn knows(&self, thread: &ThreadId) -> bool {
         self.threads.contains_key(thread)
+    }
+
+    /// Returns the permissions of a thread.
+    pub fn of(&self, thread: &ThreadId) -> Option<&Permissions> {
+        self.threads.get(thread).map(|known| &*known.permissions)
+    }
+
+    /// Whether there is a thread that an earlier codex had loaded, and this one has not.
+    pub fn has_earlier(&self) -> bool {
+        self.threads.values().any(|known| known.earlier)
     }
 
     /// Returns the permissions of a thread that an earlier codex had loaded, and this one has not.

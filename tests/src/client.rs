@@ -78,6 +78,7 @@ pub struct TestClient {
     incoming: Receiver<Arrival>,
     kept: VecDeque<Message>,
     history: Vec<String>,
+    record: Option<Vec<Message>>,
     next_id: i64,
     decision: Option<Value>,
     patience: Duration,
@@ -181,6 +182,7 @@ impl TestClient {
             incoming,
             kept: VecDeque::new(),
             history: Vec::new(),
+            record: None,
             next_id: 0,
             decision: None,
             patience: PATIENCE,
@@ -203,6 +205,21 @@ impl TestClient {
     /// as soon as the client sees it, that is while it waits for something.
     pub fn answer_approvals(&mut self, decision: &str) {
         self.decision = Some(json!(decision));
+    }
+
+    /// From now on keeps a copy of every message that arrives.
+    pub fn keep_record(&mut self) {
+        self.record.get_or_insert_default();
+    }
+
+    /// Returns what has arrived since [`TestClient::keep_record`].
+    pub fn record(&self) -> &[Message] {
+        self.record.as_deref().unwrap_or_default()
+    }
+
+    /// Returns the id of the last request; the first one has 1.
+    pub fn last_id(&self) -> i64 {
+        self.next_id
     }
 
     // Sending.
@@ -583,6 +600,9 @@ impl TestClient {
             Err(error) => self.fail(&format!("received what is not JSON: {error}")),
         };
         let message = Message { raw, value };
+        if let Some(record) = &mut self.record {
+            record.push(message.clone());
+        }
         self.decide(&message);
         Received::Message(message)
     }

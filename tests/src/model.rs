@@ -17,6 +17,7 @@
 //! | `[[commentary:TEXT]]` | another message before, with phase `commentary` |
 //! | `[[stall:SECONDS]]` | a wait before the first event of the answer |
 //! | `[[meet:NAME:N]]` | a wait until N requests with this marker have come: so many turns are open at once |
+//! | `[[gate:NAME]]` | a wait before the end of the final answer until [`MockModel::open`] is called with this name |
 //! | `[[hang]]` | `response.created`, then nothing until the connection goes |
 //! | `[[usage:N]]` | reports N tokens in total (to provoke a compaction) |
 //!
@@ -54,7 +55,7 @@ mod answer;
 mod body;
 mod script;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -110,6 +111,10 @@ struct Shared {
     serial: Mutex<u64>,
     /// The number of requests that have come to each meeting.
     meetings: watch::Sender<HashMap<String, usize>>,
+    /// The gates that are open.
+    gates: watch::Sender<HashSet<String>>,
+    /// Texts of prompts whose answers wait at a gate of the same name.
+    held: Mutex<Vec<String>>,
     log: Option<PathBuf>,
 }
 
@@ -186,6 +191,19 @@ impl MockModel {
                 panic!("no request with the prompt `{text}` arrived at the model, only {prompts:?}");
             }
         }
+    }
+
+    /// Opens a gate, for the answers that wait there and those to come.
+    pub fn open(&self, gate: &str) {
+        self.shared.gates.send_modify(|open| {
+            open.insert(gate.to_owned());
+        });
+    }
+
+    /// Makes the answers to prompts that contain `text` wait at a gate with this name: for prompts that codex writes
+    /// itself, which have no markers.
+    pub fn hold(&self, text: &str) {
+        self.shared.held.lock().push(text.to_owned());
     }
 
     /// Blocks until the server ends, which it does by itself only when its socket fails.

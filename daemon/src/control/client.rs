@@ -11,7 +11,6 @@ use codexd_proto::control::{
 use codexd_proto::exit::ExitCode;
 use codexd_proto::feed::{FeedEvent, FrameFilter, Frames};
 use codexd_proto::status::{ClientStatus, StatusReport};
-use jsonrpsee::client_transport::ws::{Url, WsTransportClientBuilder};
 use jsonrpsee::core::ClientError;
 use jsonrpsee::core::client::{Client, ClientBuilder, ClientT as _, Subscription};
 use jsonrpsee::core::params::ArrayParams;
@@ -19,6 +18,7 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 
 use super::api::{ControlClient as _, JOB_REFUSED};
+use super::transport;
 use crate::error::Error;
 use crate::logging::filter::LogFilter;
 use crate::os::peer::check_peer;
@@ -75,12 +75,7 @@ impl ControlConnection {
             })?;
             // The socket of another user could report anything.
             check_peer(&stream).map_err(|error| cannot_tell(&shown, error))?;
-            // The host name is used in the handshake only.
-            let url = Url::parse("ws://codexd/").map_err(|error| cannot_tell(&shown, error))?;
-            WsTransportClientBuilder::default()
-                .build_with_stream(url, stream)
-                .await
-                .map_err(|error| cannot_tell(&shown, error))
+            transport::handshake(stream).await.map_err(|error| cannot_tell(&shown, error))
         };
         let (sender, receiver) =
             tokio::time::timeout(timeout, attempt).await.map_err(|_| silent(&shown, timeout))??;

@@ -35,6 +35,7 @@ pub(crate) mod server;
 pub(crate) mod slots;
 pub(crate) mod states;
 pub(crate) mod surroundings;
+mod transport;
 mod upgrade;
 mod views;
 

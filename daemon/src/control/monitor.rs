@@ -5,13 +5,19 @@
 //! or, if the ring is full, counts what does not fit. Reading it, choosing, masking secrets and writing JSON are done by the
 //! thread, which has a low priority and looks for more every few milliseconds. So a monitor takes what the stream leaves
 //! of the machine.
+//!
+//! A thread with a low priority still takes a tenth of a processor that others need, and so does the process that shows
+//! what it reads. Therefore, in a [flood](Flood), the thread reads a slice now and then, to show that messages pass, and the
+//! rest of the ring when the flood is over. A monitor that shows bodies has to be whole, so its thread always reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use codexd_proto::feed::{Direction, Frame, FrameFilter, Frames};
+use codexd_proto::flood::Flood;
 use codexd_proto::id::ClientId;
+use codexd_proto::time::Time;
 use memchr::memchr_iter;
 use rtrb::{Consumer, Producer, RingBuffer};
 use serde_json::value::{RawValue, to_raw_value};
@@ -41,6 +47,10 @@ const FRAME_BYTES: usize = 160;
 const WRITTEN_AHEAD: usize = 2;
 /// Time between looks into an empty ring.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Time between looks in a flood.
+const FLOOD_LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Bytes of the ring that are read before the flood is considered again.
+const SLICE_BYTES: usize = 64 << 10;
 /// How far the clock of the day can be from that of the frames before the latter is set again, in milliseconds.
 const MAX_DRIFT_MS: u64 = 1_000;
 /// Stack of the thread, in bytes.
@@ -59,7 +69,18 @@ pub(crate) struct Monitor {
     missed: u32,
     /// There was no room, and what is written has to be whole.
     overflown: bool,
-    gone: Arc<AtomicBool>,
+    /// Bytes for which room was wanted so far.
+    passed: u64,
+    shared: Arc<Shared>,
+}
+
+/// What both ends share beside the ring.
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether the subscriber has gone.
+    gone: AtomicBool,
+    /// Bytes for which the core wanted room so far.
+    passed: AtomicU64,
 }
 
 /// What of the filter the core can decide without reading a message.
@@ -104,7 +125,9 @@ struct Received {
     began: Instant,
     /// The time of day at `began`, in milliseconds since the Unix epoch.
     began_unix_ms: u64,
-    gone: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    /// Absent where everything has to be read.
+    flood: Option<Flood>,
     reader: FrameReader,
     payload: Vec<u8>,
     frames: Frames,
@@ -112,11 +135,22 @@ struct Received {
     size: usize,
 }
 
+/// How reading a slice has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Read {
+    /// There is no more.
+    All,
+    /// There may be more.
+    Slice,
+    /// Nobody wants it.
+    Nobody,
+}
+
 /// What the subscriber gets, as JSON. Dropping it ends the monitor.
 #[derive(Debug)]
 pub(super) struct Written {
     frames: mpsc::Receiver<Box<RawValue>>,
-    gone: Arc<AtomicBool>,
+    shared: Arc<Shared>,
 }
 
 /// Starts the thread of a monitor, and returns the core's end of its queue and what it writes.
@@ -130,14 +164,14 @@ pub(super) fn start(
 ) -> std::io::Result<(Monitor, Written)> {
     let (monitor, received) = queue(filter);
     let (frames, written) = mpsc::channel(WRITTEN_AHEAD);
-    let gone = Arc::clone(&monitor.gone);
+    let shared = Arc::clone(&monitor.shared);
     std::thread::Builder::new().name("monitor".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         priority::give_way();
         received.write_all(&|text| surroundings.mask(text), |frames_written| {
             frames.blocking_send(frames_written).is_ok()
         });
     })?;
-    Ok((monitor, Written { frames: written, gone }))
+    Ok((monitor, Written { frames: written, shared }))
 }
 
 fn queue(filter: FrameFilter) -> (Monitor, Received) {
@@ -149,7 +183,8 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         let _ = ring.push_entire_slice(&whole);
         let _ = received.pop_entire_slice(&mut whole);
     }
-    let gone = Arc::new(AtomicBool::new(false));
+    let shared = Arc::<Shared>::default();
+    let flood = (!filter.bodies).then(Flood::default);
     let began = Instant::now();
     let any = |of: [Direction; 2]| {
         filter.directions.is_empty() || filter.directions.iter().any(|direction| of.contains(direction))
@@ -160,13 +195,22 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         only: filter.clients.clone(),
         bodies: filter.bodies,
     };
-    let monitor =
-        Monitor { wanted, ring, began, now_ns: None, missed: 0, overflown: false, gone: Arc::clone(&gone) };
+    let monitor = Monitor {
+        wanted,
+        ring,
+        began,
+        now_ns: None,
+        missed: 0,
+        overflown: false,
+        passed: 0,
+        shared: Arc::clone(&shared),
+    };
     let received = Received {
         ring: received,
         began,
         began_unix_ms: unix_ms(),
-        gone,
+        shared,
+        flood,
         reader: FrameReader::new(filter),
         payload: Vec::new(),
         frames: Frames::default(),
@@ -211,7 +255,7 @@ impl Monitor {
     /// ring of a monitor that shows bodies was full, since what it writes may be a record that has to be whole.
     pub(crate) fn goes_on(&mut self) -> bool {
         self.now_ns = None;
-        if self.gone.load(Ordering::Relaxed) {
+        if self.shared.gone.load(Ordering::Relaxed) {
             return false;
         }
         if self.overflown {
@@ -242,6 +286,8 @@ impl Monitor {
     /// Writes a record, if there is room for it.
     fn write(&mut self, direction: Direction, client: Option<ClientId>, form: Form, payload: &[u8]) -> bool {
         let whole = Header::BYTES + payload.len();
+        self.passed += whole as u64;
+        self.shared.passed.store(self.passed, Ordering::Relaxed);
         // What the other end has read since the last time is looked up only where it matters.
         if self.ring.cached_slots() < whole && self.ring.slots() < whole {
             return false;
@@ -320,15 +366,18 @@ impl Received {
         loop {
             // To be looked up first: what was written before it is read.
             let ended = self.ring.is_abandoned();
-            while let Some(header) = self.next() {
-                if !self.add(header, mask, &mut write) {
-                    return;
+            let flooded = loop {
+                let flooded = self.is_flooded() && !ended;
+                match self.read_slice(mask, &mut write) {
+                    Read::Nobody => return,
+                    Read::Slice if !flooded => {}
+                    Read::Slice | Read::All => break flooded,
                 }
-            }
+            };
             if (!self.frames.frames.is_empty() || self.frames.missed > 0) && !self.send(&mut write) {
                 return;
             }
-            if self.gone.load(Ordering::Relaxed) {
+            if self.shared.gone.load(Ordering::Relaxed) {
                 return;
             }
             if ended {
@@ -336,9 +385,32 @@ impl Received {
                 self.send(&mut write);
                 return;
             }
-            std::thread::park_timeout(LOOK_EVERY);
+            std::thread::park_timeout(if flooded { FLOOD_LOOK_EVERY } else { LOOK_EVERY });
             self.set_clock();
         }
+    }
+
+    /// Reads about so much as a slice has.
+    fn read_slice(
+        &mut self,
+        mask: &impl Fn(&str) -> String,
+        write: &mut impl FnMut(Box<RawValue>) -> bool,
+    ) -> Read {
+        let mut read = 0;
+        while read < SLICE_BYTES {
+            let Some(header) = self.next() else { return Read::All };
+            read += Header::BYTES + header.length as usize;
+            if !self.add(header, mask, write) {
+                return Read::Nobody;
+            }
+        }
+        Read::Slice
+    }
+
+    fn is_flooded(&mut self) -> bool {
+        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let passed = self.shared.passed.load(Ordering::Relaxed);
+        self.flood.as_mut().is_some_and(|flood| flood.is_on(Time::from_millis(ms), passed))
     }
 
     /// Takes the next record; `None` if there is none.
@@ -427,7 +499,7 @@ impl Written {
 
 impl Drop for Written {
     fn drop(&mut self) {
-        self.gone.store(true, Ordering::Relaxed);
+        self.shared.gone.store(true, Ordering::Relaxed);
     }
 }
 
@@ -597,6 +669,28 @@ mod tests {
         }
         assert!(received.send(&mut write));
         assert_eq!(read, sizes);
+    }
+
+    #[test]
+    fn what_passes_is_counted_whether_there_is_room_or_not_and_read_in_slices() {
+        let (mut monitor, mut received) = queue(FrameFilter::default());
+        let lines = [line(1000), b"\n".to_vec()].concat().repeat(60);
+        let whole = Header::BYTES + lines.len();
+        let mut pushed = 0;
+        while monitor.missed == 0 {
+            monitor.push_lines(Direction::ToClient, None, &lines);
+            pushed += whole;
+        }
+        assert!(pushed > RING_BYTES, "{pushed}");
+        assert_eq!(received.shared.passed.load(Ordering::Relaxed), pushed as u64);
+        let before = used(&monitor);
+        assert_eq!(received.read_slice(&str::to_owned, &mut |_| true), Read::Slice);
+        let read = before - used(&monitor);
+        assert!((SLICE_BYTES..SLICE_BYTES + whole).contains(&read), "{read}");
+        while received.read_slice(&str::to_owned, &mut |_| true) != Read::All {}
+        assert_eq!(used(&monitor), 0);
+        // A record has to be whole.
+        assert!(received.flood.is_some() && queue(with_bodies()).1.flood.is_none());
     }
 
     #[test]

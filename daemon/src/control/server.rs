@@ -11,12 +11,17 @@ use codexd_proto::control::{
 use codexd_proto::feed::FrameFilter;
 use codexd_proto::listing::{RequestStatus, ThreadStatus, TurnStatus};
 use codexd_proto::status::{ClientStatus, StatusReport, Warning};
-use jsonrpsee::core::{RpcResult, SubscriptionResult, async_trait};
-use jsonrpsee::server::{ServerBuilder, ServerConfig, serve_with_graceful_shutdown, stop_channel};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use jsonrpsee::core::{BoxError, RpcResult, SubscriptionResult, async_trait};
+use jsonrpsee::server::{HttpRequest, HttpResponse, ServerBuilder, ServerConfig, stop_channel};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
 use jsonrpsee::{Extensions, Methods, PendingSubscriptionSink};
 use serde_json::value::{RawValue, to_raw_value};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +49,7 @@ const MAX_SUBSCRIPTIONS: u32 = 8;
 /// Time for the handshake of a connection.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(2);
 /// Bytes of the largest request. That of a job contains its prompt.
-const MAX_REQUEST_BYTES: u32 = 16 << 20;
+pub(super) const MAX_REQUEST_BYTES: u32 = 16 << 20;
 /// Pause before accepting again after a failure such as too many open files.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Stack of the thread, in bytes.
@@ -163,10 +168,9 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
         let stopped = stop_handle.clone().shutdown();
         // This ends with the upgrade to a WebSocket. Then, a task of the library serves the connection.
         handshakes.spawn(async move {
-            let handshake = serve_with_graceful_shutdown(stream, service, stopped);
-            match tokio::time::timeout(HANDSHAKE_WITHIN, handshake).await {
+            match tokio::time::timeout(HANDSHAKE_WITHIN, shake_hands(stream, service, stopped)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(error, "control connection ended"),
+                Ok(Err(error)) => tracing::debug!(%error, "control connection ended"),
                 Err(_) => tracing::debug!("control connection without a handshake closed"),
             }
         });
@@ -182,6 +186,34 @@ async fn serve(listener: tokio::net::UnixListener, service: Service) {
         slots.finish().await;
     })
     .await;
+}
+
+/// Answers the HTTP requests of a connection until one of them makes it a WebSocket, or until `stopped`; a request that
+/// has come then is answered.
+///
+/// The library can do that, too. It would make HTTP/2 a part of the program.
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: impl tower_service::Service<
+        HttpRequest<Incoming>,
+        Response = HttpResponse,
+        Error = BoxError,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static,
+    stopped: impl Future<Output = ()>,
+) -> hyper::Result<()> {
+    let connection = http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = stopped => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 /// The implementation of the methods.

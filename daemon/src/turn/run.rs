@@ -118,6 +118,8 @@ pub(crate) async fn run(
     let hello = json!({
         "clientInfo": { "name": who.name, "title": who.name, "version": who.version },
         "capabilities": { "optOutNotificationMethods": UNWANTED },
+        // The turn ends with the daemon, and so does its client.
+        "codexd": { "endsWithDaemon": true },
     });
     let welcome = client.call("initialize", &hello, orders).await?;
     let generation = welcome["codexd"]["generation"].as_u64();

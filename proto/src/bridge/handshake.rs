@@ -37,6 +37,8 @@ pub(super) struct Handshake {
     /// The client's `initialized`.
     initialized: Option<Vec<u8>>,
     opt_outs: BTreeSet<Vec<u8>>,
+    /// Whether the client has asked for experimental methods.
+    pub(super) is_experimental: bool,
     /// Hashes of the notifications of a start that the client has.
     sticky: Vec<u64>,
     /// Whether a daemon has served this client before the one that does now.
@@ -50,6 +52,7 @@ impl Handshake {
             capabilities.and_then(|span| serde_json::from_slice(span.of(&line)).ok()).unwrap_or_default();
         let methods = capabilities["optOutNotificationMethods"].as_array().into_iter().flatten();
         self.opt_outs = methods.filter_map(|method| Some(method.as_str()?.as_bytes().to_vec())).collect();
+        self.is_experimental = capabilities["experimentalApi"] == true;
         self.initialize = Some((line, id, place));
         self.stage = Stage::Asked;
     }

@@ -14,6 +14,8 @@ pub(super) enum Own {
     Decide(u64, ThreadId),
     /// Sets up a watch again.
     Watch(Box<[u8]>),
+    /// Starts what waits in the queue of a thread, if anything does.
+    StartQueue,
 }
 
 /// Turns that are looked at to decide a request: it was among the last that this client sent.
@@ -50,10 +52,21 @@ impl OwnRequests {
     }
 }
 
-/// Writes the request that subscribes to a thread again, with the line feed.
-pub(super) fn resume(id: &[u8], thread: &ThreadId) -> Vec<u8> {
+/// Writes the request that subscribes to a thread again, with the line feed; `config` is JSON text.
+pub(super) fn resume(id: &[u8], thread: &ThreadId, config: Option<&[u8]>) -> Vec<u8> {
     let mut line = begin(id, "thread/resume", thread);
+    if let Some(config) = config {
+        line.extend_from_slice(b",\"config\":");
+        line.extend_from_slice(config);
+    }
     line.extend_from_slice(b",\"excludeTurns\":true}}\n");
+    line
+}
+
+/// Writes the request that starts what waits in the queue of a thread, with the line feed.
+pub(super) fn start_queue(id: &[u8], thread: &ThreadId) -> Vec<u8> {
+    let mut line = begin(id, "thread/queue/start", thread);
+    line.extend_from_slice(b"}}\n");
     line
 }
 

@@ -79,6 +79,10 @@ pub(super) struct Request {
     pub(super) attaches: bool,
     /// Whether it can be written again when it may have been carried out.
     pub(super) repeatable: bool,
+    /// Whether it resumes a thread by its id.
+    pub(super) resumes: bool,
+    /// The `config` with which it opens a thread, as far as it is to be given again.
+    pub(super) config: Option<Box<[u8]>>,
     /// The text of its `clientUserMessageId`.
     pub(super) message_id: Option<Box<[u8]>>,
     pub(super) progress: Progress,
@@ -163,6 +167,16 @@ impl Requests {
 
     fn bytes_of(&mut self, progress: Progress) -> &mut usize {
         if progress == Progress::Written { &mut self.kept_bytes } else { &mut self.waiting_bytes }
+    }
+
+    /// Replaces the line of a request that was not written.
+    pub(super) fn rewrite(&mut self, place: u64, line: Vec<u8>) {
+        let Some(request) = self.all.get_mut(&place).filter(|it| it.progress == Progress::Waiting) else {
+            return;
+        };
+        self.waiting_bytes += line.len();
+        let before = request.line.replace(line);
+        self.waiting_bytes -= before.map_or(0, |line| line.len());
     }
 
     /// Moves a request on. The line of one that was written is kept as long as there is room.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::config::{self, Configs};
 use super::handshake::{Handshake, Stage};
 use super::head::head;
 use super::own::{self, Own, OwnRequests};
@@ -9,7 +10,7 @@ use super::queue::{Entry, Queue};
 use super::requests::{Effect, Id, Progress, Request, Requests};
 use super::resources::Resources;
 use super::server_requests::ServerRequests;
-use super::threads::{Link, Threads, Wait};
+use super::threads::{Link, Thread, Threads, Wait};
 use super::{cwd, orphaned_turns};
 use crate::id::{RequestId, ThreadId, write_u64};
 use crate::json::edit::write_string;
@@ -45,6 +46,7 @@ pub struct ConnectionState {
     requests: Requests,
     queue: Queue,
     threads: Threads,
+    configs: Configs,
     server_requests: ServerRequests,
     resources: Resources,
     own: OwnRequests,
@@ -67,6 +69,8 @@ pub struct ConnectionState {
     attached: bool,
     /// There was something that goes on with the next daemon, which is wanted at once.
     wants_next: bool,
+    /// The same after a stop that somebody asked for: the next daemon is not started for it, and joined once it serves.
+    joins_next: bool,
     generation: u64,
     /// The message of the last daemon that refused this client.
     refusal: Option<String>,
@@ -117,6 +121,7 @@ impl ConnectionState {
             requests: Requests::default(),
             queue: Queue::default(),
             threads: Threads::default(),
+            configs: Configs::default(),
             server_requests: ServerRequests::default(),
             resources: Resources::default(),
             own: OwnRequests::default(),
@@ -130,6 +135,7 @@ impl ConnectionState {
             drops_daemon_line: false,
             attached: false,
             wants_next: false,
+            joins_next: false,
             generation: 0,
             refusal: None,
             announced: None,
@@ -151,6 +157,11 @@ impl ConnectionState {
                 }
                 let known = self.routes.request(&method);
                 let mut request = describe(&line, id, &method, params, known);
+                if *method == *b"turn/interrupt"
+                    && let Some(thread) = &request.thread
+                {
+                    self.threads.interrupt_asked(thread);
+                }
                 let changed = self.cwd.as_deref().and_then(|cwd| cwd::insert(&line, &method, params, cwd));
                 line = changed.unwrap_or(line);
                 request.line = Some(line);
@@ -196,6 +207,8 @@ impl ConnectionState {
                 needs_thread: false,
                 attaches: false,
                 repeatable: false,
+                resumes: false,
+                config: None,
                 message_id: None,
                 progress: Progress::Written,
                 may_have_run: false,
@@ -230,6 +243,8 @@ impl ConnectionState {
                 needs_thread: false,
                 attaches: true,
                 repeatable: false,
+                resumes: false,
+                config: None,
                 message_id: None,
                 progress: Progress::Waiting,
                 may_have_run: false,
@@ -270,9 +285,19 @@ impl ConnectionState {
     fn route(&mut self, place: u64) {
         let Some(request) = self.requests.get(place) else { return };
         let undecided = request.progress == Progress::Undecided;
+        if let Some(thread) = request.thread.as_ref().filter(|_| request.resumes)
+            && matches!(self.threads.link(thread), Link::Lost | Link::Resuming | Link::Gone)
+            && let Some(line) = request.line.as_deref().and_then(|line| self.configs.complete(line, thread))
+        {
+            self.requests.rewrite(place, line);
+            return self.queue.push(Entry::Request(place));
+        }
         let thread = request.thread.clone().filter(|_| request.needs_thread || undecided);
         let wait = if undecided { Wait::Decide(place) } else { Wait::Send(place) };
         let Some(thread) = thread else { return self.queue.push(Entry::Request(place)) };
+        if let Some(state) = self.threads.get_mut(&thread) {
+            state.asked_for();
+        }
         if self.threads.link(&thread) == Link::Lost {
             self.resume(&thread);
         }
@@ -297,7 +322,19 @@ impl ConnectionState {
         state.link = Link::Resuming;
         let requests = &self.requests;
         let id = self.own.register(Own::Resume(thread.clone()), |id| requests.has_id(id));
-        self.queue.push(Entry::Own(own::resume(&id, thread)));
+        let config = self.configs.again(thread);
+        self.queue.push(Entry::Own(own::resume(&id, thread, config.as_deref())));
+    }
+
+    /// Has what waits in the queue of a thread go on, now that it is resumed, if its turn was cut off.
+    fn start_queue(&mut self, thread: &ThreadId) {
+        let was_cut_off = self.threads.get_mut(thread).is_some_and(Thread::take_cut_off);
+        // Only such a client, or another one of the thread, can have queued something.
+        if was_cut_off && self.handshake.is_experimental {
+            let requests = &self.requests;
+            let id = self.own.register(Own::StartQueue, |id| requests.has_id(id));
+            self.queue.push(Entry::Own(own::start_queue(&id, thread)));
+        }
     }
 
     /// Has what waits for a thread go on, as far as it can.
@@ -391,6 +428,12 @@ impl ConnectionState {
         self.wants_next
             || self.handshake.awaited().is_some()
             || self.queue.iter().any(|entry| !matches!(entry, Entry::Handshake { .. }))
+    }
+
+    /// Whether a daemon that somebody else starts is to be joined, though none is [wanted](ConnectionState::wants_daemon):
+    /// a client that only listens hears what goes on there.
+    pub fn joins_daemon(&self) -> bool {
+        self.joins_next
     }
 
     // ---- from the daemon -----------------------------------------------------------------------
@@ -492,14 +535,21 @@ impl ConnectionState {
             return;
         }
         match (&request.effect, &request.thread) {
-            (Effect::Opens, _) => {
+            (Effect::Opens, named) => {
+                let joins = named.as_ref().is_some_and(|it| self.threads.link(it) == Link::Live);
                 if let Some(thread) = self.threads.opened(line, body, place) {
+                    // A resume without one leaves the one that is known, and codex ignores that of a loaded thread.
+                    if !request.resumes || request.config.is_some() && !joins {
+                        self.configs.opened(&thread, request.config.clone());
+                    }
+                    self.start_queue(&thread);
                     self.go_on(&thread);
                 }
             }
             (Effect::Subscribes, Some(thread)) => self.threads.subscribe(thread),
             (Effect::Leaves, Some(thread)) => self.threads.leave(thread),
             (Effect::StartsTurn { review }, Some(thread)) => {
+                self.configs.runs(thread);
                 self.threads.turn_answered(thread, line, body, *review, self.place);
             }
             (Effect::Resource { resource, id, opens: true }, _) => {
@@ -595,6 +645,7 @@ impl ConnectionState {
             let reason = member("reason").and_then(|reason| serde_json::from_slice(reason).ok());
             self.announced =
                 reason.map(|reason| Announced { reason, intended: member("intended") == Some(b"true") });
+            self.threads.set_daemon_ends(true);
             return true;
         }
         if *method == *UPGRADE_CALLED_OFF {
@@ -625,6 +676,9 @@ impl ConnectionState {
         let Some(thread) = thread.and_then(|id| text(line, id)).map(|id| ThreadId::new(&id)) else {
             return true;
         };
+        if known.meaning == Meaning::TurnStarted {
+            self.configs.runs(&thread);
+        }
         let delivers = self.threads.notified(line, known.meaning, &thread, params, self.place);
         let unloaded = || {
             let status = member_at(line, params, &["status", "type"]);
@@ -679,6 +733,7 @@ impl ConnectionState {
                 } else {
                     let status = member_at(line, body.start, &["thread", "status", "type"]);
                     state.resumed(status.is_some_and(|status| is_text(line, status, b"active")));
+                    self.start_queue(&thread);
                 }
                 self.go_on(&thread);
             }
@@ -701,6 +756,8 @@ impl ConnectionState {
                     self.push_client(&changed);
                 }
             }
+            // It is empty, or something runs already: codex says which, and nobody needs to know.
+            Own::StartQueue => {}
         }
     }
 
@@ -721,7 +778,7 @@ impl ConnectionState {
                 self.refuse(place, Delivered::Maybe);
                 self.go_on(&thread);
             }
-            Own::Watch(_) => {}
+            Own::Watch(_) | Own::StartQueue => {}
         }
     }
 
@@ -780,6 +837,9 @@ impl ConnectionState {
             self.handshake.stage = Stage::Done;
             self.refusal = None;
             self.back();
+            for thread in self.threads.wake() {
+                self.resume(&thread);
+            }
             return Delivery::Done;
         }
         let place = self.handshake.awaited();
@@ -881,7 +941,9 @@ impl ConnectionState {
         for (method, line) in lines {
             self.notify(method, &line);
         }
-        self.wants_next |= !intended && (ended || self.threads.any_lost() || self.resources.has_watches());
+        let goes_on = ended || self.threads.any_lost() || self.resources.has_watches();
+        self.wants_next |= goes_on && !intended;
+        self.joins_next |= goes_on && intended;
         // In the client's order.
         let mut waiting: Vec<(u64, Option<Vec<u8>>)> =
             others.into_iter().map(|(place, line)| (place, Some(line))).collect();
@@ -929,10 +991,12 @@ impl ConnectionState {
         self.connected = true;
         self.announced = None;
         self.closing = None;
+        self.threads.set_daemon_ends(false);
         if let Some((_, down)) = &mut self.restarted {
             *down = down_ms;
         }
         self.wants_next = false;
+        self.joins_next = false;
         let mut first = self.handshake.repeat();
         for watch in self.resources.watches() {
             let requests = &self.requests;
@@ -1028,6 +1092,10 @@ fn describe(
             | b"thread/unarchive"
             | b"thread/unsubscribe"
     );
+    let given = |name| value(name).is_some_and(|span| !matches!(span.of(line), b"null" | b"\"\""));
+    let resumes = *method == *b"thread/resume" && !given("path") && !given("history");
+    let opens = matches!(method, b"thread/start" | b"thread/resume" | b"thread/fork");
+    let config = params.filter(|_| opens).and_then(|params| config::given(line, params, order));
     let message_id = params.filter(|_| *method == *b"turn/start").and_then(|params| {
         let value =
             Members::new(line, params.span.start).find(|it| it.is(line, b"clientUserMessageId"))?.value;
@@ -1040,6 +1108,8 @@ fn describe(
         thread,
         attaches: !reads,
         repeatable,
+        resumes,
+        config,
         message_id,
         progress: Progress::Waiting,
         may_have_run: false,

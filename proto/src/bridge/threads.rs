@@ -53,6 +53,14 @@ pub(super) struct Thread {
     pub(super) deciding: bool,
     /// What codex repeats after a resume that the client did not send: the usage of tokens, and the goal.
     echoes: Echoes,
+    /// Its goal is active: codex starts turns by itself when it is loaded.
+    goal_is_active: bool,
+    /// The client has asked for an interrupt since the last turn began.
+    interrupt_asked: bool,
+    /// Its turn was cut off, and not by the client: what waits in its queue is to go on.
+    was_cut_off: bool,
+    /// It was resumed because something is to go on, and no turn has ended since.
+    was_woken: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -67,6 +75,8 @@ pub(super) struct Threads {
     all: BTreeMap<ThreadId, Thread>,
     /// The client does not see the ends of turns: then it gets none made up either.
     ignores_turns: bool,
+    /// The daemon has said that it ends: turns that are interrupted now are cut off.
+    daemon_ends: bool,
 }
 
 /// One line of the end of a turn.
@@ -101,6 +111,32 @@ impl Threads {
             }
         }
         Some(self.all.entry(thread.clone()).or_default())
+    }
+
+    /// The daemon has said that it ends, or there is another one.
+    pub(super) fn set_daemon_ends(&mut self, ends: bool) {
+        self.daemon_ends = ends;
+    }
+
+    /// The client asks for an interrupt of what runs on a thread.
+    pub(super) fn interrupt_asked(&mut self, thread: &ThreadId) {
+        if let Some(thread) = self.all.get_mut(thread) {
+            thread.interrupt_asked = true;
+        }
+    }
+
+    /// Returns the threads that are to be resumed at once. See the [module's documentation](super::super).
+    pub(super) fn wake(&mut self) -> Vec<ThreadId> {
+        let goes_on = |thread: &Thread| {
+            let is_lost = thread.link == Link::Lost && !thread.state.sub_agent && !thread.was_woken;
+            is_lost && (thread.goal_is_active || thread.was_cut_off)
+        };
+        let woken = self.all.iter_mut().filter(|(_, thread)| goes_on(thread));
+        let mark = |(id, thread): (&ThreadId, &mut Thread)| {
+            thread.was_woken = true;
+            id.clone()
+        };
+        woken.map(mark).collect()
     }
 
     /// Whether the client was subscribed to a thread that is lost.
@@ -169,6 +205,7 @@ impl Threads {
             Meaning::TurnStarted => {
                 let follows = !self.ignores_turns;
                 let Some(state) = self.entry(thread) else { return true };
+                state.interrupt_asked = false;
                 if matches!(state.link, Link::None | Link::Gone) {
                     // No response has told of it: only the turn of another thread starts such a thread.
                     state.link = Link::Live;
@@ -183,9 +220,18 @@ impl Threads {
             }
             _ => {}
         }
+        let daemon_ends = self.daemon_ends;
         let Some(thread) = self.all.get_mut(thread) else { return true };
         match meaning {
             Meaning::TurnCompleted => {
+                let status = member_at(line, params, &["turn", "status"]);
+                let is_interrupted = status.is_some_and(|status| is_text(line, status, b"interrupted"));
+                // The daemon has written the end of a turn that was lost with its codex.
+                let synthetic = member_at(line, params, &["codexd", "synthetic"]);
+                let is_lost = synthetic.is_some_and(|value| value.of(line) == b"true");
+                let cut_off = is_lost || daemon_ends && is_interrupted;
+                thread.was_cut_off |= cut_off && !thread.interrupt_asked;
+                thread.was_woken &= is_lost;
                 if let Some(id) = member_at(line, params, &["turn", "id"]).and_then(|id| text(line, id)) {
                     thread.state.close_turn(&id);
                 }
@@ -205,6 +251,9 @@ impl Threads {
             Meaning::Error => thread.failed(line, params),
             Meaning::TokenUsage => return !std::mem::take(&mut thread.echoes.usage),
             Meaning::GoalReported => {
+                // Without a goal, it was cleared.
+                let status = member_at(line, params, &["goal", "status"]);
+                thread.goal_is_active = status.is_some_and(|status| is_text(line, status, b"active"));
                 thread.echoes.usage = false;
                 return !std::mem::take(&mut thread.echoes.goal);
             }
@@ -295,6 +344,7 @@ impl Threads {
             if let Some(turn) = &turn {
                 thread.state.last_turn = Some(turn.ends_as().into());
             }
+            thread.was_cut_off |= subscribed && (active || turn.is_some()) && !thread.interrupt_asked;
             // One that this daemon refused to resume, the next one is asked for again.
             if thread.link != Link::None {
                 thread.link = Link::Lost;
@@ -337,6 +387,16 @@ impl Thread {
         if self.state.turn.as_ref().map(|turn| turn.id.clone()) != before {
             self.turn_since = place;
         }
+    }
+
+    /// Whether what waits in its queue is to be started, now that it is resumed: not if something runs.
+    pub(super) fn take_cut_off(&mut self) -> bool {
+        std::mem::take(&mut self.was_cut_off) && !self.state.active
+    }
+
+    /// The client asks for the thread: it may be resumed at once the next time, too.
+    pub(super) fn asked_for(&mut self) {
+        self.was_woken = false;
     }
 
     /// The bridge has resumed the thread; `active` if something runs there.

@@ -72,9 +72,10 @@ impl Connections {
         self.connections.len()
     }
 
-    /// Returns how many there are that can still send something, without those that ask for a page.
-    pub(super) fn attached(&self) -> usize {
-        self.connections.values().filter(|c| matches!(c.stage, Stage::New | Stage::Open(_))).count()
+    /// Returns those that can still send something, without those that ask for a page.
+    pub(super) fn attached(&self) -> impl Iterator<Item = ClientId> {
+        let attached = |connection: &Connection| matches!(connection.stage, Stage::New | Stage::Open(_));
+        self.connections.iter().filter(move |(_, it)| attached(it)).map(|(client, _)| *client)
     }
 
     pub(super) fn stage(&self, client: ClientId) -> Option<Stage> {

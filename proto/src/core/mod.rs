@@ -343,7 +343,10 @@ impl Core {
             } else if let Some(event) = self.events.pop_front().or_else(|| self.reached()) {
                 let from = self.lifecycle.state();
                 let effects = self.lifecycle.handle(now, event);
-                self.succession.observe(event, self.lifecycle.intent(), || self.connections.attached());
+                let (connections, router) = (&self.connections, &self.router);
+                self.succession.observe(event, self.lifecycle.intent(), || {
+                    connections.attached().filter(|client| router.uses_next_daemon(*client)).count()
+                });
                 self.observe_upgrade(from, Some(event));
                 self.follow(from, effects);
             } else {

@@ -6,18 +6,19 @@ use crate::lifecycle::{Intent, LifecycleEvent};
 /// What decides whether a daemon has a successor.
 ///
 /// A terminal interface connects again by itself, but starts no daemon. So where no supervisor and no socket unit starts
-/// the next one, the daemon that ends does, if it lost codex while clients were connected, and after an upgrade in any
-/// case. It does not if somebody asked it to stop, even after the loss.
+/// the next one, the daemon that ends does, if it lost codex while clients were connected that use the next one, and after an
+/// upgrade in any case. Jobs and `codexd run` do not: they end with their turn. It does not if somebody asked it to stop, even after the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Succession {
-    /// Clients that were connected when codex was lost; `None` while it is not.
+    /// Clients that were connected when codex was lost and use the next daemon; `None` while it is not.
     clients_at_loss: Option<usize>,
     stop_requested: bool,
     is_upgrade: bool,
 }
 
 impl Succession {
-    /// Records a step of the lifecycle: the event, the intent after it, and how many clients are connected.
+    /// Records a step of the lifecycle: the event, the intent after it, and how many clients are
+    /// connected that use the next daemon.
     pub(super) fn observe(
         &mut self,
         event: LifecycleEvent,

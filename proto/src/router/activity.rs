@@ -1,5 +1,7 @@
 //! What a log shows of clients and turns: names, ids and durations, and no content.
 
+use std::sync::Arc;
+
 use super::Router;
 use super::thread::{OpenTurn, RunningTurn};
 use crate::capture::{KnownBy, Outcome, Tokens};
@@ -91,6 +93,8 @@ pub enum Activity {
         id: ServerRequestId,
         /// Its thread.
         thread: Option<ThreadId>,
+        /// Its turn, if it belongs to one.
+        turn: Option<Arc<str>>,
         /// Its method, if the routing table knows it.
         method: Option<&'static str>,
         /// The clients that can answer it, with their names.
@@ -102,6 +106,8 @@ pub enum Activity {
         id: ServerRequestId,
         /// Its thread.
         thread: Option<ThreadId>,
+        /// Its turn, if it belongs to one.
+        turn: Option<Arc<str>>,
         /// Its method, if the routing table knows it.
         method: Option<&'static str>,
         /// The client that answered; absent if the upstream has given it up.
@@ -154,6 +160,7 @@ impl Router {
         if state.runs(now, turn, by) {
             let (cwd, sub_agent) = (state.cwd.as_deref().map(str::to_owned), state.sub_agent);
             self.never_ran.forget(thread);
+            self.next_turn.started(thread);
             let client = self.starter(by);
             let thread = thread.clone();
             self.activities.push_back(Activity::TurnStarted {
@@ -204,18 +211,18 @@ impl Router {
     pub(super) fn note_requested(&mut self, id: ServerRequestId) {
         let Some(open) = self.server_requests.get(id) else { return };
         let seen_by = open.seen_by.iter().map(|client| (*client, self.name_of(*client))).collect();
-        let (thread, method) = (open.thread.clone(), open.method);
-        self.activities.push_back(Activity::ApprovalRequested { id, thread, method, seen_by });
+        let (thread, turn, method) = (open.thread.clone(), open.turn.clone(), open.method);
+        self.activities.push_back(Activity::ApprovalRequested { id, thread, turn, method, seen_by });
     }
 
     /// Records that a server request was answered by the client `by`; `None` if it was given up.
     pub(super) fn note_request_ended(&mut self, id: ServerRequestId, by: Option<ClientId>) {
         let Some(open) = self.server_requests.get(id).filter(|open| !open.answered) else { return };
         let waited_ms = self.delivery.now().since(open.since);
-        let (thread, method) = (open.thread.clone(), open.method);
+        let (thread, turn, method) = (open.thread.clone(), open.turn.clone(), open.method);
         self.statistics.approval_ended(by.is_some(), waited_ms);
         let by = self.starter(by);
-        self.activities.push_back(Activity::ApprovalEnded { id, thread, method, by, waited_ms });
+        self.activities.push_back(Activity::ApprovalEnded { id, thread, turn, method, by, waited_ms });
     }
 
     /// Records that nothing runs on a thread any more, when the upstream does not report how it ended.

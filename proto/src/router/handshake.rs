@@ -193,7 +193,7 @@ impl Router {
         if params.is_some_and(|span| span.end - span.start > MAX_PARAMS_BYTES) {
             return self.refuse(client, Some(id), &LONG_PARAMS);
         }
-        let (params, orphaned_turns) = match read_params(line, params) {
+        let (params, own) = match read_params(line, params) {
             Ok(read) => read,
             Err(message) => return self.refuse_native(client, id, &message),
         };
@@ -237,7 +237,8 @@ impl Router {
             version: params.client_info.version,
             experimental: capabilities.experimental_api,
             attestation: capabilities.request_attestation,
-            orphaned_turns,
+            orphaned_turns: own.orphaned_turns,
+            ends_with_daemon: own.ends_with_daemon,
         };
         self.sessions.initialized(client, declared);
         self.note_connected(client);
@@ -308,12 +309,16 @@ pub fn config_warning(method: &[u8], line: &[u8]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" "))
 }
 
-/// Parses the parameters, with the upstream's error messages. Also reads `codexd.orphanedTurns`, which is codexd's own:
-/// an unknown value is ignored.
-fn read_params(
-    line: &[u8],
-    params: Option<Span>,
-) -> Result<(InitializeParams, Option<OrphanedTurns>), String> {
+/// What a client declares to codexd: the parameter `codexd`.
+#[derive(Debug)]
+struct OwnParams {
+    orphaned_turns: Option<OrphanedTurns>,
+    ends_with_daemon: bool,
+}
+
+/// Parses the parameters, with the upstream's error messages. Also reads `codexd`, which is codexd's own: unknown values
+/// in it are ignored.
+fn read_params(line: &[u8], params: Option<Span>) -> Result<(InitializeParams, OwnParams), String> {
     let value: Value = match params {
         Some(span) => serde_json::from_slice(span.of(line)).map_err(|e| format!("Invalid request: {e}"))?,
         None => Value::Null,
@@ -321,10 +326,13 @@ fn read_params(
     if value.is_null() {
         return Err("Invalid request: missing field `params`".to_owned());
     }
-    let declared = value.get("codexd").and_then(|own| own.get("orphanedTurns"));
-    let orphaned_turns = declared.and_then(|policy| OrphanedTurns::deserialize(policy).ok());
+    let declared = |name| value.get("codexd").and_then(|own: &Value| own.get(name));
+    let own = OwnParams {
+        orphaned_turns: declared("orphanedTurns").and_then(|policy| OrphanedTurns::deserialize(policy).ok()),
+        ends_with_daemon: declared("endsWithDaemon") == Some(&Value::Bool(true)),
+    };
     let params = InitializeParams::deserialize(value).map_err(|e| format!("Invalid request: {e}"))?;
-    Ok((params, orphaned_turns))
+    Ok((params, own))
 }
 
 /// Returns whether a text is a valid HTTP header value, as the upstream requires: it has no control characters but

@@ -3,6 +3,7 @@
 use super::answer::{Delivered, ErrorAnswer, UPSTREAM_LOST};
 use super::delivery::Topic;
 use super::never_ran::NeverRan;
+use super::next_turn::NextTurn;
 use super::pacing::Unanswerable;
 use super::subscriptions::Running;
 use super::thread::KnownTo;
@@ -59,6 +60,7 @@ impl Router {
         self.handle_waiting(waiting);
         self.orphans.clear();
         self.never_ran = NeverRan::default();
+        self.next_turn = NextTurn::default();
         self.end_turns(&loss);
         self.resolve_server_requests();
         self.send_shutdown_notice(notice);

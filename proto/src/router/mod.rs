@@ -41,6 +41,7 @@ mod loss;
 mod methods;
 mod never_ran;
 mod next_delta;
+mod next_turn;
 mod notification;
 mod open_items;
 mod operator;
@@ -106,6 +107,7 @@ use delivery::{Delivery, Topic};
 use handshake::Handshake;
 use never_ran::NeverRan;
 use next_delta::LastDelta;
+use next_turn::NextTurn;
 use pacing::{Pacing, PendingKind};
 use resources::Resources;
 use restoration::Restoration;
@@ -145,6 +147,7 @@ pub struct Router {
     restoration: Restoration,
     never_ran: NeverRan,
     last_delta: LastDelta,
+    next_turn: NextTurn,
     /// Threads whose turns are interrupted unless a client subscribes before that time.
     orphans: VecDeque<(Time, ThreadId)>,
     /// Interrupts that the upstream has refused: when each is sent again, how often it was refused, and whether it
@@ -178,6 +181,7 @@ impl Router {
             restoration: Restoration::default(),
             never_ran: NeverRan::default(),
             last_delta: LastDelta::default(),
+            next_turn: NextTurn::default(),
             orphans: VecDeque::new(),
             refused_interrupts: VecDeque::new(),
             silent_turns_due: None,
@@ -336,6 +340,7 @@ impl Router {
             && self.pacing.of_clients().next().is_none()
             && self.restoration.waiting() == 0
             && self.never_ran.is_quiet()
+            && self.next_turn.is_quiet()
     }
 
     /// Returns whether a turn runs. A turn that waits for an unassigned approval does not count, since no connected
@@ -348,6 +353,12 @@ impl Router {
     /// Returns the number of clients that are connected.
     pub fn clients(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Returns whether a client uses the next daemon if this one is lost. One that has not initialized does.
+    pub fn uses_next_daemon(&self, client: ClientId) -> bool {
+        let session = self.sessions.get(client);
+        session.is_some_and(|session| !session.declared().is_some_and(|declared| declared.ends_with_daemon))
     }
 
     /// Returns whether a client has pending replies: queued bytes, or requests without a response.

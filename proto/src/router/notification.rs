@@ -252,6 +252,10 @@ impl Router {
                 if let Some(ended) = state.close_turn(&id) {
                     let status = member(line, turn.start, b"status").and_then(|status| text(line, status));
                     let end = (Outcome::of_status(&status.unwrap_or_default()), KnownBy::TerminalEvent);
+                    // After an interrupt, the queue waits for somebody to start it.
+                    if state.queue_used && end.0 != Outcome::Interrupted {
+                        self.next_turn.expect(self.delivery.now(), thread);
+                    }
                     self.turn_ended(thread, &ended, end);
                 }
                 self.server_requests.forget_unreported(thread);
@@ -279,6 +283,7 @@ impl Router {
                 }
                 return self.refused_command(line, thread, item);
             }
+            Meaning::QueueChanged => state.queue_used = true,
             Meaning::SettingsUpdated => self.settings_updated(thread, line, params),
             Meaning::Error => {
                 let turn_id = text(line, member(line, params, b"turnId")?)?;

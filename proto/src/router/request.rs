@@ -7,7 +7,7 @@ use super::pacing::{Origin, Part, Pending, PendingKind};
 use super::params::Params;
 use super::upgrade::UPGRADING;
 use super::{Action, ClientShutdown, CloseReason, Phase, Router, SessionState, experimental_gate, resources};
-use crate::id::{ClientId, RequestId, UpstreamId, write_i64, write_u64};
+use crate::id::{ClientId, RequestId, ThreadId, UpstreamId, write_i64, write_u64};
 use crate::json::Span;
 use crate::json::edit::{Edits, write_string};
 use crate::json::scan::string_inner;
@@ -235,6 +235,10 @@ impl Router {
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
+        let kind = match known.and_then(|known| self.gives_permissions_to(&incoming, known)) {
+            Some(thread) => PendingKind::GivePermissions { thread },
+            None => kind,
+        };
         match known {
             Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
             _ => self.dispatch(incoming, kind, known, Edits::new()),
@@ -448,9 +452,16 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
         RequestEffect::Resume => {
             let json = |name| params.and_then(|params| params.json(name));
             let given = |name| json(name).is_some_and(|json| json != b"null" && json != b"\"\"");
+            let target = match (given("history"), given("path")) {
+                (true, _) => None,
+                (false, true) => params.and_then(thread_of_file),
+                (false, false) => thread(),
+            };
             PendingKind::Resume {
-                target: if given("path") || given("history") { None } else { thread() },
+                target,
                 replays: !is_true("excludeTurns"),
+                unnamed: (given("path") || given("history")).then(Box::default),
+                gives: false,
             }
         }
         RequestEffect::DropSubscriptions => {
@@ -472,6 +483,15 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
         RequestEffect::Read if is_true("includeTurns") => PendingKind::ReadTurns,
         RequestEffect::Read => PendingKind::Plain,
     }
+}
+
+/// Returns the thread after which the file of a resume by `path` is named: `rollout-TIME-THREAD.jsonl`.
+fn thread_of_file(params: Params<'_>) -> Option<ThreadId> {
+    const ID_BYTES: usize = 36;
+    let path = params.text("path")?;
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let stem = name.split(|byte| *byte == b'.').next()?;
+    ThreadId::from_text(stem.get(stem.len().checked_sub(ID_BYTES)?..)?)
 }
 
 impl Incoming<'_> {

@@ -67,6 +67,7 @@ impl Router {
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
             PendingKind::KeepThread => self.never_ran.answered(),
+            PendingKind::GivePermissions { thread } if !failed => self.permissions_given(thread),
             PendingKind::Restore { thread, actual } => {
                 self.restore_answered(thread, actual, line, failed, body)
             }
@@ -130,10 +131,15 @@ impl Router {
             self.repeat(client, repeated);
         }
         match &pending.kind {
+            PendingKind::Resume { unnamed: Some(unnamed), .. } => {
+                self.unnamed_resumed(unnamed, opened.as_ref(), line, body);
+            }
+            PendingKind::Resume { gives: true, .. } if failed => {}
+            PendingKind::Resume { target: Some(thread), gives: true, .. } => {
+                self.resumed_as_given(thread, line, body);
+            }
             PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
-            PendingKind::Resume { target: None, .. } | PendingKind::Fork { .. } | PendingKind::Start
-                if !failed =>
-            {
+            PendingKind::Fork { .. } | PendingKind::Start if !failed => {
                 if let Some(thread) = &opened {
                     let ephemeral = self.remember(thread, line, body);
                     if pending.kind == PendingKind::Start && !ephemeral {
@@ -149,6 +155,8 @@ impl Router {
         match (opened, pending.kind.subscribes_to()) {
             (Some(thread), _) if client.is_none() => self.release_thread(&thread),
             (None, Some(thread)) if failed => self.release_if_loaded(thread),
+            // The file of a resume by `path` was another thread's than its name says.
+            (Some(other), Some(thread)) if other != *thread => self.release_if_loaded(thread),
             _ => {}
         }
         self.adopt_unexplained();

@@ -11,14 +11,22 @@
 //! 4. If the permissions cannot be restored, requests that start work on the thread are refused with the reason, unless
 //!    they give a sandbox policy themselves.
 //!
+//! A resume by `path` or with `history` names its thread in the response: codex ignores its `threadId` unless that thread
+//! is loaded (measured with 0.169; `history` makes a new thread). Codex names the file of a thread after it, so a resume by
+//! `path` gets the `sandbox` of the thread that the file's name says. Until the response has come, requests about all
+//! threads of an earlier codex wait, since any of them may be the one. If the response names another thread than the file,
+//! and nothing is known of it, its permissions count as not restored: they may be those of the other thread.
+//!
+//! A turn on a thread that was not resumed is refused as codex refuses it: in a queue, a resume could overtake it.
+//!
 //! Threads that this codex itself has unloaded are resumed without a change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST};
-use super::pacing::PendingKind;
+use super::pacing::{PendingKind, Unnamed};
 use super::params::Params;
 use super::request::{Incoming, QUEUE_FULL};
 use super::{Action, Router};
@@ -27,15 +35,11 @@ use crate::json::Span;
 use crate::json::edit::Edits;
 use crate::json::scan::{Members, member, member_at};
 use crate::json::text::decoded;
-use crate::routes::Request;
-use crate::thread_book::{Permissions, ThreadBook};
+use crate::routes::{Request, RequestEffect};
+use crate::thread_book::{self, Permissions, ThreadBook};
 
 /// Parameters of a resume with which its client gives permissions.
 const PERMISSIONS: [&str; 2] = ["sandbox", "permissions"];
-
-/// Keys of `config`, also as the beginning of dotted ones, with which its client gives permissions.
-const CONFIG_KEYS: [&str; 4] =
-    ["sandbox_mode", "sandbox_workspace_write", "permissions", "default_permissions"];
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
@@ -44,13 +48,21 @@ pub(super) struct Restoration {
     open: BTreeMap<ThreadId, Open>,
     /// Threads whose permissions could not be restored.
     failed: BTreeMap<ThreadId, Failed>,
+    /// Resumes without a response whose thread only the response says.
+    unnamed: usize,
+    /// Requests that wait for those resumes, and the threads that they are about: such of an earlier codex.
+    waiting: Waiting,
+    threads_of_waiting: BTreeSet<ThreadId>,
 }
+
+/// Requests that wait, with their clients.
+type Waiting = Vec<(ClientId, Box<[u8]>)>;
 
 /// A thread that is being resumed.
 #[derive(Debug)]
 struct Open {
     wanted: Permissions,
-    waiting: Vec<(ClientId, Box<[u8]>)>,
+    waiting: Waiting,
 }
 
 /// A thread whose permissions could not be restored.
@@ -67,32 +79,56 @@ impl Restoration {
         Restoration { book, ..Restoration::default() }
     }
 
+    fn all_waiting(&self) -> impl Iterator<Item = &(ClientId, Box<[u8]>)> {
+        self.open.values().flat_map(|open| &open.waiting).chain(&self.waiting)
+    }
+
     /// Returns how many requests of a client wait, and their bytes.
     fn waiting_of(&self, client: ClientId) -> (usize, usize) {
-        let lines = self.open.values().flat_map(|open| &open.waiting).filter(|(whose, _)| *whose == client);
+        let lines = self.all_waiting().filter(|(whose, _)| *whose == client);
         lines.fold((0, 0), |(count, bytes), (_, line)| (count + 1, bytes + line.len()))
+    }
+
+    /// Returns where a request about a thread has to wait; `None` if it need not.
+    fn place_to_wait(&mut self, thread: &ThreadId) -> Option<&mut Waiting> {
+        // Requests about a thread stay in their order, also if it is not one of an earlier codex any more.
+        if self.threads_of_waiting.contains(thread) {
+            return Some(&mut self.waiting);
+        }
+        match self.open.get_mut(thread) {
+            Some(open) => Some(&mut open.waiting),
+            None if self.unnamed > 0 && self.book.of_earlier_codex(thread).is_some() => {
+                self.threads_of_waiting.insert(thread.clone());
+                Some(&mut self.waiting)
+            }
+            None => None,
+        }
     }
 
     /// Removes the requests of a client that has disconnected.
     pub(super) fn forget_client(&mut self, client: ClientId) {
-        for open in self.open.values_mut() {
-            open.waiting.retain(|(whose, _)| *whose != client);
+        let all = self.open.values_mut().map(|open| &mut open.waiting).chain([&mut self.waiting]);
+        for waiting in all {
+            waiting.retain(|(whose, _)| *whose != client);
         }
     }
 
     /// Returns whether requests of a client wait.
     pub(super) fn has_waiting(&self, client: ClientId) -> bool {
-        self.open.values().flat_map(|open| &open.waiting).any(|(whose, _)| *whose == client)
+        self.all_waiting().any(|(whose, _)| *whose == client)
     }
 
     /// Returns how many requests wait.
     pub(super) fn waiting(&self) -> usize {
-        self.open.values().map(|open| open.waiting.len()).sum()
+        self.all_waiting().count()
     }
 
     /// Removes all waiting requests when the upstream is lost.
-    pub(super) fn take_waiting(&mut self) -> Vec<(ClientId, Box<[u8]>)> {
-        std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).collect()
+    pub(super) fn take_waiting(&mut self) -> Waiting {
+        self.unnamed = 0;
+        self.threads_of_waiting.clear();
+        let others = std::mem::take(&mut self.waiting);
+        std::mem::take(&mut self.open).into_values().flat_map(|open| open.waiting).chain(others).collect()
     }
 }
 
@@ -110,31 +146,44 @@ impl Router {
         known: Option<&Request>,
     ) -> Option<Incoming<'a>> {
         let restoration = &self.restoration;
-        if restoration.open.is_empty() && restoration.failed.is_empty() {
+        let Some(known) = known else { return Some(incoming) };
+        let starts_turn = matches!(known.effect, RequestEffect::StartTurn | RequestEffect::StartReview);
+        let is_usual =
+            restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0;
+        if is_usual && (!starts_turn || restoration.book.is_empty()) {
             return Some(incoming);
         }
-        let Some(known) = known else { return Some(incoming) };
         let params = incoming.params(known);
         let Some(thread) = params.and_then(|params| params.thread(known)) else { return Some(incoming) };
-        if restoration.open.contains_key(&thread) {
+        let (lines, bytes) = restoration.waiting_of(incoming.client);
+        if let Some(waiting) = self.restoration.place_to_wait(&thread) {
             let limits = &self.config.limits;
-            let (lines, bytes) = restoration.waiting_of(incoming.client);
             if lines >= limits.queued_requests_per_client
                 || bytes + incoming.line.len() > limits.queued_request_bytes_per_client
             {
                 self.refuse(incoming.client, Some(&incoming.id), &QUEUE_FULL);
-            } else if let Some(open) = self.restoration.open.get_mut(&thread) {
-                open.waiting.push((incoming.client, incoming.line.into()));
+            } else {
+                waiting.push((incoming.client, incoming.line.into()));
             }
+            return None;
+        }
+        // Codex would say so, unless a resume overtakes it on its way there: then the turn would start before the permissions
+        // are restored.
+        if starts_turn
+            && self.restoration.book.of_earlier_codex(&thread).is_some()
+            && !self.subscriptions.is_loaded(&thread)
+        {
+            let message = format!("thread not found: {thread}");
+            self.refuse_native(incoming.client, &incoming.id, &message);
             return None;
         }
         let brings_own =
             |name| params.and_then(|params| params.json(name)).is_some_and(|json| json != b"null");
-        match restoration.failed.get(&thread) {
+        match self.restoration.failed.get(&thread) {
             Some(failed) if known.work && !brings_own("sandboxPolicy") && !brings_own("permissions") => {
                 let message = format!(
                     "codex was restarted, and the permissions that this thread had before could not be restored ({}); \
-                     set its sandbox policy with thread/settings/update first",
+                     set its sandbox policy with thread/settings/update first, or give one with the turn (`sandboxPolicy`)",
                     failed.reason
                 );
                 let answer = ErrorAnswer {
@@ -152,27 +201,99 @@ impl Router {
     }
 
     /// Sends a resume with the permissions that the thread had in an earlier codex.
-    pub(super) fn resume(&mut self, incoming: Incoming<'_>, kind: PendingKind, known: &'static Request) {
-        let params = incoming.params(known);
-        let wanted = match (&kind, params) {
-            (PendingKind::Resume { target: Some(thread), .. }, Some(params))
-                if !gives_permissions(params, &incoming.line) =>
-            {
-                let wanted = self.restoration.book.of_earlier_codex(thread);
-                wanted.map(|wanted| (thread.clone(), wanted.clone()))
-            }
-            _ => None,
-        };
-        let mut edits = Edits::new();
-        if let Some((_, wanted)) = &wanted
-            && let (Some(mode), Some(params)) = (wanted.sandbox_mode(), params)
-        {
-            put_sandbox(&mut edits, params, mode);
+    pub(super) fn resume(&mut self, incoming: Incoming<'_>, mut kind: PendingKind, known: &'static Request) {
+        let given = incoming.params(known).is_some_and(|params| gives_permissions(params, &incoming.line));
+        if let PendingKind::Resume { gives, .. } = &mut kind {
+            *gives = given;
         }
-        let sent = self.try_dispatch(incoming, kind, Some(known), edits);
-        if let Some((thread, wanted)) = wanted.filter(|_| sent) {
+        let params = incoming.params(known).filter(|_| !given);
+        let book = &self.restoration.book;
+        let mut edits = Edits::new();
+        let mut open = None;
+        let mut is_unnamed = false;
+        match (&mut kind, params) {
+            (PendingKind::Resume { target: Some(thread), unnamed: None, .. }, Some(params)) => {
+                if let Some(wanted) = book.of_earlier_codex(thread) {
+                    if let Some(mode) = wanted.sandbox_mode() {
+                        put_sandbox(&mut edits, params, mode);
+                    }
+                    open = Some((thread.clone(), wanted.clone()));
+                }
+            }
+            (PendingKind::Resume { target, unnamed: Some(unnamed), .. }, Some(params))
+                if book.has_earlier() =>
+            {
+                if let Some(thread) = target
+                    && let Some(mode) = book.of_earlier_codex(thread).and_then(Permissions::sandbox_mode)
+                    && put_sandbox(&mut edits, params, mode)
+                {
+                    unnamed.sandbox_of = Some(thread.clone());
+                }
+                unnamed.restores = true;
+                is_unnamed = true;
+            }
+            _ => {}
+        }
+        if !self.try_dispatch(incoming, kind, Some(known), edits) {
+            return;
+        }
+        self.restoration.unnamed += usize::from(is_unnamed);
+        if let Some((thread, wanted)) = open {
             self.restoration.open.insert(thread, Open { wanted, waiting: Vec::new() });
         }
+    }
+
+    /// Handles the response to a resume by `path` or with `history`; `thread` is the one that it names, `None` if it is an
+    /// error.
+    pub(super) fn unnamed_resumed(
+        &mut self,
+        unnamed: &Unnamed,
+        thread: Option<&ThreadId>,
+        line: &[u8],
+        body: Span,
+    ) {
+        if !unnamed.restores {
+            if let Some(thread) = thread {
+                self.resumed_as_given(thread, line, body);
+            }
+            return;
+        }
+        // If another resume of this thread is in flight, its response decides.
+        if let Some(thread) = thread.filter(|thread| !self.restoration.open.contains_key(*thread)) {
+            let book = &self.restoration.book;
+            let misnamed = unnamed.sandbox_of.as_ref().is_some_and(|named| named != thread);
+            let wanted = if misnamed { book.of(thread) } else { book.of_earlier_codex(thread) };
+            if let Some(wanted) = wanted.cloned() {
+                self.restoration.open.insert(thread.clone(), Open { wanted, waiting: Vec::new() });
+                self.resumed(thread, line, false, body);
+            } else if misnamed {
+                let actual = permissions(line, body).map_or(Value::Null, |it| it.sandbox_policy);
+                self.not_restored(thread, actual, "its file has the name of another thread");
+            } else {
+                self.remember(thread, line, body);
+            }
+        }
+        self.unnamed_resume_ended();
+    }
+
+    fn unnamed_resume_ended(&mut self) {
+        self.restoration.unnamed = self.restoration.unnamed.saturating_sub(1);
+        if self.restoration.unnamed == 0 {
+            self.restoration.threads_of_waiting.clear();
+            let waiting = std::mem::take(&mut self.restoration.waiting);
+            self.handle_waiting(waiting);
+        }
+    }
+
+    /// Handles the response to a resume whose client has given permissions itself. Where another resume of the thread is in
+    /// flight, they are what is right there, too.
+    pub(super) fn resumed_as_given(&mut self, thread: &ThreadId, line: &[u8], body: Span) {
+        if let Some(open) = self.restoration.open.get_mut(thread)
+            && let Some(given) = permissions(line, body)
+        {
+            open.wanted = given;
+        }
+        self.remember(thread, line, body);
     }
 
     /// Handles the response to a resume; `body` is its result.
@@ -205,6 +326,24 @@ impl Router {
         let kind = PendingKind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
         let params = Value::Object(params).to_string();
         self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
+    }
+
+    /// Returns the thread to which a request gives permissions because its own could not be restored.
+    pub(super) fn gives_permissions_to(&self, incoming: &Incoming<'_>, known: &Request) -> Option<ThreadId> {
+        if self.restoration.failed.is_empty() || known.method != "thread/settings/update" {
+            return None;
+        }
+        let params = incoming.params(known)?;
+        let thread = params.thread(known).filter(|thread| self.restoration.failed.contains_key(thread))?;
+        let given = |name| params.json(name).is_some_and(|json| json != b"null");
+        (given("sandboxPolicy") || given("permissions")).then_some(thread)
+    }
+
+    /// Handles that a client has given permissions to a thread whose own could not be restored: whatever they are, they
+    /// count. They are recorded when codex reports them, which is after its response.
+    pub(super) fn permissions_given(&mut self, thread: &ThreadId) {
+        self.restoration.failed.remove(thread);
+        self.restoration.book.loaded(thread);
     }
 
     /// Handles the response to the update that restores the permissions of a thread.
@@ -245,7 +384,7 @@ impl Router {
     }
 
     /// Handles requests that waited.
-    pub(super) fn handle_waiting(&mut self, waiting: Vec<(ClientId, Box<[u8]>)>) {
+    pub(super) fn handle_waiting(&mut self, waiting: Waiting) {
         let now = self.now();
         for (client, line) in waiting {
             // It was counted when it came.
@@ -255,8 +394,14 @@ impl Router {
     }
 
     /// Handles that a resume will not be sent because its client has disconnected.
-    pub(super) fn resume_abandoned(&mut self, thread: &ThreadId) {
-        self.restored(thread);
+    pub(super) fn resume_abandoned(&mut self, resume: &PendingKind) {
+        match resume {
+            PendingKind::Resume { unnamed: Some(unnamed), .. } if unnamed.restores => {
+                self.unnamed_resume_ended();
+            }
+            PendingKind::Resume { unnamed: None, target: Some(thread), .. } => self.restored(thread),
+            _ => {}
+        }
     }
 
     /// Records the permissions of a thread that was just opened. Returns whether the thread is ephemeral, so that
@@ -329,25 +474,21 @@ fn permissions(line: &[u8], result: Span) -> Option<Permissions> {
 /// Returns whether the parameters of a resume give permissions.
 fn gives_permissions(params: Params<'_>, line: &[u8]) -> bool {
     let given = |name: &&str| params.json(name).is_some_and(|json| json != b"null");
-    let is_key = |key: &[u8]| {
-        CONFIG_KEYS.iter().any(|known| {
-            let rest = key.strip_prefix(known.as_bytes());
-            rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'.')
-        })
-    };
     let by_config = || {
         let config = params.get("config")?;
-        Members::new(line, config.start).any(|member| is_key(&decoded(member.key.of(line)))).then_some(())
+        Members::new(line, config.start)
+            .any(|member| thread_book::gives_permissions(&decoded(member.key.of(line))))
+            .then_some(())
     };
     PERMISSIONS.iter().any(given) || by_config().is_some()
 }
 
-/// Puts `sandbox` into the parameters of a resume in which it is absent or null. To parameters by position, it
-/// cannot be added; then the update restores the sandbox.
-fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
+/// Puts `sandbox` into the parameters of a resume in which it is absent or null; returns whether it could. To parameters
+/// by position, it cannot be added; then the update restores the sandbox.
+fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) -> bool {
     match params.get("sandbox") {
         Some(null) => edits.replace_owned(null, format!("\"{mode}\"").into_bytes()),
-        None if params.by_position() => {}
+        None if params.by_position() => return false,
         None => {
             // The thread's id follows it.
             let open = params.span().start + 1;
@@ -355,4 +496,5 @@ fn put_sandbox(edits: &mut Edits<'_>, params: Params<'_>, mode: &str) {
             edits.replace_owned(Span { start: open, end: open }, text);
         }
     }
+    true
 }

@@ -6,6 +6,9 @@
 //! a thread is never repeated, so it fails when the last client that got it disconnects. One that the upstream
 //! gives up after some time fails at that time.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::Router;
 use super::delivery::Topic;
 use crate::id::{ClientId, ServerRequestId, ThreadId, write_i64};
@@ -74,12 +77,12 @@ impl Router {
                             self.server_requests.command_requested(id, &thread, &item, &to);
                         }
                     }
-                    self.pass_server_request(line, id, Some(thread), known, &to);
+                    self.pass_server_request((line, params), id, Some(thread), known, &to);
                 }
             }
             (Audience::OnlySubscriber, Some(thread)) => {
                 match *self.subscriptions.of_thread(thread.as_bytes()) {
-                    [only] => self.pass_server_request(line, id, Some(thread), known, &[only]),
+                    [only] => self.pass_server_request((line, params), id, Some(thread), known, &[only]),
                     _ => self.fail_server_request(id, "not exactly one client is subscribed to the thread"),
                 }
             }
@@ -87,7 +90,7 @@ impl Router {
                 let able = self.sessions.iter().filter(|(_, s)| s.is_active());
                 let able = able.filter(|(_, s)| s.declared().is_some_and(|d| d.attestation));
                 match able.min_by_key(|(_, s)| s.joined()).map(|(client, _)| client) {
-                    Some(client) => self.pass_server_request(line, id, thread, known, &[client]),
+                    Some(client) => self.pass_server_request((line, params), id, thread, known, &[client]),
                     None => self.fail_server_request(id, "no client can attest"),
                 }
             }
@@ -96,7 +99,7 @@ impl Router {
                 if everyone.is_empty() {
                     self.fail_server_request(id, "no client is connected");
                 } else {
-                    self.pass_server_request(line, id, thread, known, &everyone);
+                    self.pass_server_request((line, params), id, thread, known, &everyone);
                 }
             }
         }
@@ -114,7 +117,7 @@ impl Router {
 
     fn pass_server_request(
         &mut self,
-        line: &[u8],
+        (line, params): (&[u8], Option<Span>),
         id: ServerRequestId,
         thread: Option<ThreadId>,
         known: Option<&'static ServerRequest>,
@@ -123,7 +126,8 @@ impl Router {
         let connected: Vec<ClientId> =
             to.iter().copied().filter(|client| self.sessions.get(*client).is_some()).collect();
         let first = !self.server_requests.contains(id);
-        if !self.server_requests.passed(self.delivery.now(), id, thread, known, &connected) {
+        let turn = first.then(|| self.turn_of(line, params, thread.as_ref())).flatten();
+        if !self.server_requests.passed(self.delivery.now(), id, (thread, turn), known, &connected) {
             return;
         }
         if first {
@@ -137,6 +141,13 @@ impl Router {
                 _ => self.delivery.reply(client, line),
             }
         }
+    }
+
+    /// Returns the id of the turn that a server request belongs to: the one that it names, else the open one of its thread.
+    fn turn_of(&self, line: &[u8], params: Option<Span>, thread: Option<&ThreadId>) -> Option<Arc<str>> {
+        let named = params.and_then(|p| member(line, p.start, b"turnId")).and_then(|v| text(line, v));
+        let open = || Some(Cow::Borrowed(&*self.subscriptions.get(thread?.as_bytes())?.turn.as_ref()?.id));
+        named.or_else(open).map(|id| String::from_utf8_lossy(&id).into())
     }
 
     /// Answers a server request with an error because no client can answer it.

@@ -5,6 +5,7 @@
 //! repeats it to the next client that resumes its thread.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::id::{ClientId, ServerRequestId, ThreadId};
 use crate::routes::{ServerRequest, ServerRequestAudience};
@@ -14,6 +15,8 @@ use crate::time::Time;
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) thread: Option<ThreadId>,
+    /// The id of its turn, if it belongs to one.
+    pub(super) turn: Option<Arc<str>>,
     /// Connected clients that got it.
     pub(super) seen_by: Vec<ClientId>,
     pub(super) answered: bool,
@@ -55,13 +58,14 @@ impl ServerRequests {
         &mut self,
         now: Time,
         id: ServerRequestId,
-        thread: Option<ThreadId>,
+        (thread, turn): (Option<ThreadId>, Option<Arc<str>>),
         known: Option<&'static ServerRequest>,
         to: &[ClientId],
     ) -> bool {
         let of_thread = known.is_none() && thread.is_some();
         let open = self.open.entry(id).or_insert_with(|| Open {
             thread,
+            turn,
             seen_by: Vec::new(),
             answered: false,
             since: now,

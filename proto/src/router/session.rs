@@ -33,6 +33,8 @@ pub(super) struct Declared {
     pub(super) attestation: bool,
     /// What happens to its turns when it disconnects.
     pub(super) orphaned_turns: Option<OrphanedTurns>,
+    /// Whether it ends when the daemon does, so that it has no use for the next one.
+    pub(super) ends_with_daemon: bool,
 }
 
 /// What codexd keeps about one client.

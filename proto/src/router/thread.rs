@@ -36,6 +36,8 @@ pub(crate) struct Thread {
     pub(crate) open_items: OpenItems,
     /// Whether it has no subscriber and the upstream sends its messages nevertheless, until its turn has ended.
     pub(crate) kept: bool,
+    /// Whether codex has reported a change of its queue.
+    pub(crate) queue_used: bool,
     /// Whether the upstream sends its messages: it was opened, and no unsubscribe was answered since.
     pub(crate) is_sent: bool,
     /// Whether it was idle while it was kept: the end of its turn is to follow.

@@ -22,6 +22,8 @@ pub enum RouterTimer {
     SilentTurn,
     /// An open thread without a turn is kept.
     NeverRan,
+    /// No turn has started after the last one of a thread whose queue was used.
+    NextTurn,
     /// A client has been above the soft limit for too long.
     SlowClient,
     /// A barrier is sent.
@@ -30,7 +32,7 @@ pub enum RouterTimer {
 
 impl RouterTimer {
     /// All timers.
-    pub const ALL: [RouterTimer; 10] = [
+    pub const ALL: [RouterTimer; 11] = [
         RouterTimer::Deferred,
         RouterTimer::SlowRequest,
         RouterTimer::Retry,
@@ -39,6 +41,7 @@ impl RouterTimer {
         RouterTimer::Interrupt,
         RouterTimer::SilentTurn,
         RouterTimer::NeverRan,
+        RouterTimer::NextTurn,
         RouterTimer::SlowClient,
         // This one is last, since the others can leave something that waits.
         RouterTimer::Barrier,
@@ -57,6 +60,7 @@ impl Router {
             RouterTimer::Interrupt => self.interrupt_due(),
             RouterTimer::SilentTurn => self.silent_turns_due,
             RouterTimer::NeverRan => self.never_ran.due(),
+            RouterTimer::NextTurn => self.next_turn.due(),
             RouterTimer::SlowClient => self.delivery.slow_due(),
             RouterTimer::Barrier => self.pacing.barrier_due(&self.config.limits),
         }
@@ -101,6 +105,7 @@ impl Router {
             RouterTimer::Interrupt => self.retry_interrupts(now),
             RouterTimer::SilentTurn => self.check_silent_turns(now),
             RouterTimer::NeverRan => self.keep_never_ran(now),
+            RouterTimer::NextTurn => self.next_turn.give_up(now),
             RouterTimer::SlowClient => {
                 self.delivery.judge_slow();
                 self.close_overflowed();

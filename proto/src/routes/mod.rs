@@ -362,6 +362,8 @@ pub enum Meaning {
     StatusChanged,
     /// A thread has no subscribers any more.
     ThreadClosed,
+    /// The queue of a thread has other prompts.
+    QueueChanged,
     /// The goal of a thread, also after each resume.
     GoalReported,
     /// Live, or a copy for the requester of a resume or fork.

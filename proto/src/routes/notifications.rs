@@ -42,7 +42,7 @@ pub static NOTIFICATIONS: [Notification; 88] = [
     thread("item/reasoning/summaryPartAdded").means(Meaning::ItemSection),
     thread("thread/tokenUsage/updated").means(Meaning::TokenUsage),
     thread("thread/readState/changed").experimental(),
-    thread("thread/queue/changed").experimental(),
+    thread("thread/queue/changed").experimental().means(Meaning::QueueChanged),
     thread("thread/settings/updated").experimental().means(Meaning::SettingsUpdated),
     thread("serverRequest/resolved").means(Meaning::ServerRequestResolved),
     thread("mcpServer/startupStatus/updated"),

@@ -270,8 +270,11 @@ fn after_an_intended_stop_a_subscriber_waits_for_its_client() {
     desk.daemon(&json!({"method": "notifications/broker/shuttingDown", "params": notice}));
     desk.lost();
     assert!(!desk.state.wants_daemon());
+    assert!(desk.state.joins_daemon(), "it hears what goes on with the daemon of somebody else");
     desk.client(&json!({"id": 2, "method": "thread/read", "params": {"threadId": "t"}}));
     assert!(desk.state.wants_daemon());
+    desk.next_daemon();
+    assert!(!desk.state.joins_daemon());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod any_sequence;
 mod desk;
+mod going_on;
 mod handshake;
 mod loss;
 mod resume;

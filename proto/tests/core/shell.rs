@@ -58,9 +58,15 @@ impl Shell {
 
     /// A client that speaks lines and has initialized.
     pub(crate) fn join(&mut self) -> ClientId {
+        self.join_declaring(&json!({}))
+    }
+
+    /// A client that declares this to codexd.
+    pub(crate) fn join_declaring(&mut self, own: &Value) -> ClientId {
         let client = self.core.connect(self.now);
         self.report(Event::ClientFraming { client, framing: Framing::Lines });
-        self.send(client, &json!({"id": 0, "method": "initialize", "params": {"clientInfo": {"name": "c", "version": "1"}}}));
+        let params = json!({"clientInfo": {"name": "c", "version": "1"}, "codexd": own});
+        self.send(client, &json!({"id": 0, "method": "initialize", "params": params}));
         assert_eq!(self.got(client).len(), 1);
         client
     }

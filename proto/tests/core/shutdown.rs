@@ -128,6 +128,23 @@ fn a_daemon_that_lost_codex_under_a_client_starts_the_next_one() {
     shell.report(loss);
     assert!(!shell.core.has_successor());
 
+    // One that ends with its daemon, as a job, has no use for the next one.
+    for (declared, others, due) in [(json!(true), 0, false), (json!(true), 1, true), (json!("yes"), 0, true)]
+    {
+        let mut shell = Shell::serving(settings(), Restart::BySuccessor);
+        shell.join_declaring(&json!({"endsWithDaemon": declared}));
+        for _ in 0..others {
+            shell.join();
+        }
+        shell.report(loss);
+        assert_eq!(shell.core.has_successor(), due, "{declared} and {others}");
+    }
+    // One that waits to initialize may be any.
+    let mut shell = Shell::serving(settings(), Restart::BySuccessor);
+    shell.core.connect(shell.now);
+    shell.report(loss);
+    assert!(shell.core.has_successor());
+
     let mut shell = Shell::serving(settings(), Restart::BySuccessor);
     shell.join();
     shell.report(loss);

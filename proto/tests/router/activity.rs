@@ -6,7 +6,7 @@ use codexd_proto::router::{Activity, Outcome};
 use codexd_proto::status::StatusReport;
 use serde_json::json;
 
-use crate::net::{Net, note, status, turn_completed, turn_started};
+use crate::net::{Net, note, server_request, status, turn_completed, turn_started};
 
 fn activities(net: &mut Net) -> Vec<Activity> {
     std::iter::from_fn(|| net.router.poll_activity()).collect()
@@ -234,4 +234,42 @@ fn how_the_outcome_is_known_is_told() {
     assert_eq!(after(&|net, _| net.lose()), (Outcome::Lost, KnownBy::UpstreamLost));
     let closed = |net: &mut Net, t: &str| net.feed(&note("thread/closed", &json!({"threadId": t})));
     assert_eq!(after(&closed), (Outcome::Unknown, KnownBy::ThreadEnded));
+}
+
+/// The turn of each approval that was requested (`+`) or has ended (`-`).
+fn turns_of_approvals(net: &mut Net) -> Vec<String> {
+    let shown =
+        |sign, turn: Option<std::sync::Arc<str>>| format!("{sign}{}", turn.as_deref().unwrap_or("none"));
+    let all = activities(net).into_iter();
+    all.filter_map(|activity| match activity {
+        Activity::ApprovalRequested { turn, .. } => Some(shown('+', turn)),
+        Activity::ApprovalEnded { turn, .. } => Some(shown('-', turn)),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn an_approval_is_of_the_turn_that_it_names_or_else_of_the_open_one_of_its_thread() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.open_turn(&t, "u");
+    for (id, params) in [
+        (0, json!({"threadId": t, "turnId": "v\n"})),
+        (1, json!({"threadId": t, "turnId": null})),
+        (2, json!({"threadId": t})),
+    ] {
+        net.feed(&server_request(id, "item/tool/requestUserInput", &params));
+    }
+    assert_eq!(turns_of_approvals(&mut net), ["+v\n", "+u", "+u"]);
+    net.send(a, r#"{"id":0,"result":{}}"#);
+    // Their turn has ended when codex reports that it has given them up.
+    net.feed(&turn_completed(&t, "u"));
+    net.open_turn(&t, "w");
+    net.feed(&note("serverRequest/resolved", &json!({"threadId": t, "requestId": 1})));
+    assert_eq!(turns_of_approvals(&mut net), ["-v\n", "-u"]);
+    // Of no thread, and so of no turn.
+    net.feed(&server_request(3, "account/chatgptAuthTokens/refresh", &json!({"reason": "unauthorized"})));
+    assert_eq!(turns_of_approvals(&mut net), ["+none"]);
 }

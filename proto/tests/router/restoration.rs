@@ -129,6 +129,30 @@ fn what_a_client_says_itself_counts_and_is_remembered() {
 }
 
 #[test]
+fn what_a_client_says_itself_counts_for_a_resume_that_comes_after_it() {
+    for path in [None, Some(())] {
+        let (mut net, name) = net(Limits::default());
+        let (a, b) = (net.join(), net.join());
+        let mut params = json!({"threadId": name, "sandbox": "read-only"});
+        if path.is_some() {
+            params = json!({"threadId": "", "path": file_of(&name), "sandbox": "read-only"});
+        }
+        let (first, _) = resume(&mut net, a, &params);
+        let (second, _) = resume(&mut net, b, &json!({"threadId": name}));
+        // Codex carries them out in this order, and the second one changes nothing.
+        let read_only = json!({"type": "readOnly"});
+        net.reply(first, &result(&name, &read_only));
+        net.reply(second, &result(&name, &read_only));
+        assert_eq!(net.sent(), [] as [Value; 0]);
+        net.hush(&[a, b]);
+        net.forwarded(b, "turn/start", &json!({"threadId": name, "input": []}));
+        let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+        let permissions = Some(permissions(read_only));
+        assert_eq!(net.actions(), [Action::Remember { thread, permissions }]);
+    }
+}
+
+#[test]
 fn by_position_the_policy_is_restored_after_the_resume() {
     let (mut net, name) = net(Limits::default());
     let a = net.join();
@@ -171,6 +195,37 @@ fn work_on_a_thread_whose_permissions_are_not_restored_is_refused() {
 }
 
 #[test]
+fn what_a_client_gives_instead_counts_as_soon_as_codex_has_accepted_it() {
+    for (given, accepted, ends) in [
+        (json!({"sandboxPolicy": {"type": "readOnly"}}), true, true),
+        // Also what the thread has already: then that is what the client wants.
+        (json!({"sandboxPolicy": full()}), true, true),
+        (json!({"permissions": "x"}), true, true),
+        (json!({"sandboxPolicy": full()}), false, false),
+        (json!({"sandboxPolicy": null, "model": "m"}), true, false),
+    ] {
+        let (mut net, name) = net(Limits::default());
+        let a = net.join();
+        let sent = resumed_with(&mut net, a, &name, &json!({"threadId": name}), &full());
+        net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+        let mut params = given.clone();
+        params["threadId"] = json!(name);
+        let id = net.forwarded(a, "thread/settings/update", &params);
+        if accepted {
+            net.reply(id, &json!({}));
+        } else {
+            net.fail(id, "no");
+        }
+        net.hush(&[a]);
+        // Codex reports the change later.
+        net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+        assert_eq!(net.sent().len(), usize::from(ends), "{given} {accepted}");
+        let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+        assert_eq!(net.router.thread_book().of_earlier_codex(&thread).is_none(), ends);
+    }
+}
+
+#[test]
 fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
     for (restored, params) in [(true, json!({})), (false, json!({"sandbox": "workspace-write"}))] {
         let (mut net, name) = net(Limits::default());
@@ -190,13 +245,28 @@ fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
 }
 
 #[test]
+fn a_turn_cannot_be_overtaken_by_the_resume_of_its_thread() {
+    let (mut net, name) = net(Limits { window: 1, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    net.forwarded(a, "thread/list", &json!({}));
+    // Codex has not loaded the thread; it would be asked when the in-flight window has room.
+    net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    let refused = net.got_one(a);
+    assert_eq!(refused["error"], json!({"code": -32600, "message": format!("thread not found: {name}")}));
+    net.request(b, 2, "turn/start", &json!({"threadId": thread(2), "input": []}));
+    assert!(net.router.has_pending_replies(b), "of another thread, codex knows more");
+}
+
+#[test]
 fn a_resume_that_fails_or_is_abandoned_holds_nobody_up() {
     let (mut net, name) = net(Limits::default());
     let (a, b) = (net.join(), net.join());
     let id = net.forwarded(a, "thread/resume", &json!({"threadId": name}));
     net.request(b, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    net.request(b, 2, "thread/read", &json!({"threadId": name}));
     net.fail(id, "no rollout found");
-    assert_eq!(methods(&net.sent()), ["turn/start"]);
+    assert_eq!(methods(&net.sent()), ["thread/read"]);
+    assert_eq!(net.got_one(b)["error"]["message"], format!("thread not found: {name}"));
 
     // It waits for the in-flight window when its client leaves.
     let (mut net, name) = self::net(Limits { window: 1, ..Limits::default() });
@@ -207,6 +277,147 @@ fn a_resume_that_fails_or_is_abandoned_holds_nobody_up() {
     net.leave(a);
     net.reply(slot, &json!({}));
     assert_eq!(methods(&net.sent()), ["thread/read"]);
+}
+
+/// Sends a resume; returns its id and its parameters as they go up.
+fn resume(net: &mut Net, client: ClientId, params: &Value) -> (i64, Value) {
+    net.request(client, 9, "thread/resume", params);
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/resume"]);
+    (sent[0]["id"].as_i64().unwrap(), sent[0]["params"].clone())
+}
+
+/// The path of the file of a thread, as codex names it.
+fn file_of(thread: &str) -> String {
+    format!("/c/sessions/2026/01/02/rollout-2026-01-02T03-04-05-{thread}.jsonl")
+}
+
+#[test]
+fn a_resume_by_path_gets_what_a_resume_by_id_gets() {
+    let (mut net, name) = net(Limits::default());
+    let (a, b) = (net.join(), net.join());
+    // Codex ignores the id that comes with a path.
+    let params = json!({"threadId": thread(3), "path": file_of(&name), "sandbox": null});
+    let (id, sent) = resume(&mut net, a, &params);
+    assert_eq!(sent["sandbox"], "workspace-write");
+    net.request(b, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    net.request(b, 2, "turn/start", &json!({"threadId": thread(2), "input": []}));
+    let sent = net.sent();
+    assert_eq!(sent.len(), 1, "what is said of another thread does not wait: {sent:?}");
+    assert!(net.router.has_pending_replies(b) && !net.router.is_quiet());
+    net.reply(id, &result(&name, &full()));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/settings/update"]);
+    assert_eq!(sent[0]["params"], json!({"threadId": name, "sandboxPolicy": workspace()}));
+    net.reply(sent[0]["id"].as_i64().unwrap(), &json!({}));
+    assert_eq!(methods(&net.sent()), ["turn/start"]);
+    assert_eq!(net.actions(), []);
+}
+
+#[test]
+fn a_resume_by_path_whose_permissions_are_not_restored_refuses_work() {
+    let (mut net, name) = net(Limits::default());
+    let a = net.join();
+    let params = json!({"threadId": "", "path": file_of(&name)});
+    let sent = resumed_with(&mut net, a, &name, &params, &full());
+    net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+    net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    assert_eq!(net.got_one(a)["error"]["data"]["codexd"]["reason"], "permissionsNotRestored");
+}
+
+#[test]
+fn what_a_client_says_itself_counts_in_a_resume_by_path() {
+    let (mut net, name) = net(Limits::default());
+    let a = net.join();
+    let params = json!({"threadId": "", "path": file_of(&name), "sandbox": "danger-full-access"});
+    let id = net.forwarded(a, "thread/resume", &params);
+    net.forwarded(a, "thread/read", &json!({"threadId": name}));
+    net.reply(id, &result(&name, &full()));
+    let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+    let permissions = Some(permissions(full()));
+    assert_eq!(net.actions(), [Action::Remember { thread, permissions }]);
+}
+
+#[test]
+fn the_response_says_which_thread_a_file_is_of() {
+    // Its name says nothing, and the thread is one of an earlier codex all the same.
+    for path in ["/tmp/copy.jsonl".to_owned(), file_of(&thread(2)), "\u{e9}".repeat(40)] {
+        let (mut net, name) = net(Limits::default());
+        let (a, b) = (net.join(), net.join());
+        let params = json!({"threadId": "", "path": path});
+        let (id, sent) = resume(&mut net, a, &params);
+        assert_eq!(sent, params);
+        net.request(b, 1, "turn/start", &json!({"threadId": name, "input": []}));
+        assert_eq!(net.sent(), [] as [Value; 0]);
+        net.reply(id, &result(&name, &full()));
+        let sent = net.sent();
+        assert_eq!(methods(&sent), ["thread/settings/update"], "{path}");
+        net.reply(sent[0]["id"].as_i64().unwrap(), &json!({}));
+        assert_eq!(methods(&net.sent()), ["turn/start"]);
+    }
+}
+
+#[test]
+fn the_sandbox_of_a_thread_is_not_given_to_another_one() {
+    // A copy of another thread's file under the name of this thread's.
+    let (mut net, name) = net(Limits::default());
+    let a = net.join();
+    let params = json!({"threadId": "", "path": file_of(&name)});
+    let other = thread(2);
+    assert_eq!(resumed_with(&mut net, a, &other, &params, &workspace()), [] as [Value; 0]);
+    net.request(a, 1, "turn/start", &json!({"threadId": other, "input": []}));
+    let refused = net.got_one(a);
+    assert_eq!(refused["error"]["data"]["codexd"]["reason"], "permissionsNotRestored");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("the name of another thread"));
+    net.feed(&updated(&other, &json!({"type": "readOnly"})));
+    net.hush(&[a]);
+    net.forwarded(a, "turn/start", &json!({"threadId": other, "input": []}));
+    // The one that the file is named after is still to be restored.
+    let earlier = codexd_proto::id::ThreadId::new(name.as_bytes());
+    assert!(net.router.thread_book().of_earlier_codex(&earlier).is_some());
+}
+
+#[test]
+fn a_resume_with_history_is_a_new_thread_and_holds_others_up_only_until_it_is_answered() {
+    let (mut net, name) = net(Limits::default());
+    let (a, b) = (net.join(), net.join());
+    let params = json!({"threadId": name, "history": [{}], "path": file_of(&name)});
+    let (id, sent) = resume(&mut net, a, &params);
+    assert_eq!(sent, params, "codex reads no file");
+    net.request(b, 1, "thread/resume", &json!({"threadId": name}));
+    assert_eq!(net.sent(), [] as [Value; 0]);
+    net.reply(id, &result(&thread(2), &full()));
+    let sent = net.sent();
+    assert_eq!(sent[0]["params"], json!({"threadId": name, "sandbox": "workspace-write"}));
+    assert_eq!(sent.len(), 1);
+}
+
+#[test]
+fn what_waits_for_a_resume_by_path_goes_on_when_that_fails_or_is_abandoned() {
+    let (mut net, name) = net(Limits::default());
+    let (a, b) = (net.join(), net.join());
+    let params = json!({"threadId": "", "path": file_of(&name)});
+    let id = net.forwarded(a, "thread/resume", &params);
+    net.request(b, 1, "thread/read", &json!({"threadId": name}));
+    net.fail(id, "stale path");
+    assert_eq!(methods(&net.sent()), ["thread/read"]);
+
+    let (mut net, name) = self::net(Limits { window: 1, ..Limits::default() });
+    let (a, b) = (net.join(), net.join());
+    let slot = net.forwarded(b, "thread/list", &json!({}));
+    net.request(a, 1, "thread/resume", &json!({"threadId": "", "path": file_of(&name)}));
+    net.request(b, 2, "thread/read", &json!({"threadId": name}));
+    net.leave(a);
+    net.reply(slot, &json!({}));
+    assert_eq!(methods(&net.sent()), ["thread/read"]);
+
+    let (mut net, name) = self::net(Limits::default());
+    let (a, b) = (net.join(), net.join());
+    net.forwarded(a, "thread/resume", &json!({"threadId": "", "path": file_of(&name)}));
+    net.request(b, 1, "turn/start", &json!({"threadId": name, "input": []}));
+    net.lose();
+    let got = net.got(b);
+    assert_eq!(got[0]["error"]["data"]["codexd"]["delivered"], "no");
 }
 
 #[test]

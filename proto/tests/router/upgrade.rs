@@ -1,8 +1,9 @@
 //! No new work before an upgrade, and new work again when it is called off.
 
+use codexd_proto::router::RouterTimer;
 use serde_json::json;
 
-use crate::net::{Net, approval, methods, turn_completed};
+use crate::net::{Net, approval, methods, note, status, turn_completed};
 
 fn waiting(net: &mut Net, left_ms: Option<u64>) {
     let now = net.now;
@@ -99,4 +100,44 @@ fn a_drain_after_it_takes_no_clients_any_more_and_is_not_called_off() {
     net.router.accept_new_work(now);
     net.request(a, 1, "thread/start", &json!({}));
     assert_eq!(net.got_one(a)["error"]["data"]["codexd"]["reason"], "draining");
+}
+
+fn ends(net: &mut Net, thread: &str, turn: &str) {
+    net.feed(&status(thread, "idle"));
+    net.feed(&turn_completed(thread, turn));
+}
+
+/// Codex starts the next prompt of a queue some milliseconds after the end of the turn before it.
+#[test]
+fn nothing_counts_as_running_only_once_the_queue_of_a_thread_has_been_given_time() {
+    let mut net = Net::new();
+    let a = net.join();
+    let (queued, other) = (net.start_thread(a, 1), net.start_thread(a, 2));
+    net.open_turn(&other, "t");
+    ends(&mut net, &other, "t");
+    let add = net.forwarded(a, "thread/queue/add", &json!({"threadId": queued, "input": []}));
+    net.open_turn(&queued, "u");
+    net.reply(add, &json!({}));
+    net.feed(&note("thread/queue/changed", &json!({"threadId": queued})));
+    waiting(&mut net, None);
+    ends(&mut net, &queued, "u");
+    net.pass(500);
+    assert!(!net.router.is_quiet(), "its next turn may start");
+    net.open_turn(&queued, "v");
+    net.pass(5_000);
+    assert!(!net.router.is_quiet(), "it runs");
+    ends(&mut net, &queued, "v");
+    net.pass(999);
+    assert!(!net.router.is_quiet());
+    net.pass(1);
+    assert!(net.router.is_quiet(), "there was no other one");
+    assert_eq!(net.router.due(RouterTimer::NextTurn), None);
+    // A thread without a queue, or whose turn was interrupted, is not waited for.
+    net.open_turn(&other, "w");
+    ends(&mut net, &other, "w");
+    assert!(net.router.is_quiet());
+    net.open_turn(&queued, "x");
+    net.feed(&status(&queued, "idle"));
+    net.feed(&turn_completed(&queued, "x").replace("\"completed\"", "\"interrupted\""));
+    assert!(net.router.is_quiet());
 }

@@ -103,6 +103,8 @@ pub(crate) struct Client {
     /// Answers with the error that the upstream is lost: tag, and whether it may have been delivered.
     pub(crate) lost: Vec<(String, String)>,
     pub(crate) requests: usize,
+    /// Whether it uses the experimental interface.
+    pub(crate) experimental: bool,
     /// The thread whose end codexd is writing, and the turn and reason of its error once that has come.
     synthetic: Option<(String, Option<(Value, Value)>)>,
     /// Threads that codexd has ended.
@@ -135,6 +137,7 @@ impl Client {
             upgrade_waits: None,
             lost: Vec::new(),
             requests: 0,
+            experimental: false,
             synthetic: None,
             lost_threads: BTreeSet::new(),
         }
@@ -284,6 +287,7 @@ impl Client {
                     coverage.refused_for_upgrades += 1;
                 }
             }
+            _ if data["codexd"]["reason"] == "permissionsNotRestored" => coverage.work_refused += 1,
             _ => coverage.errors += 1,
         }
     }

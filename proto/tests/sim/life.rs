@@ -8,6 +8,7 @@ use codexd_proto::exit::ExitCode;
 use codexd_proto::id::ClientId;
 use codexd_proto::lifecycle::{ChildStatus, LifecycleTimer, State, StopSource, Timeouts};
 use codexd_proto::router::CloseReason;
+use codexd_proto::thread_book::Entry;
 use codexd_proto::time::Time;
 use serde_json::Value;
 
@@ -255,7 +256,14 @@ impl World {
                     client.joined = client.initialize_sent;
                 }
             }
-            Effect::NotifyStopping | Effect::Sweep | Effect::Remember(_) => {}
+            Effect::NotifyStopping | Effect::Sweep => {}
+            Effect::Remember(Entry { thread_id, permissions }) => {
+                self.coverage.remembered += 1;
+                match permissions {
+                    Some(permissions) => self.remembered.insert(thread_id, permissions.sandbox_policy),
+                    None => self.remembered.remove(&thread_id),
+                };
+            }
             Effect::StopListening => self.listening = false,
             Effect::FinalRead => {
                 assert!(!self.listening, "the last read comes before nobody new can connect");

@@ -24,6 +24,17 @@ pub(crate) struct Thread {
     /// Server requests without an answer, with their line.
     pub(crate) asks: BTreeMap<i64, String>,
     pub(crate) sub_agent: bool,
+    /// Its sandbox policy, while it is loaded.
+    pub(crate) sandbox: Value,
+    /// The policy that it had in an earlier process, until a client gives it another one, or this process has unloaded it.
+    pub(crate) wanted: Option<Value>,
+    /// It was there before this process.
+    pub(crate) is_earlier: bool,
+}
+
+/// The policy of a thread that is resumed without one.
+pub(crate) fn default_policy() -> Value {
+    json!({"type": "dangerFullAccess"})
 }
 
 pub(crate) struct Turn {
@@ -66,8 +77,13 @@ pub(crate) struct Upstream {
     pub(crate) refused: BTreeSet<String>,
     taken: BTreeSet<String>,
     pub(crate) partial: usize,
-    /// Number of the newest request of each client.
-    newest: BTreeMap<u64, u64>,
+    /// Number of the newest request of each client; and of each thread of an earlier process, whose requests can wait.
+    newest: BTreeMap<(u64, Option<usize>), u64>,
+    /// It refuses one in so many new policies.
+    pub(crate) refuses_policies: Option<usize>,
+    /// Policies that codexd has restored, and those of which it could not.
+    pub(crate) restored: u64,
+    pub(crate) not_restored: u64,
     unanswered: BTreeSet<i64>,
     pub(crate) short_unanswered: BTreeSet<i64>,
     pub(crate) most_unanswered: usize,
@@ -107,6 +123,9 @@ impl Upstream {
             taken: BTreeSet::new(),
             partial: 0,
             newest: BTreeMap::new(),
+            refuses_policies: None,
+            restored: 0,
+            not_restored: 0,
             unanswered: BTreeSet::new(),
             short_unanswered: BTreeSet::new(),
             most_unanswered: 0,
@@ -185,18 +204,39 @@ impl Upstream {
             (line["params"]["from"][0].as_u64(), line["params"]["from"][1].as_u64())
             && !matches!(method, "thread/unsubscribe" | "turn/interrupt")
         {
-            let newest = self.newest.get(&client).copied();
+            let params = &line["params"];
+            let waits = self.resolve(params).filter(|at| self.threads[*at].is_earlier);
+            // It can overtake what waits.
+            let by_path = params["path"].is_string() && waits.is_some();
+            let newest = self.newest.get(&(client, waits)).copied().filter(|_| !by_path);
             let reads = method == "thread/list";
             assert!(reads || newest.is_none_or(|old| old < n), "the requests of a client are out of order");
-            self.newest.insert(client, newest.unwrap_or(n).max(n));
+            if !by_path {
+                self.newest.insert((client, waits), newest.unwrap_or(n).max(n));
+            }
         }
         let method = method.to_owned();
         if !is_long(&method) && method != "initialize" && method != "thread/loaded/list" {
             self.short_unanswered.insert(id);
             self.most_unanswered = self.most_unanswered.max(self.short_unanswered.len());
         }
-        let thread = line["params"]["threadId"].as_str().and_then(|name| self.find(name));
+        let thread = self.resolve(&line["params"]);
         self.todo.push(Todo { line, method, thread, begun: None });
+    }
+
+    /// Returns the thread that parameters name: a path counts before an id.
+    fn resolve(&self, params: &Value) -> Option<usize> {
+        let Some(path) = params["path"].as_str() else { return self.find(params["threadId"].as_str()?) };
+        self.find(path.strip_prefix("/rollout-")?.strip_suffix(".jsonl")?)
+    }
+
+    /// Adds a thread that was there before this process, with this policy then.
+    pub(crate) fn add_earlier(&mut self, policy: Value) -> String {
+        let at = self.create(false);
+        let thread = &mut self.threads[at];
+        (thread.loaded, thread.subscribed, thread.is_earlier) = (false, false, true);
+        thread.wanted = Some(policy);
+        thread.name.clone()
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -337,6 +377,7 @@ impl Upstream {
             loaded: true,
             subscribed: true,
             sub_agent,
+            sandbox: default_policy(),
             ..Thread::default()
         });
         at
@@ -360,6 +401,15 @@ impl Upstream {
                     let before = self.threads[t].seq;
                     self.threads[t].loaded = true;
                     self.threads[t].subscribed = true;
+                    let params = &self.todo[at].line["params"];
+                    self.threads[t].sandbox = match params["sandbox"].as_str() {
+                        Some("read-only") => json!({"type": "readOnly"}),
+                        Some("workspace-write") => json!({"type": "workspaceWrite", "networkAccess": false}),
+                        _ => default_policy(),
+                    };
+                    if params["own"] == true {
+                        self.threads[t].wanted = None;
+                    }
                     (t, before)
                 }
                 _ => return false,
@@ -395,6 +445,9 @@ impl Upstream {
             "next": thread.seq,
             "asks": asks,
             "open": open,
+            "sandbox": thread.sandbox,
+            "approvalPolicy": "never",
+            "activePermissionProfile": null,
         });
         self.reply(line, result);
         if line["method"] != "thread/start" && line["params"]["excludeTurns"] != true {
@@ -452,6 +505,10 @@ impl Upstream {
                     self.thread_broadcast(at, "thread/archived");
                 }
                 None => self.fail(line, -32600, "no rollout found"),
+            },
+            "thread/settings/update" => match loaded {
+                Some(at) => self.update(line, at, random),
+                None => self.fail(line, -32600, "thread not found"),
             },
             "turn/start" => match loaded {
                 Some(at) => self.start_turn(line, at),
@@ -517,7 +574,33 @@ impl Upstream {
         }
     }
 
+    /// A new sandbox policy, of a client or of codexd itself.
+    fn update(&mut self, line: &Value, at: usize, random: &mut Random) {
+        let is_clients = line["params"]["tag"].is_string();
+        if self.refuses_policies.is_some_and(|n| random.one_in(n)) {
+            self.not_restored += u64::from(!is_clients);
+            return self.fail(line, -32600, "unknown variant");
+        }
+        let policy = &line["params"]["sandboxPolicy"];
+        self.reply(line, json!({}));
+        let thread = &mut self.threads[at];
+        thread.sandbox = policy.clone();
+        if is_clients {
+            thread.wanted = None;
+        } else {
+            assert_eq!(thread.wanted.as_ref(), Some(policy), "another policy than it had is restored");
+            self.restored += 1;
+        }
+        let settings =
+            json!({"sandboxPolicy": policy, "approvalPolicy": "never", "activePermissionProfile": null});
+        let params = json!({"threadId": thread.name, "threadSettings": settings});
+        self.note("thread/settings/updated", &params);
+    }
+
     fn start_turn(&mut self, line: &Value, at: usize) {
+        if let Some(wanted) = &self.threads[at].wanted {
+            assert_eq!(&self.threads[at].sandbox, wanted, "a turn starts with other permissions than before");
+        }
         if let Some(turn) = &self.threads[at].turn {
             let turn = json!({"id": turn.id, "items": [], "status": "inProgress"});
             return self.reply(line, json!({"turn": turn}));
@@ -604,6 +687,10 @@ impl Upstream {
             && random.one_in(4)
         {
             self.threads[at].loaded = false;
+            // What it unloads itself, it resumes with the policy of the configuration; unless the policy was still to be
+            // restored.
+            let thread = &mut self.threads[at];
+            thread.wanted = thread.wanted.take().filter(|wanted| thread.sandbox != *wanted);
             self.status(at, "notLoaded");
             self.thread_broadcast(at, "thread/closed");
             return true;

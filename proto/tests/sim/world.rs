@@ -1,6 +1,6 @@
 //! Clients, core and upstream together: which acts next, and what must be true afterwards.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use codexd_proto::core::{Core, CoreConfig, CoreSettings, Event, Framing, Restart, Timer};
 use codexd_proto::exit::ExitCode;
@@ -10,6 +10,7 @@ use codexd_proto::json::text_check::TextCheck;
 use codexd_proto::lifecycle::State;
 use codexd_proto::router::{Accounting, ClientShutdown, Config, Identity, Limits, OrphanedTurns};
 use codexd_proto::status::StatusReport;
+use codexd_proto::thread_book::{Entry, Permissions, ThreadBook};
 use codexd_proto::time::Time;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::activity::Activities;
 use crate::client::{Client, Request};
 use crate::life::{Ending, LINE_BYTES, Plan, Process};
 use crate::random::Random;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, default_policy};
 
 macro_rules! coverage {
     ($($name:ident),* $(,)?) => {
@@ -47,6 +48,7 @@ coverage! {
     killed, operator_interrupts, interrupts_too_early,
     upgrades, upgrades_too_late, upgrades_called_off, upgrades_overtaken, refused_for_upgrades,
     repeated_items, whole_texts,
+    restored, not_restored, resumes_by_path, work_refused, remembered,
 }
 
 const MAX_CLIENTS: usize = 6;
@@ -84,6 +86,8 @@ pub(crate) struct World {
     pub(crate) timer_rounds: u64,
     known_sub_agents: BTreeSet<String>,
     next_tag: u64,
+    /// The sandbox policies that the thread book has, as its file would have them.
+    pub(crate) remembered: BTreeMap<String, Value>,
     /// Server requests that a client tried to answer at the end.
     tried: BTreeSet<i64>,
     pub(crate) log: VecDeque<String>,
@@ -114,6 +118,19 @@ impl World {
         let plan = Plan::new(&mut random);
         let mut upstream = Upstream::new();
         upstream.overloaded = random.one_in(3).then(|| 2 + random.below(10));
+        upstream.refuses_policies = random.one_in(3).then(|| 1 + random.below(3));
+        let mut remembered = BTreeMap::new();
+        for _ in 0..random.below(3) {
+            let policy = match random.below(4) {
+                0 => default_policy(),
+                1 => json!({"type": "readOnly"}),
+                2 => json!({"type": "workspaceWrite", "networkAccess": false}),
+                // No `sandbox` can express it.
+                _ => json!({"type": "workspaceWrite", "networkAccess": true}),
+            };
+            let name = upstream.add_earlier(policy.clone());
+            remembered.insert(name, policy);
+        }
         let health_timeout_ms = 100 + random.below(300) as u64;
         let interval = plan.watched.then(|| 200 + random.below(400) as u64);
         let config = CoreConfig {
@@ -136,9 +153,19 @@ impl World {
             health_timeout_ms: Some(health_timeout_ms),
             idle_exit_ms: plan.idle_exit_ms,
         };
+        let mut core = Core::new(config, settings, now);
+        core.remember_earlier(ThreadBook::of_earlier(remembered.iter().map(|(name, policy)| Entry {
+            thread_id: name.clone(),
+            permissions: Some(Permissions {
+                sandbox_policy: policy.clone(),
+                approval_policy: json!("never"),
+                profile: Value::Null,
+            }),
+        })));
         World {
             now,
-            core: Core::new(config, settings, now),
+            core,
+            remembered,
             limits,
             process: Process::new(&mut random),
             plan,
@@ -244,6 +271,8 @@ impl World {
         self.coverage.notifications += self.upstream.notifications;
         self.coverage.calls += self.upstream.calls;
         self.coverage.failed_calls += self.upstream.failed_calls;
+        self.coverage.restored += self.upstream.restored;
+        self.coverage.not_restored += self.upstream.not_restored;
         self.coverage.retried += self.retried();
         assert!(self.core.is_quiet());
         assert_eq!(self.core.accounting(), Accounting::default(), "something is never forgotten");
@@ -335,7 +364,12 @@ impl World {
             let id = self.core.connect(self.now);
             self.core.handle(self.now, Event::ClientFraming { client: id, framing: Framing::Lines });
             self.note(format!("{id} connects"));
-            self.clients.push(Client::new(id));
+            let mut client = Client::new(id);
+            client.experimental = self.random.one_in(2);
+            for thread in self.upstream.threads.iter().filter(|thread| thread.is_earlier) {
+                client.views.entry(thread.name.clone()).or_default().seen = true;
+            }
+            self.clients.push(client);
         }
     }
 
@@ -477,7 +511,9 @@ impl World {
                     self.clients[at].initialize_sent = true;
                     self.clients[at].joined = self.ready && !self.lost && !self.draining;
                     let info = json!({"name": "c", "version": "1"});
-                    self.send(at, "initialize", None, None, json!({"clientInfo": info}));
+                    let capabilities = json!({"experimentalApi": self.clients[at].experimental});
+                    let params = json!({"clientInfo": info, "capabilities": capabilities});
+                    self.send(at, "initialize", None, None, params);
                 }
             };
         }
@@ -501,6 +537,16 @@ impl World {
             4..=6 if thread.is_some() => {
                 let mut params = named(&thread);
                 params["excludeTurns"] = json!(self.random.one_in(2));
+                if self.clients[at].experimental && self.random.one_in(3) {
+                    self.coverage.resumes_by_path += 1;
+                    params["threadId"] = json!("");
+                    params["path"] =
+                        json!(format!("/rollout-{}.jsonl", thread.as_deref().unwrap_or_default()));
+                }
+                if self.random.one_in(8) {
+                    params["sandbox"] = json!("read-only");
+                    params["own"] = json!(true);
+                }
                 self.send(at, "thread/resume", thread, None, params);
             }
             7 | 8 if thread.is_some() => {
@@ -514,6 +560,11 @@ impl World {
             17 if thread.is_some() => {
                 let params = named(&thread);
                 self.send(at, "turn/interrupt", thread, None, params);
+            }
+            29 if thread.is_some() && self.clients[at].experimental && self.random.one_in(2) => {
+                let mut params = named(&thread);
+                params["sandboxPolicy"] = json!({"type": "readOnly", "networkAccess": self.random.one_in(2)});
+                self.send(at, "thread/settings/update", thread, None, params);
             }
             18 if thread.is_some() && self.random.one_in(4) => {
                 let params = named(&thread);
@@ -765,6 +816,12 @@ impl World {
     fn check_quiescent(&self) {
         assert!(self.upstream.is_idle() && self.upstream.output.is_empty());
         assert!(self.upstream.open_calls.is_empty(), "a server request that nobody answers");
+        // The book has what is in force, or what could not be restored.
+        for thread in self.upstream.threads.iter().filter(|thread| thread.loaded && !thread.sub_agent) {
+            let Some(remembered) = self.remembered.get(&thread.name) else { continue };
+            let is_lost = thread.wanted.as_ref() == Some(remembered);
+            assert!(is_lost || *remembered == thread.sandbox, "{}: {remembered} is remembered", thread.name);
+        }
         for client in &self.clients {
             assert!(client.outstanding.is_empty(), "unanswered: {:?}", client.outstanding.keys());
             assert_eq!(client.unreadable, 0);

@@ -480,6 +480,11 @@ impl ClientAccounting {
         self.turns.values().any(|turn| turn.thread == thread && turn.ends > 0)
     }
 
+    /// Returns whether the upstream has ended a turn of a thread, which it keeps then.
+    pub fn has_run(&self, thread: &str) -> bool {
+        self.turns.values().any(|turn| turn.thread == thread && turn.ends > 0 && !turn.synthetic)
+    }
+
     /// Returns whether everything that was asked is answered and every own turn and process ended; what may
     /// run in the background is not looked at.
     pub fn is_complete(&self) -> bool {

@@ -13,6 +13,7 @@ use super::accounting::Trace;
 use super::fault::{Fault, Outcome};
 use super::plan::Plan;
 use super::random::Random;
+use super::run::KEEP;
 use super::run_report::RunReport;
 use super::shared::Shared;
 use super::violation::{Violation, ViolationKind};
@@ -112,12 +113,18 @@ pub(crate) fn upstream_saw(log: &str, clients: &[Vec<Trace>], report: &mut RunRe
     }
 }
 
-/// Starts the next daemon in the same world and runs a turn on it.
-pub(crate) fn next_daemon_works(plan: &Plan, home: &Arc<Home>, report: &mut RunReport) {
+/// Starts the next daemon in the same world, runs a turn on it, and looks whether the threads of the last one have the sandbox
+/// policies that they had.
+pub(crate) fn next_daemon_works(
+    plan: &Plan,
+    home: &Arc<Home>,
+    policies: &BTreeMap<String, Value>,
+    report: &mut RunReport,
+) {
     let failing = matches!(plan.ending(), Some(Fault::HandshakeExit(_)));
     // Clients do not start one at once that has failed three times.
     let by_clients = !plan.real && !failing && Random::new(plan.seed ^ 0xc0de).one_in(4);
-    let next = || if by_clients { started_by_clients(home) } else { started(plan, home) };
+    let next = || if by_clients { started_by_clients(home, policies) } else { started(plan, home, policies) };
     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(next)) {
         let text = super::run::words(&*panic);
         report.broken(Violation::new(ViolationKind::Restart, format!("the next daemon: {text}")));
@@ -128,24 +135,27 @@ pub(crate) fn next_daemon_works(plan: &Plan, home: &Arc<Home>, report: &mut RunR
     }
 }
 
-fn started(plan: &Plan, home: &Arc<Home>) {
+fn started(plan: &Plan, home: &Arc<Home>, policies: &BTreeMap<String, Value>) {
     let builder = match plan.real {
         true => TestDaemon::real(Version::Current).expect("looked for before the first run"),
-        false => TestDaemon::fake(""),
+        false => TestDaemon::fake(KEEP),
     };
     let mut daemon = builder.home(Arc::clone(home)).ready();
-    turn(&mut daemon.client("next"), home);
+    let mut client = daemon.client("next");
+    has_policies(&mut client, policies);
+    turn(&mut client, home);
+    drop(client);
     assert_eq!(daemon.stop(), 0, "the exit code of the next daemon");
 }
 
 /// Several clients at once start one daemon.
-fn started_by_clients(home: &Home) {
+fn started_by_clients(home: &Home, policies: &BTreeMap<String, Value>) {
     let command = |arguments: &[&str]| {
         let mut command = home.command(&binary::codexd());
         // Where the daemon before has been.
         command.args(arguments).env("CODEXD_SOCKET", home.runtime().join("s"));
         command.env("CODEXD_CONTROL_SOCKET", home.runtime().join("c"));
-        command.env("CODEXD_CODEX", binary::fake_codex());
+        command.env("CODEXD_CODEX", binary::fake_codex()).env("FAKE_CODEX", KEEP);
         command
     };
     let generations: Vec<Value> = std::thread::scope(|scope| {
@@ -156,6 +166,7 @@ fn started_by_clients(home: &Home) {
                 scope.spawn(move || {
                     let mut client = TestClient::spawn(&format!("next {n}"), &mut command);
                     let result = client.initialize();
+                    has_policies(&mut client, policies);
                     turn(&mut client, home);
                     result["codexd"]["generation"].clone()
                 })
@@ -167,6 +178,17 @@ fn started_by_clients(home: &Home) {
     let stopped = Output::of(&mut command(&["ctl", "stop"]));
     assert_eq!(stopped.code(), Some(0), "{stopped}");
     assert!(generations.windows(2).all(|two| two[0] == two[1]), "one daemon for all: {generations:?}");
+}
+
+/// Resumes the threads of the last daemon, each a second time for the policy that it has after the first.
+fn has_policies(client: &mut TestClient, policies: &BTreeMap<String, Value>) {
+    for (thread, policy) in policies {
+        let params = json!({"threadId": thread, "excludeTurns": true});
+        client.request("thread/resume", params.clone());
+        let resumed = client.request("thread/resume", params);
+        assert_eq!(&resumed["sandbox"], policy, "the sandbox policy of {thread} at the next daemon");
+        assert_eq!(client.turn(thread, "[[deltas:5]]again").status, "completed", "a turn of {thread}");
+    }
 }
 
 fn turn(client: &mut TestClient, home: &Home) {

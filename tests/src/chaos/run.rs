@@ -1,7 +1,10 @@
 //! One run: a daemon, its clients, what goes wrong, and what is left.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::accounting::{Fate, Trace};
 use super::after;
@@ -37,12 +40,13 @@ pub fn run(plan: &Plan) -> RunReport {
 
 fn go(plan: &Plan, report: &mut RunReport) {
     let home = Arc::new(Home::new().expect("the temporary directory can be written"));
-    if plan.ending().is_some_and(Fault::is_at_start) {
+    let policies = if plan.ending().is_some_and(Fault::is_at_start) {
         start(plan, &home, report);
+        BTreeMap::new()
     } else {
-        Run::new(plan, &home).whole(report);
-    }
-    after::next_daemon_works(plan, &home, report);
+        Run::new(plan, &home).whole(report)
+    };
+    after::next_daemon_works(plan, &home, &policies, report);
 }
 
 /// The story of a daemon that does not get ready.
@@ -87,7 +91,7 @@ fn builder(plan: &Plan, home: &Arc<Home>) -> Builder {
     let script: String = plan.steps.iter().map(|step| step.fault.script()).collect();
     let builder = match plan.real {
         true => TestDaemon::real(Version::Current).expect("looked for before the first run"),
-        false => TestDaemon::fake(&script),
+        false => TestDaemon::fake(&format!("{script}{KEEP}")),
     };
     let drain = format!("{}ms", plan.drain.as_millis());
     let mut builder = builder.home(Arc::clone(home)).args(["--drain-timeout", &drain]).config(LIMITS);
@@ -115,7 +119,8 @@ impl<'a> Run<'a> {
         Run { plan, daemon, shared, random: Random::new(!plan.seed) }
     }
 
-    fn whole(mut self, report: &mut RunReport) {
+    /// Carries out the plan. Returns the threads that can be resumed, with their sandbox policies.
+    fn whole(mut self, report: &mut RunReport) -> BTreeMap<String, Value> {
         let Run { plan, daemon, shared, random } = &mut self;
         let (plan, shared) = (*plan, &*shared);
         let outcome = plan.ending().map_or(Outcome::Ends(0), Fault::outcome);
@@ -188,6 +193,7 @@ impl<'a> Run<'a> {
             after::upstream_saw(&daemon.fake_log(), &traces, report);
         }
         report.log(&daemon.stderr());
+        shared.policies()
     }
 }
 
@@ -218,6 +224,9 @@ pub(crate) fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without words").to_owned()
 }
+
+/// The stand-in for codex keeps threads for the next one, as the real one does.
+pub(crate) const KEEP: &str = "[[keep]]";
 
 /// What takes longer hangs: much more than any run needs.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);

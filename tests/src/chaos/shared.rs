@@ -1,10 +1,12 @@
 //! What the clients of a run and its director share.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 /// The board that all look at.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub(crate) struct Shared {
     gone: AtomicBool,
     flooded: AtomicBool,
     clients: Vec<Place>,
+    /// Threads that have run, with the sandbox policies that they have.
+    policies: Mutex<BTreeMap<String, Value>>,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +50,7 @@ impl Shared {
             gone: AtomicBool::new(false),
             flooded: AtomicBool::new(false),
             clients: (0..clients).map(|_| Place::default()).collect(),
+            policies: Mutex::default(),
         }
     }
 
@@ -109,6 +114,16 @@ impl Shared {
 
     pub(crate) fn is_hit(&self, client: usize) -> Option<Hit> {
         *self.clients[client].hit.lock()
+    }
+
+    /// Says which sandbox policy a thread has that can be resumed.
+    pub(crate) fn show_policy(&self, thread: &str, policy: &Value) {
+        self.policies.lock().insert(thread.to_owned(), policy.clone());
+    }
+
+    /// Returns the threads that can be resumed, with their sandbox policies.
+    pub(crate) fn policies(&self) -> BTreeMap<String, Value> {
+        self.policies.lock().clone()
     }
 
     /// Shows others a thread that can be resumed.

@@ -97,6 +97,21 @@ impl<'a> Talk<'a> {
         self.accounting.threads().find(|thread| !before.contains(thread)).cloned()
     }
 
+    /// Gives a thread a sandbox policy that no parameter of a resume can express; returns it if the daemon has accepted it.
+    pub(crate) fn set_policy(&mut self, thread: &str) -> Option<Value> {
+        let network = self.random.one_in(2);
+        let policy = match self.random.below(3) {
+            0 => return None,
+            1 => json!({"type": "readOnly", "networkAccess": network}),
+            _ => json!({"type": "workspaceWrite", "writableRoots": [], "networkAccess": network,
+                        "excludeTmpdirEnvVar": true, "excludeSlashTmp": true}),
+        };
+        let params = json!({"threadId": thread, "sandboxPolicy": policy});
+        let id = self.ask("thread/settings/update", params, Purpose::Any);
+        self.pump("new settings", |talk| talk.accounting.is_done(id).is_some());
+        (self.accounting.is_done(id) == Some(true)).then_some(policy)
+    }
+
     /// Starts a turn of this prompt, whose deltas carry this word.
     pub(crate) fn start_turn(&mut self, thread: &str, word: &str, deltas: usize, prompt: &str) -> i64 {
         let input = json!([{"type": "text", "text": prompt}]);

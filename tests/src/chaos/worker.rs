@@ -1,9 +1,11 @@
 //! A client that works: threads, turns, approvals, commands, processes, reads; until it is asked to leave, its
 //! connection ends, or it does something to itself.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::accounting::{ClientAccounting, Fate, Purpose};
 use super::plan::{ClientPlan, LinkKind};
@@ -19,6 +21,8 @@ pub(crate) struct Worker<'a> {
     index: usize,
     idle: bool,
     threads: Vec<String>,
+    /// The sandbox policies that were set.
+    policies: BTreeMap<String, Value>,
     serial: u64,
     watches: bool,
 }
@@ -41,7 +45,16 @@ impl<'a> Worker<'a> {
         shared: &'a Shared,
     ) -> Worker<'a> {
         let talk = Talk::new(&format!("c{index}"), client, plan.link, shared, plan.seed);
-        Worker { talk, plan, index, idle, threads: Vec::new(), serial: 0, watches: false }
+        Worker {
+            talk,
+            plan,
+            index,
+            idle,
+            threads: Vec::new(),
+            policies: BTreeMap::new(),
+            serial: 0,
+            watches: false,
+        }
     }
 
     /// Works to the end.
@@ -60,8 +73,11 @@ impl<'a> Worker<'a> {
         if self.talk.introduce() {
             let count = 1 + self.talk.random.index(2);
             for _ in 0..count {
-                let thread = self.talk.start_thread();
-                self.threads.extend(thread);
+                let Some(thread) = self.talk.start_thread() else { continue };
+                if let Some(policy) = self.talk.set_policy(&thread) {
+                    self.policies.insert(thread.clone(), policy);
+                }
+                self.threads.push(thread);
             }
         }
         if self.plan.command && !self.talk.over {
@@ -119,6 +135,11 @@ impl<'a> Worker<'a> {
             && self.talk.accounting.has_ended_turn(thread)
         {
             shared.show_thread(self.index, thread);
+        }
+        for (thread, policy) in &self.policies {
+            if self.talk.accounting.has_run(thread) {
+                shared.show_policy(thread, policy);
+            }
         }
         self.watch();
     }

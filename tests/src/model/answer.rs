@@ -86,6 +86,9 @@ impl Answer {
                 self.pause(pause).await?;
             }
         }
+        if phase == "final_answer" {
+            self.pass_gate().await?;
+        }
         let content = json!([{"type": "output_text", "text": deltas.concat()}]);
         self.send(json!({"type": "response.output_item.done", "output_index": 0,
                          "item": item("completed", content)}))
@@ -131,6 +134,16 @@ impl Answer {
         let mut meetings = self.shared.meetings.subscribe();
         tokio::select! {
             _ = meetings.wait_for(|it| it.get(name).is_some_and(|come| *come >= size)) => Ok(()),
+            gone = self.events.gone() => Err(gone),
+        }
+    }
+
+    /// Waits until the gate is open, and notices at once when the connection is closed.
+    async fn pass_gate(&self) -> Result<(), Gone> {
+        let Some(gate) = &self.script.gate else { return Ok(()) };
+        let mut gates = self.shared.gates.subscribe();
+        tokio::select! {
+            _ = gates.wait_for(|open| open.contains(gate)) => Ok(()),
             gone = self.events.gone() => Err(gone),
         }
     }

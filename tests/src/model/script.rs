@@ -23,6 +23,8 @@ pub(super) struct Script {
     pub(super) stall: Duration,
     /// Wait before the answer until so many requests have come to the meeting of this name.
     pub(super) meet: Option<(String, usize)>,
+    /// The gate before the end of the final answer.
+    pub(super) gate: Option<String>,
     /// Code of `response.failed`.
     pub(super) fail: Option<String>,
     /// Number of deltas of a reasoning summary, and the time between two.
@@ -99,6 +101,10 @@ impl Script {
                 None => Duration::ZERO,
             },
             meet: first("meet").map(|mark| meeting(mark, shared)).transpose()?,
+            gate: argument("gate").or_else(|| {
+                let held = shared.held.lock();
+                held.iter().find(|text| prompt.contains(text.as_str())).cloned()
+            }),
             fail: failing("fail")?.and_then(|mark| mark.part(0)).map(str::to_owned),
             reasoning: first("reasoning").map(|mark| pair(mark, 1)).transpose()?,
             commentary: argument("commentary"),

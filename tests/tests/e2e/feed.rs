@@ -108,13 +108,15 @@ fn events_tell_of_clients_turns_approvals_and_the_end() {
     let approval = client.take_method("item/commandExecution/requestApproval");
     let requested = events.event("approvalRequested");
     assert_eq!(requested["method"], "item/commandExecution/requestApproval");
-    assert_eq!((&requested["threadId"], &requested["seenBy"][0]["name"]), (&json!(thread), &json!("one")));
+    assert_eq!((&requested["threadId"], &requested["turnId"]), (&json!(thread), &json!(turn)));
+    assert_eq!(requested["seenBy"][0]["name"], "one");
     client.answer(&approval, json!({"decision": "accept"}));
     let answered = events.event("approvalAnswered");
     assert_eq!(
         (&answered["requestId"], &answered["client"]["name"]),
         (&requested["requestId"], &json!("one"))
     );
+    assert_eq!((&answered["threadId"], &answered["turnId"]), (&json!(thread), &json!(turn)));
     client.finish_turn(&thread, &turn);
     let ended = events.event("turnEnded");
     assert_eq!((&ended["outcome"], &ended["turnId"]), (&json!("completed"), &json!(turn)));
@@ -147,6 +149,7 @@ fn an_approval_that_codex_gives_up_is_withdrawn() {
     let mut seen = [events.find("an end", ends), events.find("the other end", ends)];
     seen.sort_by_key(|event| event["kind"].to_string());
     assert_eq!(seen[0]["requestId"], requested["requestId"], "{seen:?}");
+    assert_eq!(seen[0]["turnId"], seen[1]["turnId"], "{seen:?}");
     assert_eq!(seen[1]["outcome"], "interrupted", "{seen:?}");
 }
 

@@ -54,6 +54,7 @@ mod turn_ledger;
 mod units;
 mod upgrade;
 mod upstream;
+mod waking;
 mod web_page;
 mod websocket;
 mod words;

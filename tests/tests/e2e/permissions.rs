@@ -83,18 +83,79 @@ fn a_restart_does_not_change_what_a_thread_is_permitted_to_do() {
 }
 
 #[test]
+fn a_resume_by_path_does_not_change_what_a_thread_is_permitted_to_do() {
+    let Some((world, thread)) = world() else { return };
+    let mut client = world.client("second");
+    let path = resume(&mut client, &thread)["thread"]["path"].as_str().unwrap().to_owned();
+    assert!(path.ends_with(&format!("-{thread}.jsonl")), "codex names the file after the thread: {path}");
+    assert_eq!(client.finish(), 0);
+    stop(&world);
+    let mut client = world.client("third");
+    // Codex ignores the id.
+    let resumed = client.request("thread/resume", json!({"threadId": "", "path": path}));
+    assert_eq!(resumed["thread"]["id"], thread.as_str());
+    assert_eq!(writes(&mut client, &world, &thread, "by-path", json!({})), (true, false));
+    assert_eq!(resume(&mut client, &thread)["sandbox"], policy());
+    assert_eq!(client.finish(), 0);
+    // With a history it makes a new thread, which has the permissions of the configuration.
+    stop(&world);
+    let mut client = world.client("fourth");
+    let content = json!([{"type": "input_text", "text": "hello"}]);
+    let history = json!([{"type": "message", "role": "user", "content": content}]);
+    let resumed = client.request("thread/resume", json!({"threadId": thread, "history": history}));
+    assert_ne!(resumed["thread"]["id"], thread.as_str());
+    assert_eq!(resumed["sandbox"]["type"], "dangerFullAccess");
+    assert_eq!(client.finish(), 0);
+}
+
+#[test]
+fn a_thread_whose_permissions_cannot_be_restored_refuses_work_until_it_is_given_others() {
+    let Some((world, thread)) = world() else { return };
+    stop(&world);
+    // A policy of another version of codex, as after a change to an older one.
+    let path = book(&world);
+    let text = fs::read_to_string(&path).unwrap();
+    let newer = text.replace(r#""type":"workspaceWrite""#, r#""type":"newerThanCodex""#);
+    assert_ne!(newer, text);
+    fs::write(&path, newer).unwrap();
+    let mut client = world.client("second");
+    assert_eq!(resume(&mut client, &thread)["sandbox"]["type"], "dangerFullAccess");
+    let input = json!([{"type": "text", "text": "[[shell:echo x > made.txt]] go"}]);
+    let turn = json!({"threadId": thread, "input": input});
+    let error = client.try_request("turn/start", turn).expect_err("it is not done with other permissions");
+    assert_eq!(error.code, -32600);
+    assert_eq!(error.data["codexd"]["reason"], "permissionsNotRestored");
+    assert_eq!(error.data["codexd"]["delivered"], "no");
+    for part in ["could not be restored (", "newerThanCodex", "thread/settings/update"] {
+        assert!(error.message.contains(part), "no `{part}` in {}", error.message);
+    }
+    assert!(!world.home().project().join("made.txt").exists());
+    // What it says is to be done.
+    client.request("thread/settings/update", json!({"threadId": thread, "sandboxPolicy": policy()}));
+    assert_eq!(writes(&mut client, &world, &thread, "given", json!({})), (true, false));
+    assert_eq!(client.finish(), 0);
+}
+
+#[test]
 fn codex_alone_widens_the_sandbox_of_a_thread_that_is_resumed() {
     // The reason for all of this: when it fails, codex keeps the policy, and the thread book can go.
     let Some((world, thread)) = world() else { return };
     stop(&world);
-    let book = fs::read_dir(world.home().state().join("codexd")).unwrap().flatten().map(|entry| entry.path());
-    let book = book.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).collect::<Vec<_>>();
-    assert_eq!(book.len(), 1, "{book:?}");
-    check_book(&book[0], &thread);
-    fs::remove_file(&book[0]).unwrap();
+    let book = book(&world);
+    check_book(&book, &thread);
+    fs::remove_file(&book).unwrap();
     let mut client = world.client("second");
     assert_eq!(resume(&mut client, &thread)["sandbox"]["type"], "dangerFullAccess");
     assert_eq!(client.finish(), 0);
+}
+
+/// Returns the path of the thread book.
+fn book(world: &World) -> PathBuf {
+    let files =
+        fs::read_dir(world.home().state().join("codexd")).unwrap().flatten().map(|entry| entry.path());
+    let books: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "jsonl")).collect();
+    assert_eq!(books.len(), 1, "{books:?}");
+    books[0].clone()
 }
 
 fn check_book(path: &Path, thread: &str) {

@@ -125,6 +125,22 @@ fn a_daemon_without_clients_has_no_successor() {
 }
 
 #[test]
+fn a_daemon_whose_only_client_is_a_job_or_a_run_has_no_successor() {
+    for flags in [&["--detach"][..], &[]] {
+        let world = World::fake("");
+        let arguments = [&["run"], flags, &["[[hang]]"]].concat();
+        let mut run = world.command(&arguments).spawn().unwrap();
+        wait::until("the turn runs", || world.status("openTurns").as_deref() == Some("1"));
+        let daemon = world.daemon();
+        kill_codex(&world);
+        process::wait_dead(daemon);
+        run.wait().unwrap();
+        assert_eq!(process::marked(world.home().root()), [], "{arguments:?}");
+        assert_eq!(world.record()["generation"], 1, "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_daemon_that_was_stopped_has_no_successor() {
     let stops: [fn(&World, i32); 2] = [
         |world, _| drop(world.run(&["ctl", "stop"]).expect_code(0)),

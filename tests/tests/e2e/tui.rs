@@ -13,7 +13,7 @@ use codexd_tests::wait;
 use serde_json::json;
 
 /// The line of input, once it accepts some.
-const PROMPT: &str = "Ask Codex to do anything";
+pub(crate) const PROMPT: &str = "Ask Codex to do anything";
 
 /// What is asked in a conversation that goes on and on.
 const QUESTIONS: [&str; 4] =
@@ -38,14 +38,14 @@ fn start() -> Option<(TestDaemon, Terminal)> {
 }
 
 /// Types a prompt and sends it once it is on the screen: faster input counts as pasted text.
-fn send(terminal: &Terminal, prompt: &str, ending: &str) {
+pub(crate) fn send(terminal: &Terminal, prompt: &str, ending: &str) {
     terminal.type_text(prompt);
     terminal.wait_for(ending);
     terminal.press("Enter");
 }
 
 /// Finds the thread of the conversation that contains this text, and joins it.
-fn join(client: &mut TestClient, said: &str) -> String {
+pub(crate) fn join(client: &mut TestClient, said: &str) -> String {
     let loaded = client.request("thread/loaded/list", json!({}));
     // The interface starts short-lived threads beside that of the conversation.
     let threads = loaded["data"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());

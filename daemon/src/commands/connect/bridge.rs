@@ -47,6 +47,8 @@ const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 /// Time between tries with daemons that do not serve, at first and later.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Time between two looks whether somebody else has started a daemon.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// What the bridge may do.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,8 @@ pub(super) struct Bridge<'a> {
     client_ended: bool,
     /// Since when daemons do not serve, how often, and what that means.
     search: Option<Search>,
+    /// When it is to be looked again whether somebody else has started a daemon.
+    next_look: Instant,
     /// Since when there is no daemon.
     lost_at: Option<Instant>,
     /// The reason why the client is not served that stderr has already.
@@ -139,6 +143,7 @@ impl<'a> Bridge<'a> {
             to_client_written: 0,
             client_ended: false,
             search: None,
+            next_look: Instant::now(),
             lost_at: None,
             noted_refusal: None,
             since_unix_ms,
@@ -253,6 +258,7 @@ impl<'a> Bridge<'a> {
             self.handshake_since().map(|at| at + HANDSHAKE_WITHIN),
             self.link.as_ref().and_then(|link| link.shut_at).map(|at| at + ANSWERS_WITHIN),
             self.gives_back_at,
+            self.awaits_others().then_some(self.next_look),
         ];
         let timeout = deadlines.into_iter().flatten().min().map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
@@ -272,6 +278,11 @@ impl<'a> Bridge<'a> {
             daemon_says: reads_daemon && daemon < end && seen(daemon, PollFlags::POLLIN | ended),
             daemon_ends: end < dialing && seen(end, PollFlags::POLLIN | ended),
         }
+    }
+
+    /// Whether there is no daemon, and none is started for this client, which joins one that somebody else starts.
+    fn awaits_others(&self) -> bool {
+        self.link.is_none() && self.search.is_none() && self.state.joins_daemon()
     }
 
     // From the client to the daemon.
@@ -516,6 +527,8 @@ impl<'a> Bridge<'a> {
         self.link = None;
         self.from_daemon = Lines::new(FROM_DAEMON_BYTES);
         self.lost_at.get_or_insert_with(Instant::now);
+        // Not at once: the one that ends still listens for a moment.
+        self.next_look = Instant::now() + LOOKS_EVERY;
         let LinkEvent::NoDaemon(why, answer) = event else { return None };
         if !self.policy.may_run_codex && self.state.refused() {
             self.to_client.extend_from_slice(&answer);
@@ -537,10 +550,17 @@ impl<'a> Bridge<'a> {
         }
         let Some(dialing) = dialing else {
             if self.state.wants_daemon() {
-                return self.dial();
+                return self.dial(self.target.may_spawn);
             }
             // The next time, it is another search.
             self.search = None;
+            if self.awaits_others() && Instant::now() >= self.next_look {
+                self.next_look = Instant::now() + LOOKS_EVERY;
+                // Unlike the client socket, a socket unit does not listen there: to connect starts nothing.
+                if UnixStream::connect(&self.target.settings.paths.control_socket).is_ok() {
+                    return self.dial(false);
+                }
+            }
             return None;
         };
         let found = dialing.poll()?;
@@ -550,6 +570,8 @@ impl<'a> Bridge<'a> {
         match found {
             Ok(stream) => self.begin(Link::to(stream, None)),
             Err(_) if client_gone() => return Some(0),
+            // It has gone again; another one may come.
+            Err(_) if self.state.joins_daemon() && !self.state.wants_daemon() => self.search = None,
             Err(error) if self.may_help_again(&error) => {
                 // What others have failed at until now is known.
                 self.since_unix_ms = unix_ms() + 1;
@@ -557,7 +579,7 @@ impl<'a> Bridge<'a> {
                     note_error(&error);
                     self.noted_refusal = Some(error.chain());
                 }
-                return self.dial();
+                return self.dial(self.target.may_spawn);
             }
             Err(error) => return self.no_daemon(error),
         }
@@ -576,7 +598,7 @@ impl<'a> Bridge<'a> {
     }
 
     /// Begins to connect to the next daemon, one that is started for it if need be.
-    fn dial(&mut self) -> Option<u8> {
+    fn dial(&mut self, may_spawn: bool) -> Option<u8> {
         if self.search.is_none() && self.compared {
             // A daemon that had served is gone: earlier failures are another story.
             self.since_unix_ms = unix_ms();
@@ -589,7 +611,7 @@ impl<'a> Bridge<'a> {
             backed_off: false,
         });
         search.backed_off = start::is_backing_off(self.target);
-        let begun = Dialing::begin(self.target, search.pause, search.until, self.since_unix_ms);
+        let begun = Dialing::begin(self.target, may_spawn, search.pause, search.until, self.since_unix_ms);
         search.pause = (search.pause * 2).min(LONGEST_PAUSE);
         match begun {
             Ok(dialing) => search.dialing = Some(dialing),

@@ -25,13 +25,14 @@ pub(super) struct Dialing {
 }
 
 impl Dialing {
-    /// Begins after a pause; see [`Wait`] for `until` and `since_unix_ms`.
+    /// Begins after a pause, and starts a daemon only if it may; see [`Wait`] for `until` and `since_unix_ms`.
     ///
     /// # Errors
     ///
     /// When the system has no socket or no thread for it.
     pub(super) fn begin(
         target: &Target<'_>,
+        may_spawn: bool,
         pause: Duration,
         until: Instant,
         since_unix_ms: u64,
@@ -41,7 +42,7 @@ impl Dialing {
         let cancelled = Arc::new(AtomicBool::new(false));
         let gone = cancelled.clone();
         let (settings, environment) = (target.settings.clone(), target.environment.clone());
-        let (codex_args, may_spawn) = (target.codex_args.clone(), target.may_spawn);
+        let codex_args = target.codex_args.clone();
         // It may wait for the start of a daemon, and ends with the process at the latest.
         std::thread::Builder::new().spawn(move || {
             let _other = other;

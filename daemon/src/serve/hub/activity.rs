@@ -104,14 +104,12 @@ impl Hub {
             }
             // Too many for a log; the ledger has them.
             Activity::TurnProgress { .. } => {}
-            Activity::ApprovalRequested { id, thread, method, .. } => {
-                let turn = self.running_turn(thread.as_ref());
+            Activity::ApprovalRequested { id, thread, turn, method, .. } => {
                 let thread = thread.map(|thread| thread.to_string());
                 let role = roles::Turn { thread: thread.as_deref(), turn: turn.as_deref(), client: None };
                 log_turn!(debug, role, rpc.method = method, request.id = id.0, "codex asks its clients");
             }
-            Activity::ApprovalEnded { id, thread, method, by, waited_ms } => {
-                let turn = self.running_turn(thread.as_ref());
+            Activity::ApprovalEnded { id, thread, turn, method, by, waited_ms } => {
                 let thread = thread.map(|thread| thread.to_string());
                 let role = roles::Turn { thread: thread.as_deref(), turn: turn.as_deref(), client: of(by) };
                 log_turn!(

@@ -73,16 +73,18 @@ impl Hub {
                 duration_ms: Some(*duration_ms),
                 ..of_thread("turnEnded", thread)
             },
-            Activity::ApprovalRequested { id, thread, method, seen_by } => FeedEvent {
+            Activity::ApprovalRequested { id, thread, turn, method, seen_by } => FeedEvent {
                 request_id: Some(format!("s{}", id.0)),
                 thread_id: thread.as_ref().map(ToString::to_string),
+                turn_id: turn.as_ref().map(ToString::to_string),
                 method: method.map(str::to_owned),
                 seen_by: seen_by.iter().cloned().map(named).collect(),
                 ..event("approvalRequested")
             },
-            Activity::ApprovalEnded { id, thread, method, by, waited_ms } => FeedEvent {
+            Activity::ApprovalEnded { id, thread, turn, method, by, waited_ms } => FeedEvent {
                 request_id: Some(format!("s{}", id.0)),
                 thread_id: thread.as_ref().map(ToString::to_string),
+                turn_id: turn.as_ref().map(ToString::to_string),
                 method: method.map(str::to_owned),
                 client: by.clone().map(named),
                 duration_ms: Some(*waited_ms),

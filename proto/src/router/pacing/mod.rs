@@ -34,7 +34,7 @@ use crate::json::check;
 use crate::json::edit::write_string;
 use crate::time::Time;
 
-pub(super) use pending::{Origin, Part, Pending, PendingKind};
+pub(super) use pending::{Origin, Part, Pending, PendingKind, Unnamed};
 pub(super) use retained::is_overload;
 
 use pending::{PendingTable, Progress};

@@ -58,8 +58,10 @@ pub(in crate::router) enum PendingKind {
     Start,
     /// Creates a thread from another one.
     Fork { replays: bool },
-    /// Subscribes to an existing thread. Its id is not known beforehand if `path` or `history` is given.
-    Resume { target: Option<ThreadId>, replays: bool },
+    /// Subscribes to an existing thread. Its id is not known beforehand with `history`, and with a `path` it is only what the
+    /// file's name says.
+    /// Those have `unnamed`. `gives`: its client gives permissions itself.
+    Resume { target: Option<ThreadId>, replays: bool, unnamed: Option<Box<Unnamed>>, gives: bool },
     /// Subscribes to a loaded thread, even if it fails. `reloads`: it unloads the thread and loads it again.
     Subscribe { thread: ThreadId, reloads: bool },
     /// Archives or deletes a thread.
@@ -70,6 +72,8 @@ pub(in crate::router) enum PendingKind {
     StartTurn { thread: ThreadId, review: bool },
     /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
     Restore { thread: ThreadId, actual: Box<Value> },
+    /// Gives permissions to a thread whose own could not be restored.
+    GivePermissions { thread: ThreadId },
     /// Makes the upstream write the history of a thread without a turn.
     KeepThread,
     /// Reads a whole thread.
@@ -78,6 +82,15 @@ pub(in crate::router) enum PendingKind {
     WindowsSetup,
     /// Names a connection-scoped resource.
     Resource { resource: Resource, id: Box<[u8]>, part: Part },
+}
+
+/// A resume whose thread only the response says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::router) struct Unnamed {
+    /// Whether the permissions of its thread are restored: then requests about all threads of an earlier codex wait.
+    pub(in crate::router) restores: bool,
+    /// The thread whose `sandbox` it was given.
+    pub(in crate::router) sandbox_of: Option<ThreadId>,
 }
 
 impl PendingKind {

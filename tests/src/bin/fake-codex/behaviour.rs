@@ -16,6 +16,7 @@ pub(crate) struct Behaviour {
     pub(crate) overload: Option<u64>,
     pub(crate) slow: Option<Duration>,
     pub(crate) strict: bool,
+    pub(crate) keep: bool,
 }
 
 impl Behaviour {
@@ -36,6 +37,7 @@ impl Behaviour {
                 "overload" => behaviour.overload = Some(marker.number(0, 2)?.max(1)),
                 "slow" => behaviour.slow = Some(Duration::from_millis(marker.number(0, 10)?)),
                 "strict" => behaviour.strict = true,
+                "keep" => behaviour.keep = true,
                 other => return Err(format!("unknown marker `{other}`")),
             }
         }

@@ -41,6 +41,7 @@
 //! | `[[overload:EVERY]]` | refuses every so manieth request with -32001 |
 //! | `[[slow:MS]]` | works on each message so many milliseconds later; of more than 128 waiting ones it complains |
 //! | `[[strict]]` | a complaint ends the process with exit code 97 |
+//! | `[[keep]]` | threads that have run can be resumed in the next process, without their sandbox policy, as in the real one |
 //!
 //! `FAKE_CODEX_VERSION` is its version. With `FAKE_CODEX_LOG`, every line received is appended to that file as it came, and what was not
 //! expected (a complaint) as a line that starts with `!!`.

@@ -4,6 +4,7 @@ mod requests;
 mod steps;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Instant;
@@ -259,6 +260,22 @@ impl Server {
             }}),
         ]);
         None
+    }
+
+    /// Returns the file that says that a thread has run; `None` if none are kept.
+    fn kept_file(&self, thread: &str) -> Option<PathBuf> {
+        let home = std::env::var_os("CODEX_HOME").filter(|_| self.behaviour.keep)?;
+        Some(Path::new(&home).join("fake-threads").join(thread))
+    }
+
+    /// Keeps a thread for the next process.
+    fn keep(&mut self, thread: &str, cwd: &str) {
+        let Some(file) = self.kept_file(thread) else { return };
+        let kept =
+            file.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&file, cwd));
+        if let Err(error) = kept {
+            self.wire.complain(&format!("cannot keep a thread: {error}"));
+        }
     }
 
     fn answer(&mut self, id: &Value, result: Value) {

@@ -5,6 +5,18 @@ use serde_json::{Value, json};
 use crate::turn::Turn;
 use crate::wire::now_ms;
 
+/// Returns the policy of a `sandbox` parameter; without one, that of the configuration.
+pub(crate) fn policy(mode: &Value) -> Value {
+    match mode.as_str() {
+        Some("danger-full-access") => json!({"type": "dangerFullAccess"}),
+        Some("workspace-write") => {
+            json!({"type": "workspaceWrite", "writableRoots": [], "networkAccess": false,
+                                          "excludeTmpdirEnvVar": false, "excludeSlashTmp": false})
+        }
+        _ => json!({"type": "readOnly", "networkAccess": false}),
+    }
+}
+
 /// A loaded thread.
 #[derive(Debug)]
 pub(crate) struct Thread {
@@ -20,6 +32,8 @@ pub(crate) struct Thread {
     pub(crate) last_turn: Option<String>,
     /// Tokens so far.
     pub(crate) tokens: u64,
+    /// Its sandbox policy.
+    pub(crate) sandbox: Value,
 }
 
 impl Thread {
@@ -34,6 +48,7 @@ impl Thread {
             turn: None,
             last_turn: None,
             tokens: 0,
+            sandbox: policy(&Value::Null),
         }
     }
 
@@ -67,8 +82,15 @@ impl Thread {
             "thread": self.json(), "model": "fake-model", "modelProvider": "fake", "serviceTier": null,
             "cwd": self.cwd, "runtimeWorkspaceRoots": [self.cwd], "instructionSources": [],
             "approvalPolicy": "on-request", "approvalsReviewer": "user",
-            "sandbox": {"type": "readOnly", "networkAccess": false}, "reasoningEffort": null,
+            "sandbox": self.sandbox, "activePermissionProfile": null, "reasoningEffort": null,
         })
+    }
+
+    /// The parameters of `thread/settings/updated`.
+    pub(crate) fn settings(&self) -> Value {
+        let settings = json!({"sandboxPolicy": self.sandbox, "approvalPolicy": "on-request",
+                              "activePermissionProfile": null});
+        json!({"threadId": self.id, "threadSettings": settings})
     }
 
     pub(crate) fn token_usage(&self, turn: &str) -> Value {

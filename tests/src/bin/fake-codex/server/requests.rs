@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::Server;
 use crate::exec::Key;
 use crate::rpc::{self, Refusal};
-use crate::thread::Thread;
+use crate::thread::{self, Thread};
 use crate::turn::{self, Step, Turn};
 
 /// The methods the fake knows; the order is that of its refusals.
-pub(super) const METHODS: [&str; 25] = [
+pub(super) const METHODS: [&str; 26] = [
     "initialize",
     "server/diagnostics",
     "thread/start",
@@ -21,6 +21,7 @@ pub(super) const METHODS: [&str; 25] = [
     "thread/archive",
     "thread/unsubscribe",
     "thread/name/set",
+    "thread/settings/update",
     "thread/list",
     "thread/loaded/list",
     "thread/read",
@@ -47,7 +48,8 @@ const CATALOG: &str = "codexd/whichMethodsAreThere";
 const FAKE_ONLY: &str = "fake/method";
 
 /// Those of them that need the experimental API.
-const EXPERIMENTAL: [&str; 4] = ["server/diagnostics", "process/spawn", "process/writeStdin", "process/kill"];
+const EXPERIMENTAL: [&str; 5] =
+    ["server/diagnostics", "thread/settings/update", "process/spawn", "process/writeStdin", "process/kill"];
 
 impl Server {
     pub(super) fn request(&mut self, id: &Value, method: &str, params: &Value) -> Result<(), Refusal> {
@@ -67,7 +69,8 @@ impl Server {
         }
         let result = match method {
             "thread/start" => {
-                let thread = Thread::new(self.uuid(), &directory(params));
+                let mut thread = Thread::new(self.uuid(), &directory(params));
+                thread.sandbox = thread::policy(&params["sandbox"]);
                 return self.loaded(id, thread);
             }
             "thread/fork" => {
@@ -106,6 +109,16 @@ impl Server {
                 let (thread, name) = (self.thread(params)?.id.clone(), rpc::text(params, "name")?);
                 self.answer(id, rpc::nothing());
                 self.wire.notify("thread/name/updated", json!({"threadId": thread, "threadName": name}));
+                return Ok(());
+            }
+            "thread/settings/update" => {
+                let thread = self.thread_mut(params)?;
+                if params["sandboxPolicy"].is_object() {
+                    thread.sandbox = params["sandboxPolicy"].clone();
+                }
+                let settings = thread.settings();
+                self.answer(id, rpc::nothing());
+                self.wire.notify("thread/settings/updated", settings);
                 return Ok(());
             }
             "thread/list" => {
@@ -184,9 +197,23 @@ impl Server {
         Ok(())
     }
 
+    /// Returns a thread that ran in an earlier process.
+    fn kept(&mut self, id: &str) -> Option<Thread> {
+        let cwd = std::fs::read_to_string(self.kept_file(id)?).ok()?;
+        let mut thread = Thread::new(id.to_owned(), &cwd);
+        thread.last_turn = Some(self.uuid());
+        Some(thread)
+    }
+
     fn resume(&mut self, id: &Value, params: &Value) -> Result<(), Refusal> {
         let wanted = rpc::text(params, "threadId")?;
         let none = || Refusal::new(format!("no rollout found for thread id {wanted}"));
+        if !self.threads.contains_key(wanted)
+            && let Some(mut thread) = self.kept(wanted)
+        {
+            thread.sandbox = thread::policy(&params["sandbox"]);
+            self.threads.insert(wanted.to_owned(), thread);
+        }
         let thread = self.threads.get_mut(wanted).ok_or_else(none)?;
         if thread.last_turn.is_none() && thread.turn.is_none() {
             return Err(none());

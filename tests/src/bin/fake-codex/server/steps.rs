@@ -219,6 +219,8 @@ impl Server {
         let Some(thread) = self.threads.get_mut(thread_id) else { return };
         let Some(turn) = thread.turn.take() else { return };
         thread.last_turn = Some(turn.id.clone());
+        let cwd = thread.cwd.clone();
+        self.keep(thread_id, &cwd);
         self.status(thread_id);
         self.wire.notify("turn/completed", json!({"threadId": thread_id, "turn": turn.json(status)}));
         if let Some((request, _)) = turn.approval {
