@@ -5,6 +5,7 @@ use codexd_proto::time::Time;
 
 use super::Hub;
 use super::client_io::hung_up;
+use super::guard::GIVE_BACK_START_AFTER;
 use crate::logging::roles::{self, log_client, log_turn, log_upstream};
 use crate::os::service_manager as notify;
 use crate::serve::connection::Response;
@@ -26,7 +27,7 @@ impl Hub {
                 self.upstream.stderr().clients_are_served();
                 notify::ready(&self.status_line());
                 self.start.ready();
-                self.give_back_soon();
+                self.give_back_after(GIVE_BACK_START_AFTER);
                 let pid = self.base_status.upstream.pid;
                 log_upstream!(info, pid, socket.path = self.base_status.socket, "serving clients");
             }

@@ -15,10 +15,13 @@ use crate::os::{memory, process};
 /// How long the daemon has to be unused before it gives memory back. Who comes again at once finds what was there.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 
+/// The same after the start: the ledger has closed its database by then, and does not bring its code back.
+pub(super) const GIVE_BACK_START_AFTER: Duration = Duration::from_secs(8);
+
 impl Hub {
-    /// Has memory given back if the daemon is still unused in a second.
-    pub(super) fn give_back_soon(&mut self) {
-        self.gives_back_at = Some(tokio::time::Instant::now() + GIVE_BACK_AFTER);
+    /// Has memory given back if the daemon is unused after that time.
+    pub(super) fn give_back_after(&mut self, time: Duration) {
+        self.gives_back_at = Some(tokio::time::Instant::now() + time);
         self.wake.notify_one();
     }
 
@@ -43,7 +46,7 @@ impl Hub {
             return;
         }
         self.check_memory = false;
-        self.give_back_soon();
+        self.give_back_after(GIVE_BACK_AFTER);
         let Some(limit) = self.reloader.current().memory_recycle_bytes else { return };
         let tree = self.base_status.upstream.pid.and_then(process::tree);
         if let Some(bytes) = tree.map(|tree| tree.bytes).filter(|bytes| *bytes >= limit) {
