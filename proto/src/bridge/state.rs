@@ -87,6 +87,9 @@ struct Announced {
     reason: String,
     /// Somebody asked for it.
     intended: bool,
+    /// Nothing runs any more, and nothing is started. What it would still read, it could only refuse, and of what it does
+    /// not read any more, nobody could tell whether it was carried out.
+    at_once: bool,
 }
 
 /// What a line is to the handshake.
@@ -368,7 +371,7 @@ impl ConnectionState {
     /// Returns the bytes to be written next; `None` when there is nothing, or nothing yet: after `initialize`, nothing is
     /// written until it is answered, since a daemon that does not serve must not have got more than that.
     pub fn to_daemon(&self) -> Option<&[u8]> {
-        if !self.connected || self.deferred {
+        if !self.connected || self.deferred || self.announced.as_ref().is_some_and(|end| end.at_once) {
             return None;
         }
         let bytes = match self.queue.front()? {
@@ -643,8 +646,11 @@ impl ConnectionState {
             }
             let member = |name| member_at(line, 0, &["params", name]).map(|span| span.of(line));
             let reason = member("reason").and_then(|reason| serde_json::from_slice(reason).ok());
-            self.announced =
-                reason.map(|reason| Announced { reason, intended: member("intended") == Some(b"true") });
+            self.announced = reason.map(|reason| Announced {
+                reason,
+                intended: member("intended") == Some(b"true"),
+                at_once: member("deadlineMs") == Some(b"0"),
+            });
             self.threads.set_daemon_ends(true);
             return true;
         }

@@ -31,6 +31,21 @@ fn what_may_have_been_carried_out_is_answered_and_what_reads_is_sent_again() {
 }
 
 #[test]
+fn what_is_sent_to_a_daemon_that_ends_at_once_waits_for_the_next_one() {
+    for deadline in [json!(0), json!(30_000), Value::Null] {
+        let mut desk = Desk::initialized();
+        let notice = json!({"reason": "x", "deadlineMs": deadline, "intended": false});
+        desk.daemon(&json!({"method": "notifications/broker/shuttingDown", "params": notice}));
+        desk.client(&json!({"id": 1, "method": "turn/start", "params": {"threadId": "t", "input": []}}));
+        let waits = deadline == 0;
+        assert_eq!(desk.daemon_takes_all().is_empty(), waits);
+        let seen = desk.lost();
+        assert_eq!(seen.is_empty(), waits, "{seen:?}");
+        assert_eq!(desk.next_daemon().len(), usize::from(waits));
+    }
+}
+
+#[test]
 fn a_line_of_which_only_a_part_was_written_was_not_carried_out() {
     let line = json!({"id": 1, "method": "command/exec", "params": {"command": ["x"]}}).to_string() + "\n";
     for (written, repeated) in [(1, true), (line.len() - 2, true), (line.len() - 1, false)] {
