@@ -47,6 +47,7 @@ impl Token {
 
     /// Returns the token in the environment of a process: variables with a NUL after each, as the system keeps
     /// them (`proc_pid_environ(5)`).
+    #[cfg(any(target_os = "linux", test))]
     pub(crate) fn in_environment(environment: &[u8]) -> Option<Belonging> {
         let value = environment
             .split(|byte| *byte == 0)
@@ -62,6 +63,7 @@ pub(crate) enum Belonging {
     /// To this one.
     To(Token),
     /// To none that could be named here.
+    #[cfg(any(target_os = "linux", test))]
     Elsewhere,
 }
 

@@ -3,15 +3,18 @@
 //! The allocator keeps what was freed, in case it is needed again; a stack keeps its deepest call, and the pages of the
 //! program that ran at the start are counted for the process for as long as it lives. An idle daemon needs none of that.
 
+#[cfg(target_os = "linux")]
 use std::ops::Range;
 
 use super::unsafe_calls;
 
 /// Bytes below the stack pointer that are left as they are: more than the calls between here and the system call take.
+#[cfg(target_os = "linux")]
 const LIVE_STACK_BYTES: usize = 16 << 10;
 
 /// Bytes of a page, as far as ranges are rounded to it. Where pages are longer, the system refuses the range, and nothing
 /// is given back.
+#[cfg(target_os = "linux")]
 const PAGE_BYTES: usize = 4096;
 
 /// Gives back what the allocator keeps of freed memory: of all threads what lies between other memory, of this one and the

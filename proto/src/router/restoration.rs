@@ -1,7 +1,7 @@
 //! Permissions of threads that are resumed in a new codex.
 //!
 //! # Theory of operation
-//! A resume by id alone changes a thread's sandbox, see [`thread_book`](crate::thread_book). So, for a thread that an
+//! A resume by id alone changes a thread's sandbox, see [`thread_book`]. So, for a thread that an
 //! earlier codex had loaded:
 //!
 //! 1. The resume gets the `sandbox` of the book, unless the client gives permissions itself. Those have precedence.
