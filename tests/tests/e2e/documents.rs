@@ -11,7 +11,7 @@ use codexd_tests::skip;
 use codexd_tests::wait;
 
 /// Commands that are not run by these tests: how they begin, and why.
-const NOT_RUN: [(&str, &str); 35] = [
+const NOT_RUN: [(&str, &str); 34] = [
     ("tests/bench/count", "takes a release build; a step of .ci/run runs it"),
     ("tests/bench/soak", "takes ten minutes and a release build"),
     ("tests/bench/bridge", "takes a minute and a release build"),
@@ -24,7 +24,6 @@ const NOT_RUN: [(&str, &str); 35] = [
     ("cargo demo", "`demo::` runs the program of the alias"),
     ("cargo test --workspace", "is what runs this"),
     ("cargo test -p", "a part of that"),
-    ("cargo test --package codexd-tests", "a part of that"),
     ("cargo test --release -p codexd-proto --test sim", "the nightly workflow"),
     ("cargo build", ".ci/run builds more"),
     (

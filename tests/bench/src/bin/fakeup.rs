@@ -206,6 +206,10 @@ impl Up {
                 self.put(&format!(
                     "{{\"method\":\"turn/started\",\"params\":{{\"threadId\":\"{th}\",\"turn\":{{\"id\":\"{turn}\",\"items\":[],\"status\":\"inProgress\",\"error\":null}}}}}}\n"
                 ));
+                // As codex does: a broker may keep the text of items that have begun.
+                self.put(&format!(
+                    "{{\"method\":\"item/started\",\"params\":{{\"item\":{{\"type\":\"agentMessage\",\"id\":\"{item}\",\"text\":\"\",\"phase\":null}},\"threadId\":\"{th}\",\"turnId\":\"{turn}\"}}}}\n"
+                ));
                 let mut gate = None;
                 if memchr::memmem::find(params, b"[[approve]]").is_some() {
                     self.ids += 1;
