@@ -7,7 +7,8 @@ use crate::lifecycle::{Intent, LifecycleEvent};
 ///
 /// A terminal interface connects again by itself, but starts no daemon. So where no supervisor and no socket unit starts
 /// the next one, the daemon that ends does, if it lost codex while clients were connected that use the next one, and after an
-/// upgrade in any case. Jobs and `codexd run` do not: they end with their turn. It does not if somebody asked it to stop, even after the loss.
+/// upgrade in any case. Jobs and `codexd run` do not use it: they end with their turn. A daemon that somebody asked to stop
+/// has no successor, even after the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Succession {
     /// Clients that were connected when codex was lost and use the next daemon; `None` while it is not.
