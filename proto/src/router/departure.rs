@@ -21,7 +21,7 @@ impl Router {
         for (id, pending) in unsent {
             // It changes nothing that has to be undone, but other requests may wait for it.
             self.attribution.done(id, &pending.kind);
-            self.resume_abandoned(&pending.kind);
+            self.abandoned(&pending.kind);
             let unsubscribed = match &pending.kind {
                 PendingKind::Unsubscribe { thread } => Some(thread),
                 kind => kind.subscribes_to(),

@@ -235,13 +235,9 @@ impl Router {
 
     fn forward(&mut self, incoming: Incoming<'_>, known: Option<&'static Request>) {
         let kind = known.map_or(PendingKind::Plain, |known| kind(known, incoming.params(known)));
-        let kind = match known.and_then(|known| self.gives_permissions_to(&incoming, known)) {
-            Some(thread) => PendingKind::GivePermissions { thread },
-            None => kind,
-        };
         match known {
             Some(known) if known.effect == RequestEffect::Resume => self.resume(incoming, kind, known),
-            _ => self.dispatch(incoming, kind, known, Edits::new()),
+            _ => self.send_in_order(incoming, kind, known),
         }
     }
 
@@ -450,17 +446,11 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
         RequestEffect::Start => PendingKind::Start,
         RequestEffect::Fork => PendingKind::Fork { replays: !is_true("excludeTurns") },
         RequestEffect::Resume => {
-            let json = |name| params.and_then(|params| params.json(name));
-            let given = |name| json(name).is_some_and(|json| json != b"null" && json != b"\"\"");
-            let target = match (given("history"), given("path")) {
-                (true, _) => None,
-                (false, true) => params.and_then(thread_of_file),
-                (false, false) => thread(),
-            };
+            let (target, is_named) = params.map_or((None, true), |params| resumed_thread(params, known));
             PendingKind::Resume {
                 target,
                 replays: !is_true("excludeTurns"),
-                unnamed: (given("path") || given("history")).then(Box::default),
+                unnamed: (!is_named).then(Box::default),
                 gives: false,
             }
         }
@@ -474,14 +464,26 @@ fn kind(known: &Request, params: Option<Params<'_>>) -> PendingKind {
             thread().map_or(PendingKind::Plain, |thread| PendingKind::Subscribe { thread, reloads: true })
         }
         RequestEffect::StartTurn => {
-            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: false })
+            let turn = |thread| PendingKind::StartTurn { thread, review: false, gives: false };
+            thread().map_or(PendingKind::Plain, turn)
         }
         RequestEffect::StartReview => {
-            thread().map_or(PendingKind::Plain, |thread| PendingKind::StartTurn { thread, review: true })
+            let review = |thread| PendingKind::StartTurn { thread, review: true, gives: false };
+            thread().map_or(PendingKind::Plain, review)
         }
         RequestEffect::WindowsSetup => PendingKind::WindowsSetup,
         RequestEffect::Read if is_true("includeTurns") => PendingKind::ReadTurns,
         RequestEffect::Read => PendingKind::Plain,
+    }
+}
+
+/// Returns the thread of a resume as far as it is known beforehand, and whether the request itself names it.
+pub(super) fn resumed_thread(params: Params<'_>, known: &Request) -> (Option<ThreadId>, bool) {
+    let given = |name| params.json(name).is_some_and(|json| json != b"null" && json != b"\"\"");
+    match (given("history"), given("path")) {
+        (true, _) => (None, false),
+        (false, true) => (thread_of_file(params), false),
+        (false, false) => (params.thread(known), true),
     }
 }
 

@@ -67,7 +67,6 @@ impl Router {
             PendingKind::ListMethods if failed => self.methods_listed(line, body),
             PendingKind::Start if !failed => opened = self.opened(line, body, client, None),
             PendingKind::KeepThread => self.never_ran.answered(),
-            PendingKind::GivePermissions { thread } if !failed => self.permissions_given(thread),
             PendingKind::Restore { thread, actual } => {
                 self.restore_answered(thread, actual, line, failed, body)
             }
@@ -99,7 +98,7 @@ impl Router {
             }
             PendingKind::DropSubscriptions { thread } if !failed => self.unload(thread),
             PendingKind::Unsubscribe { thread } => self.upstream_unsubscribed(thread),
-            PendingKind::StartTurn { thread, review } if !failed => {
+            PendingKind::StartTurn { thread, review, .. } if !failed => {
                 self.turn_answered(line, body, thread, client, *review);
             }
             PendingKind::Resource { resource, id, part } => {
@@ -131,14 +130,16 @@ impl Router {
             self.repeat(client, repeated);
         }
         match &pending.kind {
-            PendingKind::Resume { unnamed: Some(unnamed), .. } => {
-                self.unnamed_resumed(unnamed, opened.as_ref(), line, body);
+            PendingKind::Resume { unnamed: Some(unnamed), gives, .. } => {
+                self.unnamed_resumed(unnamed, *gives, opened.as_ref(), line, body);
             }
-            PendingKind::Resume { gives: true, .. } if failed => {}
             PendingKind::Resume { target: Some(thread), gives: true, .. } => {
-                self.resumed_as_given(thread, line, body);
+                self.resumed_as_given(thread, line, failed, body);
             }
             PendingKind::Resume { target: Some(thread), .. } => self.resumed(thread, line, failed, body),
+            PendingKind::GivePermissions { thread } | PendingKind::StartTurn { thread, gives: true, .. } => {
+                self.permissions_given(thread, failed);
+            }
             PendingKind::Fork { .. } | PendingKind::Start if !failed => {
                 if let Some(thread) = &opened {
                     let ephemeral = self.remember(thread, line, body);

@@ -8,6 +8,8 @@
 //! 2. The permissions in the response are compared with the book. If they differ, codexd sends
 //!    `thread/settings/update` with the exact policies.
 //! 3. Until then, all clients' requests about the thread wait, so that no turn starts with other permissions.
+//!    They also wait for the response to a request with which a client gives permissions: a resume at that time would bring
+//!    back the old ones.
 //! 4. If the permissions cannot be restored, requests that start work on the thread are refused with the reason, unless
 //!    they give a sandbox policy themselves.
 //!
@@ -17,7 +19,8 @@
 //! threads of an earlier codex wait, since any of them may be the one. If the response names another thread than the file,
 //! and nothing is known of it, its permissions count as not restored: they may be those of the other thread.
 //!
-//! A turn on a thread that was not resumed is refused as codex refuses it: in a queue, a resume could overtake it.
+//! A turn or an update of a thread that was not resumed is refused as codex refuses it: in a queue, a resume could overtake
+//! it.
 //!
 //! Threads that this codex itself has unloaded are resumed without a change.
 
@@ -28,7 +31,7 @@ use serde_json::{Map, Value};
 use super::answer::{Delivered, ErrorAnswer, INVALID_REQUEST};
 use super::pacing::{PendingKind, Unnamed};
 use super::params::Params;
-use super::request::{Incoming, QUEUE_FULL};
+use super::request::{Incoming, QUEUE_FULL, resumed_thread};
 use super::{Action, Router};
 use crate::id::{ClientId, ThreadId};
 use crate::json::Span;
@@ -37,6 +40,9 @@ use crate::json::scan::{Members, member, member_at};
 use crate::json::text::decoded;
 use crate::routes::{Request, RequestEffect};
 use crate::thread_book::{self, Permissions, ThreadBook};
+
+/// The request that gives a thread other permissions.
+const UPDATE: &str = "thread/settings/update";
 
 /// Parameters of a resume with which its client gives permissions.
 const PERMISSIONS: [&str; 2] = ["sandbox", "permissions"];
@@ -58,11 +64,20 @@ pub(super) struct Restoration {
 /// Requests that wait, with their clients.
 type Waiting = Vec<(ClientId, Box<[u8]>)>;
 
-/// A thread that is being resumed.
+/// A thread whose permissions are being changed; other requests about it wait.
 #[derive(Debug)]
 struct Open {
-    wanted: Permissions,
+    change: Change,
     waiting: Waiting,
+}
+
+/// What changes the permissions of a thread.
+#[derive(Debug)]
+enum Change {
+    /// A resume and, if needed, an update of codexd: afterwards they are these.
+    Restore(Permissions),
+    /// A request of a client that gives them. Codex may report them before it responds.
+    Given { reported: Option<Permissions> },
 }
 
 /// A thread whose permissions could not be restored.
@@ -77,6 +92,19 @@ struct Failed {
 impl Restoration {
     pub(super) fn new(book: ThreadBook) -> Restoration {
         Restoration { book, ..Restoration::default() }
+    }
+
+    /// Makes requests about a thread wait from now on.
+    fn begin(&mut self, thread: ThreadId, change: Change) {
+        self.open.insert(thread, Open { change, waiting: Vec::new() });
+    }
+
+    /// Returns the permissions that a thread has after its restoration, if it is being restored.
+    fn wanted(&self, thread: &ThreadId) -> Option<&Permissions> {
+        match &self.open.get(thread)?.change {
+            Change::Restore(wanted) => Some(wanted),
+            Change::Given { .. } => None,
+        }
     }
 
     fn all_waiting(&self) -> impl Iterator<Item = &(ClientId, Box<[u8]>)> {
@@ -147,14 +175,19 @@ impl Router {
     ) -> Option<Incoming<'a>> {
         let restoration = &self.restoration;
         let Some(known) = known else { return Some(incoming) };
-        let starts_turn = matches!(known.effect, RequestEffect::StartTurn | RequestEffect::StartReview);
+        let needs_loaded = matches!(known.effect, RequestEffect::StartTurn | RequestEffect::StartReview)
+            || known.method == UPDATE;
         let is_usual =
             restoration.open.is_empty() && restoration.failed.is_empty() && restoration.unnamed == 0;
-        if is_usual && (!starts_turn || restoration.book.is_empty()) {
+        if is_usual && (!needs_loaded || restoration.book.is_empty()) {
             return Some(incoming);
         }
         let params = incoming.params(known);
-        let Some(thread) = params.and_then(|params| params.thread(known)) else { return Some(incoming) };
+        let thread = params.and_then(|params| match known.effect {
+            RequestEffect::Resume => resumed_thread(params, known).0,
+            _ => params.thread(known),
+        });
+        let Some(thread) = thread else { return Some(incoming) };
         let (lines, bytes) = restoration.waiting_of(incoming.client);
         if let Some(waiting) = self.restoration.place_to_wait(&thread) {
             let limits = &self.config.limits;
@@ -167,9 +200,9 @@ impl Router {
             }
             return None;
         }
-        // Codex would say so, unless a resume overtakes it on its way there: then the turn would start before the permissions
-        // are restored.
-        if starts_turn
+        // Codex would say so, unless a resume overtakes it on its way there: then a turn would start before the permissions
+        // are restored, and an update would be undone.
+        if needs_loaded
             && self.restoration.book.of_earlier_codex(&thread).is_some()
             && !self.subscriptions.is_loaded(&thread)
         {
@@ -217,19 +250,22 @@ impl Router {
                     if let Some(mode) = wanted.sandbox_mode() {
                         put_sandbox(&mut edits, params, mode);
                     }
-                    open = Some((thread.clone(), wanted.clone()));
+                    open = Some((thread.clone(), Change::Restore(wanted.clone())));
                 }
             }
-            (PendingKind::Resume { target, unnamed: Some(unnamed), .. }, Some(params))
-                if book.has_earlier() =>
+            (PendingKind::Resume { target: Some(thread), unnamed: None, .. }, None)
+                if book.of_earlier_codex(thread).is_some() =>
             {
-                if let Some(thread) = target
+                open = Some((thread.clone(), Change::Given { reported: None }));
+            }
+            (PendingKind::Resume { target, unnamed: Some(unnamed), .. }, params) if book.has_earlier() => {
+                if let (Some(thread), Some(params)) = (target, params)
                     && let Some(mode) = book.of_earlier_codex(thread).and_then(Permissions::sandbox_mode)
                     && put_sandbox(&mut edits, params, mode)
                 {
                     unnamed.sandbox_of = Some(thread.clone());
                 }
-                unnamed.restores = true;
+                unnamed.holds = true;
                 is_unnamed = true;
             }
             _ => {}
@@ -238,8 +274,8 @@ impl Router {
             return;
         }
         self.restoration.unnamed += usize::from(is_unnamed);
-        if let Some((thread, wanted)) = open {
-            self.restoration.open.insert(thread, Open { wanted, waiting: Vec::new() });
+        if let Some((thread, change)) = open {
+            self.restoration.begin(thread, change);
         }
     }
 
@@ -248,23 +284,19 @@ impl Router {
     pub(super) fn unnamed_resumed(
         &mut self,
         unnamed: &Unnamed,
+        gives: bool,
         thread: Option<&ThreadId>,
         line: &[u8],
         body: Span,
     ) {
-        if !unnamed.restores {
-            if let Some(thread) = thread {
-                self.resumed_as_given(thread, line, body);
-            }
-            return;
-        }
-        // If another resume of this thread is in flight, its response decides.
+        // If something else changes the permissions of this thread at the time, the response to that decides.
         if let Some(thread) = thread.filter(|thread| !self.restoration.open.contains_key(*thread)) {
             let book = &self.restoration.book;
             let misnamed = unnamed.sandbox_of.as_ref().is_some_and(|named| named != thread);
             let wanted = if misnamed { book.of(thread) } else { book.of_earlier_codex(thread) };
+            let wanted = wanted.filter(|_| !gives);
             if let Some(wanted) = wanted.cloned() {
-                self.restoration.open.insert(thread.clone(), Open { wanted, waiting: Vec::new() });
+                self.restoration.begin(thread.clone(), Change::Restore(wanted));
                 self.resumed(thread, line, false, body);
             } else if misnamed {
                 let actual = permissions(line, body).map_or(Value::Null, |it| it.sandbox_policy);
@@ -273,7 +305,9 @@ impl Router {
                 self.remember(thread, line, body);
             }
         }
-        self.unnamed_resume_ended();
+        if unnamed.holds {
+            self.unnamed_resume_ended();
+        }
     }
 
     fn unnamed_resume_ended(&mut self) {
@@ -285,20 +319,17 @@ impl Router {
         }
     }
 
-    /// Handles the response to a resume whose client has given permissions itself. Where another resume of the thread is in
-    /// flight, they are what is right there, too.
-    pub(super) fn resumed_as_given(&mut self, thread: &ThreadId, line: &[u8], body: Span) {
-        if let Some(open) = self.restoration.open.get_mut(thread)
-            && let Some(given) = permissions(line, body)
-        {
-            open.wanted = given;
+    /// Handles the response to a resume by id whose client has given permissions itself.
+    pub(super) fn resumed_as_given(&mut self, thread: &ThreadId, line: &[u8], failed: bool, body: Span) {
+        if !failed {
+            self.remember(thread, line, body);
         }
-        self.remember(thread, line, body);
+        self.restored(thread);
     }
 
     /// Handles the response to a resume; `body` is its result.
     pub(super) fn resumed(&mut self, thread: &ThreadId, line: &[u8], failed: bool, body: Span) {
-        let Some(open) = self.restoration.open.get(thread) else {
+        let Some(wanted) = self.restoration.wanted(thread).cloned() else {
             if !failed {
                 self.remember(thread, line, body);
             }
@@ -310,7 +341,6 @@ impl Router {
         let Some(actual) = permissions(line, body) else {
             return self.not_restored(thread, Value::Null, "codex does not say which it has");
         };
-        let wanted = open.wanted.clone();
         if actual == wanted {
             self.remember(thread, line, body);
             return self.restored(thread);
@@ -325,25 +355,60 @@ impl Router {
         }
         let kind = PendingKind::Restore { thread: thread.clone(), actual: Box::new(actual.sandbox_policy) };
         let params = Value::Object(params).to_string();
-        self.send_own("thread/settings/update", kind, |out| out.extend_from_slice(params.as_bytes()));
+        self.send_own(UPDATE, kind, |out| out.extend_from_slice(params.as_bytes()));
     }
 
-    /// Returns the thread to which a request gives permissions because its own could not be restored.
-    pub(super) fn gives_permissions_to(&self, incoming: &Incoming<'_>, known: &Request) -> Option<ThreadId> {
-        if self.restoration.failed.is_empty() || known.method != "thread/settings/update" {
+    /// Returns the thread to which a request gives permissions because its own could not be restored. Input for a running
+    /// turn gives none.
+    fn gives_permissions_to(&self, incoming: &Incoming<'_>, known: &Request) -> Option<ThreadId> {
+        if self.restoration.failed.is_empty() {
             return None;
         }
         let params = incoming.params(known)?;
         let thread = params.thread(known).filter(|thread| self.restoration.failed.contains_key(thread))?;
         let given = |name| params.json(name).is_some_and(|json| json != b"null");
-        (given("sandboxPolicy") || given("permissions")).then_some(thread)
+        let applies = match known.method {
+            UPDATE => true,
+            "turn/start" => !self.subscriptions.is_busy(&thread),
+            _ => false,
+        };
+        (applies && (given("sandboxPolicy") || given("permissions"))).then_some(thread)
     }
 
-    /// Handles that a client has given permissions to a thread whose own could not be restored: whatever they are, they
-    /// count. They are recorded when codex reports them, which is after its response.
-    pub(super) fn permissions_given(&mut self, thread: &ThreadId) {
-        self.restoration.failed.remove(thread);
-        self.restoration.book.loaded(thread);
+    /// Sends a request which is not a resume.
+    pub(super) fn send_in_order(
+        &mut self,
+        incoming: Incoming<'_>,
+        mut kind: PendingKind,
+        known: Option<&'static Request>,
+    ) {
+        let given = known.and_then(|known| self.gives_permissions_to(&incoming, known));
+        match (&given, &mut kind) {
+            (None, _) => {}
+            (Some(_), PendingKind::StartTurn { gives, .. }) => *gives = true,
+            (Some(thread), kind) => *kind = PendingKind::GivePermissions { thread: thread.clone() },
+        }
+        if self.try_dispatch(incoming, kind, known, Edits::new())
+            && let Some(thread) = given
+        {
+            self.restoration.begin(thread, Change::Given { reported: None });
+        }
+    }
+
+    /// Handles the response to a request that gives permissions to a thread whose own could not be restored: whatever they
+    /// are, they count. If codex has not reported them yet, they are recorded when it does.
+    pub(super) fn permissions_given(&mut self, thread: &ThreadId, failed: bool) {
+        let open = self.restoration.open.get_mut(thread);
+        let Some(Change::Given { reported }) = open.map(|open| &mut open.change) else { return };
+        let reported = reported.take();
+        if !failed {
+            self.restoration.failed.remove(thread);
+            self.restoration.book.loaded(thread);
+            if let Some(reported) = reported {
+                self.record_permissions(thread, reported);
+            }
+        }
+        self.restored(thread);
     }
 
     /// Handles the response to the update that restores the permissions of a thread.
@@ -361,10 +426,9 @@ impl Router {
             let reason = message.unwrap_or_else(|| "codex does not say why".to_owned());
             return self.not_restored(thread, actual.clone(), &reason);
         }
-        if let Some(open) = self.restoration.open.get(thread) {
-            let wanted = open.wanted.clone();
-            self.restoration.book.record(thread, wanted);
+        if let Some(wanted) = self.restoration.wanted(thread).cloned() {
             self.restoration.failed.remove(thread);
+            self.record_permissions(thread, wanted);
         }
         self.restored(thread);
     }
@@ -393,13 +457,15 @@ impl Router {
         }
     }
 
-    /// Handles that a resume will not be sent because its client has disconnected.
-    pub(super) fn resume_abandoned(&mut self, resume: &PendingKind) {
-        match resume {
-            PendingKind::Resume { unnamed: Some(unnamed), .. } if unnamed.restores => {
+    /// Handles that a request will not be sent because its client has disconnected.
+    pub(super) fn abandoned(&mut self, kind: &PendingKind) {
+        match kind {
+            PendingKind::Resume { unnamed: Some(unnamed), .. } if unnamed.holds => {
                 self.unnamed_resume_ended();
             }
-            PendingKind::Resume { unnamed: None, target: Some(thread), .. } => self.restored(thread),
+            PendingKind::Resume { unnamed: None, target: Some(thread), .. }
+            | PendingKind::GivePermissions { thread }
+            | PendingKind::StartTurn { thread, gives: true, .. } => self.restored(thread),
             _ => {}
         }
     }
@@ -421,14 +487,16 @@ impl Router {
         let value = |name: &[u8]| serde_json::from_slice(member(line, settings.start, name)?.of(line)).ok();
         let Some(sandbox_policy) = value(b"sandboxPolicy") else { return };
         self.restoration.failed.retain(|failed, how| failed != thread || how.actual == sandbox_policy);
-        let being_restored =
-            self.restoration.open.contains_key(thread) || self.restoration.failed.contains_key(thread);
-        if let Some(approval_policy) = value(b"approvalPolicy")
-            && !being_restored
-            && self.restoration.book.knows(thread)
-        {
-            let profile = value(b"activePermissionProfile").unwrap_or(Value::Null);
-            self.record_permissions(thread, Permissions { sandbox_policy, approval_policy, profile });
+        if !self.restoration.book.knows(thread) {
+            return;
+        }
+        let Some(approval_policy) = value(b"approvalPolicy") else { return };
+        let profile = value(b"activePermissionProfile").unwrap_or(Value::Null);
+        let permissions = Permissions { sandbox_policy, approval_policy, profile };
+        match self.restoration.open.get_mut(thread).map(|open| &mut open.change) {
+            Some(Change::Restore(_)) => {}
+            Some(Change::Given { reported }) => *reported = Some(permissions),
+            None => self.record_permissions(thread, permissions),
         }
     }
 

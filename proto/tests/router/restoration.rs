@@ -129,30 +129,6 @@ fn what_a_client_says_itself_counts_and_is_remembered() {
 }
 
 #[test]
-fn what_a_client_says_itself_counts_for_a_resume_that_comes_after_it() {
-    for path in [None, Some(())] {
-        let (mut net, name) = net(Limits::default());
-        let (a, b) = (net.join(), net.join());
-        let mut params = json!({"threadId": name, "sandbox": "read-only"});
-        if path.is_some() {
-            params = json!({"threadId": "", "path": file_of(&name), "sandbox": "read-only"});
-        }
-        let (first, _) = resume(&mut net, a, &params);
-        let (second, _) = resume(&mut net, b, &json!({"threadId": name}));
-        // Codex carries them out in this order, and the second one changes nothing.
-        let read_only = json!({"type": "readOnly"});
-        net.reply(first, &result(&name, &read_only));
-        net.reply(second, &result(&name, &read_only));
-        assert_eq!(net.sent(), [] as [Value; 0]);
-        net.hush(&[a, b]);
-        net.forwarded(b, "turn/start", &json!({"threadId": name, "input": []}));
-        let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
-        let permissions = Some(permissions(read_only));
-        assert_eq!(net.actions(), [Action::Remember { thread, permissions }]);
-    }
-}
-
-#[test]
 fn by_position_the_policy_is_restored_after_the_resume() {
     let (mut net, name) = net(Limits::default());
     let a = net.join();
@@ -178,11 +154,13 @@ fn work_on_a_thread_whose_permissions_are_not_restored_is_refused() {
     );
     // Reading is no work, a turn with a policy of its own is the client's decision, and the next resume tries again.
     net.forwarded(a, "thread/read", &json!({"threadId": name}));
-    net.forwarded(
+    let turn = net.forwarded(
         a,
         "turn/start",
         &json!({"threadId": name, "input": [], "sandboxPolicy": {"type": "readOnly"}}),
     );
+    net.fail(turn, "not now");
+    net.hush(&[a]);
     net.request(a, 2, "turn/start", &json!({"threadId": name, "input": [], "sandboxPolicy": null}));
     assert_eq!(net.got_methods(a), ["<error>"]);
     // An update that leaves the sandbox as it is changes nothing, another one ends it.
@@ -226,6 +204,96 @@ fn what_a_client_gives_instead_counts_as_soon_as_codex_has_accepted_it() {
 }
 
 #[test]
+fn what_a_client_gives_instead_is_not_taken_back_by_a_resume_of_another() {
+    let read_only = json!({"type": "readOnly"});
+    for (method, params) in [
+        ("thread/settings/update", json!({"sandboxPolicy": read_only})),
+        ("turn/start", json!({"sandboxPolicy": read_only, "input": []})),
+    ] {
+        for (accepted, reported_first) in [(true, false), (true, true), (false, false)] {
+            let (mut net, name) = net(Limits::default());
+            let (a, b) = (net.join(), net.join());
+            let sent = resumed_with(&mut net, a, &name, &json!({"threadId": name}), &full());
+            net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+            net.actions();
+            let mut params = params.clone();
+            params["threadId"] = json!(name);
+            let update = net.forwarded(a, method, &params);
+            net.request(b, 9, "thread/resume", &json!({"threadId": name}));
+            assert_eq!(net.sent(), [] as [Value; 0], "{method}: the resume waits");
+            if reported_first {
+                net.feed(&updated(&name, &read_only));
+            }
+            match accepted {
+                true => net.reply(update, &json!({})),
+                false => net.fail(update, "no"),
+            }
+            let resume = &net.sent()[0];
+            assert_eq!(resume["method"], "thread/resume");
+            assert_eq!(resume["params"].get("sandbox").is_none(), accepted, "{method}");
+            let policy = if accepted { &read_only } else { &full() };
+            net.reply(resume["id"].as_i64().unwrap(), &result(&name, policy));
+            if accepted && !reported_first {
+                net.feed(&updated(&name, &read_only));
+            }
+            let restore = net.sent();
+            assert_eq!(restore.is_empty(), accepted, "{method}: {restore:?}");
+            let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
+            let expected = permissions(if accepted { read_only.clone() } else { workspace() });
+            assert_eq!(net.router.thread_book().of(&thread), Some(&expected), "{method}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_gives_permissions_and_is_abandoned_holds_nobody_up() {
+    for method in ["thread/settings/update", "turn/start"] {
+        let (mut net, name) = net(Limits { window: 1, ..Limits::default() });
+        let (a, b) = (net.join(), net.join());
+        let sent = resumed_with(&mut net, a, &name, &json!({"threadId": name}), &full());
+        net.fail(sent[0]["id"].as_i64().unwrap(), "not today");
+        let slot = net.forwarded(b, "thread/list", &json!({}));
+        let params = json!({"threadId": name, "input": [], "sandboxPolicy": {"type": "readOnly"}});
+        net.request(a, 1, method, &params);
+        net.request(b, 2, "thread/read", &json!({"threadId": name}));
+        net.leave(a);
+        net.reply(slot, &json!({}));
+        assert!(methods(&net.sent()).contains(&"thread/read".to_owned()), "{method}");
+    }
+}
+
+#[test]
+fn a_resume_waits_for_one_whose_client_gives_permissions_itself() {
+    for params in [json!({"threadId": thread(1)}), json!({"threadId": "", "path": file_of(&thread(1))})] {
+        for accepted in [true, false] {
+            let (mut net, name) = net(Limits::default());
+            let (a, b) = (net.join(), net.join());
+            let mut params = params.clone();
+            params["sandbox"] = json!("read-only");
+            let (first, sent) = resume(&mut net, a, &params);
+            assert_eq!(sent["sandbox"], "read-only");
+            net.request(b, 1, "thread/resume", &json!({"threadId": name}));
+            assert_eq!(net.sent(), [] as [Value; 0], "{params}");
+            let read_only = json!({"type": "readOnly"});
+            match accepted {
+                true => net.reply(first, &result(&name, &read_only)),
+                false => net.fail(first, "no rollout found"),
+            }
+            let sent = net.sent();
+            assert_eq!(methods(&sent), ["thread/resume"]);
+            assert_eq!(sent[0]["params"].get("sandbox").is_none(), accepted, "{params}");
+            let policy = if accepted { read_only } else { workspace() };
+            net.reply(sent[0]["id"].as_i64().unwrap(), &result(&name, &policy));
+            assert_eq!(net.sent(), [] as [Value; 0]);
+            net.hush(&[a, b]);
+            net.forwarded(b, "turn/start", &json!({"threadId": name, "input": []}));
+            let id = codexd_proto::id::ThreadId::new(name.as_bytes());
+            assert_eq!(net.router.thread_book().of(&id), Some(&permissions(policy)));
+        }
+    }
+}
+
+#[test]
 fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
     for (restored, params) in [(true, json!({})), (false, json!({"sandbox": "workspace-write"}))] {
         let (mut net, name) = net(Limits::default());
@@ -245,14 +313,17 @@ fn a_later_resume_ends_the_refusal_only_if_the_policy_is_another_one() {
 }
 
 #[test]
-fn a_turn_cannot_be_overtaken_by_the_resume_of_its_thread() {
+fn a_turn_or_an_update_cannot_be_overtaken_by_the_resume_of_its_thread() {
     let (mut net, name) = net(Limits { window: 1, ..Limits::default() });
     let (a, b) = (net.join(), net.join());
     net.forwarded(a, "thread/list", &json!({}));
     // Codex has not loaded the thread; it would be asked when the in-flight window has room.
-    net.request(a, 1, "turn/start", &json!({"threadId": name, "input": []}));
-    let refused = net.got_one(a);
-    assert_eq!(refused["error"], json!({"code": -32600, "message": format!("thread not found: {name}")}));
+    for method in ["turn/start", "review/start", "thread/settings/update"] {
+        net.request(a, 1, method, &json!({"threadId": name, "input": []}));
+        let refused = net.got_one(a);
+        let message = format!("thread not found: {name}");
+        assert_eq!(refused["error"], json!({"code": -32600, "message": message}), "{method}");
+    }
     net.request(b, 2, "turn/start", &json!({"threadId": thread(2), "input": []}));
     assert!(net.router.has_pending_replies(b), "of another thread, codex knows more");
 }
@@ -331,8 +402,9 @@ fn what_a_client_says_itself_counts_in_a_resume_by_path() {
     let a = net.join();
     let params = json!({"threadId": "", "path": file_of(&name), "sandbox": "danger-full-access"});
     let id = net.forwarded(a, "thread/resume", &params);
-    net.forwarded(a, "thread/read", &json!({"threadId": name}));
     net.reply(id, &result(&name, &full()));
+    net.hush(&[a]);
+    net.forwarded(a, "turn/start", &json!({"threadId": name, "input": []}));
     let thread = codexd_proto::id::ThreadId::new(name.as_bytes());
     let permissions = Some(permissions(full()));
     assert_eq!(net.actions(), [Action::Remember { thread, permissions }]);

@@ -272,6 +272,25 @@ fn codexd_takes_over_an_unsubscribe_that_is_refused_for_too_long() {
 }
 
 #[test]
+fn codexd_takes_over_an_unsubscribe_that_would_come_behind_a_later_request_of_its_client() {
+    let mut net = Net::new();
+    let a = net.join();
+    let t = net.start_thread(a, 1);
+    net.request(a, "u", "thread/unsubscribe", &json!({"threadId": t}));
+    net.request(a, "t", "turn/start", &json!({"threadId": t, "input": []}));
+    net.request(a, "r", "thread/resume", &json!({"threadId": t}));
+    let sent = net.sent();
+    assert_eq!(methods(&sent), ["thread/unsubscribe", "turn/start", "thread/resume"]);
+    net.overloaded(upstream_id(&sent[0]));
+    // The client hears of it before it is subscribed again.
+    assert_eq!(net.got(a), [json!({"id": "u", "result": {"status": "unsubscribed"}})]);
+    net.reply(upstream_id(&sent[2]), &Net::thread_result(&t, "idle"));
+    assert_eq!(net.got_methods(a), ["<result>"]);
+    net.pass(1_000);
+    assert_eq!(net.sent(), NONE, "the thread is wanted");
+}
+
+#[test]
 fn a_refused_unsubscribe_of_a_client_that_disconnected_is_sent_again() {
     let mut net = Net::new();
     let (a, b) = (net.join(), net.join());

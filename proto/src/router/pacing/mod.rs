@@ -467,12 +467,10 @@ impl Pacing {
     }
 
     /// Returns whether sending a request again would execute it after a later request of its client. That does not
-    /// matter for requests of codexd itself, for requests that only read, and for an unsubscribe, which is not sent
-    /// once its thread is wanted again.
+    /// matter for requests of codexd itself, and for requests that only read.
     fn would_overtake(&self, waiter: Waiter, id: UpstreamId, pending: &Pending) -> bool {
         let Waiter::Client(client) = waiter else { return false };
-        !matches!(pending.kind, PendingKind::Unsubscribe { .. })
-            && !pending.known.is_some_and(|known| known.only_reads())
+        !pending.known.is_some_and(|known| known.only_reads())
             && self.clients.get(&client).is_none_or(|c| c.newest_sent.is_some_and(|newest| newest > id))
     }
 

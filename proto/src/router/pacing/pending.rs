@@ -68,8 +68,8 @@ pub(in crate::router) enum PendingKind {
     DropSubscriptions { thread: ThreadId },
     /// Unsubscribes the last subscriber.
     Unsubscribe { thread: ThreadId },
-    /// Starts a turn or a review, or adds input to a turn.
-    StartTurn { thread: ThreadId, review: bool },
+    /// Starts a turn or a review, or adds input to a turn. `gives`: as [`GivePermissions`](Self::GivePermissions).
+    StartTurn { thread: ThreadId, review: bool, gives: bool },
     /// Restores the permissions of a thread that was resumed with the sandbox policy `actual`.
     Restore { thread: ThreadId, actual: Box<Value> },
     /// Gives permissions to a thread whose own could not be restored.
@@ -87,8 +87,8 @@ pub(in crate::router) enum PendingKind {
 /// A resume whose thread only the response says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::router) struct Unnamed {
-    /// Whether the permissions of its thread are restored: then requests about all threads of an earlier codex wait.
-    pub(in crate::router) restores: bool,
+    /// Whether its thread may be one of an earlier codex: then requests about all of those wait.
+    pub(in crate::router) holds: bool,
     /// The thread whose `sandbox` it was given.
     pub(in crate::router) sandbox_of: Option<ThreadId>,
 }
