@@ -3,19 +3,7 @@
 //! The allocator keeps what was freed, in case it is needed again; a stack keeps its deepest call, and the pages of the
 //! program that ran at the start are counted for the process for as long as it lives. An idle daemon needs none of that.
 
-#[cfg(target_os = "linux")]
-use std::ops::Range;
-
 use super::unsafe_calls;
-
-/// Bytes below the stack pointer that are left as they are: more than the calls between here and the system call take.
-#[cfg(target_os = "linux")]
-const LIVE_STACK_BYTES: usize = 16 << 10;
-
-/// Bytes of a page, as far as ranges are rounded to it. Where pages are longer, the system refuses the range, and nothing
-/// is given back.
-#[cfg(target_os = "linux")]
-const PAGE_BYTES: usize = 4096;
 
 /// Gives back what the allocator keeps of freed memory: of all threads what lies between other memory, of this one and the
 /// main one also what lies at the end. It walks through all of it: some 100 µs for a few MB.
@@ -25,70 +13,22 @@ pub(crate) fn give_back_free() {
 
 /// Gives back what only the start of the program needed: freed memory, the stack of the main thread below the current call,
 /// and pages of the program and its libraries, which the system reads again from the file (mostly from its cache) if they
-/// are needed. To be called by the main thread. Does nothing but the first where the system does not report mappings.
+/// are needed. Another thread than the main one keeps its stack. Does nothing but the first where the system does not report mappings.
 pub(crate) fn give_back_start() {
     give_back_free();
     #[cfg(target_os = "linux")]
-    if nix::unistd::gettid() == nix::unistd::getpid()
-        && let Ok(mappings) = std::fs::read_to_string("/proc/self/maps")
-    {
-        unsafe_calls::discard(|stack_pointer| discardable(&mappings, stack_pointer));
-    }
-}
-
-/// Returns the ranges of addresses, among the mappings of this process (`proc_pid_maps(5)`), whose contents nothing can
-/// miss: of the stack of the main thread what lies below the stack pointer, and code, which is never written to.
-#[cfg(target_os = "linux")]
-fn discardable(mappings: &str, stack_pointer: usize) -> Vec<Range<usize>> {
-    let range = |line: &str| {
-        let mut fields = line.split_ascii_whitespace();
-        let (start, end) = fields.next()?.split_once('-')?;
-        let start = usize::from_str_radix(start, 16).ok()?;
-        let end = usize::from_str_radix(end, 16).ok()?;
-        match (fields.next()?, fields.nth(3)?) {
-            ("r-xp", file) if file.starts_with('/') => Some(start..end),
-            (_, "[stack]") if (start..end).contains(&stack_pointer) => {
-                let live = stack_pointer.saturating_sub(LIVE_STACK_BYTES);
-                Some(start..live - live % PAGE_BYTES).filter(|range| !range.is_empty())
-            }
-            _ => None,
-        }
-    };
-    mappings.lines().filter_map(range).collect()
+    unsafe_calls::discard_unneeded_pages();
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
-    const MAPPINGS: &str = "\
-563a95c71000-563a95e5f000 r--p 00000000 fe:00 77 /usr/bin/codexd
-563a95e5f000-563a96484000 r-xp 001ee000 fe:00 77 /usr/bin/codexd
-563a96484000-563a964b9000 r--p 00812000 fe:00 77 /usr/bin/codexd
-563a964b9000-563a964c1000 rw-p 00847000 fe:00 77 /usr/bin/codexd
-563ac1be1000-563ac1c3f000 rw-p 00000000 00:00 0 [heap]
-7f9d7d667000-7f9d7d66f000 rwxp 00000000 00:00 0
-7ffe4c47e000-7ffe4c4b0000 rw-p 00000000 00:00 0 [stack]
-7ffe4c4b1000-7ffe4c4b3000 r-xp 00000000 00:00 0 [vdso]
-";
-
     #[test]
-    fn code_of_files_and_the_dead_part_of_the_stack_are_discarded_and_nothing_else() {
-        let code = 0x563a_95e5_f000..0x563a_9648_4000;
-        let stack = 0x7ffe_4c47_e000..0x7ffe_4c4a_9000;
-        assert_eq!(discardable(MAPPINGS, 0x7ffe_4c4a_d123), [code.clone(), stack]);
-        // Less than what is left alone is below it; another thread's stack.
-        for other in [0x7ffe_4c48_0000, 0x1000] {
-            assert_eq!(discardable(MAPPINGS, other), std::slice::from_ref(&code));
-        }
-    }
-
-    #[test]
-    fn the_process_goes_on_without_what_was_discarded() {
+    fn the_process_goes_on_without_what_was_given_back() {
         let before = vec![7_u8; 1 << 20];
         give_back_start();
-        let mappings = std::fs::read_to_string("/proc/self/maps").unwrap();
-        unsafe_calls::discard(|stack_pointer| discardable(&mappings, stack_pointer));
         assert!(before.iter().all(|byte| *byte == 7));
+        give_back_start();
     }
 }

@@ -3,6 +3,8 @@
 pub(crate) mod end_watch;
 pub(crate) mod file_name;
 pub(crate) mod journal;
+#[cfg(target_os = "linux")]
+mod mappings;
 pub(crate) mod memory;
 pub(crate) mod open_files;
 pub(crate) mod peer;

@@ -22,6 +22,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Command;
 
+#[cfg(target_os = "linux")]
+use super::mappings;
+
 /// What every build of codexd has among the first bytes of its file, see [`program_mark`](super::program_mark).
 pub(crate) const PROGRAM_MARK: &str = "__codexd_program";
 
@@ -299,20 +302,18 @@ pub(crate) fn give_back_freed_memory() {
     }
 }
 
-/// Drops the pages in the ranges that `of` returns for the current stack pointer. Pages of a file are read from it again
-/// when they are needed, others are zero then (`madvise(2)`, MADV_DONTNEED).
-///
-/// The caller makes sure that a range has only code of a mapped file, or the stack of this thread at least 16 KiB below the
-/// stack pointer.
+/// Drops the pages of this process that are [not needed](mappings::discardable). Pages of a file are read from it again when
+/// they are needed, others are zero then (`madvise(2)`, MADV_DONTNEED).
 #[cfg(target_os = "linux")]
 #[inline(never)]
-pub(crate) fn discard(of: impl FnOnce(usize) -> Vec<std::ops::Range<usize>>) {
+pub(crate) fn discard_unneeded_pages() {
+    let Ok(text) = std::fs::read_to_string("/proc/self/maps") else { return };
     let here = 0_u8;
-    for range in of(std::ptr::from_ref(&here).addr()) {
+    for range in mappings::discardable(&text, std::ptr::from_ref(&here).addr()) {
         let start = std::ptr::with_exposed_provenance_mut(range.start);
-        // SAFETY: by the contract above, the pages are as their file has them, or belong to calls that have returned: below
-        // the stack pointer nothing lives but a red zone of 128 bytes and calls to come. The ranges were made before; this
-        // loop calls nothing that lies 16 KiB deeper. Where the range is not one, the call changes nothing.
+        // SAFETY: by `discardable`, the pages are as their file has them, or belong to calls that have returned: below the
+        // stack pointer nothing lives but a red zone of 128 bytes and calls to come. The ranges were made before; this loop
+        // calls nothing that lies 16 KiB deeper. Where the range is not mapped any more, the call changes nothing.
         let _ = unsafe { nix::libc::madvise(start, range.len(), nix::libc::MADV_DONTNEED) };
     }
 }
