@@ -1,6 +1,9 @@
 //! Byte relay: the physical limit of anything that stands between a client and the child.
 //!
 //!   relay --socket PATH [--mode copy|splice] [--drop-every K] [--swap-every K] -- CMD...
+//!   relay --connect PATH
+//!
+//! The second form moves bytes between its own stdin and stdout and a socket: the limit of `codexd connect`.
 //!
 //! Each connection gets its own child (pipes), and two threads that move bytes, without
 //! parsing. With --drop-every/--swap-every the downstream deltas are spoilt on purpose, to
@@ -60,6 +63,17 @@ fn spoil(r: std::process::ChildStdout, w: UnixStream, drop_every: u64, swap_ever
     let _ = w.flush();
 }
 
+/// Moves bytes between stdin and stdout and a socket, until the socket ends.
+fn connect(path: &str) {
+    let socket = UnixStream::connect(path).expect("connect");
+    let fd = socket.as_raw_fd();
+    std::thread::spawn(move || {
+        copy(0, fd);
+        unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+    });
+    copy(fd, 1);
+}
+
 fn main() {
     sys::ignore_sigpipe();
     let (mut sock, mut mode, mut de, mut se, mut cmd) = (String::new(), "copy".to_string(), 0, 0, vec![]);
@@ -67,6 +81,7 @@ fn main() {
     while let Some(k) = a.next() {
         match k.as_str() {
             "--socket" => sock = a.next().unwrap(),
+            "--connect" => return connect(&a.next().unwrap()),
             "--mode" => mode = a.next().unwrap(),
             "--drop-every" => de = a.next().unwrap().parse().unwrap(),
             "--swap-every" => se = a.next().unwrap().parse().unwrap(),
