@@ -1,4 +1,4 @@
-//! The client's end of the standard output, written to without waiting.
+//! The standard output, towards the client, written to without waiting.
 //!
 //! The flag that makes a stream non-blocking belongs to all programs that share it, so it is left as it is. A pipe is opened
 //! anew, which gives this process a flag of its own, and a socket is told with each message. Then bytes go out as soon as
@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use nix::errno::Errno;
@@ -17,38 +17,40 @@ const READY_BYTES: usize = 4096;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
-pub(super) enum Output {
-    /// A pipe, opened by this process.
+pub(super) enum Output<S = io::Stdout> {
+    /// A pipe, opened anew by this process.
     Pipe(File),
-    Socket,
-    Other,
+    Socket(S),
+    Other(S),
 }
 
 impl Output {
     /// Looks at the standard output.
     pub(super) fn of_process() -> Output {
-        // macOS opens `/dev/fd/1` as a duplicate, with the flags of the original, and has no MSG_DONTWAIT for streams.
-        if cfg!(target_os = "linux") { Output::look().unwrap_or(Output::Other) } else { Output::Other }
+        Output::of(io::stdout())
     }
+}
 
-    fn look() -> io::Result<Output> {
-        let given = File::from(io::stdout().as_fd().try_clone_to_owned()?).metadata()?;
-        if given.file_type().is_socket() {
-            return Ok(Output::Socket);
+impl<S: AsFd> Output<S> {
+    fn of(stream: S) -> Output<S> {
+        // macOS opens `/dev/fd/1` as a duplicate, with the flags of the original, and has no MSG_DONTWAIT for streams.
+        if !cfg!(target_os = "linux") {
+            return Output::Other(stream);
         }
-        if !given.file_type().is_fifo() {
-            return Ok(Output::Other);
+        let look =
+            || io::Result::Ok(File::from(stream.as_fd().try_clone_to_owned()?).metadata()?.file_type());
+        match look() {
+            Ok(kind) if kind.is_socket() => Output::Socket(stream),
+            Ok(kind) if kind.is_fifo() => {
+                opened_anew(stream.as_fd()).map_or(Output::Other(stream), Output::Pipe)
+            }
+            _ => Output::Other(stream),
         }
-        let own =
-            OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open("/proc/self/fd/1")?;
-        let opened = own.metadata()?;
-        let same = (opened.dev(), opened.ino()) == (given.dev(), given.ino());
-        Ok(if same { Output::Pipe(own) } else { Output::Other })
     }
 
     /// Returns whether a write never waits, whatever the reader does.
     pub(super) fn never_waits(&self) -> bool {
-        !matches!(self, Output::Other)
+        !matches!(self, Output::Other(_))
     }
 
     /// Writes as much as the reader takes at once. Of [another](Output::Other) stream, it must be known that it is ready.
@@ -60,14 +62,92 @@ impl Output {
         match self {
             Output::Pipe(pipe) => nix::unistd::write(pipe, bytes),
             #[cfg(target_os = "linux")]
-            Output::Socket => {
-                use std::os::fd::AsRawFd as _;
-
+            Output::Socket(socket) => {
                 use nix::sys::socket::{MsgFlags, send};
                 let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                send(io::stdout().as_raw_fd(), bytes, flags)
+                send(socket.as_fd().as_raw_fd(), bytes, flags)
             }
-            _ => nix::unistd::write(io::stdout(), &bytes[..bytes.len().min(READY_BYTES)]),
+            #[cfg(not(target_os = "linux"))]
+            Output::Socket(stream) => nix::unistd::write(stream, bytes),
+            Output::Other(stream) => nix::unistd::write(stream, &bytes[..bytes.len().min(READY_BYTES)]),
         }
+    }
+}
+
+/// Opens a pipe again, so that it has flags of its own. Returns `None` if that is another pipe, or the system refuses it.
+fn opened_anew(pipe: BorrowedFd<'_>) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+    let own = OpenOptions::new().write(true).custom_flags(nix::libc::O_NONBLOCK).open(path).ok()?;
+    let opened = own.metadata().ok()?;
+    let given = File::from(pipe.try_clone_to_owned().ok()?).metadata().ok()?;
+    ((opened.dev(), opened.ino()) == (given.dev(), given.ino())).then_some(own)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+
+    /// Writes until the reader takes no more; returns how many bytes it has taken.
+    fn fill(output: &Output<OwnedFd>) -> usize {
+        let mut taken = 0;
+        loop {
+            match output.write(&[b'x'; 10_000]) {
+                Ok(bytes) => taken += bytes,
+                Err(error) => {
+                    assert_eq!(error, Errno::EAGAIN);
+                    return taken;
+                }
+            }
+        }
+    }
+
+    fn blocks(stream: impl AsFd) -> bool {
+        !OFlag::from_bits_retain(fcntl(stream, FcntlArg::F_GETFL).expect("every stream has flags"))
+            .contains(OFlag::O_NONBLOCK)
+    }
+
+    #[test]
+    fn a_pipe_is_filled_without_waiting_and_blocks_the_others_who_have_it_as_before() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let others = writer.try_clone().unwrap();
+        let output = Output::of(OwnedFd::from(writer));
+        assert!(output.never_waits());
+        let taken = fill(&output);
+        assert!(blocks(&others));
+        drop((output, others));
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), taken);
+    }
+
+    #[test]
+    fn a_socket_is_filled_without_waiting_and_blocks_the_others_who_have_it_as_before() {
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let others = writer.try_clone().unwrap();
+        let output = Output::of(OwnedFd::from(writer));
+        assert!(output.never_waits());
+        let taken = fill(&output);
+        assert!(blocks(&others));
+        drop((output, others));
+        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), taken);
+    }
+
+    #[test]
+    fn of_anything_else_only_readiness_is_known_and_it_takes_a_little_at_once() {
+        let file = OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let output = Output::of(OwnedFd::from(file));
+        assert!(!output.never_waits());
+        assert_eq!(output.write(&[b'x'; 10_000]), Ok(READY_BYTES));
+    }
+
+    #[test]
+    fn a_client_that_has_gone_is_an_error_and_not_a_signal() {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        drop(reader);
+        assert_eq!(Output::of(OwnedFd::from(writer)).write(b"x"), Err(Errno::EPIPE));
     }
 }

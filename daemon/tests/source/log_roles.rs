@@ -1,8 +1,9 @@
 //! Events of the log name clients and turns in one way: through the macros of `logging::roles`, which give each event all
 //! fields of its role.
-#![allow(clippy::unwrap_used)]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::files;
 
 /// Fields that only the macros write.
 const FIELDS: [&str; 6] = ["client.id", "client.name", "client.pid", "thread.id", "turn.id", "upstream.pid"];
@@ -15,19 +16,6 @@ const EXCEPT: [(&str, &str); 2] = [
         "the lines of codex have a target of their own, which the macro does not take",
     ),
 ];
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// Returns the fields that a source gives an event by hand.
 fn by_hand(source: &str) -> Vec<&'static str> {

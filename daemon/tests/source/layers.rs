@@ -1,9 +1,10 @@
 //! Which module of the daemon can use which: a dependency that points upward, or a cycle, fails here with the reason,
 //! not in a review.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use super::files;
 
 /// The layers from the top to the bottom, each with the reason why it does not use those above it. A layer is a
 /// directory or a file at the top of `src`; it can use itself and what comes later here.
@@ -43,19 +44,6 @@ struct Source {
 
 /// What refers to what, each with a file that does.
 type Dependencies = BTreeMap<(String, String), String>;
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
-        }
-    }
-    found
-}
 
 /// Returns the module of a file, given by its path below `src`; `main.rs` is the layer `main`.
 fn module_of(file: &Path) -> Module {
