@@ -4,7 +4,7 @@
 #![no_main]
 
 use codexd_proto::frame::{Frame, LineDecoder};
-use codexd_proto::message::{ClientMessage, Reader, UpstreamMessage};
+use codexd_proto::message::{Reader, UpstreamMessage};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
@@ -29,14 +29,14 @@ fuzz_target!(|input: (u8, Vec<u8>, Vec<u8>)| {
         while let Some(frame) = decoder.decode(&mut chunk) {
             seen.push(match frame {
                 Frame::Line(line) => {
-                    let _ = ClientMessage::read(line);
+                    let _ = Reader::default().read(line);
                     let _ = UpstreamMessage::read(line);
                     Some(line.to_vec())
                 }
                 Frame::Long(line) => {
                     let mut reader = Reader::default();
                     while !reader.advance(&line, n) {}
-                    assert_eq!(reader.finish(&line), ClientMessage::read(&line));
+                    assert_eq!(reader.finish(&line), Reader::default().read(&line));
                     Some(line)
                 }
                 Frame::TooLong => None,

@@ -20,6 +20,10 @@ enum Op {
     Request(u8, u8, String),
     Upstream(Vec<u8>),
     Answer(u8, String),
+    /// A client opens a thread.
+    Open(u8, u8),
+    /// An item of a thread begins, or its text goes on.
+    Item(u8, u8, bool, String),
     Take(u8, u16, bool),
     Pass(u16),
     Drain,
@@ -38,6 +42,10 @@ const METHODS: [&str; 10] = [
     "process/spawn",
     "thread/sample/cancel",
 ];
+
+fn name(thread: u8) -> String {
+    format!("00000000-0000-7000-8000-00000000000{}", thread % 3)
+}
 
 fn notice() -> ShutdownNotice<'static> {
     ShutdownNotice { reason: "stop", deadline_ms: Some(1), retry_after_ms: None, intended: true }
@@ -77,6 +85,33 @@ fuzz_target!(|ops: Vec<Op>| {
                 let line = format!(r#"{{"id":{id},"result":{body}}}"#).into_bytes();
                 let text = TextCheck::of(&line);
                 router.upstream_line_read(now, line, &text);
+            }
+            Op::Open(n, thread) => {
+                let request = br#"{"id":"o","method":"thread/start","params":{}}"#;
+                pick(n).into_iter().for_each(|c| router.client_line(now, c, request));
+                // It may wait for the in-flight window, or be refused; then this is the response to something else.
+                let last =
+                    router.upstream_outbox().pending().rsplit(|b| *b == b'\n').nth(1).unwrap_or_default();
+                if let Some(number) = last.strip_prefix(br#"{"id":"#) {
+                    let digits = number.iter().take_while(|b| b.is_ascii_digit()).count();
+                    let id = std::str::from_utf8(&number[..digits]).expect("digits are text");
+                    let result = format!(r#"{{"thread":{{"id":"{}","turns":[]}}}}"#, name(thread));
+                    let line = format!(r#"{{"id":{id},"result":{result}}}"#);
+                    router.upstream_line(now, line.as_bytes());
+                }
+            }
+            Op::Item(thread, item, begins, text) => {
+                let (thread, item) = (name(thread), item % 3);
+                let ids = format!(r#""threadId":"{thread}","turnId":"u","#);
+                let line = if begins {
+                    let body = format!(r#"{{"type":"agentMessage","id":"{item}","text":""}}"#);
+                    format!(r#"{{"method":"item/started","params":{{{ids}"item":{body}}}}}"#)
+                } else {
+                    let method = "item/agentMessage/delta";
+                    let body = format!(r#""itemId":"{item}","delta":{text}"#);
+                    format!(r#"{{"method":"{method}","params":{{{ids}{body}}},"emittedAtMs":1}}"#)
+                };
+                router.upstream_line(now, line.as_bytes());
             }
             Op::Take(n, bytes, blocked) => {
                 if let Some(client) = pick(n) {
