@@ -142,7 +142,8 @@ pub struct Frame {
 pub struct Frames {
     /// The frames.
     pub frames: Vec<Frame>,
-    /// How many messages before these are left out because the monitor did not read fast enough.
+    /// How many messages before these are left out because they came faster than a monitor reads. Whether they would have
+    /// passed the filter's methods is not known.
     pub missed: u64,
     /// Whether this is the last one because the monitor did not read them fast enough.
     pub dropped: bool,

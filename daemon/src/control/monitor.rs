@@ -2,13 +2,18 @@
 //! own reads.
 //!
 //! The core never waits, allocates nothing, wakes nobody, and reads no message: it adds what has passed with when and where,
-//! or, if the ring is full, counts what does not fit. Reading it, choosing, masking secrets and writing JSON are done by the
-//! thread, which has a low priority and looks for more every few milliseconds. So a monitor takes what the stream leaves
-//! of the machine.
+//! or counts what it does not add. Reading it, choosing, masking secrets and writing JSON are done by the thread, which has
+//! a low priority and looks for more every few milliseconds.
 //!
-//! A thread with a low priority still takes a tenth of a processor that others need, and so does the process that shows
-//! what it reads. Therefore, in a [flood](Flood), the thread reads a slice now and then, to show that messages pass, and the
-//! rest of the ring when the flood is over. A monitor that shows bodies has to be whole, so its thread always reads.
+//! Even so, what is copied takes time from what passes: that of the copy, and that of the thread and of the process that
+//! shows it, since a low priority still takes a tenth of a processor that others need. Therefore, in a [flood](Flood), the
+//! core copies a little now and then, to show that messages pass, and counts the others. The thread does not measure it
+//! again: while the count grows, it reads about twice as much as is copied, and so what was copied before the flood was one
+//! is read slowly, too. It reads everything when the count does not grow, or when half of the ring is full. What is too much
+//! for it has no room in the ring, and is counted, too.
+//!
+//! The number of messages that were missed is exact: each message that is wanted is shown or counted. A monitor that shows
+//! bodies has to be whole: nothing is left out in a flood, and it is dropped when its ring is full.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -37,8 +42,8 @@ const BODIES_RING_BYTES: usize = 16 << 20;
 const MAX_BODY_BYTES: usize = 4 << 20;
 /// Bytes of the longest message that is copied where bodies are not shown; of a longer one, the core reads what it is.
 const MAX_COPIED_BYTES: usize = 4 << 10;
-/// Bytes of several messages that are copied without being taken apart.
-const MAX_COPIED_AT_ONCE: usize = 64 << 10;
+/// Bytes of several messages that are copied without being taken apart: in a flood, all of them or none.
+const MAX_COPIED_AT_ONCE: usize = 8 << 10;
 /// Bytes of JSON that are sent in one message, unless one frame alone has more.
 const AT_ONCE_BYTES: usize = 256 << 10;
 /// What a frame counts for there beside its texts, in bytes.
@@ -47,12 +52,10 @@ const FRAME_BYTES: usize = 160;
 const WRITTEN_AHEAD: usize = 2;
 /// Time between looks into an empty ring.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Time between looks in a flood.
-const FLOOD_LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Bytes of the ring that are read before the flood is considered again.
-const SLICE_BYTES: usize = 64 << 10;
 /// How far the clock of the day can be from that of the frames before the latter is set again, in milliseconds.
 const MAX_DRIFT_MS: u64 = 1_000;
+/// Bytes that are read at each look in a flood.
+const SLICE_BYTES: usize = 16 << 10;
 /// Stack of the thread, in bytes.
 const STACK_BYTES: usize = 256 << 10;
 
@@ -65,12 +68,12 @@ pub(crate) struct Monitor {
     began: Instant,
     /// When what passes now has passed: it is the same for everything between two [`goes_on`](Monitor::goes_on).
     now_ns: Option<u64>,
-    /// Messages since the last record for which the ring had no room.
-    missed: u32,
+    /// One for each direction: where deltas flood, requests are few. Absent where what is written has to be whole.
+    floods: Option<[Flood; 4]>,
+    /// Messages that were not copied so far.
+    missed: u64,
     /// There was no room, and what is written has to be whole.
     overflown: bool,
-    /// Bytes for which room was wanted so far.
-    passed: u64,
     shared: Arc<Shared>,
 }
 
@@ -79,8 +82,8 @@ pub(crate) struct Monitor {
 struct Shared {
     /// Whether the subscriber has gone.
     gone: AtomicBool,
-    /// Bytes for which the core wanted room so far.
-    passed: AtomicU64,
+    /// Messages that were not copied so far.
+    missed: AtomicU64,
 }
 
 /// What of the filter the core can decide without reading a message.
@@ -101,8 +104,8 @@ struct Header {
     /// Bytes of the payload.
     length: u32,
     client: Option<ClientId>,
-    /// Messages before this for which there was no room.
-    missed: u32,
+    /// Messages that were not copied so far.
+    missed: u64,
     direction: Direction,
     form: Form,
 }
@@ -126,24 +129,15 @@ struct Received {
     /// The time of day at `began`, in milliseconds since the Unix epoch.
     began_unix_ms: u64,
     shared: Arc<Shared>,
-    /// Absent where everything has to be read.
-    flood: Option<Flood>,
+    /// How many messages were not copied, as far as `frames` have told.
+    told: u64,
+    /// How many there were at the last look.
+    missed: u64,
     reader: FrameReader,
     payload: Vec<u8>,
     frames: Frames,
     /// What they count for.
     size: usize,
-}
-
-/// How reading a slice has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Read {
-    /// There is no more.
-    All,
-    /// There may be more.
-    Slice,
-    /// Nobody wants it.
-    Nobody,
 }
 
 /// What the subscriber gets, as JSON. Dropping it ends the monitor.
@@ -184,7 +178,7 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         let _ = received.pop_entire_slice(&mut whole);
     }
     let shared = Arc::<Shared>::default();
-    let flood = (!filter.bodies).then(Flood::default);
+    let floods = (!filter.bodies).then(Default::default);
     let began = Instant::now();
     let any = |of: [Direction; 2]| {
         filter.directions.is_empty() || filter.directions.iter().any(|direction| of.contains(direction))
@@ -200,9 +194,9 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         ring,
         began,
         now_ns: None,
+        floods,
         missed: 0,
         overflown: false,
-        passed: 0,
         shared: Arc::clone(&shared),
     };
     let received = Received {
@@ -210,7 +204,8 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
         began,
         began_unix_ms: unix_ms(),
         shared,
-        flood,
+        told: 0,
+        missed: 0,
         reader: FrameReader::new(filter),
         payload: Vec::new(),
         frames: Frames::default(),
@@ -221,34 +216,57 @@ fn queue(filter: FrameFilter) -> (Monitor, Received) {
 
 impl Monitor {
     /// Keeps a message that passes, if it may be wanted.
+    #[inline]
     pub(crate) fn push(&mut self, direction: Direction, client: Option<ClientId>, message: &[u8]) {
-        if self.wanted.passes(direction, client) {
-            self.keep_message(direction, client, message);
+        if self.wanted.passes(direction, client) && !self.keep_message(direction, client, message) {
+            self.miss(1);
         }
     }
 
-    /// Keeps messages that pass together, each with a line end behind it, if they may be wanted.
-    pub(crate) fn push_lines(&mut self, direction: Direction, client: Option<ClientId>, mut lines: &[u8]) {
-        if lines.is_empty() || !self.wanted.passes(direction, client) {
+    /// Keeps messages that pass together, each with a line end behind it, if they may be wanted; or those up to one that
+    /// cannot be kept. `messages` is how many they are, if known.
+    pub(crate) fn push_lines(
+        &mut self,
+        direction: Direction,
+        client: Option<ClientId>,
+        lines: &[u8],
+        messages: Option<u64>,
+    ) {
+        debug_assert!(messages.is_none_or(|messages| messages == count(lines)), "{messages:?}");
+        if !self.wanted.passes(direction, client) {
             return;
         }
-        while lines.len() > MAX_COPIED_AT_ONCE {
-            match memchr::memrchr(b'\n', &lines[..MAX_COPIED_AT_ONCE]) {
-                Some(end) => {
-                    self.keep_lines(direction, client, &lines[..=end]);
-                    lines = &lines[end + 1..];
+        let mut kept = 0;
+        while kept < lines.len() {
+            let left = &lines[kept..];
+            let first = &left[..left.len().min(MAX_COPIED_AT_ONCE)];
+            let (is_kept, end) = if let Some(end) = memchr::memrchr(b'\n', first) {
+                (self.keep_lines(direction, client, &left[..=end]), end)
+            } else if let Some(end) = memchr::memchr(b'\n', left) {
+                // A line that is longer than that.
+                (self.keep_message(direction, client, &left[..end]), end)
+            } else {
+                // What follows the last end is none.
+                return;
+            };
+            if !is_kept {
+                // In a flood, what is left is long, and to count it takes time, too.
+                let missed = match messages {
+                    Some(messages) => messages.saturating_sub(count(&lines[..kept])),
+                    None => count(left),
+                };
+                if let Some(floods) = &mut self.floods {
+                    floods[direction as usize].leave_out(left.len() - (end + 1));
                 }
-                // A line that is longer than that; what follows the last end is none.
-                None => {
-                    let Some(end) = memchr::memchr(b'\n', lines) else { return };
-                    self.keep_message(direction, client, &lines[..end]);
-                    lines = &lines[end + 1..];
-                }
+                return self.miss(missed);
             }
+            kept += end + 1;
         }
-        if !lines.is_empty() {
-            self.keep_lines(direction, client, lines);
-        }
+    }
+
+    /// Returns whether it may want what passes between codexd and codex.
+    pub(crate) fn wants_codex(&self) -> bool {
+        self.wanted.codex
     }
 
     /// Ends what has passed at the same time. Returns whether the monitor goes on: not if the subscriber has gone, or if the
@@ -264,46 +282,54 @@ impl Monitor {
         !self.overflown
     }
 
-    fn keep_lines(&mut self, direction: Direction, client: Option<ClientId>, lines: &[u8]) {
-        if !self.write(direction, client, Form::Lines, lines) {
-            self.miss(memchr_iter(b'\n', lines).count());
-        }
+    fn keep_lines(&mut self, direction: Direction, client: Option<ClientId>, lines: &[u8]) -> bool {
+        self.copies(direction, lines.len()) && self.write(direction, client, Form::Lines, lines)
     }
 
-    fn keep_message(&mut self, direction: Direction, client: Option<ClientId>, message: &[u8]) {
+    fn keep_message(&mut self, direction: Direction, client: Option<ClientId>, message: &[u8]) -> bool {
         let longest = if self.wanted.bodies { MAX_BODY_BYTES } else { MAX_COPIED_BYTES };
-        let kept = if message.len() <= longest {
-            self.write(direction, client, Form::Message, message)
-        } else {
-            let head = serde_json::to_vec(&(message.len(), Head::read(direction, message)));
-            head.is_ok_and(|head| self.write(direction, client, Form::Head, &head))
-        };
-        if !kept {
-            self.miss(1);
+        // Not all that a long one has: one message is no flood.
+        if !self.copies(direction, message.len().min(longest)) {
+            return false;
         }
+        if message.len() <= longest {
+            return self.write(direction, client, Form::Message, message);
+        }
+        let head = serde_json::to_vec(&(message.len(), Head::read(direction, message)));
+        head.is_ok_and(|head| self.write(direction, client, Form::Head, &head))
+    }
+
+    /// Returns whether what passes is copied, as far as floods are concerned.
+    #[inline]
+    fn copies(&mut self, direction: Direction, bytes: usize) -> bool {
+        let ms = self.now_ns() / 1_000_000;
+        let Some(floods) = &mut self.floods else { return true };
+        floods[direction as usize].copies(Time::from_millis(ms), bytes)
+    }
+
+    #[inline]
+    fn now_ns(&mut self) -> u64 {
+        let began = self.began;
+        *self.now_ns.get_or_insert_with(|| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
     /// Writes a record, if there is room for it.
     fn write(&mut self, direction: Direction, client: Option<ClientId>, form: Form, payload: &[u8]) -> bool {
         let whole = Header::BYTES + payload.len();
-        self.passed += whole as u64;
-        self.shared.passed.store(self.passed, Ordering::Relaxed);
         // What the other end has read since the last time is looked up only where it matters.
         if self.ring.cached_slots() < whole && self.ring.slots() < whole {
             return false;
         }
-        let began = self.began;
-        let at_ns =
-            *self.now_ns.get_or_insert_with(|| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
-        let missed = std::mem::take(&mut self.missed);
+        let (at_ns, missed) = (self.now_ns(), self.missed);
         let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let header = Header { at_ns, length, client, missed, direction, form }.to_bytes();
         // INVARIANT: both have room. The other end waits for the payload of a header.
         self.ring.push_entire_slice(&header).is_ok() && self.ring.push_entire_slice(payload).is_ok()
     }
 
-    fn miss(&mut self, messages: usize) {
-        self.missed = self.missed.saturating_add(u32::try_from(messages).unwrap_or(u32::MAX));
+    fn miss(&mut self, messages: u64) {
+        self.missed += messages;
+        self.shared.missed.store(self.missed, Ordering::Relaxed);
         self.overflown |= self.wanted.bodies;
     }
 }
@@ -320,7 +346,7 @@ impl Wanted {
 }
 
 impl Header {
-    const BYTES: usize = 24;
+    const BYTES: usize = 28;
     const DIRECTIONS: [Direction; 4] =
         [Direction::FromClient, Direction::ToCodex, Direction::FromCodex, Direction::ToClient];
     const FORMS: [Form; 3] = [Form::Lines, Form::Message, Form::Head];
@@ -328,12 +354,12 @@ impl Header {
     fn to_bytes(self) -> [u8; Header::BYTES] {
         let mut bytes = [0; Header::BYTES];
         bytes[..8].copy_from_slice(&self.at_ns.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.length.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.client.map_or(0, |client| client.0).to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.missed.to_le_bytes());
-        bytes[20] = u8::from(self.client.is_some());
-        bytes[21] = self.direction as u8;
-        bytes[22] = self.form as u8;
+        bytes[8..16].copy_from_slice(&self.missed.to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.length.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.client.map_or(0, |client| client.0).to_le_bytes());
+        bytes[24] = u8::from(self.client.is_some());
+        bytes[25] = self.direction as u8;
+        bytes[26] = self.form as u8;
         bytes
     }
 
@@ -341,13 +367,18 @@ impl Header {
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         Header {
             at_ns: u64::from(number(0)) | u64::from(number(4)) << 32,
-            length: number(8),
-            client: (bytes[20] == 1).then(|| ClientId(number(12))),
-            missed: number(16),
-            direction: Header::DIRECTIONS[usize::from(bytes[21])],
-            form: Header::FORMS[usize::from(bytes[22])],
+            missed: u64::from(number(8)) | u64::from(number(12)) << 32,
+            length: number(16),
+            client: (bytes[24] == 1).then(|| ClientId(number(20))),
+            direction: Header::DIRECTIONS[usize::from(bytes[25])],
+            form: Header::FORMS[usize::from(bytes[26])],
         }
     }
+}
+
+/// Returns how many lines there are; what follows the last end is none.
+fn count(lines: &[u8]) -> u64 {
+    memchr_iter(b'\n', lines).count() as u64
 }
 
 /// Iterates over lines without their ends; what follows the last end is left out.
@@ -366,15 +397,23 @@ impl Received {
         loop {
             // To be looked up first: what was written before it is read.
             let ended = self.ring.is_abandoned();
-            let flooded = loop {
-                let flooded = self.is_flooded() && !ended;
-                match self.read_slice(mask, &mut write) {
-                    Read::Nobody => return,
-                    Read::Slice if !flooded => {}
-                    Read::Slice | Read::All => break flooded,
+            let missed = self.shared.missed.load(Ordering::Relaxed);
+            let flooded = missed > std::mem::replace(&mut self.missed, missed) && !ended;
+            let much = self.ring.slots() > RING_BYTES / 2;
+            let mut left = if flooded && !much { SLICE_BYTES } else { usize::MAX };
+            while left > 0
+                && let Some(header) = self.next()
+            {
+                left = left.saturating_sub(Header::BYTES + header.length as usize);
+                if !self.add(header, mask, &mut write) {
+                    return;
                 }
-            };
-            if (!self.frames.frames.is_empty() || self.frames.missed > 0) && !self.send(&mut write) {
+            }
+            if !self.frames.frames.is_empty() && !self.send(&mut write) {
+                return;
+            }
+            // In a flood, the next record tells how many were missed; afterwards, there may be none for a long time.
+            if !flooded && self.misses(missed) && !self.send(&mut write) {
                 return;
             }
             if self.shared.gone.load(Ordering::Relaxed) {
@@ -385,32 +424,18 @@ impl Received {
                 self.send(&mut write);
                 return;
             }
-            std::thread::park_timeout(if flooded { FLOOD_LOOK_EVERY } else { LOOK_EVERY });
+            std::thread::park_timeout(LOOK_EVERY);
             self.set_clock();
         }
     }
 
-    /// Reads about so much as a slice has.
-    fn read_slice(
-        &mut self,
-        mask: &impl Fn(&str) -> String,
-        write: &mut impl FnMut(Box<RawValue>) -> bool,
-    ) -> Read {
-        let mut read = 0;
-        while read < SLICE_BYTES {
-            let Some(header) = self.next() else { return Read::All };
-            read += Header::BYTES + header.length as usize;
-            if !self.add(header, mask, write) {
-                return Read::Nobody;
-            }
-        }
-        Read::Slice
-    }
-
-    fn is_flooded(&mut self) -> bool {
-        let ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let passed = self.shared.passed.load(Ordering::Relaxed);
-        self.flood.as_mut().is_some_and(|flood| flood.is_on(Time::from_millis(ms), passed))
+    /// Adds how many messages were missed that were not told yet. Returns whether there are any.
+    fn misses(&mut self, missed: u64) -> bool {
+        // What was told can be more than stands in a record that was written meanwhile.
+        let more = missed.saturating_sub(self.told);
+        self.frames.missed += more;
+        self.told += more;
+        more > 0
     }
 
     /// Takes the next record; `None` if there is none.
@@ -439,8 +464,8 @@ impl Received {
         let at_unix_ms = self.began_unix_ms + u64::try_from(since.as_millis()).unwrap_or_default();
         let place: Place = (self.began + since, at_unix_ms, header.direction, header.client);
         // Between the frames before and these, and a frame cannot say so.
-        let goes_on = header.missed == 0 || self.frames.frames.is_empty() || self.send(write);
-        self.frames.missed += u64::from(header.missed);
+        let goes_on = header.missed <= self.told || self.frames.frames.is_empty() || self.send(write);
+        self.misses(header.missed);
         let payload = std::mem::take(&mut self.payload);
         let goes_on = goes_on
             && match header.form {
@@ -507,6 +532,9 @@ impl Drop for Written {
 mod tests {
     use super::*;
 
+    /// How long a test waits before it fails.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     fn with_bodies() -> FrameFilter {
         FrameFilter { bodies: true, ..FrameFilter::default() }
     }
@@ -534,6 +562,30 @@ mod tests {
         line
     }
 
+    fn lines(number: usize, bytes: usize) -> Vec<u8> {
+        [line(bytes), b"\n".to_vec()].concat().repeat(number)
+    }
+
+    fn shown(all: &[Frames]) -> u64 {
+        all.iter().map(|it| it.frames.len() as u64).sum()
+    }
+
+    /// Waits until so many messages were shown or missed.
+    #[track_caller]
+    fn everything(written: &mut Written, messages: u64) -> Vec<Frames> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let (mut all, mut seen) = (Vec::<Frames>::new(), 0);
+        while seen < messages {
+            let next = runtime.block_on(async { tokio::time::timeout(PATIENCE, written.next()).await });
+            let Ok(Some(text)) = next else { panic!("{seen} of {messages} messages, and no more") };
+            let frames: Frames = serde_json::from_str(text.get()).unwrap();
+            seen += frames.missed + frames.frames.len() as u64;
+            all.push(frames);
+        }
+        assert_eq!(seen, messages);
+        all
+    }
+
     #[test]
     fn lines_that_pass_together_are_read_one_by_one_and_long_ones_by_what_they_are() {
         let (mut monitor, received) = queue(FrameFilter::default());
@@ -543,9 +595,9 @@ mod tests {
             lines.extend_from_slice(&line(bytes));
             lines.push(b'\n');
         }
-        monitor.push_lines(Direction::ToClient, client, &lines);
+        monitor.push_lines(Direction::ToClient, client, &lines, None);
         let many = [line(MAX_COPIED_AT_ONCE), b"\n".to_vec(), line(45), b"\n".to_vec()].concat();
-        monitor.push_lines(Direction::ToClient, client, &many);
+        monitor.push_lines(Direction::ToClient, client, &many, Some(2));
         // A message of a WebSocket can have line breaks.
         monitor.push(Direction::FromClient, client, b"{\"id\":1,\n\"method\":\"c\"}");
         assert!(used(&monitor) < MAX_COPIED_AT_ONCE, "a long message was copied");
@@ -566,13 +618,17 @@ mod tests {
     #[test]
     fn a_monitor_without_bodies_that_does_not_read_misses_messages_and_is_told_how_many() {
         let (mut monitor, mut received) = queue(FrameFilter::default());
-        let lines = [line(1000), b"\n".to_vec()].concat().repeat(60);
+        let lines = lines(60, 1000);
         let mut pushed: u64 = 0;
         while monitor.missed < 120 {
-            monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines);
+            // Not so fast that it is a flood.
+            monitor.now_ns = Some(pushed * 1_000_000);
+            monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines, Some(60));
             pushed += 60;
             assert!(monitor.goes_on() && pushed < 1_000_000);
         }
+        assert!(pushed * 1000 > RING_BYTES as u64, "{pushed}");
+        let missed_first = monitor.missed;
         let mut all: Vec<Frames> = Vec::new();
         let mut write = |text: Box<RawValue>| {
             all.push(serde_json::from_str(text.get()).unwrap());
@@ -582,13 +638,80 @@ mod tests {
             assert!(received.add(header, &str::to_owned, &mut write));
         }
         // There is room again.
-        monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines);
+        monitor.now_ns = Some(pushed * 1_000_000);
+        monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines, Some(60));
         all.extend(written(monitor, received));
-        let shown = |frames: &[Frames]| frames.iter().map(|it| it.frames.len() as u64).sum::<u64>();
         let missed: Vec<usize> = (0..all.len()).filter(|at| all[*at].missed > 0).collect();
         let [at] = missed[..] else { panic!("missed at {missed:?}") };
-        assert_eq!((all[at].missed, shown(&all[at..])), (120, 60));
-        assert_eq!(shown(&all[..at]), pushed - 120);
+        assert_eq!((all[at].missed, shown(&all[at..])), (missed_first, 60));
+        assert_eq!(shown(&all[..at]), pushed - missed_first);
+    }
+
+    /// Pushes lines at twice the rate of a flood for two seconds of the monitor's clock, in pieces of all sizes. Returns how
+    /// many lines.
+    fn flood(monitor: &mut Monitor) -> u64 {
+        let mut pushed = 0;
+        for ms in 0..2_000_u64 {
+            monitor.now_ns = Some(ms * 1_000_000);
+            // Now and then, many that had to wait, and a long one between them.
+            let many = if ms % 50 == 7 { 40 } else { 1 };
+            let pieces = [lines(33 * many, 1_000), lines(1, MAX_COPIED_AT_ONCE + 5), lines(2, 100)];
+            let pieces = if many > 1 { pieces.concat() } else { pieces[0].clone() };
+            pushed += count(&pieces);
+            // How many they are is known, or not.
+            let messages = (ms % 3 > 0).then(|| count(&pieces));
+            monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &pieces, messages);
+            assert!(monitor.goes_on());
+        }
+        pushed
+    }
+
+    #[test]
+    fn in_a_flood_some_messages_of_all_the_time_are_shown_and_all_others_counted() {
+        let (mut monitor, mut written) = start(FrameFilter::default(), Arc::default()).unwrap();
+        let pushed = flood(&mut monitor);
+        let all = everything(&mut written, pushed);
+        let shown = shown(&all);
+        assert!((800..3_000).contains(&shown), "{shown} of {pushed}");
+        // None of its 20 parts is left out.
+        let began = all[0].frames[0].at_unix_ms;
+        for part in 0..20 {
+            let in_it = |at: u64| (at.saturating_sub(began)) / 100 == part;
+            assert!(all.iter().flat_map(|it| &it.frames).any(|frame| in_it(frame.at_unix_ms)), "{part}");
+        }
+        // What was missed last was told although nothing came behind it: the monitor is still there.
+        assert!(monitor.goes_on());
+    }
+
+    #[test]
+    fn a_flood_in_one_direction_hides_nothing_in_another_and_a_record_is_whole() {
+        for bodies in [false, true] {
+            let (mut monitor, received) = queue(FrameFilter { bodies, ..FrameFilter::default() });
+            let mut pushed = 0;
+            for ms in 0..300_u64 {
+                monitor.now_ns = Some(ms * 1_000_000);
+                monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines(40, 1_000), None);
+                monitor.push(Direction::FromClient, Some(ClientId(2)), b"{\"method\":\"rare\",\"id\":1}");
+                pushed += 41;
+            }
+            assert_eq!(monitor.missed > 0, !bodies);
+            let all = written(monitor, received);
+            let missed: u64 = all.iter().map(|it| it.missed).sum();
+            assert_eq!(shown(&all) + missed, pushed);
+            let frames = all.iter().flat_map(|it| &it.frames);
+            assert_eq!(frames.filter(|frame| frame.method.as_deref() == Some("rare")).count(), 300);
+        }
+    }
+
+    #[test]
+    fn long_messages_are_no_flood_by_their_length() {
+        let (mut monitor, received) = queue(FrameFilter::default());
+        for _ in 0..20 {
+            monitor.now_ns = Some(1_000_000);
+            monitor.push(Direction::FromCodex, None, &line(1 << 20));
+            monitor.push_lines(Direction::ToClient, Some(ClientId(1)), &lines(1, 1 << 20), None);
+        }
+        assert_eq!((monitor.missed, shown(&written(monitor, received))), (0, 40));
     }
 
     #[test]
@@ -635,8 +758,14 @@ mod tests {
         for direction in Header::DIRECTIONS {
             for form in Header::FORMS {
                 for client in [None, Some(ClientId(0)), Some(ClientId(u32::MAX))] {
-                    let header =
-                        Header { at_ns: u64::MAX - 3, length: 4 << 20, client, missed: 7, direction, form };
+                    let header = Header {
+                        at_ns: u64::MAX - 3,
+                        length: 4 << 20,
+                        client,
+                        missed: u64::MAX - 7,
+                        direction,
+                        form,
+                    };
                     assert_eq!(Header::from_bytes(header.to_bytes()), header);
                 }
             }
@@ -657,10 +786,13 @@ mod tests {
         for n in 0..(3 * RING_BYTES / 50_000) {
             let lines: Vec<Vec<u8>> = (0..50).map(|at| line(900 + (n * 7 + at) % 200)).collect();
             sizes.extend(lines.iter().map(|line| line.len() as u64));
+            // Not so fast that it is a flood.
+            monitor.now_ns = Some(n as u64 * 10_000_000);
             monitor.push_lines(
                 Direction::ToClient,
                 Some(ClientId(1)),
                 &[lines.join(&b'\n'), b"\n".to_vec()].concat(),
+                Some(50),
             );
             assert!(monitor.goes_on());
             while let Some(header) = received.next() {
@@ -672,28 +804,6 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_counted_whether_there_is_room_or_not_and_read_in_slices() {
-        let (mut monitor, mut received) = queue(FrameFilter::default());
-        let lines = [line(1000), b"\n".to_vec()].concat().repeat(60);
-        let whole = Header::BYTES + lines.len();
-        let mut pushed = 0;
-        while monitor.missed == 0 {
-            monitor.push_lines(Direction::ToClient, None, &lines);
-            pushed += whole;
-        }
-        assert!(pushed > RING_BYTES, "{pushed}");
-        assert_eq!(received.shared.passed.load(Ordering::Relaxed), pushed as u64);
-        let before = used(&monitor);
-        assert_eq!(received.read_slice(&str::to_owned, &mut |_| true), Read::Slice);
-        let read = before - used(&monitor);
-        assert!((SLICE_BYTES..SLICE_BYTES + whole).contains(&read), "{read}");
-        while received.read_slice(&str::to_owned, &mut |_| true) != Read::All {}
-        assert_eq!(used(&monitor), 0);
-        // A record has to be whole.
-        assert!(received.flood.is_some() && queue(with_bodies()).1.flood.is_none());
-    }
-
-    #[test]
     fn what_nobody_wants_is_not_copied() {
         let (mut monitor, _received) = queue(FrameFilter {
             clients: vec![3],
@@ -701,7 +811,7 @@ mod tests {
             ..FrameFilter::default()
         });
         monitor.push(Direction::FromCodex, None, b"{}");
-        monitor.push_lines(Direction::ToClient, Some(ClientId(4)), b"{}\n");
+        monitor.push_lines(Direction::ToClient, Some(ClientId(4)), b"{}\n", Some(1));
         assert_eq!(used(&monitor), 0);
         // The request of a response that is wanted.
         monitor.push(Direction::FromClient, Some(ClientId(3)), b"{}");

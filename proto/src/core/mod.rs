@@ -594,6 +594,12 @@ impl Core {
         self.router.outbox(client).map_or(&[], |outbox| outbox.pending())
     }
 
+    /// Returns how many messages were queued for a client since it connected; `None` if [`pending`](Core::pending) does not
+    /// return all that wait.
+    pub fn queued_messages(&mut self, client: ClientId) -> Option<u64> {
+        self.router.queued_messages(client)
+    }
+
     /// Returns the last bytes of a connection that speaks lines, see [`Router::last_lines`].
     pub fn last_lines(&mut self, client: ClientId, reason: CloseReason) -> Vec<u8> {
         self.router.last_lines(client, reason)

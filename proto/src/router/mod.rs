@@ -278,6 +278,12 @@ impl Router {
         self.delivery.outbox(client)
     }
 
+    /// Returns how many messages were queued for a client since it connected; `None` if its outbox has more than what is
+    /// [pending](Outbox::pending).
+    pub fn queued_messages(&mut self, client: ClientId) -> Option<u64> {
+        self.delivery.queued_messages(client)
+    }
+
     /// Records that a client's socket accepted `n` bytes, and whether it is full now.
     pub fn client_written(&mut self, client: ClientId, n: usize, full: bool) {
         self.delivery.written(client, n, full);

@@ -414,6 +414,29 @@ fn a_long_line_is_shared_by_its_recipients_and_not_copied() {
 }
 
 #[test]
+fn how_many_messages_were_queued_is_known_while_all_that_wait_are_pending() {
+    let mut net = Net::new();
+    let (a, b) = (net.join(), net.join());
+    let name = net.start_thread(a, 1);
+    net.resume_thread(b, &name);
+    net.hush(&[a, b]);
+    let before = net.router.queued_messages(a).unwrap();
+    net.feed(&delta(&name, 1));
+    net.feed(&delta(&name, 2));
+    assert_eq!(net.router.queued_messages(a), Some(before + 2));
+    // A long line is a buffer of its own.
+    let line = note("item/agentMessage/delta", &json!({"threadId": name, "delta": "x".repeat(300_000)}));
+    net.router.upstream_line_read(net.now, line.clone().into_bytes(), &TextCheck::of(line.as_bytes()));
+    net.feed(&delta(&name, 3));
+    assert_eq!(net.router.queued_messages(a), None);
+    let n = net.router.outbox(a).unwrap().pending().len();
+    net.router.client_written(a, n, false);
+    assert_eq!(net.router.queued_messages(a), None);
+    assert_eq!(net.got_raw(a), [line, delta(&name, 3)]);
+    assert_eq!(net.router.queued_messages(a), Some(before + 4));
+}
+
+#[test]
 fn a_long_response_has_the_clients_id_in_its_place_among_other_messages() {
     let mut net = Net::new();
     let client = net.join();

@@ -1,7 +1,8 @@
 //! Events and frames: what happens, as it happens, and transcripts of it.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
@@ -16,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::load::{answer, connect, introduce};
 use crate::screens::list;
 use crate::support::{Started, status};
 use crate::world::World;
@@ -28,8 +30,13 @@ struct Watching {
 
 impl Watching {
     fn of(daemon: &TestDaemon, arguments: &[&str]) -> Watching {
+        Watching::with_notes(daemon, arguments, Stdio::null())
+    }
+
+    /// Starts one that writes to `notes` what is for people.
+    fn with_notes(daemon: &TestDaemon, arguments: &[&str], notes: Stdio) -> Watching {
         let mut command = daemon.command(&[&["ctl"], arguments, &["--json"]].concat());
-        let mut process = Started::of(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+        let mut process = Started::of(command.stdout(Stdio::piped()).stderr(notes));
         let stdout = BufReader::new(process.0.stdout.take().unwrap());
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -217,6 +224,56 @@ fn a_monitor_that_does_not_read_is_dropped_and_nobody_else_notices() {
     monitor.signal(Signal::SIGCONT);
     while monitor.next().is_some() {}
     assert_eq!(monitor.process.exit_code(), Some(1));
+}
+
+#[test]
+fn of_what_a_monitor_does_not_show_in_a_flood_each_message_is_counted() {
+    let daemon = TestDaemon::fake("").ready();
+    let file = daemon.home().root().join("notes");
+    let notes = std::fs::File::create(&file).unwrap();
+    let mut monitor = Watching::with_notes(&daemon, &["monitor"], notes.into());
+    let mut early = daemon.client("early");
+    begun(&mut monitor, &mut early);
+    drop(early);
+    // One that reads only when it is told to.
+    let mut client = connect(&daemon);
+    introduce(&mut client, "late");
+    answer(&mut client, &json!("late"));
+    let ask = |client: &mut BufReader<UnixStream>, id: u64, method: &str, params: Value| {
+        let line = format!("{}\n", json!({"id": id, "method": method, "params": params}));
+        client.get_mut().write_all(line.as_bytes()).unwrap();
+    };
+    ask(&mut client, 2, "thread/start", json!({}));
+    let thread = answer(&mut client, &json!(2))["result"]["thread"]["id"].clone();
+    ask(&mut client, 3, "model/list", json!({}));
+    answer(&mut client, &json!(3));
+    monitor
+        .find("the last message before the flood", |frame| frame["kind"] == "response" && frame["id"] == "3");
+    let counter = |name: &str| status(&daemon)["counters"][name].as_u64().unwrap();
+    let passed = || counter("clientMessages") + counter("deliveredMessages");
+    let missed = || -> u64 {
+        let notes = std::fs::read_to_string(&file).unwrap();
+        // The last line may not be complete.
+        let whole = notes.rfind('\n').map_or("", |end| &notes[..end]);
+        let number = |line: &str| line.split(' ').find_map(|word| word.parse::<u64>().ok());
+        whole.lines().filter(|line| line.contains("are not shown")).filter_map(number).sum()
+    };
+    let (before, delivered) = (passed(), counter("deliveredMessages"));
+    // How fast messages pass depends on the machine. What has waited for a client passes at once when it reads.
+    let prompt = json!([{"type": "text", "text": "[[flood:1200:3000]]"}]);
+    ask(&mut client, 4, "turn/start", json!({"threadId": thread, "input": prompt}));
+    wait::until("everything waits for the client", || counter("deliveredMessages") >= delivered + 1200);
+    let mut line = String::new();
+    while !line.contains("turn/completed") {
+        line.clear();
+        assert!(client.read_line(&mut line).unwrap() > 0, "the connection has ended");
+    }
+    let mut shown = 0;
+    wait::until("every message is shown or counted", || {
+        shown += monitor.lines.try_iter().count() as u64;
+        shown + missed() == passed() - before
+    });
+    assert!(shown > 0 && missed() > 0, "{shown} shown and {} counted", missed());
 }
 
 /// Feeds what a transcript says that came in to a router, and compares what goes out.

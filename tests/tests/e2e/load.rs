@@ -38,14 +38,14 @@ fn print_memory(when: &str, daemon: &TestDaemon) {
 }
 
 /// Connects without a thread of its own, so that a thousand are no burden.
-fn connect(daemon: &TestDaemon) -> BufReader<UnixStream> {
+pub(crate) fn connect(daemon: &TestDaemon) -> BufReader<UnixStream> {
     let stream = UnixStream::connect(daemon.socket()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     BufReader::with_capacity(4096, stream)
 }
 
 /// Introduces a client and asks something, all in one.
-fn introduce(client: &mut BufReader<UnixStream>, name: &str) {
+pub(crate) fn introduce(client: &mut BufReader<UnixStream>, name: &str) {
     let info = json!({"clientInfo": {"name": name, "version": "1"}});
     let text = format!(
         "{}\n{}\n",
@@ -56,7 +56,7 @@ fn introduce(client: &mut BufReader<UnixStream>, name: &str) {
 }
 
 /// Reads up to the answer to a request.
-fn answer(client: &mut BufReader<UnixStream>, id: &Value) -> Value {
+pub(crate) fn answer(client: &mut BufReader<UnixStream>, id: &Value) -> Value {
     loop {
         let mut line = String::new();
         assert!(client.read_line(&mut line).unwrap() > 0, "the connection ended before the answer to {id}");

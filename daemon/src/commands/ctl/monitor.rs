@@ -54,7 +54,7 @@ pub(super) async fn run(context: &Context, args: &MonitorArgs) -> Result<u8, Err
         let Ok(batch) = batch else { continue };
         if batch.missed > 0 {
             note(&format!(
-                "codexd: {} messages are not shown: they came faster than they were read",
+                "codexd: {} messages are not shown: they came faster than a monitor reads",
                 batch.missed
             ));
         }

@@ -10,7 +10,7 @@ use codexd_proto::time::Time;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::long_message::{LongMessage, SLICE_BYTES};
-use super::monitor::Monitors;
+use super::monitor::{Monitors, Shown};
 use super::{Hub, SharedHub};
 use crate::logging::roles::{self, log_client};
 use crate::os::peer::Peer;
@@ -34,8 +34,8 @@ pub(super) struct ClientIo {
     pub(super) full: bool,
     /// The client's end of input was read.
     ended: bool,
-    /// Bytes at the front of its outbox that monitors were shown, while there are any.
-    pub(super) shown: usize,
+    /// What monitors were shown of its outbox, while there are any.
+    pub(super) shown: Shown,
     /// A message that is being read.
     pub(super) long: Option<LongMessage>,
 }
@@ -59,7 +59,7 @@ impl Hub {
             waker: None,
             full: false,
             ended: false,
-            shown: 0,
+            shown: Shown::default(),
             long: None,
         };
         self.clients.insert(client, io);
@@ -280,7 +280,7 @@ impl Hub {
         let pending = self.core.pending(client);
         let written = io.wire.write(&io.socket, pending);
         let more = written.taken > 0 && written.taken == pending.len();
-        io.shown = io.shown.saturating_sub(written.taken);
+        io.shown.bytes = io.shown.bytes.saturating_sub(written.taken);
         io.full = written.blocked;
         // Its task waits for the socket to take more, or for its messages alone.
         if (written.blocked || io.socket.wrote_all())

@@ -432,6 +432,14 @@ impl Delivery {
         })
     }
 
+    /// Returns how many messages were queued for a client so far, if all those that wait are [pending](Outbox::pending);
+    /// if only some of them are, it is not known how many.
+    pub(super) fn queued_messages(&mut self, client: ClientId) -> Option<u64> {
+        self.end_block();
+        let recipient = self.recipients.get(&client)?;
+        (recipient.outbox.pending().len() == recipient.outbox.len()).then_some(recipient.messages)
+    }
+
     /// Returns how many bytes are queued for all clients.
     pub(super) fn all_waiting_bytes(&self) -> usize {
         self.recipients.values().map(|r| r.outbox.len()).sum()
