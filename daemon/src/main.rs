@@ -14,6 +14,7 @@ use crate::commands::{
 };
 use crate::error::Error;
 use crate::instance::failed_start::Attempt;
+use crate::os::open_files::OpenFiles;
 use crate::os::signals::{self, Terminal};
 use crate::os::{journal, service_manager};
 use crate::serve::activation;
@@ -140,10 +141,13 @@ fn serve(args: &ServeArgs, environment: &Environment) -> ExitCode {
         let args = &start::with_given_arguments(args)?;
         let settings = Settings::load(args, environment)?;
         permanent_exit_zero = settings.permanent_exit_zero;
+        let files = OpenFiles::raise();
+        files.make_room(settings.limits.max_clients);
+        let process = serve::OwnProcess { terminal, files };
         let file = settings.auto_spawned.then(|| settings.paths.log_file());
         let (log, _flush) = logging::start(&settings.log, settings.log_format, file.as_deref())?;
         let reloader = Reloader::new(args, environment, &settings, log);
-        let mut ended = serve::run(&settings, environment, inherited, reloader, &start, terminal, &attempt)?;
+        let mut ended = serve::run(&settings, environment, inherited, reloader, &start, process, &attempt)?;
         successor = ended.successor.take().map(|successor| (args.clone(), successor));
         Ok(ended)
     });

@@ -58,6 +58,13 @@ use upstream::{Launch, Process, Program, leftovers, locate, nested, sweep};
 /// How long the holder of a lock has to send its identity.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
+/// What was looked at, and set, before this process had a second thread.
+#[derive(Debug)]
+pub(crate) struct OwnProcess {
+    pub(crate) terminal: Terminal,
+    pub(crate) files: OpenFiles,
+}
+
 /// Serves until the life of the daemon is over.
 ///
 /// # Errors
@@ -69,7 +76,7 @@ pub(crate) fn run(
     inherited: Option<Inherited>,
     reloader: Reloader,
     start: &StartupNotifier,
-    terminal: Terminal,
+    process: OwnProcess,
     attempt: &Attempt<'_>,
 ) -> Result<hub::Ended, Error> {
     let mut paths = settings.paths.clone();
@@ -80,7 +87,6 @@ pub(crate) fn run(
     }
     let settings = &Settings { paths, ..settings.clone() };
     let paths = &settings.paths;
-    let files = OpenFiles::raise();
     unsafe_calls::give_back_long_buffers();
     let clock = Instant::now();
     nested::refuse(environment)?;
@@ -114,8 +120,8 @@ pub(crate) fn run(
         marks: life::variables(Some(life), Purpose::Daemon(paths.control_socket.clone()), environment),
         life,
         clock,
-        files,
-        terminal,
+        files: process.files,
+        terminal: process.terminal,
         ledger: ledger.as_ref().map_or_else(Ledger::off, Writer::ledger),
     };
     let result = live(settings, &program, inherited, &mut record, context);
