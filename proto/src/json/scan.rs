@@ -89,7 +89,15 @@ fn far_string_stop(line: &[u8], mut at: usize) -> Option<usize> {
         }
         at += 16;
     }
-    at = skip_chunks(line, at, |b| (b == b'"') | (b == b'\\') | (b < 0x20));
+    // Four words in one step. A loop over bytes is as fast only where the compiler makes vector instructions of it, which it
+    // does not do in the program as a whole.
+    while let Some(chunk) = line.get(at..).and_then(|rest| rest.first_chunk::<CHUNK>()) {
+        let (words, _) = chunk.as_chunks();
+        if words.iter().fold(0, |stops, eight| stops | string_stops(u64::from_le_bytes(*eight))) != 0 {
+            break;
+        }
+        at += CHUNK;
+    }
     while let Some(word) = word(line, at) {
         let stops = string_stops(word);
         if stops != 0 {
