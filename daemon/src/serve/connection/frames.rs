@@ -42,7 +42,7 @@ const BATCH_BYTES: usize = 512 << 10;
 /// Writes the lines of an outbox as text frames.
 ///
 /// What is kept is how far the begun frame is: the outbox holds the rest of its payload, and everything after.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct FrameWriter {
     /// A frame of which a part is sent.
     begun: Option<Part>,
@@ -99,22 +99,31 @@ impl FrameWriter {
         sink: &mut impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<bool> {
         joined.clear();
-        let (mut ahead, mut at) = (*self, *taken);
-        while joined.len() < JOINED_BYTES {
-            let mut part = [Part::default()];
-            if ahead.plan(&pending[at..], false, &mut part) == 0 || part[0].payload > JOINED_PAYLOAD_BYTES {
-                break;
+        let mut at = *taken;
+        if let Some(begun) = self.begun {
+            if begun.more > 0 || begun.payload > JOINED_PAYLOAD_BYTES {
+                return Ok(false);
             }
-            joined.extend_from_slice(part[0].header());
-            joined.extend_from_slice(&pending[at..at + part[0].payload]);
-            ahead.advance(&mut part, usize::MAX, &mut at);
+            joined.extend_from_slice(begun.header());
+            joined.extend_from_slice(&pending[at..at + begun.payload]);
+            at += begun.line_bytes();
+        } else if self.more > 0 {
+            return Ok(false);
+        }
+        while joined.len() < JOINED_BYTES
+            && let Some(length) = memchr(b'\n', &pending[at..])
+            && length <= JOINED_PAYLOAD_BYTES
+        {
+            joined.extend_from_slice(Part::new(length, Data::Text).header());
+            joined.extend_from_slice(&pending[at..at + length]);
+            at += length + 1;
         }
         if joined.is_empty() {
             return Ok(false);
         }
         let mut sent = sink(&[IoSlice::new(joined)])?;
         if sent == joined.len() {
-            (*self, *taken) = (ahead, at);
+            (self.begun, *taken) = (None, at);
             return Ok(true);
         }
         if sent == 0 {
