@@ -85,7 +85,6 @@ fn opened_anew(pipe: BorrowedFd<'_>) -> Option<File> {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::io::Read as _;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
 
@@ -112,28 +111,27 @@ mod tests {
             .contains(OFlag::O_NONBLOCK)
     }
 
-    #[test]
-    fn a_pipe_is_filled_without_waiting_and_blocks_the_others_who_have_it_as_before() {
-        let (mut reader, writer) = io::pipe().unwrap();
-        let others = writer.try_clone().unwrap();
-        let output = Output::of(OwnedFd::from(writer));
+    /// Checks that a stream is filled without waiting, and that the others who have it are not affected.
+    fn check_filling(mut reader: impl io::Read, writer: OwnedFd) {
+        let others = writer.try_clone().expect("a stream can be duplicated");
+        let output = Output::of(writer);
         assert!(output.never_waits());
         let taken = fill(&output);
         assert!(blocks(&others));
         drop((output, others));
-        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), taken);
+        assert_eq!(reader.read_to_end(&mut Vec::new()).expect("a stream can be read"), taken);
+    }
+
+    #[test]
+    fn a_pipe_is_filled_without_waiting_and_blocks_the_others_who_have_it_as_before() {
+        let (reader, writer) = io::pipe().unwrap();
+        check_filling(reader, writer.into());
     }
 
     #[test]
     fn a_socket_is_filled_without_waiting_and_blocks_the_others_who_have_it_as_before() {
-        let (mut reader, writer) = UnixStream::pair().unwrap();
-        let others = writer.try_clone().unwrap();
-        let output = Output::of(OwnedFd::from(writer));
-        assert!(output.never_waits());
-        let taken = fill(&output);
-        assert!(blocks(&others));
-        drop((output, others));
-        assert_eq!(reader.read_to_end(&mut Vec::new()).unwrap(), taken);
+        let (reader, writer) = UnixStream::pair().unwrap();
+        check_filling(reader, writer.into());
     }
 
     #[test]
