@@ -460,7 +460,7 @@ impl World {
                 self.coverage.does_nothing += 1;
                 self.note("the upstream does nothing".to_owned());
             }
-            2 if self.plan.sleeps && !self.slept => {
+            2 if self.plan.sleeps && !self.slept && self.state() != State::Exited => {
                 self.slept = true;
                 self.coverage.sleeps += 1;
                 self.now = self.now + SLEEP_MS;
