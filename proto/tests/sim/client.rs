@@ -75,6 +75,8 @@ pub(crate) struct Client {
     /// The router has accepted its `initialize`.
     pub(crate) joined: bool,
     pub(crate) initialize_sent: bool,
+    /// Lines that it sent before codex was ready.
+    pub(crate) early_lines: usize,
     /// It has the answer to that.
     pub(crate) initialized: bool,
     pub(crate) blocked: bool,
@@ -117,6 +119,7 @@ impl Client {
             id,
             joined: false,
             initialize_sent: false,
+            early_lines: 0,
             initialized: false,
             blocked: false,
             was_blocked: false,

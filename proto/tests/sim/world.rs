@@ -320,8 +320,9 @@ impl World {
         assert!(kept.window <= self.limits.window + overtaken, "the window is overrun");
         assert_eq!(kept.subscribers, kept.subscriptions, "two counts that do not agree");
         // As many requests as may wait, after them one notification less than pauses reading from the client, what
-        // the next read brings of those, and what is sent again.
-        let most = 2 * self.limits.queued_requests_per_client + self.limits.window + 12;
+        // the next read brings of those, and what is sent again. What was sent before codex was ready is bounded in bytes.
+        let early = self.clients.iter().map(|client| client.early_lines).max().unwrap_or(0);
+        let most = 2 * self.limits.queued_requests_per_client + self.limits.window + 12 + early;
         assert!(kept.queued_most <= most, "a queue without a bound: {} of {most}", kept.queued_most);
         self.check_queue();
         if self.now.since(self.started) < self.limits.window_release_ms {
@@ -662,6 +663,7 @@ impl World {
             return;
         }
         self.read_socket(at, usize::MAX);
+        self.clients[at].early_lines += usize::from(!self.ready);
         self.core.handle(self.now, Event::ClientLine { client: id, line: line.as_bytes() });
     }
 
