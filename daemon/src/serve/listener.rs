@@ -15,9 +15,12 @@ use crate::error::Error;
 use crate::os::file_name::with_suffix;
 use crate::settings::paths;
 
-/// Connections the system keeps until they are accepted; it cuts this to its own bound
-/// (`net.core.somaxconn` on Linux).
-pub(crate) const BACKLOG: i32 = 1024;
+/// Connections that the system keeps until they are accepted: as many as it allows, on Linux `net.core.somaxconn`. A number
+/// would do for all systems, but `Backlog` refuses one above the C library's SOMAXCONN, which is 128 in musl and on macOS.
+#[cfg(target_os = "linux")]
+pub(crate) const BACKLOG: Backlog = Backlog::MAXALLOWABLE;
+#[cfg(not(target_os = "linux"))]
+pub(crate) const BACKLOG: Backlog = Backlog::MAXCONN;
 
 /// How long a process that listens is assumed to be about to exit.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
@@ -178,7 +181,7 @@ fn listen_at(path: &Path) -> io::Result<(OwnedFd, SocketFile)> {
     if mode != 0o600 {
         return Err(io::Error::other(format!("the file system gives it mode {mode:04o} instead of 0600")));
     }
-    listen(&fd, Backlog::new(BACKLOG)?)?;
+    listen(&fd, BACKLOG)?;
     Ok((fd, file))
 }
 

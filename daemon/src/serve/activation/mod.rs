@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use codexd_proto::exit::ExitCode;
 use nix::errno::Errno;
-use nix::sys::socket::{Backlog, SockType, UnixAddr, getsockname, getsockopt, listen, sockopt};
+use nix::sys::socket::{SockType, UnixAddr, getsockname, getsockopt, listen, sockopt};
 
 use crate::error::Error;
 use crate::serve::listener::{BACKLOG, SocketFile};
@@ -102,7 +102,7 @@ impl Inherited {
         let again = || -> std::io::Result<UnixListener> {
             // What the other side learns about its peer is who called listen() last (`unix(7)`,
             // SO_PEERCRED): without this, it would be the service manager.
-            listen(&fd, Backlog::new(BACKLOG)?)?;
+            listen(&fd, BACKLOG)?;
             let listener = UnixListener::from(fd.try_clone()?);
             listener.set_nonblocking(true)?;
             Ok(listener)
