@@ -1,7 +1,7 @@
 //! Lines to text frames.
 //!
-//! Many short frames are joined and written with one call, which takes half the time of a call that gets a header and a
-//! payload for each: the system looks at each piece. A long one is written from where it lies.
+//! Many short frames are joined and written with one call: copying them takes less time than the system takes to look at a
+//! header and a payload for each. A long one is written from where it lies.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};

@@ -88,6 +88,7 @@ impl Monitors {
         }
     }
 
+    /// Looks again at what the monitors may want; to be called whenever there are others.
     fn changed(&mut self) {
         self.from_codex = self.active.iter().any(Monitor::wants_codex);
     }
